@@ -1,0 +1,37 @@
+# Every target first makes .venv from requirements.lock, when it is missing or older than the lock: nothing else is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-slow lint bench lock clean
+
+demo: $(STAMP)             ## known-truth log -> sweep -> fit -> report in out/demo
+	$(BIN)/sessionrec demo --out out/demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(STAMP)            ## one JSON line a question; see benchmarks/
+	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+
+lock:                      ## after a change of pyproject.toml (needs uv)
+	uv pip compile -q --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --extra dev \
+	  --no-header --no-annotate -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv out build *.egg-info
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...")'
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $(STAMP)

@@ -1,0 +1,1 @@
+"""Command line, plans and sweeps: the only room that knows both sessionrec_jax and scaling."""

@@ -1,0 +1,1 @@
+"""SessionRec: predict the whole next session of a user. See README.md."""

@@ -1,0 +1,241 @@
+"""Every setting of a run: frozen dataclasses, one home each, with units in the names. No jax in this file.
+
+A Config is a value: `check` refuses what cannot run, `resolve` fills in what the prepared log decides, `run_id` names
+the run by everything that can change its numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from sessionrec_jax.errors import InputError, near_miss
+
+CONFIG_VERSION = 1
+"""Raised when a field changes its meaning; a run folder of another version is refused."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which log, how much of it, and the shape of a packed batch (contract 2)."""
+
+    path: str = ""
+    """Folder that `sessionrec prepare` wrote. It does not enter the run's id: the fingerprint does."""
+    fingerprint: str = ""
+    """Hash of the prepared log. Empty: taken from the folder; a run refuses a folder with another one."""
+    users: int = 0
+    """Train on the first n training users in the log's fixed random order (nested subsets). 0: all."""
+    eval_users: int = 0
+    """Score at most the first n users that have a held-out session. 0: all."""
+    rows: int = 32
+    """Rows of a batch over all devices together; a multiple of the number of devices."""
+    sessions_per_row: int = 64
+    """Session slots of a row, and so the longest history that is seen at once."""
+    items_per_row: int = 0
+    """Item slots of a row. 0: sessions_per_row x the log's mean exposures a session x 1.15."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes and variants. The paper gives none of them: every default here is our choice."""
+
+    session_encoder: Literal["mean", "typed_mean"] = "typed_mean"
+    """mean: the paper's. typed_mean: one mean per feedback kind, each projected, added."""
+    width: int = 64
+    """Width of item embeddings, session vectors and the sequence encoder."""
+    layers: int = 2
+    """Layers of the sequence encoder."""
+    heads: int = 2
+    """Attention heads; divides width."""
+    mlp_ratio: int = 4
+    """Hidden width of the encoder's MLP over width."""
+    id_width: int = 32
+    """Width of the item-ID embedding before the item MLP. 0: no ID table, side information only."""
+    side_width: int = 16
+    """Width of each side-information embedding before the item MLP."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """L = L_retrieval + alpha * L_rank (paper). The forms, alpha and the negatives are our choice."""
+
+    alpha: float = 1.0
+    """Weight of the rank loss (nats per exposure) beside the retrieval loss (nats per clicked item)."""
+    negatives: int = 512
+    """Sampled negatives a step, shared by all sessions of the batch on all devices."""
+    negatives_uniform: float = 0.5
+    """Share of the proposal that is uniform over the catalogue; the rest follows the training clicks."""
+    other_clicks: Literal["masked", "counted"] = "masked"
+    """The other clicked items of the target session: never negatives (masked), or left in the normaliser
+    (counted), which is the exact multinomial likelihood and the only one that can reach a known retrieval floor."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW under linear warm-up and cosine decay to zero. Our choice throughout."""
+
+    learning_rate_peak: float = 3e-3
+    warmup_fraction: float = 0.05
+    """Share of all steps spent on the linear warm-up."""
+    weight_decay: float = 0.01
+    """Decoupled decay (times the learning rate) of the body's matrices."""
+    table_weight_decay: float = 0.01
+    """The same for the embedding tables."""
+    clip_norm: float = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    beta1: float = 0.9
+    beta2: float = 0.98
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices. One device is the same code."""
+
+    data: int = 0
+    """Devices on the `data` axis, over which the batch is sharded. 0: all there are."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Length, randomness and upkeep of a run."""
+
+    seed: int = 0
+    """Root of all randomness: parameters, negatives and data order."""
+    epochs: float = 8.0
+    """Passes over the training sessions; the number of steps follows from it and the batch shape."""
+    checkpoint_every_seconds: float = 120.0
+    """Wall time between checkpoints. It does not enter the run's id."""
+    log_every_steps: int = 50
+    """Steps between lines of metrics.jsonl. It does not enter the run's id."""
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    mesh: Mesh = field(default_factory=Mesh)
+    train: Train = field(default_factory=Train)
+
+
+# Where a run lies, how it is watched and on how many devices it runs cannot change its result.
+_NOT_IN_RUN_ID = (("data", "path"), ("mesh", "data"), ("train", "checkpoint_every_seconds"), ("train", "log_every_steps"))
+
+
+def check(config: Config) -> Config:
+    """Returns `config`, or raises InputError naming every field that cannot work and what it should be."""
+    data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
+    rules = [
+        (data.users >= 0, "data.users", data.users, "0 (all) or more"),
+        (data.eval_users >= 0, "data.eval_users", data.eval_users, "0 (all) or more"),
+        (data.rows >= 1, "data.rows", data.rows, "at least 1"),
+        (data.sessions_per_row >= 2, "data.sessions_per_row", data.sessions_per_row, "at least 2: a history and a target"),
+        (data.items_per_row >= 0, "data.items_per_row", data.items_per_row, "0 (from the log) or more"),
+        (model.width >= 1, "model.width", model.width, "at least 1"),
+        (model.layers >= 0, "model.layers", model.layers, "0 or more"),
+        (model.heads >= 1 and model.width % max(model.heads, 1) == 0, "model.heads", model.heads,
+         f"a divisor of model.width {model.width}"),
+        (model.mlp_ratio >= 1, "model.mlp_ratio", model.mlp_ratio, "at least 1"),
+        (model.id_width >= 0, "model.id_width", model.id_width, "0 (no ID table) or more"),
+        (model.side_width >= 1, "model.side_width", model.side_width, "at least 1"),
+        (loss.alpha >= 0, "loss.alpha", loss.alpha, "0 or more"),
+        (loss.negatives >= 1, "loss.negatives", loss.negatives, "at least 1"),
+        (0 < loss.negatives_uniform <= 1, "loss.negatives_uniform", loss.negatives_uniform,
+         "above 0, so that every item can be a negative, and at most 1"),
+        (optim.learning_rate_peak > 0, "optim.learning_rate_peak", optim.learning_rate_peak, "above 0"),
+        (0 <= optim.warmup_fraction < 1, "optim.warmup_fraction", optim.warmup_fraction, "at least 0 and below 1"),
+        (optim.clip_norm > 0, "optim.clip_norm", optim.clip_norm, "above 0"),
+        (0 <= optim.beta1 < 1, "optim.beta1", optim.beta1, "at least 0 and below 1"),
+        (0 <= optim.beta2 < 1, "optim.beta2", optim.beta2, "at least 0 and below 1"),
+        (train.epochs > 0, "train.epochs", train.epochs, "above 0"),
+        (train.seed >= 0, "train.seed", train.seed, "0 or more"),
+        (train.checkpoint_every_seconds > 0, "train.checkpoint_every_seconds", train.checkpoint_every_seconds, "above 0"),
+        (train.log_every_steps >= 1, "train.log_every_steps", train.log_every_steps, "at least 1"),
+    ]  # fmt: skip
+    wrong = [f"--{name.replace('_', '-')} is {came}; wanted {wanted}" for ok, name, came, wanted in rules if not ok]
+    if wrong:
+        raise InputError("this configuration cannot run: " + "; ".join(wrong))
+    return config
+
+
+def replace(config: Config, overrides: dict[str, Any]) -> Config:
+    """`config` with dotted fields replaced, e.g. {"model.width": 128}. Unknown names raise InputError."""
+    for path, value in overrides.items():
+        room, _, name = path.partition(".")
+        _known(room, _names(Config), "config section")
+        part = getattr(config, room)
+        _known(name, _names(type(part)), f"field of config section {room!r}")
+        config = dataclasses.replace(config, **{room: dataclasses.replace(part, **{name: value})})
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    return {"config_version": CONFIG_VERSION, **dataclasses.asdict(config)}
+
+
+def from_dict(values: dict[str, Any], where: str = "config") -> Config:
+    """The Config that `to_dict` wrote. Raises InputError on another version, unknown fields and wrong types."""
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: wanted a JSON object with the sections {_names(Config)}, got {type(values).__name__}")
+    values = dict(values)
+    version = values.pop("config_version", None)
+    if version != CONFIG_VERSION:
+        raise InputError(
+            f"{where} has config_version {version!r}; this release reads {CONFIG_VERSION}. "
+            "Run it again into a new folder, or use the release that wrote it."
+        )
+    return _build(Config, values, where)
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: wanted an object with the fields {_names(kind)}, got {values!r}")
+    types_ = typing.get_type_hints(kind)
+    built = {}
+    for name, value in values.items():
+        _known(name, types_, f"field in {where}")
+        wanted = types_[name]
+        if dataclasses.is_dataclass(wanted):
+            built[name] = _build(wanted, value, f"{where}: {name}")
+        else:
+            built[name] = _typed(wanted, value, f"{where}: {name}")
+    return kind(**built)
+
+
+def _typed(wanted: Any, value: Any, where: str) -> Any:
+    if typing.get_origin(wanted) is Literal:
+        choices = typing.get_args(wanted)
+        if value not in choices:
+            raise InputError(f"{where} is {value!r}; wanted one of {', '.join(map(repr, choices))}")
+        return value
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(wanted, type) and not isinstance(wanted, types.GenericAlias) and type(value) is not wanted:
+        raise InputError(f"{where} is {value!r}; wanted {wanted.__name__}")
+    return value
+
+
+def _names(kind: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind)]
+
+
+def _known(name: str, known: Any, what: str) -> None:
+    if name not in known:
+        raise InputError(f"unknown {what}: {name!r}; {near_miss(name, known)}")
+
+
+def run_id(config: Config) -> str:
+    """Twelve hex digits that name everything that can change the run's numbers."""
+    values = to_dict(config)
+    for room, name in _NOT_IN_RUN_ID:
+        del values[room][name]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
