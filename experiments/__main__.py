@@ -1,0 +1,72 @@
+"""The command line: `sessionrec COMMAND ...`, the same as `python -m experiments COMMAND ...`.
+
+A command is imported only when it is called, so `sessionrec fit` and `report` work where jax is not installed.
+Exit codes: 0 done, 2 the input was wrong (one message, no traceback), 1 a failure of ours (with its traceback).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import scaling.errors
+
+COMMANDS = (
+    "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "status", "fit", "report", "demo",
+)  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        return _help()
+    command, *rest = argv
+    try:
+        if command not in COMMANDS:
+            raise scaling.errors.InputError(f"unknown command {command!r}; {scaling.errors.near_miss(command, COMMANDS)}")
+        return importlib.import_module(f"experiments.cli.{command}").main(rest) or 0
+    except ValueError as error:
+        if not _users_fault(error):
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(error))}")
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from here")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `sessionrec ... | head` is no failure
+        return 0
+
+
+def _users_fault(error: ValueError) -> bool:
+    if isinstance(error, scaling.errors.InputError):
+        return True
+    errors = sys.modules.get("sessionrec_jax.errors")  # not loaded: then nothing can have raised from it
+    return errors is not None and isinstance(error, errors.InputError)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _help() -> int:
+    console = Console()
+    console.print("[bold]sessionrec[/] COMMAND [OPTIONS]     next-session recommendation, scaling sweeps, power-law fits\n")
+    table = Table.grid(padding=(0, 3))
+    folder = Path(__file__).parent / "cli"
+    for command in COMMANDS:
+        docstring = ast.get_docstring(ast.parse((folder / f"{command}.py").read_text())) or ""
+        table.add_row(f"  [bold]{command}[/]", docstring.partition("\n")[0])
+    console.print(table)
+    console.print("\n`sessionrec COMMAND --help` explains every option.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One file a command; its first docstring line is its help."""

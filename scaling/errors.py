@@ -1,0 +1,21 @@
+"""What a user can put right: wrong input, and tables that cannot carry the law that was asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What came, what was wanted, what to change. The command line prints it without a traceback and exits with 2."""
+
+
+class Refusal(InputError):
+    """The table cannot carry this law: the reason and the cure."""
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the closest known one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""From a publisher's log to packed batches."""
