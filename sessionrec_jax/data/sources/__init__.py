@@ -1,0 +1,46 @@
+"""Sources of session logs, one file each: how a published layout maps to the two tables of contract 1.
+
+A source is a module with NAME, TITLE, LICENCE, WHERE, CITATION, FILES (what it expects to find), `Options` (a
+dataclass: its part of the command line) and `read(options) -> RawLog`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+
+from sessionrec_jax.data.sessionlog import Split
+from sessionrec_jax.errors import InputError, near_miss
+
+NAMES = ("kuairand", "table", "synthetic")
+
+
+@dataclass(frozen=True)
+class RawLog:
+    """A log as a source reads it, not checked yet."""
+
+    source: str
+    """Name of the source."""
+    exposures: pl.DataFrame
+    """Columns of contract 1, and any others; types as they came."""
+    items: pl.DataFrame | None = None
+    """item_id and columns of side information. None: the catalogue is the items seen."""
+    session_rule: str = "gap_minutes=30"
+    """How sessions are cut where the exposures have no session_id and nobody says otherwise."""
+    split: Split = "leave_one_session_out"
+    """How sessions get their roles where nobody says otherwise."""
+    note: str = ""
+    """What a reader of the log should know: what was left out, and why."""
+    truth: dict[str, Any] | None = None
+    """Settings of the process that made the log, where it is known."""
+
+
+def find(name: str) -> ModuleType:
+    """The source of this name. Raises InputError that names the near miss."""
+    if name not in NAMES:
+        raise InputError(f"unknown source {name!r}; {near_miss(name, NAMES)} (`sessionrec sources` lists them)")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,28 @@
+"""The Zipf-intent process as a source: a log whose loss floors and exponents are known exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sessionrec_jax.data.sources import RawLog
+from sessionrec_jax.data.synthetic import ZipfIntent as Options
+
+NAME = "synthetic"
+TITLE = "Zipf-intent process, made here from a seed"
+LICENCE = "none needed"
+WHERE = "sessionrec_jax/data/synthetic.py"
+CITATION = "after Hutter, arXiv 2102.04074, and Michaud et al., arXiv 2303.13506"
+FILES = ()
+
+
+def read(options: Options) -> RawLog:
+    """All users of the process. Whole users are held out: a session then never predicts its own training data."""
+    return RawLog(
+        source=NAME,
+        exposures=options.exposures(0, options.users),
+        items=options.items(),
+        session_rule="session_id",
+        split="held_out_users",
+        note="The interest of a session is its first row, a context exposure of the kind 'anchor'.",
+        truth=dataclasses.asdict(options),
+    )

@@ -1,0 +1,182 @@
+"""The tables of a prepared log: dense ids, flat arrays, coded side information, counts and statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sessionrec_jax.data.sessionlog import ROLES, random_order
+from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.errors import InputError
+
+LONGEST_LIST = 8
+"""Values kept of a list of side information."""
+_QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
+
+# --- ids -------------------------------------------------------------------------------------------------------------
+
+
+def same_kind_of_id(exposures: pl.DataFrame, items: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Both tables with text item ids where one of them has text, so that 12 and "12" are the same item."""
+    if items is None or "item_id" not in exposures.columns:
+        return exposures, items
+    if "item_id" not in items.columns:
+        raise InputError(f"the item table lacks the column 'item_id'; it has: {', '.join(items.columns)}")
+    kinds = (exposures.schema["item_id"], items.schema["item_id"])
+    if kinds[0] != kinds[1] and pl.String in kinds:
+        exposures, items = (table.with_columns(pl.col("item_id").cast(pl.String)) for table in (exposures, items))
+    return exposures, items
+
+
+def item_table(items: pl.DataFrame | None, exposures: pl.DataFrame) -> pl.DataFrame:
+    """item_id and side information, one row an item in the order of the ids."""
+    if items is None:
+        return exposures.select(pl.col("item_id").unique().sort())
+    nulls = items["item_id"].null_count()
+    repeated = len(items) - nulls - items["item_id"].drop_nulls().n_unique()
+    if nulls or repeated:
+        raise InputError(
+            f"the item table has {nulls:,} null and {repeated:,} repeated item ids in {len(items):,} rows; wanted one "
+            "row an item"
+        )
+    return items.with_columns(pl.col("item_id").cast(exposures.schema["item_id"])).sort("item_id")
+
+
+def user_table(exposures: pl.DataFrame) -> pl.DataFrame:
+    """user_id, one row a user in the fixed random order."""
+    user_id = exposures["user_id"].unique().sort()
+    return pl.DataFrame({"user_id": user_id[np.argsort(random_order(user_id), kind="stable")]})
+
+
+def map_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The exposures with `user` (from 0) and `item` (from 1) in place of the publisher's ids."""
+    user = users.select("user_id").with_row_index("user").cast({"user": pl.Int64})
+    item = items.select("item_id").with_row_index("item", offset=1).cast({"item": pl.Int32})
+    mapped = exposures.join(user, on="user_id", maintain_order="left").join(item, on="item_id", maintain_order="left")
+    return mapped.drop("user_id", "item_id")
+
+
+# --- the log as arrays -----------------------------------------------------------------------------------------------
+
+
+def flatten(log: pl.DataFrame, sessions: pl.DataFrame, feedback_names: list[str], users: int) -> FlatLog:
+    """The log (in order) and its sessions (with roles) as flat arrays."""
+    codes = {name: code for code, name in enumerate(feedback_names)}
+    context = pl.col("feedback").replace_strict(codes, return_dtype=pl.Int8)
+    feedback = log.select(pl.col("clicked").cast(pl.Int8).fill_null(context))["clicked"]
+    sessions_U = np.bincount(sessions["user"].to_numpy(), minlength=users)
+    return FlatLog(
+        item_N=log["item"].to_numpy(),
+        feedback_N=feedback.to_numpy(),
+        session_items_S=sessions["items"].to_numpy(),
+        session_seconds_S=(sessions["start_ms"] // 1000).to_numpy(),
+        session_role_S=sessions["role"].to_numpy(),
+        user_session_offsets_U1=np.append(0, np.cumsum(sessions_U)),
+    )
+
+
+def _has_predecessor(flat: FlatLog) -> np.ndarray:
+    """Of each session, whether the user has one before it: then it can be predicted."""
+    predecessor_S = np.ones(len(flat.session_items_S), bool)
+    predecessor_S[flat.user_session_offsets_U1[:-1][np.diff(flat.user_session_offsets_U1) > 0]] = False
+    return predecessor_S
+
+
+def counts_by_role(flat: FlatLog) -> dict[str, pl.Series]:
+    """Of each user and role: sessions, exposures, and targets (the sessions with one before them)."""
+    user_S = np.repeat(np.arange(flat.users), np.diff(flat.user_session_offsets_U1))
+    weights = {"sessions": None, "exposures": flat.session_items_S, "targets": _has_predecessor(flat)}
+    return {
+        f"{what}_{role}": pl.Series(
+            np.bincount(user_S, weights=of_role if weight is None else of_role * weight, minlength=flat.users)
+        ).cast(pl.Int64)
+        for code, role in enumerate(ROLES)
+        for of_role in [flat.session_role_S == code]
+        for what, weight in weights.items()
+    }
+
+
+def training_counts(flat: FlatLog, items: int) -> dict[str, np.ndarray]:
+    """Clicks, and exposures that are clicked or ignored, of each dense item in the training sessions."""
+    train_N = np.repeat(flat.session_role_S == 0, flat.session_items_S)
+    counts = {"clicks_V": flat.feedback_N == 1, "exposures_V": flat.feedback_N <= 1}
+    return {name: np.bincount(flat.item_N[train_N & of_N], minlength=items + 1) for name, of_N in counts.items()}
+
+
+def statistics(flat: FlatLog, sessions: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:
+    """The manifest's numbers. `users` has the counts by role."""
+    clicks, labelled = int(np.sum(flat.feedback_N == 1)), int(np.sum(flat.feedback_N <= 1))
+    sessions_U = np.diff(flat.user_session_offsets_U1)
+    return {
+        "users": flat.users,
+        "items": len(items),
+        "items_exposed": len(np.unique(flat.item_N)),
+        "sessions": len(sessions),
+        "exposures": len(flat.item_N),
+        "context_exposures": len(flat.item_N) - labelled,
+        "clicks": clicks,
+        "click_rate": clicks / labelled,
+        "sessions_by_role": {role: int(users[f"sessions_{role}"].sum()) for role in ROLES},
+        "target_sessions_by_role": {role: int(users[f"targets_{role}"].sum()) for role in ROLES},
+        "target_users_by_role": {role: int((users[f"targets_{role}"] > 0).sum()) for role in ROLES},
+        "users_without_target": int(np.sum(sessions_U < 2)),
+        "items_per_session_mean": float(flat.session_items_S.mean()),
+        "max_session_items": int(flat.session_items_S.max()),
+        "sessions_per_user_mean": float(sessions_U.mean()),
+        "sessions_per_user_quantiles": {
+            str(q): int(np.quantile(sessions_U, q, method="inverted_cdf")) for q in _QUANTILES
+        },
+        "time_range_ms": [int(sessions["start_ms"].min()), int(sessions["end_ms"].max())],
+    }
+
+
+# --- side information ------------------------------------------------------------------------------------------------
+
+
+def code_side(
+    items: pl.DataFrame,
+) -> tuple[dict[str, np.ndarray], dict[str, pl.DataFrame], list[dict[str, Any]]]:
+    """Codes [V, W] of each column beside item_id (0 missing, then the values in order), vocabularies, and a summary.
+
+    A list keeps its first 8 values; the summary counts the lists that were longer. Raises InputError on a column that
+    is not categorical.
+    """
+    side, vocabularies, summary = {}, {}, []
+    for name in items.columns:
+        if name == "item_id":
+            continue
+        lists = _as_lists(items[name])
+        width = min(max(int(lists.list.len().max() or 0), 1), LONGEST_LIST)
+        long = pl.DataFrame({"row": pl.int_range(len(items), dtype=pl.Int64, eager=True), "value": lists})
+        long = long.explode("value", empty_as_null=True, keep_nulls=True).drop_nulls("value")
+        long = long.with_columns(place=pl.int_range(pl.len()).over("row")).filter(pl.col("place") < width)
+        values = long["value"].unique().sort()
+        vocabulary = pl.DataFrame(
+            {"code": pl.int_range(1, len(values) + 1, dtype=pl.Int32, eager=True), "value": values}
+        )
+        coded = long.join(vocabulary, on="value")
+        codes_VW = np.zeros((len(items) + 1, width), np.int32)
+        codes_VW[coded["row"].to_numpy() + 1, coded["place"].to_numpy()] = coded["code"].to_numpy()
+        cut = int((lists.list.len() > width).sum())
+        side[name], vocabularies[name] = codes_VW, vocabulary
+        missing = int(np.sum(codes_VW[1:, 0] == 0))
+        summary.append({"name": name, "values": len(values), "width": width, "missing": missing, "lists_cut": cut})
+    return side, vocabularies, summary
+
+
+def _as_lists(column: pl.Series) -> pl.Series:
+    kind = column.dtype
+    inner = kind.inner if isinstance(kind, pl.List) else kind
+    if inner.is_float() and ((column.explode().drop_nulls() % 1) == 0).all():
+        inner = pl.Int64()  # integers with gaps, as pandas writes them
+    elif not (inner.is_integer() or inner in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null)):
+        raise InputError(
+            f"the item table's column {column.name!r} has the type {kind}; side information is integers, text or lists "
+            "of them. Put numbers into classes first, or name the columns to use (--side)"
+        )
+    inner = pl.String() if inner in (pl.Categorical, pl.Enum, pl.Null) else inner
+    if isinstance(kind, pl.List):
+        return column.cast(pl.List(inner)).list.drop_nulls()
+    return column.cast(inner).to_frame().select(pl.concat_list(column.name).list.drop_nulls()).to_series()
