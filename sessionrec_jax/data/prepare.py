@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -237,8 +236,8 @@ def _refuse_many_rejected(rejected: pl.DataFrame, rows: int, out: Path, limit: f
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write into, which takes its name when the block ends well and is removed otherwise."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed
     partial.mkdir()
     try:
         yield partial
@@ -246,7 +245,8 @@ def _appearing(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial)
         raise
     if out.exists():
-        old = out.with_name(f".{out.name}.old-{os.getpid()}")
+        old = out.with_name(f".{out.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
         partial.rename(out)
         shutil.rmtree(old)

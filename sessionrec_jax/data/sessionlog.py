@@ -110,8 +110,7 @@ def _need_columns(exposures: pl.DataFrame) -> None:
     missing = [name for name in REQUIRED if name not in exposures.columns]
     if missing:
         raise InputError(
-            f"the exposure table lacks the column {missing[0]!r}; {near_miss(missing[0], exposures.columns)} "
-            f"It has: {', '.join(exposures.columns)}"
+            f"the exposure table lacks the column {missing[0]!r}; {near_miss(missing[0], exposures.columns)}"
         )
 
 

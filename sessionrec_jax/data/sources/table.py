@@ -49,10 +49,16 @@ class Options:
 def read(options: Options) -> RawLog:
     """Both tables under the names of contract 1. Raises InputError on files or columns that are not there."""
     exposures = read_files(options.exposures)
-    names = {options.user: "user_id", options.item: "item_id", options.time: "timestamp_ms", options.clicked: "clicked"}
-    names |= {given: name for given, name in ((options.session, "session_id"), (options.feedback, "feedback")) if given}
+    columns = {
+        "user_id": options.user,
+        "item_id": options.item,
+        "timestamp_ms": options.time,
+        "clicked": options.clicked,
+        "session_id": options.session,
+        "feedback": options.feedback,
+    }
     exposures = exposures.select(
-        _column(exposures, given, options.exposures).alias(name) for given, name in names.items()
+        _column(exposures, given, options.exposures).alias(name) for name, given in columns.items() if given is not None
     )
     if options.time_unit != "ms":
         exposures = exposures.with_columns(_to_ms(exposures.schema["timestamp_ms"], _FACTOR_MS[options.time_unit]))
@@ -69,7 +75,7 @@ def read(options: Options) -> RawLog:
 
 def read_files(pattern: str) -> pl.DataFrame:
     """All files that match, one under the other. Text stands where a column holds anything but numbers."""
-    paths = sorted(glob.glob(pattern, recursive=True))
+    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not paths:
         raise InputError(f"no file matches {pattern!r} (from the folder {Path.cwd()})")
     frames = [_read_file(Path(path)) for path in paths]
@@ -107,9 +113,7 @@ def _one_type(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
 
 def _column(table: pl.DataFrame, name: str, where: str) -> pl.Expr:
     if name not in table.columns:
-        raise InputError(
-            f"{where} has no column {name!r}; {near_miss(name, table.columns)} It has: {', '.join(table.columns)}"
-        )
+        raise InputError(f"{where} has no column {name!r}; {near_miss(name, table.columns)}")
     return pl.col(name)
 
 

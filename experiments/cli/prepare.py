@@ -1,0 +1,54 @@
+"""Turn a published log, any table, or the known-truth process into a prepared folder.
+
+sessionrec prepare kuairand SRC --out DATA
+sessionrec prepare table --exposures 'logs/*.parquet' --user user_id --item item_id --time ts --clicked label --out DATA
+sessionrec prepare synthetic --users 20000 --alpha 0.5 --seed 1 --out DATA
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+import tyro
+from rich.console import Console
+
+from experiments.cli.describe import summary
+from sessionrec_jax.data import sources
+from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.errors import InputError
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Command(Generic[Options]):
+    source: Annotated[Options, tyro.conf.arg(name="")]
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    out: Path
+    """The prepared folder to write; it appears when all is done."""
+    overwrite: bool = False
+    """Replace a prepared folder that is there already, when all is done."""
+
+
+def main(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(
+            f"{__doc__}\nsources: {', '.join(sources.NAMES)}; `sessionrec prepare SOURCE --help` explains the options"
+        )
+        if not argv:
+            raise InputError(f"which source? wanted one of {', '.join(sources.NAMES)}")
+        return
+    source = sources.find(argv[0])
+    command = tyro.cli(
+        Command[source.Options],
+        args=argv[1:],
+        prog=f"sessionrec prepare {source.NAME}",
+        description=source.TITLE,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    progress = Console(stderr=True, highlight=False)
+    raw = source.read(command.source)
+    prepared = prepare(raw, command.out, command.settings, overwrite=command.overwrite, say=progress.print)
+    Console(highlight=False).print(summary(prepared))
