@@ -24,10 +24,11 @@ from sessionrec_jax.errors import InputError
 
 _DEFAULT_HELD_OUT_USERS = (10, 2_000)  # one in ten, at most two thousand, for validation and for test
 _CURES = {
-    sessionlog.LONG_SESSION: "--max-session-items",
-    sessionlog.ABSURD_TIME: "--time-unit",
-    sessionlog.UNKNOWN_ITEM: "the item table",
-    sessionlog.STRADDLES: "--validation-from and --test-from",
+    sessionlog.LONG_SESSION: ", see --max-session-items and --session-rule",
+    sessionlog.NOT_A_TIME: ", is it the right column?",
+    sessionlog.NOT_BOOLEAN: ", wanted true/false or 0/1",
+    sessionlog.UNKNOWN_ITEM: ", is it the right item table?",
+    sessionlog.STRADDLES: ", see --validation-from and --test-from",
 }
 
 
@@ -71,6 +72,7 @@ def prepare(
     exposures, items = tables.same_kind_of_id(raw.exposures, raw.items)
     say(f"checking {len(exposures):,} exposures")
     checked = sessionlog.check(exposures, None if items is None else items["item_id"])
+    _rejected(exposures, checked.reasons, out, settings.max_rejected_fraction)
     items = tables.item_table(items, checked.exposures)
     users = tables.user_table(checked.exposures)
 
@@ -92,8 +94,7 @@ def prepare(
             straddles.select("row", reason=pl.lit(sessionlog.STRADDLES)),
         ]
     ).sort("row")
-    rejected = exposures[reasons["row"]].with_columns(reasons["reason"])
-    _refuse_many_rejected(rejected, len(exposures), out, settings.max_rejected_fraction)
+    rejected = _rejected(exposures, reasons, out, settings.max_rejected_fraction)
 
     names = sessionlog.feedback_names(checked.exposures)
     flat = tables.flatten(log, sessions, names, len(users))
@@ -209,23 +210,26 @@ def _iso(milliseconds: int) -> str:
     return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _refuse_many_rejected(rejected: pl.DataFrame, rows: int, out: Path, limit: float) -> None:
-    """An exact duplicate is reported but not held against the log: its first copy stays, so nothing is lost."""
+def _rejected(exposures: pl.DataFrame, reasons: pl.DataFrame, out: Path, limit: float) -> pl.DataFrame:
+    """The rows that are not taken, as they came, with the reason. Raises InputError where they are too many.
+
+    An exact duplicate is reported but not held against the log: its first copy stays, so nothing is lost.
+    """
+    rejected = exposures[reasons["row"]].with_columns(reasons["reason"])
     breaches = rejected.filter(pl.col("reason") != sessionlog.DUPLICATE)["reason"].value_counts(sort=True)
-    fraction = breaches["count"].sum() / rows
-    if fraction <= limit:
-        return
+    fraction = breaches["count"].sum() / len(exposures)
+    if fraction <= limit and len(rejected) < len(exposures):
+        return rejected
     kept = out.with_name(f"{out.name}.rejected.parquet")
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_name(f".{kept.name}.partial")
     rejected.write_parquet(partial)
     partial.replace(kept)
-    counts = ", ".join(f"{reason}: {count:,}" for reason, count in breaches.iter_rows())
-    cures = [f"{_CURES[reason]} (for: {reason})" for reason in breaches["reason"] if reason in _CURES]
+    counts = "; ".join(f"{reason}: {count:,}{_CURES.get(reason, '')}" for reason, count in breaches.iter_rows())
+    allow = f", or allow them with --max-rejected-fraction {np.ceil(fraction * 100) / 100:.2f}" if fraction < 1 else ""
     raise InputError(
-        f"{fraction:.1%} of {rows:,} rows break the contract, more than the allowed {limit:.1%} ({counts}). "
-        f"They are in {kept}. Look at {', '.join(cures) or 'them'}, or allow them with "
-        f"--max-rejected-fraction {np.ceil(fraction * 100) / 100:.2f}"
+        f"{fraction:.1%} of {len(exposures):,} rows break the contract, more than the allowed {limit:.1%} ({counts}). "
+        f"They are in {kept}. Put them right{allow}"
     )
 
 

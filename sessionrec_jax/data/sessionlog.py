@@ -65,7 +65,8 @@ def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
     """
     _need_columns(exposures)
     if exposures.is_empty():
-        raise InputError("the log is empty: it has a header and no exposure. Check the path and the filters before it")
+        raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
+    exposures = exposures.select(name for name in (*REQUIRED, *OPTIONAL) if name in exposures.columns)
     typed = exposures.with_row_index("row").select(
         "row",
         _id(exposures, "user_id"),
@@ -172,19 +173,13 @@ def _known_item(item_id: pl.Series, item_ids: pl.Series | None) -> pl.Series:
 
 def _copies(sound: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """row, reason of every exposure that is there already. The clicked one of a group stays, else the first."""
-    kept = sound.sort("clicked", descending=True, nulls_last=True, maintain_order=True).unique(key, keep="first")
-    if len(kept) == len(sound):
-        return sound.select("row", reason=pl.lit(DUPLICATE)).clear()
-    same_label = kept.select(*key, kept_clicked="clicked")
+    suspects = sound.filter(sound.select(key).hash_rows().is_duplicated())  # equal rows have equal hashes: few are left
+    kept = suspects.sort("clicked", descending=True, nulls_last=True, maintain_order=True).unique(key, keep="first")
+    same_label = pl.col("clicked").eq_missing(pl.col("kept_clicked"))
     return (
-        sound.join(kept, on="row", how="anti")
-        .join(same_label, on=key, how="left", nulls_equal=True)
-        .select(
-            "row",
-            reason=pl.when(pl.col("clicked").eq_missing(pl.col("kept_clicked")))
-            .then(pl.lit(DUPLICATE))
-            .otherwise(pl.lit(CONTRADICTION)),
-        )
+        suspects.join(kept, on="row", how="anti")
+        .join(kept.select(*key, kept_clicked="clicked"), on=key, how="left", nulls_equal=True)
+        .select("row", reason=pl.when(same_label).then(pl.lit(DUPLICATE)).otherwise(pl.lit(CONTRADICTION)))
     )
 
 
@@ -214,7 +209,7 @@ def _changes(name: str) -> pl.Expr:
 
 def _longest_pause_ms(rule: str) -> float:
     if rule == "same_timestamp":
-        return 0
+        return 0.0
     minutes = re.fullmatch(r"gap_minutes=(\d+(?:\.\d+)?)", rule)
     if minutes is None:
         raise InputError(f"unknown session rule {rule!r}; wanted same_timestamp or gap_minutes=30")

@@ -133,7 +133,7 @@ def write_log(log: FlatLog, folder: Path) -> None:
         raise RuntimeError(f"TFDS wrote {len(source)} records for {log.users} users, or in another order")
 
 
-def _read_source(folder: Path, **kwargs: Any) -> Sequence[dict[str, Any]]:
+def _read_source(folder: Path, **kwargs: Any) -> Sequence[Any]:
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nobody parses here
     builder = tfds.builder_from_directory(folder / "log")

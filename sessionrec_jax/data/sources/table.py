@@ -19,7 +19,7 @@ WHERE = "files or a glob"
 CITATION = ""
 FILES = ("csv, csv.gz, tsv, tsv.gz, parquet, ndjson, jsonl, feather or arrow",)
 
-_FACTOR_MS = {"s": 1_000, "ms": 1, "us": 0.001}
+_FACTOR_MS = {"s": 1e3, "us": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read(options: Options) -> RawLog:
         _column(exposures, given, options.exposures).alias(name) for name, given in columns.items() if given is not None
     )
     if options.time_unit != "ms":
-        exposures = exposures.with_columns(_to_ms(exposures.schema["timestamp_ms"], _FACTOR_MS[options.time_unit]))
+        exposures = _to_ms(exposures, _FACTOR_MS[options.time_unit])
     items = None
     if options.items is not None:
         items = read_files(options.items)
@@ -97,7 +97,7 @@ def _read_file(path: Path) -> pl.DataFrame:
         if kind in ("ndjson", "jsonl"):
             return pl.read_ndjson(path, infer_schema_length=None)
         if kind in ("feather", "arrow"):
-            return pl.read_ipc(path, memory_map=False)
+            return pl.read_ipc(path)
     except pl.exceptions.NoDataError as error:
         raise InputError(f"{path} is empty: it has not even a header") from error
     except (pl.exceptions.PolarsError, OSError, EOFError) as error:
@@ -117,9 +117,8 @@ def _column(table: pl.DataFrame, name: str, where: str) -> pl.Expr:
     return pl.col(name)
 
 
-def _to_ms(kind: pl.DataType, factor: float) -> pl.Expr:
-    time = pl.col("timestamp_ms")
-    if isinstance(kind, pl.Datetime):
-        return time
-    number = time.cast(pl.Float64, strict=False) * factor
-    return number.round().cast(pl.Int64, strict=False)
+def _to_ms(exposures: pl.DataFrame, factor: float) -> pl.DataFrame:
+    if isinstance(exposures.schema["timestamp_ms"], pl.Datetime):
+        return exposures
+    number = pl.col("timestamp_ms").cast(pl.Float64, strict=False) * factor
+    return exposures.with_columns(number.round().cast(pl.Int64, strict=False))

@@ -1,0 +1,168 @@
+"""Sources: published layouts, any file format, and what they say about files that do not fit."""
+
+from __future__ import annotations
+
+import gzip
+
+import polars as pl
+import pytest
+
+from sessionrec_jax.data import sessionlog, sources
+from sessionrec_jax.data.sources import kuairand, synthetic, table
+from sessionrec_jax.errors import InputError
+
+NOW_MS = 1_650_000_000_000
+EXPOSURES = pl.DataFrame(
+    {
+        "user_id": [1, 1, 2, 2],
+        "item_id": [7, 8, 7, 9],
+        "timestamp_ms": [NOW_MS, NOW_MS + 1, NOW_MS, NOW_MS + 2],
+        "clicked": [True, False, None, True],
+    }
+)
+
+
+def write(frame: pl.DataFrame, path, kind: str):
+    text = {"csv": frame.write_csv(), "tsv": frame.write_csv(separator="\t")}
+    if kind.endswith(".gz"):
+        path.write_bytes(gzip.compress(text[kind.removesuffix(".gz")].encode()))
+    elif kind in text:
+        path.write_text(text[kind])
+    else:
+        writers = {"parquet": frame.write_parquet, "feather": frame.write_ipc, "ndjson": frame.write_ndjson}
+        writers[kind](path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "tsv.gz", "parquet", "feather", "ndjson"])
+def test_every_format_gives_the_same_exposures(tmp_path, kind):
+    path = write(EXPOSURES, tmp_path / f"log.{kind}", kind)
+    raw = table.read(table.Options(exposures=str(path)))
+    checked = sessionlog.check(raw.exposures, None)
+    assert checked.reasons.is_empty()
+    assert checked.exposures.select(EXPOSURES.columns).equals(EXPOSURES)
+
+
+def test_a_glob_reads_all_files_and_columns_by_their_own_names(tmp_path):
+    published = EXPOSURES.rename({"user_id": "u", "item_id": "i", "timestamp_ms": "t", "clicked": "c"})
+    published = published.with_columns(pl.col("t") // 1000)
+    for part in range(2):
+        write(published[2 * part : 2 * part + 2], tmp_path / f"part{part}.csv", "csv")
+    options = table.Options(f"{tmp_path}/*.csv", user="u", item="i", time="t", clicked="c", session="t", time_unit="s")
+    raw = table.read(options)
+    assert raw.exposures["user_id"].to_list() == [1, 1, 2, 2]
+    assert raw.exposures["timestamp_ms"].unique().to_list() == [NOW_MS]
+    assert raw.exposures["session_id"].unique().to_list() == [NOW_MS // 1000]
+
+
+def test_an_item_table_keeps_the_named_columns(tmp_path):
+    items = pl.DataFrame({"item_id": [7, 8, 9], "category": ["a", None, "b"], "price": [0.5, 1.0, 2.0]})
+    files = write(EXPOSURES, tmp_path / "log.csv", "csv"), write(items, tmp_path / "items.csv", "csv")
+    raw = table.read(table.Options(str(files[0]), items=str(files[1]), side=("category",)))
+    assert raw.items.equals(items.drop("price"))
+    with pytest.raises(InputError, match="no column 'categry'; did you mean 'category'"):
+        table.read(table.Options(str(files[0]), items=str(files[1]), side=("categry",)))
+
+
+def test_files_that_do_not_fit_are_named(tmp_path):
+    with pytest.raises(InputError, match="no file matches"):
+        table.read(table.Options(str(tmp_path / "nothing*.csv")))
+    (tmp_path / "log.xlsx").touch()
+    with pytest.raises(InputError, match="unknown kind of file 'xlsx'"):
+        table.read(table.Options(str(tmp_path / "log.xlsx")))
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(InputError, match="empty: it has not even a header"):
+        table.read(table.Options(str(tmp_path / "empty.csv")))
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        table.read(table.Options(str(tmp_path / "broken.parquet")))
+    path = write(EXPOSURES, tmp_path / "log.csv", "csv")
+    with pytest.raises(InputError, match="no column 'users'; did you mean 'user_id'"):
+        table.read(table.Options(str(path), user="users"))
+    write(EXPOSURES.drop("clicked"), tmp_path / "log2.csv", "csv")
+    with pytest.raises(InputError, match=r"do not have the same columns .*clicked"):
+        table.read(table.Options(str(tmp_path / "log*.csv")))
+
+
+def test_text_in_one_of_several_files_makes_the_column_text(tmp_path):
+    write(EXPOSURES, tmp_path / "a.csv", "csv")
+    write(EXPOSURES[:1].with_columns(timestamp_ms=pl.lit("noon")), tmp_path / "b.csv", "csv")
+    checked = sessionlog.check(table.read(table.Options(f"{tmp_path}/*.csv")).exposures, None)
+    assert checked.exposures.select(EXPOSURES.columns).equals(EXPOSURES)
+    assert checked.reasons["reason"].to_list() == [sessionlog.NOT_A_TIME]
+
+
+# --- kuairand --------------------------------------------------------------------------------------------------------
+
+LOG_HEADER = (
+    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
+    "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab"
+)
+VIDEO_HEADER = (
+    "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,server_height,"
+    "music_id,music_type,tag"
+)
+
+
+def kuairand_folder(folder, suffix="pure", logs=("standard_4_08_to_4_21", "standard_4_22_to_5_08")):
+    folder.mkdir(parents=True)
+    for number, name in enumerate(logs):
+        rows = [
+            f"{u},{v},20220425,1800,{NOW_MS + number},{u % 2},0,0,0,0,0,0,1,2,0,0,0,0,1" for u in (0, 1) for v in (4, 5)
+        ]
+        (folder / f"log_{name}_{suffix}.csv").write_text("\n".join([LOG_HEADER, *rows]))
+    videos = ['4,73,NORMAL,2022-04-10,Web,0.0,87433.0,720.0,1280.0,91,9.0,"39,12"', "5,,AD,2022-04-10,Web,,,,,1,,"]
+    (folder / f"video_features_basic_{suffix}.csv").write_text("\n".join([VIDEO_HEADER, *videos]))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["pure", "1k", "27k_part1"])
+@pytest.mark.parametrize("sub", ["", "data"])
+def test_kuairand_as_published(tmp_path, suffix, sub):
+    kuairand_folder(tmp_path / "KuaiRand" / sub, suffix)
+    raw = kuairand.read(kuairand.Options(tmp_path / "KuaiRand"))
+    assert len(raw.exposures) == 8
+    assert raw.exposures["clicked"].to_list() == [0, 0, 1, 1] * 2
+    assert raw.items["tag"].to_list() == [["39", "12"], None]
+    assert raw.items.columns == ["item_id", "author_id", "video_type", "upload_type", "music_type", "tag"]
+    assert sessionlog.check(raw.exposures, raw.items["item_id"]).reasons.is_empty()
+
+
+def test_kuairand_takes_any_logs_and_leaves_the_random_one_out_aloud(tmp_path):
+    folder = kuairand_folder(tmp_path / "k", logs=("standard_4_22_to_5_08", "random_4_22_to_5_08"))
+    raw = kuairand.read(kuairand.Options(folder))
+    assert len(raw.exposures) == 4
+    assert "log_random_4_22_to_5_08_pure.csv" in raw.note
+    with_random = kuairand.read(kuairand.Options(folder, random_log=True))
+    assert (len(with_random.exposures), with_random.note) == (8, "")
+
+
+def test_kuairand_names_what_is_missing(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        kuairand.read(kuairand.Options(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"no log_standard_\*.csv and no video_features_basic_\*.csv"):
+        kuairand.read(kuairand.Options(tmp_path))
+    folder = kuairand_folder(tmp_path / "k")
+    log = sorted(folder.glob("log_*"))[0]
+    log.with_name("log_standard_4_22_to_5_08_pure.csv").unlink()
+    log.write_text(log.read_text().replace("is_click", "is_clicked"))
+    with pytest.raises(InputError, match="lacks the published column 'is_click'; did you mean 'is_clicked'"):
+        kuairand.read(kuairand.Options(folder))
+
+
+# --- the process with a known truth ----------------------------------------------------------------------------------
+
+
+def test_synthetic_is_a_sound_log_with_its_truth():
+    raw = synthetic.read(synthetic.Options(users=40, base=4, depth=2, seed=3))
+    checked = sessionlog.check(raw.exposures, raw.items["item_id"])
+    assert checked.reasons.is_empty()
+    assert sessionlog.feedback_names(checked.exposures) == ["ignored", "clicked", "anchor"]
+    assert synthetic.Options(**raw.truth) == synthetic.Options(users=40, base=4, depth=2, seed=3)
+
+
+def test_sources_are_found_by_name():
+    for name in sources.NAMES:
+        assert name == sources.find(name).NAME
+    with pytest.raises(InputError, match="unknown source 'kuairnd'; did you mean 'kuairand'"):
+        sources.find("kuairnd")

@@ -1,0 +1,150 @@
+"""The prepared folder: what is written is read back, by user and as a whole; what cannot be opened says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import grain
+import numpy as np
+import polars as pl
+import pytest
+
+from sessionrec_jax.data import store
+from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.sources import RawLog, synthetic
+from sessionrec_jax.errors import InputError
+
+USERS = 60
+PROCESS = synthetic.Options(users=USERS, base=4, depth=3, seed=5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return prepare(synthetic.read(PROCESS), tmp_path_factory.mktemp("data") / "log", Settings()).path
+
+
+@pytest.fixture
+def prepared(folder):
+    return store.open_log(folder)
+
+
+def published(prepared: store.Prepared) -> pl.DataFrame:
+    """The log as it is stored, in the publisher's ids, one row an exposure."""
+    log, users = prepared.arrays(), pl.read_parquet(prepared.path / "users.parquet")["user_id"]
+    session_S = np.concatenate([np.arange(n) for n in np.diff(log.user_session_offsets_U1)])
+    return pl.DataFrame(
+        {
+            "user_id": users[np.repeat(np.arange(log.users), np.diff(log.user_item_offsets_U1))],
+            "item_id": prepared.item_ids()[log.item_N.astype(np.int64) - 1],
+            "seconds": np.repeat(log.session_seconds_S, log.session_items_S),
+            "session_id": np.repeat(session_S, log.session_items_S),
+            "feedback": log.feedback_N,
+        }
+    )
+
+
+def test_the_log_comes_back_in_the_publishers_ids(prepared):
+    raw = PROCESS.exposures(0, USERS)
+    wanted = raw.select(
+        "user_id",
+        "item_id",
+        seconds=pl.col("timestamp_ms").min().over("user_id", "session_id") // 1000,
+        session_id="session_id",
+        feedback=pl.col("clicked").cast(pl.Int8).fill_null(2),
+    )
+    stored = published(prepared).sort("user_id", "session_id", maintain_order=True)
+    assert stored.equals(wanted)
+
+
+def test_users_one_by_one_are_the_arrays(prepared):
+    log, source = prepared.arrays(), prepared.source()
+    assert len(source) == log.users == prepared.users == USERS
+    for index, record in enumerate(grain.MapDataset.source(source)):
+        for name, stored in log.user(index).items():
+            np.testing.assert_array_equal(record[name], stored)
+            assert name == "user" or record[name].dtype == stored.dtype
+
+
+def test_a_log_of_several_parts_reads_as_one(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_EXPOSURES_PER_PART", 1000)
+    store.write_log(prepared.arrays(), tmp_path)
+    assert len(list((tmp_path / "log").glob("*.array_record*"))) > 3
+    source = prepared.source()
+    for index, record in enumerate(store._read_source(tmp_path)):
+        np.testing.assert_array_equal(record["item"], source[index]["item"])
+
+
+def test_counts_by_role_add_up(prepared):
+    log, users = prepared.arrays(), pl.read_parquet(prepared.path / "users.parquet")
+    sessions = users.select(pl.sum_horizontal("sessions_train", "sessions_validation", "sessions_test")).to_series()
+    np.testing.assert_array_equal(sessions, np.diff(log.user_session_offsets_U1))
+    assert [len(prepared.users_of(role)) for role in (0, 1, 2)] == [USERS - 12, 6, 6]
+    assert sorted(np.concatenate([prepared.users_of(role) for role in (0, 1, 2)])) == list(range(USERS))
+    in_training = np.repeat(log.session_role_S == 0, log.session_items_S)
+    assert prepared.clicks_V.sum() == np.sum(in_training & (log.feedback_N == 1))
+    assert prepared.exposures_V.sum() == np.sum(in_training & (log.feedback_N <= 1))
+    assert prepared.clicks_V[0] == prepared.exposures_V[0] == 0
+
+
+def test_side_information_is_coded_by_dense_item(prepared):
+    items = PROCESS.items()
+    assert prepared.side_values == {"digit_0": 4, "digit_1": 4, "digit_2": 4, "category": 8}
+    for name, codes_VW in prepared.side.items():
+        vocabulary = pl.read_parquet(prepared.path / f"side_{name}.parquet")
+        assert vocabulary["code"].to_list() == list(range(1, len(vocabulary) + 1))
+        assert not codes_VW[0].any()
+        assert vocabulary["value"][codes_VW[1:, 0].astype(np.int64) - 1].to_list() == items[name].to_list()
+
+
+def test_lists_nulls_and_whole_floats_as_side_information(tmp_path):
+    items = pl.DataFrame(
+        {
+            "item_id": [1, 2, 3],
+            "tag": [["b", "a"], None, [str(n) for n in range(10)]],
+            "music": [4.0, None, 9.0],
+        }
+    )
+    rows = [(u, i, 1_650_000_000_000 + i, i == 1) for u in range(4) for i in (1, 2, 3)]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp_ms", "clicked"], orient="row")
+    prepared = prepare(RawLog("test", table, items), tmp_path / "log", Settings())
+    np.testing.assert_array_equal(prepared.side["music"][:, 0], [0, 1, 0, 2])
+    assert prepared.side["tag"].shape == (4, 8)
+    assert prepared.side["tag"][1].tolist() == [10, 9, 0, 0, 0, 0, 0, 0]
+    assert not prepared.side["tag"][2].any()
+    tag = next(column for column in prepared.manifest["side_columns"] if column["name"] == "tag")
+    assert (tag["missing"], tag["lists_cut"]) == (1, 1)
+    with pytest.raises(InputError, match="column 'price' has the type Float64"):
+        prepare(RawLog("test", table, items.with_columns(price=0.5)), tmp_path / "other", Settings())
+
+
+def test_the_fingerprint_follows_the_content_not_the_order_of_rows(prepared, tmp_path):
+    raw = synthetic.read(PROCESS)
+    shuffled = RawLog("synthetic", raw.exposures.sample(fraction=1, shuffle=True, seed=1), raw.items[::-1])
+    same = prepare(shuffled, tmp_path / "same", Settings(split="held_out_users"))
+    assert same.fingerprint == prepared.fingerprint
+    other_click = raw.exposures.with_columns(clicked=pl.col("clicked") ^ (pl.int_range(pl.len()) == 1))
+    other = prepare(RawLog("synthetic", other_click, raw.items), tmp_path / "other", Settings(split="held_out_users"))
+    assert other.fingerprint != prepared.fingerprint
+
+
+def test_truth_is_kept(folder):
+    assert synthetic.Options(**json.loads((folder / "truth.json").read_text())) == PROCESS
+
+
+def test_a_folder_that_cannot_be_opened_says_why(folder, tmp_path):
+    with pytest.raises(InputError, match="no such folder; `sessionrec prepare"):
+        store.open_log(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is not a prepared log"):
+        store.open_log(tmp_path)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "items.parquet").unlink()
+    with pytest.raises(InputError, match=r"incomplete: items.parquet missing"):
+        store.open_log(copy)
+    manifest = json.loads((copy / store.MANIFEST).read_text())
+    (copy / store.MANIFEST).write_text(json.dumps(manifest | {"version": 99}))
+    with pytest.raises(InputError, match="format version 99; this release reads 1"):
+        store.open_log(copy)
+    (copy / store.MANIFEST).write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        store.open_log(copy)
