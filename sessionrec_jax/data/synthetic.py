@@ -101,8 +101,9 @@ class ZipfIntent:
         return self.base**self.depth
 
     def items(self) -> pl.DataFrame:
-        """The item table: item_id 0..K-1, digit_0 (the coarsest) to digit_{depth-1}, category."""
-        item_K = np.arange(self.item_count, dtype=np.int64)
+        """The item table: item_id 0..K-1, digit_0 (the coarsest) to digit_{depth-1}, category. All Int64."""
+        self.check()
+        item_K = np.arange(self.item_count)
         digits = {f"digit_{d}": item_K // self.base ** (self.depth - 1 - d) % self.base for d in range(self.depth)}
         return pl.DataFrame({"item_id": item_K, **digits, "category": self.catalogue.category_K})
 
@@ -244,7 +245,7 @@ def _count_up(lengths: np.ndarray) -> np.ndarray:
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _branch(key_N: UInt64[np.ndarray, " N"], counter_N: Int64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
+def _branch(key_N: UInt64[np.ndarray, " #N"], counter_N: Int64[np.ndarray, " #N"]) -> UInt64[np.ndarray, " N"]:
     x = counter_N.astype(np.uint64)
     x += np.uint64(1)
     x *= _GOLDEN

@@ -7,26 +7,31 @@ All sums are exact and in float64. They hold for one draw of the process (its se
 and the coins), and floors differ by tens of per cent between seeds, since the most popular item alone has a third of
 the mass at alpha 0.5: always compare with the truth of the same seed.
 
-The interest z is visible as a session's anchor and moves as a Markov chain, so that the anchor of the last session is
-all of the history that helps. Letters: Z anchors and K items (both index the catalogue), C categories, N exposures,
+The interest z is visible as a session's anchor and moves as a Markov chain, so that to someone who knows the coins
+the anchor of the last session is all of the history that helps. Letters: Z anchors and K items (both index the catalogue), C categories, N exposures,
 D data sizes, L Poisson means, T numbers of exposures seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
-from numpy.typing import ArrayLike
-from scipy.special import entr, expit, gammaln, rel_entr, xlogy
+import polars as pl
+from jaxtyping import Bool, Float64, Int64, Integer
+from scipy.special import entr, expit, gammaln, rel_entr
 
 from sessionrec_jax.data.synthetic import ZipfIntent, coin_table
 from sessionrec_jax.errors import InputError
+
+Ids: TypeAlias = Integer[np.ndarray, " N"]
+DataSizes: TypeAlias = Sequence[float | int] | np.ndarray
+Estimate: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(clicks, exposures seen) of cells -> estimated click probability; the last axis is the category."""
 
 
 @dataclass(frozen=True)
@@ -98,37 +103,35 @@ class Truth:
     def retrieval_floor_nats_per_item(self) -> float:
         """A clicked item of the next session has P(i | z) = p_i q[z, c_i] / sum_c pi_c q[z, c]."""
         clicks_Z = self.click_probability_ZC @ self.category_mass_C
-        return float(
-            np.average(self._clicked_item_entropy(self.click_probability_ZC), weights=self.popularity_K * clicks_Z)
-        )
+        entropy_Z = self._clicked_item_entropy(self.click_probability_ZC)
+        return float(np.average(entropy_Z, weights=self.popularity_K * clicks_Z))
 
     @cached_property
     def retrieval_no_history_nats_per_item(self) -> float:
-        return float(self._clicked_item_entropy(self.click_rate_C))
+        return float(self._clicked_item_entropy(self.click_rate_C[None])[0])
 
-    def _clicked_item_entropy(self, click_probability_xC: np.ndarray) -> np.ndarray:
+    def _clicked_item_entropy(self, q_ZC: Float64[np.ndarray, "Z C"]) -> Float64[np.ndarray, " Z"]:
         surprise_C = np.bincount(self.category_K, entr(self.popularity_K), self.process.categories)
-        q_xC, clicks_x = click_probability_xC, click_probability_xC @ self.category_mass_C
-        return np.log(clicks_x) + (q_xC @ surprise_C + entr(q_xC) @ self.category_mass_C) / clicks_x
+        clicks_Z = q_ZC @ self.category_mass_C
+        return np.log(clicks_Z) + (q_ZC @ surprise_C + entr(q_ZC) @ self.category_mass_C) / clicks_Z
 
     # The loss of the predictor that knows the process, exposure by exposure: to be subtracted from a model's.
 
-    def rank_nats(self, anchor_N: ArrayLike, item_N: ArrayLike, clicked_N: ArrayLike) -> Float64[np.ndarray, " N"]:
+    def rank_nats(self, anchor_N: Ids, item_N: Ids, clicked_N: Bool[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
         """Its rank loss on shown items, given the anchor of the session before. Ids are item_id, 0..K-1."""
-        q_N = self.click_probability_ZC[self._ids(anchor_N, "anchor"), self.category_K[self._ids(item_N, "item")]]
-        return -np.log(np.where(np.asarray(clicked_N, bool), q_N, 1 - q_N))
+        q_N = self.click_probability_ZC[self._ids(anchor_N, "anchor"), self.category_K[self._ids(item_N, "item_id")]]
+        return -np.log(np.where(clicked_N, q_N, 1 - q_N))
 
-    def retrieval_nats(self, anchor_N: ArrayLike, item_N: ArrayLike) -> Float64[np.ndarray, " N"]:
+    def retrieval_nats(self, anchor_N: Ids, item_N: Ids) -> Float64[np.ndarray, " N"]:
         """Its retrieval loss on clicked items, given the anchor of the session before. Ids are item_id, 0..K-1."""
-        anchor_N, item_N = self._ids(anchor_N, "anchor"), self._ids(item_N, "item")
+        anchor_N, item_N = self._ids(anchor_N, "anchor"), self._ids(item_N, "item_id")
         q_N = self.click_probability_ZC[anchor_N, self.category_K[item_N]]
         return -np.log(self.popularity_K[item_N] * q_N / (self.click_probability_ZC[anchor_N] @ self.category_mass_C))
 
-    def _ids(self, ids_N: ArrayLike, what: str) -> np.ndarray:
-        ids_N = np.asarray(ids_N)
+    def _ids(self, ids_N: Ids, what: str) -> Ids:
         if ids_N.size and not 0 <= ids_N.min() <= ids_N.max() < self.process.item_count:
             raise InputError(
-                f"{what} ids run from {ids_N.min()} to {ids_N.max()}; wanted the log's own item_id, "
+                f"{what} runs from {ids_N.min()} to {ids_N.max()}; wanted the log's own item_id, "
                 f"0 to {self.process.item_count - 1} (dense ids must be mapped back)"
             )
         return ids_N
@@ -150,58 +153,91 @@ class Truth:
         """The best N grows as C^this: N^(1 + alpha) data for N parameters, and C ~ N * D."""
         return 1 / (2 + self.process.alpha)
 
-    # Learning curves for this catalogue, with its end.
+    # Learning curves for this catalogue, with its end. A cell is a pair (anchor z, category c): one coin to learn.
 
-    def bayes_excess(self, exposures_D: ArrayLike) -> Float64[np.ndarray, " D"]:
-        """Excess rank loss (nats per exposure) of the Bayes learner after D exposures with known last anchors.
+    def bayes_excess(self, exposures_D: DataSizes) -> Float64[np.ndarray, " D"]:
+        """Excess rank loss (nats per exposure) of the Bayes learner after D independent exposures with last anchors.
 
         It knows the two values that each category's click probability can take and starts from even odds for every
-        coin; after k clicks in n exposures of a cell (anchor, category) it predicts the posterior mean. The n are
-        independent Poisson(D p_z pi_c) and the clicks independent. Averaged over coins, no learner does better from
-        such data. A log is a little different: the exposures of a session share one interest and a user's next
-        anchor is a fresh look at it, so a learner on a log follows the curve's shape but not to the last per cent.
+        coin; after k clicks in n exposures of a cell it predicts the posterior mean. Closed form: n is
+        Poisson(D p_z pi_c), k is binomial, both independent between cells. Averaged over coins nothing beats it on
+        such data. It has the exponent but not the level of a log: there a user's run of one interest fills the same
+        cells again and again, so that D exposures teach like fewer (see `bayes_excess_on`); and a model that reads
+        a user's earlier clicks under the same interest sees coins that training has not shown it.
         """
         return self._excess(exposures_D, self._bayes_risk)
 
-    def counting_excess(self, exposures_D: ArrayLike) -> Float64[np.ndarray, " D"]:
-        """The same for a learner that knows nothing of two values: it predicts (k + 2 m_c) / (n + 2).
+    def counting_excess(self, exposures_D: DataSizes) -> Float64[np.ndarray, " D"]:
+        """The same for a learner that is not told of two values: it predicts (k + 2 m_c) / (n + 2).
 
-        m_c is the category's click rate: two imagined exposures that shrink a rare anchor to the rate without
-        history. The reference for a model, which is not told of the two values either.
+        m_c is the category's click rate: two imagined exposures shrink a rare anchor to the rate without history.
         """
         return self._excess(exposures_D, self._counting_risk)
 
-    def _excess(self, exposures_D: ArrayLike, risk: RiskTable) -> Float64[np.ndarray, " D"]:
-        exposures_D = np.atleast_1d(np.asarray(exposures_D, float))
+    def bayes_excess_on(self, log: pl.DataFrame) -> tuple[int, float]:
+        """(D, excess rank loss in nats per exposure) of the learner of `bayes_excess` after counting this very log.
+
+        `log` is an exposure table from `process.exposures`; D counts its exposures that have a session before
+        theirs. The excess is the exact sum over all anchors and categories, without test noise.
+        """
+        return self._excess_on(log, self._posterior_mean)
+
+    def counting_excess_on(self, log: pl.DataFrame) -> tuple[int, float]:
+        """The same for the learner of `counting_excess`."""
+        return self._excess_on(log, self._shrunk_rate)
+
+    def _posterior_mean(self, clicks_xC: np.ndarray, seen_xC: np.ndarray) -> np.ndarray:
+        low_C, high_C = self.click_probability_2C
+        log_odds_xC = clicks_xC * np.log(high_C / low_C) + (seen_xC - clicks_xC) * np.log((1 - high_C) / (1 - low_C))
+        return low_C + (high_C - low_C) * expit(log_odds_xC)
+
+    def _shrunk_rate(self, clicks_xC: np.ndarray, seen_xC: np.ndarray) -> np.ndarray:
+        return (clicks_xC + 2 * self.click_rate_C) / (seen_xC + 2)
+
+    @cached_property
+    def _bayes_risk(self) -> RiskTable:
+        risk = RiskTable.of(self._posterior_mean, self.click_probability_2C)
+        if risk.risk_2CL[..., -1].max() > 1e-9:
+            raise InputError(
+                f"click_low {self.process.click_low} and click_high {self.process.click_high} at keep_interest "
+                f"{self.process.keep_interest} are so near that {RiskTable.SEEN_MAX // 2} exposures do not tell them "
+                "apart: the closed form does not reach so far. Set them further apart, or use bayes_excess_on"
+            )
+        return risk
+
+    @cached_property
+    def _counting_risk(self) -> RiskTable:
+        return RiskTable.of(self._shrunk_rate, self.click_probability_2C)
+
+    def _excess(self, exposures_D: DataSizes, risk: RiskTable) -> Float64[np.ndarray, " D"]:
+        exposures_D = np.asarray(exposures_D, float)
         if not (exposures_D > 0).all():
             raise InputError(f"exposures are {exposures_D}; wanted numbers above 0")
         excess_D = np.zeros(len(exposures_D))
-        for c, mass in enumerate(self.category_mass_C):
+        for c in np.flatnonzero(self.category_mass_C):
+            mass = self.category_mass_C[c]
             for coin in (0, 1):
                 p_z = self.popularity_K[self.coin_ZC[:, c] == coin]
                 excess_D += [mass * (p_z @ risk.at(exposures * mass * p_z, coin, c)) for exposures in exposures_D]
         return excess_D
 
-    @cached_property
-    def _bayes_risk(self) -> RiskTable:
-        low_C, high_C = self.click_probability_2C
-        per_click_C, per_pass_C = np.log(high_C / low_C), np.log((1 - high_C) / (1 - low_C))
-
-        def posterior_mean(clicks: np.ndarray, seen: int) -> np.ndarray:
-            odds = np.multiply.outer(per_click_C, clicks) + np.multiply.outer(per_pass_C, seen - clicks)
-            return low_C[:, None] + expit(odds) * (high_C - low_C)[:, None]
-
-        return RiskTable.of(posterior_mean, self.click_probability_2C)
-
-    @cached_property
-    def _counting_risk(self) -> RiskTable:
-        def shrunk(clicks: np.ndarray, seen: int) -> np.ndarray:
-            return (clicks + 2 * self.click_rate_C[:, None]) / (seen + 2)
-
-        return RiskTable.of(shrunk, self.click_probability_2C)
+    def _excess_on(self, log: pl.DataFrame, estimate: Estimate) -> tuple[int, float]:
+        last_anchor = log.filter(pl.col("feedback") == "anchor").select(
+            "user_id", pl.col("session_id") + 1, anchor="item_id"
+        )
+        targets = log.filter(pl.col("clicked").is_not_null()).join(last_anchor, on=["user_id", "session_id"])
+        anchor_N, item_N = (self._ids(targets[name].to_numpy(), name) for name in ("anchor", "item_id"))
+        shape_ZC = self.coin_ZC.shape
+        cell_N = anchor_N * shape_ZC[1] + self.category_K[item_N]
+        seen_ZC = np.bincount(cell_N, minlength=self.coin_ZC.size).reshape(shape_ZC)
+        clicks_ZC = np.bincount(cell_N, targets["clicked"].to_numpy(), self.coin_ZC.size).reshape(shape_ZC)
+        excess_ZC = _bernoulli_kl(self.click_probability_ZC, estimate(clicks_ZC, seen_ZC))
+        return len(targets), float(self.popularity_K @ excess_ZC @ self.category_mass_C)
 
 
-def local_slope(curve: Callable[[ArrayLike], np.ndarray], exposures_low: float, exposures_high: float) -> float:
+def local_slope(
+    curve: Callable[[DataSizes], np.ndarray], exposures_low: float | int, exposures_high: float | int
+) -> float:
     """The exponent -d log excess / d log D of a curve, such as `truth.bayes_excess`, between two data sizes."""
     excess_low, excess_high = curve([exposures_low, exposures_high])
     return float(np.log(excess_low / excess_high) / np.log(exposures_high / exposures_low))
@@ -214,24 +250,23 @@ class RiskTable:
     log_mean_L: Float64[np.ndarray, " L"]
     risk_2CL: Float64[np.ndarray, "2 C L"]
     tail_2C2: Float64[np.ndarray, "2 C 2"]
-    """Past the table's end the risk of seeing exactly n is a/n + b/n^2; both are 0 for a learner with two values."""
+    """Past the table's end the risk after exactly n exposures is a/n + b/n^2 (all but 0 for the Bayes learner)."""
 
-    SEEN_MAX = 2_048
+    SEEN_MAX = 1_024
     LOWEST_MEAN = 1e-6
 
     @classmethod
-    def of(cls, estimate: Callable[[np.ndarray, int], np.ndarray], truth_2C: np.ndarray) -> RiskTable:
-        """`estimate(clicks_k, seen)` gives the prediction [C, k], or [1, k] for all categories, after k clicks of n."""
+    def of(cls, estimate: Estimate, truth_2C: Float64[np.ndarray, "2 C"]) -> RiskTable:
+        """The table of a learner for cells whose click probability is truth_2C (by coin and category)."""
         log_factorial_T = gammaln(np.arange(cls.SEEN_MAX + 1) + 1.0)
-        truth_2C1 = truth_2C[..., None]
+        truth_21C = truth_2C[:, None, :]
         risk_T2C = np.empty((cls.SEEN_MAX, *truth_2C.shape))
         for seen in range(cls.SEEN_MAX):
-            clicks = np.arange(seen + 1)
-            ways = log_factorial_T[seen] - log_factorial_T[: seen + 1] - log_factorial_T[seen::-1]
-            chance_2Ck = np.exp(ways + xlogy(clicks, truth_2C1) + xlogy(seen - clicks, 1 - truth_2C1))
-            guess_Ck = estimate(clicks, seen)
-            nats_2Ck = rel_entr(truth_2C1, guess_Ck) + rel_entr(1 - truth_2C1, 1 - guess_Ck)
-            risk_T2C[seen] = (chance_2Ck * nats_2Ck).sum(-1)
+            clicks_k1 = np.arange(seen + 1)[:, None]
+            ways_k1 = (log_factorial_T[seen] - log_factorial_T[: seen + 1] - log_factorial_T[seen::-1])[:, None]
+            chance_2kC = np.exp(ways_k1 + clicks_k1 * np.log(truth_21C) + (seen - clicks_k1) * np.log1p(-truth_21C))
+            nats_2kC = _bernoulli_kl(truth_21C, estimate(clicks_k1, np.array(seen)))
+            risk_T2C[seen] = (chance_2kC * nats_2kC).sum(1)
 
         # Up to half the table's end, the Poisson mass past the end is nothing.
         log_mean_L = np.linspace(np.log(cls.LOWEST_MEAN), np.log(cls.SEEN_MAX / 2), 2_000)
@@ -243,13 +278,17 @@ class RiskTable:
         tail_22C = np.linalg.solve(powers_22, risk_T2C[[half, last]].reshape(2, -1)).reshape(2, *truth_2C.shape)
         return cls(log_mean_L, np.moveaxis(np.tensordot(poisson_LT, risk_T2C, 1), 0, -1), np.moveaxis(tail_22C, 0, -1))
 
-    def at(self, mean_N: Float64[np.ndarray, " N"], coin: int, category: int) -> Float64[np.ndarray, " N"]:
+    def at(self, mean_N: Float64[np.ndarray, " N"], coin: int, category: np.integer) -> Float64[np.ndarray, " N"]:
         """Risk (nats) of cells with these Poisson means of exposures seen."""
         a, b = self.tail_2C2[coin, category]
         inside_N = np.interp(np.log(mean_N), self.log_mean_L, self.risk_2CL[coin, category])
         # E[1/n] = 1/mean + 1/mean^2 + ... under a Poisson law.
         past_N = a / mean_N + (a + b) / mean_N**2
         return np.where(mean_N > np.exp(self.log_mean_L[-1]), past_N, inside_N)
+
+
+def _bernoulli_kl(truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    return rel_entr(truth, estimate) + rel_entr(1 - truth, 1 - estimate)
 
 
 def _binary_entropy(probability: np.ndarray) -> np.ndarray:
