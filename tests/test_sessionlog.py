@@ -34,6 +34,7 @@ def reason_of(bad_row: tuple, item_ids: pl.Series | None = None, **schema) -> li
     [
         ((None, 1, NOW_MS, True), sessionlog.NULL_ID),
         ((1, None, NOW_MS, True), sessionlog.NULL_ID),
+        ((1, 1.5, NOW_MS, True), sessionlog.BAD_ID),
         ((1, 1, None, True), sessionlog.NOT_A_TIME),
         ((1, 1, -5, True), sessionlog.ABSURD_TIME),
         ((1, 1, NOW_MS // 1000, True), sessionlog.ABSURD_TIME),

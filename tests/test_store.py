@@ -118,6 +118,38 @@ def test_lists_nulls_and_whole_floats_as_side_information(tmp_path):
         prepare(RawLog("test", table, items.with_columns(price=0.5)), tmp_path / "other", Settings())
 
 
+@pytest.mark.parametrize(
+    ("in_log", "in_table"),
+    [(pl.String, pl.Int32), (pl.Int64, pl.String), (pl.Float64, pl.UInt64), (pl.UInt8, pl.Int64)],
+)
+def test_item_ids_of_another_type_are_the_same_items(tmp_path, in_log, in_table):
+    raw = synthetic.read(PROCESS)
+    log, items = raw.exposures.cast({"item_id": in_log}), raw.items.cast({"item_id": in_table})
+    prepared = prepare(RawLog("test", log, items), tmp_path / "log", Settings())
+    assert prepared.manifest["rejected"] == {}
+    assert prepared.items == len(raw.items)
+
+
+def test_a_user_whose_only_session_straddles_the_dates_keeps_a_place(tmp_path):
+    hour = 3_600_000
+    rows = [(u, i, 1_650_000_000_000 + s * hour, i == 1) for u in range(4) for s in range(4) for i in (1, 2)]
+    rows += [(9, i, 1_650_000_000_000 + hour + i * hour, i == 1) for i in (0, 1)]
+    names = ["user_id", "item_id", "timestamp_ms", "clicked"]
+    table = pl.DataFrame(rows, schema=names, orient="row").with_columns(session_id=pl.col("timestamp_ms"))
+    table = table.with_columns(session_id=pl.when(pl.col("user_id") == 9).then(1).otherwise("session_id"))
+    dates = Settings(
+        split="temporal",
+        validation_from="2022-04-15T07:00",
+        test_from="2022-04-15T08:00",
+        max_rejected_fraction=0.1,
+    )
+    prepared = prepare(RawLog("test", table), tmp_path / "log", dates)
+    assert prepared.manifest["rejected"] == {"session straddles a split date": 2}
+    assert (prepared.users, prepared.manifest["users_without_target"]) == (5, 1)
+    assert sorted(len(record["item"]) for record in prepared.source()) == [0, 8, 8, 8, 8]
+    assert sorted(np.diff(prepared.arrays().user_item_offsets_U1)) == [0, 8, 8, 8, 8]
+
+
 def test_the_fingerprint_follows_the_content_not_the_order_of_rows(prepared, tmp_path):
     raw = synthetic.read(PROCESS)
     shuffled = RawLog("synthetic", raw.exposures.sample(fraction=1, shuffle=True, seed=1), raw.items[::-1])

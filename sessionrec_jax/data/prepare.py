@@ -25,6 +25,7 @@ from sessionrec_jax.errors import InputError
 _DEFAULT_HELD_OUT_USERS = (10, 2_000)  # one in ten, at most two thousand, for validation and for test
 _CURES = {
     sessionlog.LONG_SESSION: ", see --max-session-items and --session-rule",
+    sessionlog.ABSURD_TIME: ", is a file in another unit?",
     sessionlog.NOT_A_TIME: ", is it the right column?",
     sessionlog.NOT_BOOLEAN: ", wanted true/false or 0/1",
     sessionlog.UNKNOWN_ITEM: ", is it the right item table?",
@@ -239,6 +240,7 @@ def _rejected(exposures: pl.DataFrame, reasons: pl.DataFrame, out: Path, limit: 
 @contextlib.contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write into, which takes its name when the block ends well and is removed otherwise."""
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed

@@ -27,6 +27,7 @@ Split = Literal["leave_one_session_out", "temporal", "held_out_users"]
 
 DUPLICATE = "exact duplicate"
 NULL_ID = "null id"
+BAD_ID = "id is neither a 64-bit integer nor text"
 NOT_A_TIME = "time is missing or not a number"
 ABSURD_TIME = "time before 1990 or after 2100"
 NOT_BOOLEAN = "clicked is neither true nor false"
@@ -67,24 +68,27 @@ def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
     if exposures.is_empty():
         raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
     exposures = exposures.select(name for name in (*REQUIRED, *OPTIONAL) if name in exposures.columns)
+    ids = [name for name in ("user_id", "item_id", "session_id") if name in exposures.columns]
     typed = exposures.with_row_index("row").select(
         "row",
-        _id(exposures, "user_id"),
-        _id(exposures, "item_id"),
+        *(as_id(exposures, name) for name in ids),
         _number(exposures, "timestamp_ms").alias("timestamp_ms"),
         _boolean(exposures).alias("clicked"),
-        *([_id(exposures, "session_id")] if "session_id" in exposures.columns else []),
         (pl.col("feedback") if "feedback" in exposures.columns else pl.lit(None)).cast(pl.String).alias("feedback"),
+        bad_id=pl.any_horizontal(
+            as_id(exposures, name).is_null() & pl.col(name).is_not_null() & ~_blank(exposures, name) for name in ids
+        ),
         not_boolean=_boolean(exposures).is_null() & pl.col("clicked").is_not_null() & ~_blank(exposures, "clicked"),
     )
     _refuse_other_unit(typed["timestamp_ms"])
     typed = typed.with_columns(
         feedback=pl.when(pl.col("clicked").is_null()).then(pl.col("feedback").fill_null(_DEFAULT_CONTEXT))
     )
-    ids = [name for name in ("user_id", "item_id", "session_id") if name in typed.columns]
     reasons = typed.select(
         "row",
-        reason=pl.when(pl.any_horizontal(pl.col(ids).is_null()))
+        reason=pl.when("bad_id")
+        .then(pl.lit(BAD_ID))
+        .when(pl.any_horizontal(pl.col(ids).is_null()))
         .then(pl.lit(NULL_ID))
         .when(pl.col("timestamp_ms").is_null())
         .then(pl.lit(NOT_A_TIME))
@@ -95,7 +99,7 @@ def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
         .when(~_known_item(typed["item_id"], item_ids))
         .then(pl.lit(UNKNOWN_ITEM)),
     )
-    sound = typed.filter(reasons["reason"].is_null()).drop("not_boolean")
+    sound = typed.filter(reasons["reason"].is_null()).drop("bad_id", "not_boolean")
     copies = _copies(sound, [*ids, "timestamp_ms", "feedback"])
     reasons = pl.concat([reasons.drop_nulls("reason"), copies])
     sound = sound.join(copies, on="row", how="anti", maintain_order="left")
@@ -115,13 +119,14 @@ def _need_columns(exposures: pl.DataFrame) -> None:
         )
 
 
-def _id(table: pl.DataFrame, name: str) -> pl.Expr:
+def as_id(table: pl.DataFrame, name: str) -> pl.Expr:
+    """Column `name` as Int64 or String; null where it is neither. Raises InputError on a type that holds no ids."""
     kind = table.schema[name]
     if kind.is_integer():
-        return pl.col(name).cast(pl.Int64)
-    if kind.is_float():  # how integers with gaps come out of pandas; a fraction becomes null and is rejected
+        return pl.col(name).cast(pl.Int64, strict=False)
+    if kind.is_float():  # how integers with gaps come out of pandas
         whole = pl.col(name).is_finite() & (pl.col(name) == pl.col(name).floor())
-        return pl.when(whole).then(pl.col(name)).cast(pl.Int64)
+        return pl.when(whole).then(pl.col(name)).cast(pl.Int64, strict=False)
     if kind in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         text = pl.col(name).cast(pl.String)
         return pl.when(text != "").then(text).alias(name)
@@ -195,7 +200,9 @@ def cut_sessions(exposures: pl.DataFrame, rule: str) -> pl.DataFrame:
     """
     if rule == "session_id":
         start = pl.col("timestamp_ms").min().over("user", "session_id")
-        ordered = exposures.with_columns(start=start).sort("user", "start", "session_id", "timestamp_ms", "row")
+        ordered = (
+            exposures.with_columns(start=start).sort("user", "start", "session_id", "timestamp_ms", "row").drop("start")
+        )
         opens = _changes("user") | _changes("session_id")
     else:
         ordered = exposures.sort("user", "timestamp_ms", "row")

@@ -121,7 +121,7 @@ class SessionLog(tfds.core.GeneratorBasedBuilder):
 
 
 def write_log(log: FlatLog, folder: Path) -> None:
-    """Writes `log` into `folder`/log, about 8,000 users a second, and makes sure that it reads back in order."""
+    """Writes `log` into `folder`/log, 6,000 to 15,000 users a second, and makes sure that it reads back in order."""
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
         builder = SessionLog(log, data_dir=folder / "tfds")
@@ -189,7 +189,7 @@ class Prepared:
         return _read_source(self.path)
 
     def arrays(self) -> FlatLog:
-        """The whole log in memory, decoded once a process at about 60,000 users a second."""
+        """The whole log in memory, decoded once a process at 30,000 to 60,000 users a second."""
         return _arrays(self.path.resolve(), self.fingerprint)
 
 

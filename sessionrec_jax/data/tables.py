@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data.sessionlog import ROLES, random_order
+from sessionrec_jax.data.sessionlog import ROLES, as_id, random_order
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.errors import InputError
 
@@ -24,9 +24,11 @@ def same_kind_of_id(exposures: pl.DataFrame, items: pl.DataFrame | None) -> tupl
         return exposures, items
     if "item_id" not in items.columns:
         raise InputError(f"the item table lacks the column 'item_id'; it has: {', '.join(items.columns)}")
-    kinds = (exposures.schema["item_id"], items.schema["item_id"])
-    if kinds[0] != kinds[1] and pl.String in kinds:
-        exposures, items = (table.with_columns(pl.col("item_id").cast(pl.String)) for table in (exposures, items))
+    items = items.with_columns(as_id(items, "item_id"))
+    of_exposures, of_items = (table.select(as_id(table, "item_id")).schema["item_id"] for table in (exposures, items))
+    if of_exposures != of_items:
+        exposures = exposures.with_columns(as_id(exposures, "item_id").cast(pl.String))
+        items = items.with_columns(pl.col("item_id").cast(pl.String))
     return exposures, items
 
 
@@ -41,7 +43,7 @@ def item_table(items: pl.DataFrame | None, exposures: pl.DataFrame) -> pl.DataFr
             f"the item table has {nulls:,} null and {repeated:,} repeated item ids in {len(items):,} rows; wanted one "
             "row an item"
         )
-    return items.with_columns(pl.col("item_id").cast(exposures.schema["item_id"])).sort("item_id")
+    return items.sort("item_id")
 
 
 def user_table(exposures: pl.DataFrame) -> pl.DataFrame:
