@@ -7,9 +7,9 @@ All sums are exact and in float64. They hold for one draw of the process (its se
 and the coins), and floors differ by tens of per cent between seeds, since the most popular item alone has a third of
 the mass at alpha 0.5: always compare with the truth of the same seed.
 
-The interest z is visible as a session's anchor and moves as a Markov chain, so that to someone who knows the coins
-the anchor of the last session is all of the history that helps. Letters: Z anchors and K items (both index the catalogue), C categories, N exposures,
-D data sizes, L Poisson means, T numbers of exposures seen.
+The interest z is visible as a session's anchor and moves as a Markov chain, so that to a predictor that knows the coins
+the anchor of the last session is all of the history that helps. Letters: Z anchors and K items (both index the
+catalogue), C categories, N exposures, D data sizes, L Poisson means, T numbers of exposures seen.
 """
 
 from __future__ import annotations
