@@ -174,6 +174,7 @@ def test_rejected_rows_can_be_looked_at(run, tmp_path):
     code, _, _ = run(None, *TABLE, "--max-rejected-fraction", "0.02")
     assert code == 0
     assert pl.read_parquet(tmp_path / "data/log/rejected.parquet").equals(rejected)
+    assert not (tmp_path / "data/log.rejected.parquet").exists()
 
 
 def test_an_existing_folder_is_replaced_only_when_asked_and_only_when_all_is_done(run, tmp_path, monkeypatch):

@@ -116,6 +116,8 @@ def test_lists_nulls_and_whole_floats_as_side_information(tmp_path):
     assert (tag["missing"], tag["lists_cut"]) == (1, 1)
     with pytest.raises(InputError, match="column 'price' has the type Float64"):
         prepare(RawLog("test", table, items.with_columns(price=0.5)), tmp_path / "other", Settings())
+    with pytest.raises(InputError, match="column 'a/b' cannot name a file"):
+        prepare(RawLog("test", table, items.rename({"tag": "a/b"})), tmp_path / "other", Settings())
 
 
 @pytest.mark.parametrize(

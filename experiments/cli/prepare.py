@@ -16,7 +16,7 @@ from rich.console import Console
 
 from experiments.cli.describe import summary
 from sessionrec_jax.data import sources
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.prepare import Settings, check_out, prepare
 from sessionrec_jax.errors import InputError
 
 Options = TypeVar("Options")
@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     progress = Console(stderr=True, highlight=False)
+    check_out(command.out, command.overwrite)
     raw = source.read(command.source)
     prepared = prepare(raw, command.out, command.settings, overwrite=command.overwrite, say=progress.print)
     Console(highlight=False).print(summary(prepared))

@@ -69,7 +69,8 @@ def prepare(
     an `out` that exists (unless `overwrite`), settings that do not fit the log, a log that breaks contract 1, and past
     `max_rejected_fraction` of breaches: then the rejected rows lie in OUT.rejected.parquet.
     """
-    _check_settings(raw, out, settings, overwrite)
+    check_out(out, overwrite)
+    _check_settings(raw, settings)
     exposures, items = tables.same_kind_of_id(raw.exposures, raw.items)
     say(f"checking {len(exposures):,} exposures")
     checked = sessionlog.check(exposures, None if items is None else items["item_id"])
@@ -127,14 +128,19 @@ def prepare(
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _rejected_file(out).unlink(missing_ok=True)  # of an earlier attempt that failed
     return store.open_log(out)
 
 
-def _check_settings(raw: RawLog, out: Path, settings: Settings, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raises InputError where `out` may not be written, which is known before a long log is read."""
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already; give another --out, or --overwrite to replace it when all is done")
     if out.exists() and not (out / store.MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not a prepared log, so --overwrite does not replace it; give another --out")
+
+
+def _check_settings(raw: RawLog, settings: Settings) -> None:
     if settings.session_rule is not None and "session_id" in raw.exposures.columns:
         raise InputError(
             f"the log has session ids, so --session-rule {settings.session_rule} would throw them away; "
@@ -221,7 +227,7 @@ def _rejected(exposures: pl.DataFrame, reasons: pl.DataFrame, out: Path, limit: 
     fraction = breaches["count"].sum() / len(exposures)
     if fraction <= limit and len(rejected) < len(exposures):
         return rejected
-    kept = out.with_name(f"{out.name}.rejected.parquet")
+    kept = _rejected_file(out)
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_name(f".{kept.name}.partial")
     rejected.write_parquet(partial)
@@ -232,6 +238,10 @@ def _rejected(exposures: pl.DataFrame, reasons: pl.DataFrame, out: Path, limit: 
         f"{fraction:.1%} of {len(exposures):,} rows break the contract, more than the allowed {limit:.1%} ({counts}). "
         f"They are in {kept}. Put them right{allow}"
     )
+
+
+def _rejected_file(out: Path) -> Path:
+    return out.with_name(f"{out.name}.rejected.parquet")
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

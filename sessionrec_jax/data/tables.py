@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,8 @@ def code_side(
     for name in items.columns:
         if name == "item_id":
             continue
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise InputError(f"the item table's column {name!r} cannot name a file; rename it, letters and digits only")
         lists = _as_lists(items[name])
         width = min(max(int(lists.list.len().max() or 0), 1), LONGEST_LIST)
         long = pl.DataFrame({"row": pl.int_range(len(items), dtype=pl.Int64, eager=True), "value": lists})
