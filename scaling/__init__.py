@@ -1,1 +1,16 @@
-"""Power laws from any table of runs; never imports jax or sessionrec_jax."""
+"""Power laws from any table of runs; never imports jax or sessionrec_jax.
+
+    import scaling
+    table = scaling.read("runs.csv", scaling.Columns(n="params", d="tokens", loss="loss"))
+    fit = scaling.fit(table, law="chinchilla")
+    print(fit.summary())
+
+`scaling.fit` is the function; the module of that name is reached as `from scaling.fit import Fit`.
+"""
+
+from scaling.errors import InputError, Refusal
+from scaling.fit import Fit, fit
+from scaling.laws import LAWS, Law
+from scaling.table import Columns, Excluded, RunTable, read
+
+__all__ = ["LAWS", "Columns", "Excluded", "Fit", "InputError", "Law", "Refusal", "RunTable", "fit", "read"]

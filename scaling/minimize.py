@@ -1,0 +1,228 @@
+"""The objective and its minimiser: many starts and many weightings at once, damped Newton with the exact Hessian.
+
+One Objective drives the point, the bootstrap and the held-out check. A result counts as a minimum by its gradient and
+curvature, never because an iteration limit or a relative change said so; nothing here depends on the objective's scale.
+Letters as in laws.py: S parameter sets (starts or bootstrap draws), T terms, R rows, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scaling.laws import Design
+
+BLOCK = 256
+"""Parameter sets worked on together: small enough for the cache, large enough for BLAS."""
+DECREMENT_TOLERANCE = 1e-15
+"""Newton decrement over the objective at which a point is stationary."""
+STEP_TOLERANCE = 1e-10
+"""Largest undamped Newton step, in logs and exponents, at which a point is stationary."""
+ROUNDING = 1e-15
+"""Error of a row's log loss in float64, in nats: steps that change no row by more lead nowhere."""
+GAUSSIAN_EFFICIENCY = 1.345
+"""Huber's threshold in robust standard deviations: 95 % efficient under Gaussian noise."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum over rows of rho(log loss - log law). Sums, not means: their minimum is the same, but see `delta`.
+
+    huber: r^2/2 within delta, delta |r| - delta^2/2 beyond. ls: r^2/2. lad: |r|.
+    """
+
+    name: str
+    delta: float = np.inf
+    """Huber's threshold in nats of log loss; infinite for least squares. For LAD the smoothing, see `minimize`."""
+
+    def total(self, residual_SR: np.ndarray, weight_SR: np.ndarray) -> np.ndarray:
+        """[S]."""
+        if self.name == "lad":
+            return np.sum(weight_SR * np.abs(residual_SR), axis=1)
+        return np.sum(weight_SR * self.rho(residual_SR)[0], axis=1)
+
+    def rho(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """rho, its derivative and its second derivative, as the minimiser sees them."""
+        if self.name == "lad":
+            smooth = np.hypot(residual, self.delta)
+            return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth
+        clipped = np.clip(residual, -self.delta, self.delta)
+        return clipped * (residual - clipped / 2), clipped, (np.abs(residual) <= self.delta).astype(float)
+
+
+def robust_sigma(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
+    """1.4826 median |r|, the standard deviation of Gaussian residuals around the law; weight 2 is the row twice."""
+    return 1.4826 * _median(np.abs(residual_R), np.ones(len(residual_R)) if weight_R is None else weight_R)
+
+
+def adaptive_delta(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
+    """Huber's threshold for these residuals, in nats of log loss; above 0 also for a planted law without noise."""
+    return GAUSSIAN_EFFICIENCY * max(robust_sigma(residual_R, weight_R), 1e-12)
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    reach = np.cumsum(weights[order])
+    half = reach[-1] / 2
+    low = values[order][np.searchsorted(reach, half * (1 - 1e-12))]
+    high = values[order][min(np.searchsorted(reach, half * (1 + 1e-12)), len(values) - 1)]
+    return float(low + high) / 2
+
+
+@dataclass(frozen=True)
+class Solution:
+    """S results of a minimisation."""
+
+    theta_SP: np.ndarray
+    objective_S: np.ndarray
+    converged_S: np.ndarray
+    """Stationary, and not a saddle."""
+
+    def take(self, rows: np.ndarray) -> Solution:
+        return Solution(self.theta_SP[rows], self.objective_S[rows], self.converged_S[rows])
+
+
+def minimize(
+    design: Design,
+    log_loss_R: np.ndarray,
+    objective: Objective,
+    theta_SP: np.ndarray,
+    weight_SR: np.ndarray | None = None,
+    max_steps: int = 300,
+) -> Solution:
+    """Local minima from the starts `theta_SP`, under `weight_SR` ([S, R] or [1, R]; default 1 each).
+
+    LAD is the limit of sqrt(r^2 + delta^2) for delta -> 0, followed from the residuals' spread down to 1e-7 of it,
+    where the objective is off by less than that part.
+    """
+    weight_SR = np.ones((1, len(log_loss_R))) if weight_SR is None else weight_SR
+    if objective.name == "lad":
+        spread = adaptive_delta((log_loss_R - design.log_loss(theta_SP[:1]))[0], weight_SR[0])
+        for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
+            smooth = replace(objective, delta=spread * shrink)
+            theta_SP = _in_blocks(design, log_loss_R, smooth, theta_SP, weight_SR, 40).theta_SP
+        objective = replace(objective, delta=spread * 1e-7)
+    return _in_blocks(design, log_loss_R, objective, theta_SP, weight_SR, max_steps)
+
+
+def _in_blocks(design, log_loss_R, objective, theta_SP, weight_SR, max_steps) -> Solution:
+    blocks = [
+        _newton(
+            design,
+            log_loss_R,
+            objective,
+            theta_SP[i : i + BLOCK],
+            weight_SR if len(weight_SR) == 1 else weight_SR[i : i + BLOCK],
+            max_steps,
+        )
+        for i in range(0, len(theta_SP), BLOCK)
+    ]
+    names = ("theta_SP", "objective_S", "converged_S")
+    return Solution(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+
+
+def _newton(design, log_loss_R, objective, theta_SP, weight_SR, max_steps) -> Solution:
+    S = len(theta_SP)
+    theta, weight = theta_SP.copy(), np.broadcast_to(weight_SR, (S, len(log_loss_R)))
+    parts = _Parts.at(design, log_loss_R, objective, theta, weight)
+    damping, converged, active = np.full(S, 1e-3), np.zeros(S, bool), np.arange(S)
+    for _ in range(max_steps):
+        now = parts.take(active)
+        step, stationary = _step(now, damping[active])
+        trial = theta[active] + step
+        then = _Parts.at(design, log_loss_R, objective, trial, weight[active])
+        better = then.value <= now.value + now.rounding
+        hit = active[better]
+        theta[hit] = trial[better]
+        parts.put(hit, then.take(better))
+        damping[active] = np.clip(np.where(better, damping[active] / 10, damping[active] * 10), 1e-15, 1e6)
+        converged[active] = stationary
+        active = active[~stationary]
+        if not len(active):
+            break
+    lowest = np.linalg.eigvalsh(parts.hessian)
+    converged &= lowest[:, 0] >= -1e-7 * np.abs(lowest).max(axis=1)
+    return Solution(theta, objective.total(log_loss_R - design.log_loss(theta), weight), converged)
+
+
+@dataclass
+class _Parts:
+    """The objective around S points: value [S], gradient [S, P], Hessian and its majoriser [S, P, P]."""
+
+    value: np.ndarray
+    rounding: np.ndarray
+    """[S], what the value does not resolve: beneath it the gradient alone says where to go."""
+    gradient: np.ndarray
+    hessian: np.ndarray
+    majoriser: np.ndarray
+    """J' diag(rho' / r) J, the Hessian of reweighted least squares: positive, and scaled like the objective. It damps
+    the Newton step, and takes over where no row is within delta and the Hessian vanishes."""
+
+    @classmethod
+    def at(cls, design, log_loss_R, objective, theta_SP, weight_SR) -> _Parts:
+        T, R, P = design.slope_TRP.shape
+        log_model_SR, share_STR = design.shares(theta_SP)
+        residual_SR = log_loss_R - log_model_SR
+        rho, slope, curvature = (weight_SR * x for x in objective.rho(residual_SR))
+        by_residual = np.where(residual_SR == 0, curvature, slope / np.where(residual_SR == 0, 1, residual_SR))
+        jacobian_SPR = np.matmul(share_STR.transpose(2, 0, 1), design.slope_TRP.transpose(1, 0, 2)).transpose(1, 2, 0)
+        gradient = -np.einsum("SR,SPR->SP", slope, jacobian_SPR)
+        # d2(log L) = sum_t share_t x_t x_t' - J J', with x_t the slopes of term t
+        outer = np.einsum("TRP,TRQ->TRPQ", design.slope_TRP, design.slope_TRP).reshape(T * R, P * P)
+        jacobian_SRP = np.swapaxes(jacobian_SPR, 1, 2)
+        hessian = (jacobian_SPR * (curvature + slope)[:, None]) @ jacobian_SRP
+        hessian -= ((share_STR * slope[:, None]).reshape(-1, T * R) @ outer).reshape(-1, P, P)
+        majoriser = (jacobian_SPR * by_residual[:, None]) @ jacobian_SRP
+        rounding = ROUNDING * (rho + np.abs(slope)).sum(axis=1)
+        return cls(rho.sum(axis=1), rounding, gradient, hessian, majoriser)
+
+    def take(self, rows: np.ndarray) -> _Parts:
+        return _Parts(*(values[rows] for values in vars(self).values()))
+
+    def put(self, rows: np.ndarray, other: _Parts) -> None:
+        for name, values in vars(other).items():
+            getattr(self, name)[rows] = values
+
+
+def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The damped Newton step [S, P], downhill also where the Hessian is indefinite, and who is stationary [S]."""
+    # in units of each parameter's own curvature: a floor on its way to 0 then keeps its digits beside the other terms
+    diagonal = np.diagonal(parts.majoriser, axis1=1, axis2=2)
+    unit = 1 / np.sqrt(np.maximum(diagonal, 1e-300))
+    units = unit[:, :, None] * unit[:, None]
+    eigenvalues, vectors = np.linalg.eigh(parts.hessian * units)
+    bend = np.maximum(np.abs(eigenvalues), 1e-14 * np.maximum(np.abs(eigenvalues).max(axis=1, keepdims=True), 1))
+    along = np.einsum("SPQ,SP->SQ", vectors, parts.gradient * unit)
+    decrement = 0.5 * np.sum(along**2 / bend, axis=1)
+    undamped = np.abs(unit * np.einsum("SPQ,SQ->SP", vectors, along / bend)).max(axis=1)
+    unresolved = DECREMENT_TOLERANCE * parts.value + ROUNDING**2 * diagonal.sum(axis=1)
+    stationary = (decrement <= unresolved) | (undamped <= STEP_TOLERANCE)
+    positive = (vectors * bend[:, None]) @ np.swapaxes(vectors, 1, 2)
+    damped = positive + damping[:, None, None] * (parts.majoriser * units + 1e-9 * np.eye(unit.shape[1]))
+    step = -unit * np.linalg.solve(damped, (parts.gradient * unit)[..., None])[..., 0]
+    return step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / 2, 1), stationary
+
+
+def starts(design: Design, loss_R: np.ndarray, exponents: int) -> np.ndarray:
+    """[S, P] starts by variable projection: a grid over the last `exponents` parameters, sizes in closed form.
+
+    Each grid point gives one start with all sizes from weighted least squares (those below 0 set small) and some with
+    the sizes split evenly, so that a start exists on either side of a floor near zero.
+    """
+    T, _, P = design.slope_TRP.shape
+    axis = np.geomspace(0.03, 2.5, 24 if exponents == 1 else 12)
+    grid = np.stack(np.meshgrid(*[axis] * exponents, indexing="ij"), axis=-1).reshape(-1, exponents)
+    zero_sizes = np.concatenate([np.zeros((len(grid), P - exponents)), grid], axis=1)
+    term_STR = np.exp(design.log_terms(zero_sizes)) / loss_R
+    free = [t for t in range(T) if design.slope_TRP[t, :, : P - exponents].any()]
+    target_SR = 1 - term_STR.sum(axis=1) + term_STR[:, free].sum(axis=1)  # what a known floor leaves over
+    gram = np.einsum("STR,SUR->STU", term_STR[:, free], term_STR[:, free])
+    gram += 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(len(free))
+    size = np.linalg.solve(gram, np.einsum("STR,SR->ST", term_STR[:, free], target_SR)[..., None])[..., 0]
+    typical = 1 / term_STR[:, free].mean(axis=2)
+    projected = np.log(np.maximum(size, 1e-3 * typical))
+    variants = [projected, np.log(typical / len(free))]
+    if len(free) > 1:
+        variants.append(np.log(typical * np.where(np.arange(len(free)) == len(free) - 1, 0.8, 0.2 / (len(free) - 1))))
+    return np.concatenate([np.concatenate([sizes, grid], axis=1) for sizes in variants])
