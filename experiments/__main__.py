@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     command, *rest = argv
     try:
         if command not in COMMANDS:
-            raise scaling.errors.InputError(f"unknown command {command!r}; {scaling.errors.near_miss(command, COMMANDS)}")
+            raise scaling.errors.InputError(
+                f"unknown command {command!r}; {scaling.errors.near_miss(command, COMMANDS)}"
+            )
         return importlib.import_module(f"experiments.cli.{command}").main(rest) or 0
     except ValueError as error:
         if not _users_fault(error):
@@ -57,7 +59,9 @@ def _escape(text: str) -> str:
 
 def _help() -> int:
     console = Console()
-    console.print("[bold]sessionrec[/] COMMAND [OPTIONS]     next-session recommendation, scaling sweeps, power-law fits\n")
+    console.print(
+        "[bold]sessionrec[/] COMMAND [OPTIONS]     next-session recommendation, scaling sweeps, power-law fits\n"
+    )
     table = Table.grid(padding=(0, 3))
     folder = Path(__file__).parent / "cli"
     for command in COMMANDS:

@@ -77,15 +77,18 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW under linear warm-up and cosine decay to zero. Our choice throughout."""
+    """AdamW (body) and row-wise Adagrad (item tables) under linear warm-up and cosine decay to zero. Our choice throughout."""
 
     learning_rate_peak: float = 3e-3
     warmup_fraction: float = 0.05
     """Share of all steps spent on the linear warm-up."""
     weight_decay: float = 0.01
     """Decoupled decay (times the learning rate) of the body's matrices."""
-    table_weight_decay: float = 0.01
-    """The same for the embedding tables."""
+    table_rate_ratio: float = 10.0
+    """Learning rate of the item tables (row-wise Adagrad) over that of the body (AdamW)."""
+    table_prior: float = 0.0
+    """Precision of a Gaussian prior on the ID table: adds table_prior / (2 target sessions) x squared norm to the loss,
+    so that the same value suits every amount of data."""
     clip_norm: float = 1.0
     """Global gradient norm above which the gradient is scaled down."""
     beta1: float = 0.9
@@ -125,7 +128,12 @@ class Config:
 
 
 # Where a run lies, how it is watched and on how many devices it runs cannot change its result.
-_NOT_IN_RUN_ID = (("data", "path"), ("mesh", "data"), ("train", "checkpoint_every_seconds"), ("train", "log_every_steps"))
+_NOT_IN_RUN_ID = (
+    ("data", "path"),
+    ("mesh", "data"),
+    ("train", "checkpoint_every_seconds"),
+    ("train", "log_every_steps"),
+)
 
 
 def check(config: Config) -> Config:
@@ -182,7 +190,9 @@ def to_dict(config: Config) -> dict[str, Any]:
 def from_dict(values: dict[str, Any], where: str = "config") -> Config:
     """The Config that `to_dict` wrote. Raises InputError on another version, unknown fields and wrong types."""
     if not isinstance(values, dict):
-        raise InputError(f"{where}: wanted a JSON object with the sections {_names(Config)}, got {type(values).__name__}")
+        raise InputError(
+            f"{where}: wanted a JSON object with the sections {_names(Config)}, got {type(values).__name__}"
+        )
     values = dict(values)
     version = values.pop("config_version", None)
     if version != CONFIG_VERSION:

@@ -1,0 +1,80 @@
+"""What a model and a loss know of the items: side information and popularity in the training sessions.
+
+Popularity is smoothed by a Dirichlet prior whose weight maximises the leave-one-out likelihood of the training counts,
+so the popularity baseline is as good as counts alone can be, and nothing is tuned on held-out sessions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+_PSEUDO_COUNTS = np.geomspace(1e-4, 1e4, 161)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """V = items + 1; index 0 is padding and has probability zero everywhere."""
+
+    side: dict[str, Int32[np.ndarray, "V W"]]
+    """Side information by column: codes from 1, 0 = missing or padding of a list."""
+    side_values: dict[str, int]
+    """Number of codes of each column, without the 0."""
+    log_popularity_V: Float32[np.ndarray, " V"]
+    """Log of the smoothed share of the training clicks; -inf for padding."""
+    click_rate_V: Float32[np.ndarray, " V"]
+    """Smoothed clicks over exposures in training."""
+    click_rate: float
+    """Clicks over labelled exposures in training."""
+
+    @property
+    def items(self) -> int:
+        return len(self.log_popularity_V) - 1
+
+
+def from_counts(
+    clicks_V: Int64[np.ndarray, " V"],
+    exposures_V: Int64[np.ndarray, " V"],
+    side: dict[str, Int32[np.ndarray, "V W"]],
+    side_values: dict[str, int],
+) -> Catalogue:
+    """A catalogue from the training counts of one data subset. `exposures_V` counts clicked and ignored ones."""
+    rate = float(clicks_V.sum() / max(exposures_V.sum(), 1))
+    return Catalogue(
+        side=side,
+        side_values=side_values,
+        log_popularity_V=_smoothed_log_share(clicks_V),
+        click_rate_V=_smoothed_rate(clicks_V, exposures_V, rate),
+        click_rate=rate,
+    )
+
+
+def _smoothed_log_share(clicks_V: np.ndarray) -> np.ndarray:
+    clicks, items, total = clicks_V[1:].astype(np.float64), len(clicks_V) - 1, clicks_V.sum()
+    counts, times = np.unique(clicks[clicks > 0], return_counts=True)
+
+    def left_out(pseudo: float) -> float:
+        return float(np.sum(times * counts * np.log((counts - 1 + pseudo) / (total - 1 + pseudo * items))))
+
+    pseudo = max(_PSEUDO_COUNTS, key=left_out) if total > 1 else 1.0
+    with np.errstate(divide="ignore"):
+        return np.log(np.append(0.0, (clicks + pseudo) / (total + pseudo * items))).astype(np.float32)
+
+
+def _smoothed_rate(clicks_V: np.ndarray, exposures_V: np.ndarray, rate: float) -> np.ndarray:
+    if not 0 < rate < 1:
+        return np.full(len(clicks_V), rate, np.float32)
+    clicks, exposures = clicks_V.astype(np.float64), exposures_V.astype(np.float64)
+    ignored = exposures - clicks
+
+    def left_out(prior: float) -> float:
+        of_click = np.log(np.maximum(clicks - 1, 0) + prior * rate) - np.log(np.maximum(exposures - 1, 0) + prior)
+        of_ignore = np.log(np.maximum(ignored - 1, 0) + prior * (1 - rate)) - np.log(
+            np.maximum(exposures - 1, 0) + prior
+        )
+        return float(clicks @ of_click + ignored @ of_ignore)
+
+    prior = max(_PSEUDO_COUNTS, key=left_out)
+    return ((clicks + prior * rate) / (exposures + prior)).astype(np.float32)

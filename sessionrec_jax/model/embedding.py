@@ -1,0 +1,46 @@
+"""The Embedding Module (paper, figure 2): item ID and side information, concatenated, one MLP, the item embedding e.
+
+Letters: N items, V ids (0 = padding), W values of a side column, E concatenated width, D model width.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sessionrec_jax.config import Model
+
+Side = dict[str, Int[Array, "V W"]]
+
+
+class ItemEmbedding(nn.Module):
+    """e = W2 silu(W1 x + b1) + W3 x for the concatenation x. The linear path is our choice: an ID must be able to pass
+    unbent. A list column enters as the mean of its values; a missing value as zero."""
+
+    config: Model
+    ids: int
+    """Rows of the ID table: items + 1."""
+    side_values: tuple[tuple[str, int], ...]
+    """Side columns and their number of codes."""
+
+    @nn.compact
+    def __call__(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
+        config, parts = self.config, []
+        if config.id_width:
+            table_VE = self.param("item_table", nn.initializers.normal(0.02), (self.ids, config.id_width))
+            parts.append(table_VE[item_N])
+        for name, values in self.side_values:
+            table_CE = self.param(f"side_{name}", nn.initializers.normal(0.1), (values + 1, config.side_width))
+            code_NW = side[name][item_N]
+            known_NW = (code_NW > 0).astype(jnp.float32)
+            mean_NE = jnp.einsum("NWE,NW->NE", table_CE[code_NW], known_NW)
+            parts.append(mean_NE / jnp.maximum(known_NW.sum(axis=1, keepdims=True), 1.0))
+        x_NE = jnp.concatenate(parts, axis=1)
+        width, matrix = config.width, nn.initializers.lecun_normal()
+        w1_ED = self.param("mlp_in", matrix, (x_NE.shape[1], width))
+        b1_D = self.param("mlp_bias", nn.initializers.zeros, (width,))
+        w2_DD = self.param("mlp_out", matrix, (width, width))
+        w3_ED = self.param("linear", matrix, (x_NE.shape[1], width))
+        return jax.nn.silu(x_NE @ w1_ED + b1_D) @ w2_DD + x_NE @ w3_ED

@@ -1,0 +1,116 @@
+"""SessionRec as two pure functions: `init(spec, key, catalogue) -> params`, `apply(...)` -> queries and embeddings.
+
+Parameters are a plain nested dict. At the first step every score equals the popularity baseline: the heads start at
+zero, the item bias at the smoothed log popularity and the rank bias at the log odds of the click rate.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sessionrec_jax.config import Model
+from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.model.embedding import ItemEmbedding, Side
+from sessionrec_jax.model.sequence_encoder import SequenceEncoder
+from sessionrec_jax.model.session_encoder import SessionEncoder
+
+Params = dict[str, Any]
+
+
+class Spec(NamedTuple):
+    """All that decides the parameters' shapes; hashable, so that programs are compiled once for each."""
+
+    model: Model
+    ids: int
+    """Items + 1."""
+    side_values: tuple[tuple[str, int], ...]
+    feedback_kinds: int
+    positions: int
+
+
+class Inputs(NamedTuple):
+    """The history part of one shard's packed batch (contract 2)."""
+
+    item_T: Int[Array, " T"]
+    feedback_T: Int[Array, " T"]
+    session_of_item_T: Int[Array, " T"]
+    user_of_session_RL: Int[Array, "R L"]
+    position_RL: Int[Array, "R L"]
+
+
+class Queries(NamedTuple):
+    """What the sequence encoder's output o asks of the items; S = R * L session slots."""
+
+    retrieval_SD: Float[Array, "S D"]
+    rank_SD: Float[Array, "S D"]
+
+
+class SessionRec(nn.Module):
+    """Score of item c after session t: retrieval q_t . e_c + bias_c, rank r_t . e_c + bias, with q and r projections of
+    o_t. The paper scores o_t . e_c for both; two projections are our choice, since the one carries popularity and the
+    other must not (LOG.md)."""
+
+    spec: Spec
+
+    def setup(self) -> None:
+        spec = self.spec
+        self.item_embedding = ItemEmbedding(spec.model, spec.ids, spec.side_values)
+        self.session_encoder = SessionEncoder(spec.model, spec.feedback_kinds)
+        self.sequence_encoder = SequenceEncoder(spec.model, spec.positions)
+        self.heads = Heads(spec)
+
+    def embed(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
+        return self.item_embedding(item_N, side)
+
+    def __call__(self, inputs: Inputs, side: Side) -> tuple[Float[Array, "T D"], Queries]:
+        e_TD = self.item_embedding(inputs.item_T, side)
+        user_RL = inputs.user_of_session_RL
+        s_SD = self.session_encoder(e_TD, inputs.feedback_T, inputs.session_of_item_T, user_RL.size)
+        o_RLD = self.sequence_encoder(s_SD.reshape(*user_RL.shape, -1), user_RL, inputs.position_RL)
+        return e_TD, self.heads(o_RLD.reshape(s_SD.shape))
+
+
+class Heads(nn.Module):
+    spec: Spec
+
+    @nn.compact
+    def __call__(self, o_SD: Float[Array, "S D"]) -> Queries:
+        width = self.spec.model.width
+        retrieval_DD = self.param("retrieval", nn.initializers.zeros, (width, width))
+        rank_DD = self.param("rank", nn.initializers.zeros, (width, width))
+        self.param("item_bias", nn.initializers.zeros, (self.spec.ids,))
+        self.param("rank_bias", nn.initializers.zeros, ())
+        return Queries(o_SD @ retrieval_DD, o_SD @ rank_DD)
+
+
+def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
+    """Parameters as a nested dict of float32 arrays; the two biases start at the popularity baseline."""
+    one = jnp.zeros((1,), jnp.int32)
+    inputs = Inputs(one, one, one, jnp.zeros((1, spec.positions), jnp.int32), jnp.zeros((1, spec.positions), jnp.int32))
+    side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
+    params = SessionRec(spec).init(key, inputs, side)["params"]
+    rate = np.clip(catalogue.click_rate, 1e-6, 1 - 1e-6)
+    params["heads"]["item_bias"] = jnp.asarray(np.maximum(catalogue.log_popularity_V, -1e4))
+    params["heads"]["rank_bias"] = jnp.asarray(np.log(rate / (1 - rate)), jnp.float32)
+    return params
+
+
+def apply(spec: Spec, params: Params, inputs: Inputs, side: Side) -> tuple[Float[Array, "T D"], Queries]:
+    """Embeddings of the batch's items and the queries of its sessions, for one shard."""
+    return SessionRec(spec).apply({"params": params}, inputs, side)
+
+
+def embed(spec: Spec, params: Params, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
+    """Item embeddings e for any items, candidates and negatives alike."""
+    return SessionRec(spec).apply({"params": params}, item_N, side, method="embed")
+
+
+def id_table_norm(params: Params) -> Float[Array, ""]:
+    """Squared norm of the ID table; zero for a model without one."""
+    table_VE = params["item_embedding"].get("item_table")
+    return jnp.zeros(()) if table_VE is None else jnp.sum(table_VE**2)

@@ -1,0 +1,68 @@
+"""Learning-rate schedule and the AdamW chain. Our choice throughout: the paper names no optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sessionrec_jax.config import Optim
+
+
+def learning_rate(config: Optim, step: int, steps: int) -> float:
+    """Linear warm-up over `warmup_fraction` of `steps`, then cosine decay to zero at the last step. On the host, so
+    that runs of different length or rate share one compiled program."""
+    warmup_steps = max(1, round(config.warmup_fraction * steps))
+    if step < warmup_steps:
+        return config.learning_rate_peak * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return config.learning_rate_peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def is_table(name: str) -> bool:
+    """Parameters with a row an item: row-wise Adagrad. All others: AdamW."""
+    return name in ("item_table", "item_bias")
+
+
+def chain(config: Optim) -> optax.GradientTransformation:
+    """Clipping, then AdamW for the body and row-wise Adagrad for the item tables; the update is a direction, still to
+    be scaled by -learning_rate.
+
+    A rare row sees a gradient once in hundreds of steps. Adam forgets its scale in between, so that the row jumps by
+    the full rate whenever it is seen; Adagrad does not forget.
+    """
+    body = optax.chain(
+        optax.scale_by_adam(b1=config.beta1, b2=config.beta2),
+        optax.add_decayed_weights(config.weight_decay, mask=_matrices),
+    )
+    tables = optax.chain(_scale_by_row_rss(), optax.scale(config.table_rate_ratio))
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm), optax.partition({"body": body, "tables": tables}, _groups)
+    )
+
+
+def _groups(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: "tables" if is_table(path[-1].key) else "body", params)
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+
+def _scale_by_row_rss() -> optax.GradientTransformation:
+    """Row-wise Adagrad: divides each row by the root of the summed mean squares of its past gradients (Duchi et al.
+    2011; one accumulator a row as in Naumov et al. 1906.00091)."""
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[:1], jnp.float32), params)
+
+    def update(updates: Any, sums: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        sums = jax.tree.map(lambda g, s: s + jnp.mean(g.reshape(len(g), -1) ** 2, axis=1), updates, sums)
+        scale = jax.tree.map(lambda s: jnp.where(s > 0, jax.lax.rsqrt(jnp.where(s > 0, s, 1.0)), 0.0), sums)
+        return jax.tree.map(lambda g, r: g * r.reshape(-1, *(1,) * (g.ndim - 1)), updates, scale), sums
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,45 @@
+"""How a running job is told: a bar on a terminal, a plain line now and then elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Bar:
+    """`with Bar("train", total) as bar: bar.advance("loss 3.2")`."""
+
+    def __init__(self, name: str, total: int, done: int = 0, *, quiet: bool = False):
+        console = Console(stderr=True)
+        self._name, self._total, self._done, self._start, self._first = name, total, done, time.monotonic(), done
+        self._lines = not quiet and not console.is_terminal
+        self._next_line = self._start + _SECONDS_BETWEEN_LINES
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
+        self._task = self._bar.add_task(name, total=total, completed=done, note="")
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, note: str) -> None:
+        self._done += 1
+        self._bar.update(self._task, advance=1, note=note)
+        now = time.monotonic()
+        if self._lines and now >= self._next_line:
+            self._next_line = now + _SECONDS_BETWEEN_LINES
+            left = (now - self._start) / (self._done - self._first) * (self._total - self._done)
+            print(f"{self._name} {self._done}/{self._total}, {left:.0f} s left, {note}", file=sys.stderr, flush=True)

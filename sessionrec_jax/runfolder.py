@@ -1,0 +1,94 @@
+"""What lies in a run folder besides checkpoints: config.json, metrics.jsonl, and small JSON files written whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from sessionrec_jax.config import Config, from_dict, run_id, to_dict
+from sessionrec_jax.errors import InputError
+
+
+def write_json(path: Path, values: Any) -> None:
+    """All or nothing: written under another name, then renamed. NaN is refused, since JSON has none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    partial.rename(path)
+
+
+def read_json(path: Path) -> Any:
+    """Raises InputError where there is no such file or it holds no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise InputError(f"{path} holds no valid JSON ({error}); it was cut short or edited") from None
+
+
+def read_config(run_dir: Path) -> Config:
+    """The Config of a run folder. Raises InputError where it is none, or one of another version."""
+    if not (run_dir / "config.json").exists():
+        raise InputError(
+            f"{run_dir} is no run folder: it has no config.json. `sessionrec train DATA --out {run_dir}` makes one."
+        )
+    return from_dict(read_json(run_dir / "config.json"), str(run_dir / "config.json"))
+
+
+def claim(run_dir: Path, config: Config) -> None:
+    """Makes `run_dir` the folder of this run, or finds that it is already. Raises InputError where another run has it."""
+    if (run_dir / "config.json").exists():
+        there = run_id(read_config(run_dir))
+        if there != run_id(config):
+            raise InputError(
+                f"{run_dir} holds run {there}, not {run_id(config)}: its settings differ. Use another --out."
+            )
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / "config.json", to_dict(config))
+
+
+class MetricsLog:
+    """metrics.jsonl: a line every few steps with the mean losses since the last one. Lines that a killed run wrote past
+    its checkpoint are taken back first, so that each step stands there once."""
+
+    def __init__(self, path: Path, first_step: int, every_steps: int):
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _step_of(line) < first_step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = path.open("a")
+        self._every, self._sums, self._steps = every_steps, (0.0, 0.0, 0.0, 0.0), 0
+        self.note = ""
+
+    def add(self, step: int, learning_rate: float, sums: tuple[float, ...], speed: dict[str, float]) -> None:
+        """`sums`: retrieval nats, clicked items, rank nats, exposures of the step."""
+        self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True))
+        self._steps += 1
+        if (step + 1) % self._every:
+            return
+        retrieval, clicked, rank, exposures = self._sums
+        values = {
+            "step": step,
+            "retrieval_nats_per_item": retrieval / clicked if clicked else None,
+            "rank_nats_per_exposure": rank / exposures if exposures else None,
+            "learning_rate": learning_rate,
+            **speed,
+        }
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        shown = (f"{name.split('_')[0]} {value:.4f}" for name, value in list(values.items())[1:3] if value is not None)
+        self.note = f"{', '.join(shown)}, {speed['sessions_per_second']:,.0f} sessions/s"
+        self._sums, self._steps = (0.0, 0.0, 0.0, 0.0), 0
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # the half-written last line of a killed run
