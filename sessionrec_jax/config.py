@@ -14,6 +14,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import tyro
+
 from sessionrec_jax.errors import InputError, near_miss
 
 CONFIG_VERSION = 1
@@ -24,9 +26,9 @@ CONFIG_VERSION = 1
 class Data:
     """Which log, how much of it, and the shape of a packed batch (contract 2)."""
 
-    path: str = ""
+    path: tyro.conf.Suppress[str] = ""
     """Folder that `sessionrec prepare` wrote. It does not enter the run's id: the fingerprint does."""
-    fingerprint: str = ""
+    fingerprint: tyro.conf.Suppress[str] = ""
     """Hash of the prepared log. Empty: taken from the folder; a run refuses a folder with another one."""
     users: int = 0
     """Train on the first n training users in the log's fixed random order (nested subsets). 0: all."""

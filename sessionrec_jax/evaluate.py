@@ -36,11 +36,14 @@ def evaluate(
     mesh: jax.sharding.Mesh,
     shape: Shape,
     role: int,
+    *,
+    rank_baselines: bool = False,
 ) -> dict[str, float | None]:
-    """Metrics of the held-out sessions of `role`, each with its standard error over users where the row wants one.
+    """Metrics of the held-out sessions of `role`, each with its standard error over users.
 
-    The popularity baseline is computed on the same exposures, and so is the Bayes predictor where the log's truth is
-    known. Nothing here trains or tunes.
+    The popularity baseline's nats are computed on the same exposures, and so are the Bayes predictor's where the log's
+    truth is known; `rank_baselines` adds the ranking metrics of popularity and of the last session repeated. Nothing
+    here trains or tunes.
     """
     side = put_replicated(catalogue.side, mesh)
     e_VD = _embed_all(spec, params, side)
@@ -56,7 +59,9 @@ def evaluate(
             scored_N = scored_GN[shard][scored_GN[shard] < batch.item_GT.shape[1]]
             terms = _Terms(batch, shard, scored_N, metrics)
             terms.add_model(log_prob_GN[shard][: len(scored_N)], rank_GN[shard][: len(scored_N)], logit_GT[shard])
-            terms.add_baselines(catalogue, popularity_rank_V)
+            terms.add_popularity_nats(catalogue)
+            if rank_baselines:
+                terms.add_rank_baselines(popularity_rank_V)
             if truth is not None:
                 terms.add_bayes(truth, published_V)
     return _finish(metrics)
@@ -96,12 +101,14 @@ class _Terms:
         self._per_exposure("rank_nats_per_exposure", np.logaddexp(0, np.where(self.clicked_E, -logit_E, logit_E)))
         add_auc(self.metrics, logit_E, self.clicked_E, self.session_T[self.exposed_E], self.cluster_S)
 
-    def add_baselines(self, catalogue: Catalogue, popularity_rank_V: np.ndarray) -> None:
+    def add_popularity_nats(self, catalogue: Catalogue) -> None:
         item_N, item_E = self.item_T[self.scored_N], self.item_T[self.exposed_E]
         self._per_item("loss_baseline_nats_per_item", -catalogue.log_popularity_V[item_N].astype(np.float64))
         nats_E = baselines.popularity_rank_nats(catalogue, item_E, self.clicked_E)
         self._per_exposure("rank_baseline_nats_per_exposure", nats_E)
-        self._ranking(popularity_rank_V[item_N], "popularity_")
+
+    def add_rank_baselines(self, popularity_rank_V: np.ndarray) -> None:
+        self._ranking(popularity_rank_V[self.item_T[self.scored_N]], "popularity_")
         self._ranking(baselines.repeat_rank(self.batch, self.shard, self.scored_N, popularity_rank_V), "repeat_last_")
 
     def add_bayes(self, truth: Truth, published_V: np.ndarray) -> None:

@@ -1,0 +1,79 @@
+"""Evaluate a trained run against the whole catalogue, beside its baselines.
+
+sessionrec evaluate RUN --json metrics.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+_SHOWN = (
+    ("loss_nats_per_item", "nats per clicked item"),
+    ("rank_nats_per_exposure", "rank nats per exposure"),
+    ("rank_auc", "AUC within the session"),
+    ("recall_at_10", "Recall@10"),
+    ("recall_at_50", "Recall@50"),
+    ("recall_at_500", "Recall@500"),
+    ("ndcg_at_10", "NDCG@10"),
+    ("ndcg_at_50", "NDCG@50"),
+    ("ndcg_at_500", "NDCG@500"),
+    ("mrr", "MRR"),
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")]
+    """Run folder of `sessionrec train` or of a sweep."""
+    split: Literal["validation", "test"] = "test"
+    """Which held-out sessions."""
+    json: Path | None = None
+    """Also write the metrics, with their standard errors over users, to this file."""
+
+
+def main(argv: list[str]) -> int:
+    command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
+    from sessionrec_jax.data.batches import TEST, VALIDATION, shape_of
+    from sessionrec_jax.evaluate import evaluate
+    from sessionrec_jax.restore import restore
+    from sessionrec_jax.runfolder import write_json
+
+    run = restore(command.run)
+    role = VALIDATION if command.split == "validation" else TEST
+    shape = shape_of(run.config, run.mesh.size)
+    metrics = evaluate(
+        run.config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, role, rank_baselines=True
+    )
+    if command.json is not None:
+        write_json(command.json, metrics)
+    print_metrics(metrics, f"{command.run}, {command.split} sessions")
+    return 0
+
+
+def print_metrics(metrics: dict[str, Any], title: str) -> None:
+    """A table of the model beside the baselines that were measured on the same sessions; what is missing is a dash."""
+    columns = {
+        "model": lambda name: metrics.get(name),
+        "popularity": lambda name: metrics.get(_with(name, "baseline") or f"popularity_{name}"),
+        "last session repeated": lambda name: metrics.get(f"repeat_last_{name}"),
+        "best possible": lambda name: metrics.get(_with(name, "bayes")),
+    }
+    columns = {title: get for title, get in columns.items() if any(get(name) is not None for name, _ in _SHOWN)}
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, label in _SHOWN:
+        table.add_row(label, *("-" if (value := get(name)) is None else f"{value:.4f}" for get in columns.values()))
+    Console().print(table)
+
+
+def _with(name: str, word: str) -> str | None:
+    """loss_nats_per_item -> loss_baseline_nats_per_item; None for a ranking metric."""
+    return name.replace("_nats", f"_{word}_nats") if "_nats" in name else None

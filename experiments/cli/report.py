@@ -1,0 +1,123 @@
+"""One self-contained HTML page about a sweep: figures, fits with intervals, every run and every exclusion.
+
+sessionrec report SWEEP --out report.html
+SWEEP/report.json may name the columns (the keys are those of the flags: n, d, loss, ...); SWEEP/theory.json may hold
+what is known of the truth (exponent, floor, curve, note).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+import scaling
+from experiments.cli.fit import show
+from scaling import report, table
+from scaling.errors import InputError, Refusal, near_miss
+from scaling.theory import read_theory
+
+FROM_SWEEP = ("n", "d", "loss", "baseline", "floor_column", "select_by", "select_within", "law")
+"""Keys of report.json."""
+
+
+@dataclass(frozen=True)
+class Args:
+    sweep: tyro.conf.Positional[Path]
+    """A sweep folder with runs/*/row.json, or a .csv, .parquet or .jsonl."""
+    out: Path
+    """The page to write, *.html; its figures go to a folder beside it."""
+    loss: str | None = None
+    """Column of the loss. Default: loss_nats_per_item."""
+    n: str | None = None
+    """Column of the parameter count. Default: params_body, if there is one."""
+    d: str | None = None
+    """Column of the data size. Default: sessions_unique."""
+    baseline: str | None = None
+    """Column of a trivial predictor's loss. Default: baseline_ and the loss column's name, if there is one."""
+    floor_column: str | None = None
+    """Column of the known irreducible loss. Default: loss_floor_nats_per_item, for loss_nats_per_item."""
+    select_by: str | None = None
+    """Column (a validation loss) by which tuned runs were chosen: the lowest of each cell stays."""
+    select_within: str | None = None
+    """The columns that make a cell, as A,B."""
+    law: str | None = None
+    """Laws to fit, as A,B; the first is drawn. Default: power_floor."""
+    bootstrap: int = 1000
+    """Resamplings behind the intervals."""
+    seed: int = 0
+    """Seed of the resampling."""
+
+
+def main(argv: list[str]) -> int:
+    args = tyro.cli(Args, args=argv, prog="sessionrec report", description=__doc__)
+    chosen = _from_sweep(args.sweep / "report.json") | {
+        field.name: getattr(args, field.name)
+        for field in fields(args)
+        if field.name in FROM_SWEEP and getattr(args, field.name) is not None
+    }
+    frame, unfinished = table.load(args.sweep)
+    columns = _columns(chosen, frame.columns)
+    runs = table.from_frame(frame, columns, source=str(args.sweep), unfinished=unfinished)
+    theory_file = args.sweep / "theory.json"
+    theory = read_theory(theory_file) if theory_file.exists() else None
+    fits = [(law, _fit(runs, law, args)) for law in _names(chosen.get("law", "power_floor"))]
+    folder = report.write(args.out, runs, fits, theory, title=f"Scaling report: {args.sweep.resolve().stem}")
+    console = Console()
+    for law, fit in fits:
+        if isinstance(fit, Refusal):
+            console.print(f"{law}: refused. {fit}", highlight=False, markup=False)
+        else:
+            show(fit, console)
+    console.print(f"{args.out}   figures: {folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _fit(runs: scaling.RunTable, law: str, args: Args) -> scaling.Fit | Refusal:
+    try:
+        return scaling.fit(runs, law, bootstrap=args.bootstrap, seed=args.seed)
+    except Refusal as refusal:
+        return refusal  # the page says why; its figures and tables are of use all the same
+
+
+def _from_sweep(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f'{path} holds a {type(values).__name__}; wanted an object such as {{"loss": "COLUMN"}}')
+    for key in values:
+        if key not in FROM_SWEEP:
+            raise InputError(f"{path} has the unknown key {key!r}; {near_miss(key, FROM_SWEEP)}")
+    return values
+
+
+def _columns(chosen: dict[str, Any], present: list[str]) -> scaling.Columns:
+    """The chosen columns; contract 3's names for the rest, as far as the table has them."""
+    loss = chosen.get("loss", "loss_nats_per_item")
+    optional = {
+        "n": "params_body",
+        "baseline": f"baseline_{loss}",
+        "floor_column": "loss_floor_nats_per_item" if loss == "loss_nats_per_item" else "",
+    }
+    names = {key: name for key, name in optional.items() if name in present} | chosen
+    return scaling.Columns(
+        loss=loss,
+        d=names.get("d", "sessions_unique"),
+        n=names.get("n"),
+        baseline=names.get("baseline"),
+        floor=names.get("floor_column"),
+        select_by=names.get("select_by"),
+        select_within=_names(names.get("select_within", ())),
+    )
+
+
+def _names(value: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(value.split(",")) if isinstance(value, str) else tuple(value)

@@ -1,0 +1,94 @@
+"""Run a plan: every run that has no row yet, in worker processes.
+
+sessionrec sweep grid --data DATA --out SWEEP --users 500 2000 8000 --sizes xs s m
+
+Killed and typed again, it goes on where it stopped. A plan is a list of runs; --dry-run shows it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.sweep import default_workers, run_sweep
+from sessionrec_jax.config import Config, Data, Loss, Mesh, Model, Optim, Train, replace
+from sessionrec_jax.errors import InputError, near_miss
+
+PLANS = ("grid",)
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Command(Generic[P]):
+    plan: Annotated[P, tyro.conf.arg(name="")]
+    log: Annotated[Path, tyro.conf.arg(name="data")]
+    """Folder that `sessionrec prepare` wrote."""
+    out: Path
+    """Sweep folder: sweep.json, report.json, runs/RUN_ID/."""
+    workers: int = field(default_factory=default_workers)
+    """Worker processes; on a CPU each keeps to its share of the cores."""
+    dry_run: bool = False
+    """Show the runs and stop."""
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    mesh: Mesh = field(default_factory=Mesh)
+    train: Train = field(default_factory=Train)
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{__doc__}\nplans: {', '.join(PLANS)}; `sessionrec sweep PLAN --help` explains the options")
+        if not argv:
+            raise InputError(f"which plan? wanted one of {', '.join(PLANS)}")
+        return 0
+    name, *rest = argv
+    if name not in PLANS:
+        raise InputError(f"unknown plan {name!r}; {near_miss(name, PLANS)}")
+    plan = importlib.import_module(f"experiments.{name}")
+    command = tyro.cli(
+        Command[plan.Plan],
+        args=rest,
+        prog=f"sessionrec sweep {name}",
+        description=plan.__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if command.workers < 1:
+        raise InputError(f"--workers {command.workers}; wanted at least 1")
+    from sessionrec_jax.data.batches import TRAIN
+    from sessionrec_jax.data.store import open_log
+    from sessionrec_jax.train import resolve
+
+    prepared = open_log(command.log)
+    base = Config(command.data, command.model, command.loss, command.optim, command.mesh, command.train)
+    configs = command.plan.configs(replace(base, {"data.path": str(command.log)}), len(prepared.users_of(TRAIN)))
+    configs = [resolve(config, prepared) for config in configs]
+    if command.dry_run:
+        _show(configs)
+        return 0
+    rows = run_sweep(name, configs, command.out, plan.REPORT, workers=command.workers)
+    bad = sum(row["status"] != "done" for row in rows)
+    console = Console(highlight=False)
+    console.print(
+        f"{len(rows)} runs in {command.out}, {bad} of them failed; `sessionrec report {command.out}` draws them"
+    )
+    return 1 if bad == len(rows) else 0
+
+
+def _show(configs: list[Config]) -> None:
+    table = Table(
+        "users", "width", "layers", "rate", "epochs", "seed", title=f"{len(configs)} runs", title_justify="left"
+    )
+    for config in configs:
+        model, optim, train = config.model, config.optim, config.train
+        values = (model.width, model.layers, optim.learning_rate_peak, train.epochs, train.seed)
+        table.add_row(f"{config.data.users:,}", *(f"{value:g}" for value in values))
+    Console().print(table)

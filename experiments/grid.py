@@ -1,0 +1,59 @@
+"""Plan `grid`: training users x model sizes, each cell tuned over learning rates and epochs, for each seed.
+
+The cells' tuned runs are chosen by their validation objective (report.json says so to `sessionrec fit` and `report`);
+the test sessions are the same for all and choose nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from experiments.base import sized
+from sessionrec_jax.config import Config, check, replace
+
+REPORT = {
+    "n": "params_body",
+    "d": "sessions_unique",
+    "loss": "loss_nats_per_item",
+    "baseline": "loss_baseline_nats_per_item",
+    "floor_column": "loss_floor_nats_per_item",
+    "select_by": "validation_objective",
+    "select_within": ["sessions_unique", "params_body", "seed"],
+    "law": "power_floor",
+}
+"""Which columns of the rows a fit or a report of this plan reads, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Training users x sizes x learning rates x epochs x seeds."""
+
+    users: tuple[int, ...] = ()
+    """Numbers of training users, nested subsets. Left out: all, and four more, each a third of the one before."""
+    sizes: tuple[str, ...] = ("s",)
+    """Names of the size ladder (experiments/base.py)."""
+    learning_rates: tuple[float, ...] = (3e-3,)
+    """Peak learning rates to choose from by validation in each cell."""
+    epochs: tuple[float, ...] = (8.0,)
+    """Passes over the training sessions to choose from by validation in each cell."""
+    seeds: tuple[int, ...] = (0,)
+
+    def configs(self, base: Config, training_users: int) -> list[Config]:
+        """Every run, each once. `training_users`: how many the log has. Raises InputError for what cannot run."""
+        users = self.users or tuple(max(1, training_users // 3**k) for k in reversed(range(5)))
+        cells = itertools.product(users, self.sizes, self.learning_rates, self.epochs, self.seeds)
+        return [
+            check(
+                replace(
+                    sized(base, size),
+                    {
+                        "data.users": count,
+                        "optim.learning_rate_peak": rate,
+                        "train.epochs": epochs,
+                        "train.seed": seed,
+                    },
+                )
+            )
+            for count, size, rate, epochs, seed in cells
+        ]

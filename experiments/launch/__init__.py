@@ -1,0 +1,1 @@
+"""Ways to run what is missing in a sweep folder."""

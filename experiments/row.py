@@ -1,0 +1,171 @@
+"""One run from its Config to its row (contract 3): train, evaluate on validation and test, count, write row.json.
+
+A run that fails or diverges is a row with its status and no loss: never zero, never absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sessionrec_jax import count
+from sessionrec_jax.config import Config, run_id
+from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_users
+from sessionrec_jax.data.store import Prepared, open_log
+from sessionrec_jax.evaluate import evaluate, known_truth
+from sessionrec_jax.runfolder import claim, read_json, write_json
+from sessionrec_jax.train import Diverged, Trained, resolve, train
+
+Row = dict[str, Any]
+
+_HELD_OUT = (
+    "loss_nats_per_item", "loss_baseline_nats_per_item", "loss_bayes_nats_per_item",
+    "rank_nats_per_exposure", "rank_nats_per_exposure_stderr", "rank_baseline_nats_per_exposure",
+    "rank_bayes_nats_per_exposure", "rank_auc", "recall_at_10", "recall_at_50", "recall_at_500", "ndcg_at_10",
+    "ndcg_at_50", "ndcg_at_500", "mrr",
+)  # fmt: skip
+
+
+def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False) -> Row:
+    """The row of `config`, trained in `run_dir`; read from there where it is done already, resumed where it was begun.
+
+    Raises InputError for settings that cannot run. A loss that stops being a number gives a row with that status.
+    """
+    prepared = open_log(config.data.path)
+    config = resolve(config, prepared)
+    claim(run_dir, config)
+    with _alone_in(run_dir):
+        if (run_dir / "row.json").exists():
+            return read_json(run_dir / "row.json")
+        row = identity(config, plan) | {"status": "done"}
+        try:
+            trained = train(config, prepared, run_dir, quiet=quiet)
+        except Diverged as error:
+            row |= {"status": "diverged", "reason": str(error)}
+        else:
+            row |= _measured(config, prepared, trained)
+        write_json(run_dir / "row.json", row)
+    return row
+
+
+def identity(config: Config, plan: str) -> Row:
+    """The columns that are known before a run begins."""
+    model, optim = config.model, config.optim
+    return {
+        "run_id": run_id(config),
+        "plan": plan,
+        "commit": _commit(),
+        "seed": config.train.seed,
+        "paradigm": "nspp",
+        "session_encoder": model.session_encoder,
+        "sequence_encoder": "transformer",
+        "width": model.width,
+        "layers": model.layers,
+        "users_trained": config.data.users or None,
+        "batch_sessions": config.data.rows * config.data.sessions_per_row,
+        "epochs_planned": config.train.epochs,
+        "learning_rate_peak": optim.learning_rate_peak,
+        "learning_rate_rule": "fixed",
+        "alpha": config.loss.alpha,
+        "dataset_fingerprint": config.data.fingerprint,
+    }
+
+
+def _measured(config: Config, prepared: Prepared, trained: Trained) -> Row:
+    def held_out(role: int) -> dict[str, float | None]:
+        return evaluate(
+            config, prepared, trained.catalogue, trained.spec, trained.params, trained.mesh, trained.shape, role
+        )
+
+    validation, test = held_out(VALIDATION), held_out(TEST)
+    row: Row = {name: test.get(name) for name in _HELD_OUT}
+    row["loss_stderr"] = test["loss_nats_per_item_stderr"]
+    for name in ("loss_nats_per_item", "rank_nats_per_exposure"):
+        row[f"validation_{name}"] = validation[name]
+    row["validation_objective"] = _objective(validation, config.loss.alpha)
+    truth = known_truth(prepared.path, prepared.fingerprint)
+    row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
+    row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
+    return row | _counted(config, prepared, trained)
+
+
+def _objective(metrics: dict[str, float | None], alpha: float) -> float | None:
+    retrieval, rank = metrics["loss_nats_per_item"], metrics["rank_nats_per_exposure"]
+    return None if retrieval is None or rank is None else retrieval + alpha * rank
+
+
+def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
+    """N, D and C, made here once: no reader derives them again."""
+    spec, seen = trained.spec, trained.counters
+    parameters = count.parameters(config.model, spec.ids, spec.side_values, spec.feedback_kinds, spec.positions)
+    sessions_unique, exposures_unique = _unique(config, prepared)
+    flops = count.flops_train(
+        config.model,
+        config.loss,
+        len(spec.side_values),
+        spec.feedback_kinds,
+        spec.positions,
+        items=seen.items,
+        sessions=seen.sessions,
+        steps=trained.steps,
+    )
+    device = trained.mesh.devices.flat[0]
+    return {
+        "params_item_table": parameters.item_table,
+        "params_body": parameters.body,
+        "params_total": parameters.total,
+        "flops_train": flops,
+        "flops_convention": count.FLOPS_CONVENTION,
+        "sessions_seen": seen.target_sessions,
+        "sessions_unique": sessions_unique,
+        "exposures_unique": exposures_unique,
+        "target_items_seen": seen.target_items,
+        "epochs": seen.target_sessions / sessions_unique,
+        "users": len(train_users(config, prepared)),
+        "items": trained.catalogue.items,
+        "steps": trained.steps,
+        "wall_seconds": seen.wall_seconds,
+        **seen.speed(seen.wall_seconds),
+        "model_flops_utilization": None,  # wants the device's measured peak
+        "device_kind": device.device_kind,
+        "device_count": trained.mesh.size,
+        "jax_version": jax.__version__,
+    }
+
+
+def _unique(config: Config, prepared: Prepared) -> tuple[int, int]:
+    """Distinct training sessions that are a target, and their labelled exposures."""
+    log = prepared.arrays()
+    is_target_S = np.repeat(
+        np.isin(np.arange(log.users), train_users(config, prepared)), np.diff(log.user_session_offsets_U1)
+    )
+    is_target_S &= log.session_role_S == TRAIN
+    is_target_S[log.user_session_offsets_U1[:-1]] = False  # nothing comes before a user's first session
+    labelled_N = np.repeat(is_target_S, log.session_items_S) & (log.feedback_N <= CLICKED)
+    return int(is_target_S.sum()), int(labelled_N.sum())
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The checkout that runs; None outside one."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@contextmanager
+def _alone_in(run_dir: Path) -> Iterator[None]:
+    """Waits until no other process of this machine works in the folder; a killed one lets go by itself."""
+    with (run_dir / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

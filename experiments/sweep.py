@@ -1,0 +1,76 @@
+"""From a plan's Configs to rows: write the sweep folder, run what is missing, tell how it goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments import sweepfolder
+from experiments.launch import local
+from sessionrec_jax.config import Config
+
+
+def default_workers() -> int:
+    """One a core, and at most four: each worker holds the log and a jax of its own."""
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def run_sweep(
+    plan: str, configs: Sequence[Config], sweep_dir: Path, report: dict[str, Any], *, workers: int
+) -> list[dict[str, Any]]:
+    """Runs the resolved `configs` that have no row yet, costliest first, and returns all rows in the plan's order."""
+    sweepfolder.begin(sweep_dir, plan, configs, report)
+    with sweepfolder.launching(sweep_dir):
+        done = sum(state.row is not None for state in sweepfolder.states(sweep_dir)[1])
+        with _Told(len(configs), done) as told:
+            local.launch(sorted(configs, key=_cost, reverse=True), sweep_dir, plan, workers, told)
+    return [state.row for state in sweepfolder.states(sweep_dir)[1] if state.row is not None]
+
+
+def _cost(config: Config) -> float:
+    """Proportional to a run's time, roughly: only the order counts, so that no long run is left for the end."""
+    users = config.data.users or float("inf")
+    return config.train.epochs * users * (20 + config.model.width * (1 + config.model.layers))
+
+
+class _Told:
+    """A bar on a terminal, and a line for each row."""
+
+    def __init__(self, total: int, done: int):
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("runs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
+        self._task = self._bar.add_task("", total=total, completed=done)
+        self._total, self._done = total, done
+
+    def __enter__(self) -> _Told:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        self._done += 1
+        self._bar.update(self._task, advance=1)
+        name = f"{row['run_id']}  width {row['width']} x {row['layers']}, rate {row['learning_rate_peak']:g}, "
+        name += f"{row['epochs_planned']:g} epochs, seed {row['seed']}"
+        if row["status"] != "done":
+            told = f"[red]{row['status']}[/]: {row['reason']}"
+        else:
+            told = f"{row['sessions_unique']:,} sessions: {row['loss_nats_per_item']:.4f} nats an item "
+            told += f"(popularity {row['loss_baseline_nats_per_item']:.4f}), "
+            told += f"rank {row['rank_nats_per_exposure']:.4f}, {row['wall_seconds']:.0f} s"
+        self._console.print(f"{self._done}/{self._total}  {name}; {told}", soft_wrap=True)
