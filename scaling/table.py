@@ -121,7 +121,7 @@ def read(path: str | Path, columns: Columns, drop_worst: int = 0) -> RunTable:
     Raises:
       InputError: file or column missing, text in a number column, non-positive or infinite N, D or loss, no rows.
     """
-    frame, unfinished = _load(Path(path))
+    frame, unfinished = load(path)
     return from_frame(frame, columns, drop_worst, source=str(path), unfinished=unfinished)
 
 
@@ -144,7 +144,9 @@ def from_frame(
     return _finish(frame, columns, row_id, rules, source, unfinished)
 
 
-def _load(path: Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
+def load(path: str | Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
+    """The table as it stands, and the runs of a sweep folder that have no row yet. Raises InputError."""
+    path = Path(path)
     if path.is_dir():
         return _load_folder(path)
     if not path.exists():

@@ -86,7 +86,7 @@ def test_unreadable_files(tmp_path, name, content, message):
 
 def test_a_misspelt_file_is_named(tmp_path):
     frame().write_csv(tmp_path / "runs.csv")
-    with pytest.raises(InputError, match="did you mean 'runs.csv'"):
+    with pytest.raises(InputError, match=r"did you mean 'runs\.csv'"):
         read(tmp_path / "run.csv", COLUMNS)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -127,14 +128,14 @@ def _minima(fit: scaling.Fit) -> str:
 
 
 def _parameters(fit: scaling.Fit) -> Table:
-    table = Table("parameter", "value and 95 % interval", "term's size at the centre", "95 % interval")
+    table = _table("", "value  [95 %]", "term's size at the centre  [95 %]")
     for name in fit.params:
         size = fit.sizes_at_centre.get(name)
         interval = fit.sizes_at_centre95.get(name)
-        cells = ("", "") if size is None else (f"{size:.5g}", _interval(interval))
-        table.add_row(name, fit.describe(name).replace("[", r"\["), *cells)
+        at_centre = "" if size is None else f"{size:.5g}" + (f"  {_interval(interval)}" if interval else "")
+        table.add_row(name, fit.describe(name).replace("[", r"\["), at_centre)
     at = ", ".join(f"{axis.upper()} {value:.4g}" for axis, value in fit.centre.items())
-    table.caption = f"centre: {at}; A and B go with their exponents, so compare sizes at the centre"
+    table.caption = f"centre: {at}"
     return table
 
 
@@ -144,7 +145,7 @@ def _interval(interval: tuple[float | None, float | None] | None) -> str:
 
 
 def _heldout(fit: scaling.Fit) -> Table:
-    table = Table("held-out run", "times past the data", "loss", "predicted", "95 %", "error", "error of excess")
+    table = _table("held-out run", "reach", "loss", "predicted", "[95 %]", "error", "of excess")
     furthest = sorted(fit.heldout, key=lambda run: -run.extrapolation_factor)
     if len(furthest) > HELDOUT_SHOWN:
         worst = max(fit.heldout, key=lambda run: abs(run.relative_error))
@@ -155,8 +156,16 @@ def _heldout(fit: scaling.Fit) -> Table:
     for run in furthest[:HELDOUT_SHOWN]:
         excess = "-" if run.excess_relative_error is None else f"{run.excess_relative_error:+.1%}"
         error = f"{run.relative_error:+.2%}"
-        factor = f"{run.extrapolation_factor:.3g}"
+        factor = f"{run.extrapolation_factor:.3g}x"
         table.add_row(
             run.run, factor, f"{run.loss:.5g}", f"{run.predicted:.5g}", _interval(run.predicted95), error, excess
         )
+    return table
+
+
+def _table(*heads: str) -> Table:
+    """Narrow enough for 80 columns, and never with cut numbers."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=True)
     return table
