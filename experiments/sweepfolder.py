@@ -39,8 +39,9 @@ def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], report: dict[st
         there = _read(sweep_dir)["runs"].keys()
         if there != runs.keys():
             raise InputError(
-                f"{sweep_dir} holds a sweep of {len(there)} runs of which {len(there - runs.keys())} are not in this plan, "
-                f"and {len(runs.keys() - there)} of this plan's are not in it: its settings differ. Use another --out."
+                f"{sweep_dir} holds a sweep of {len(there)} runs; {len(there - runs.keys())} of them are not in this "
+                f"plan and {len(runs.keys() - there)} of this plan's are not in it: the settings differ. "
+                "Use another --out."
             )
         return
     sweep_dir.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,8 @@ def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], report: dict[st
 def _read(sweep_dir: Path) -> dict[str, Any]:
     if not (sweep_dir / "sweep.json").exists():
         raise InputError(
-            f"{sweep_dir} is no sweep folder: it has no sweep.json. `sessionrec sweep PLAN --out {sweep_dir}` makes one."
+            f"{sweep_dir} is no sweep folder: it has no sweep.json. "
+            f"`sessionrec sweep PLAN --out {sweep_dir}` makes one."
         )
     sweep = read_json(sweep_dir / "sweep.json")
     if sweep.get("version") != SWEEP_VERSION:

@@ -39,7 +39,7 @@ class Data:
     sessions_per_row: int = 64
     """Session slots of a row, and so the longest history that is seen at once."""
     items_per_row: int = 0
-    """Item slots of a row. 0: sessions_per_row x the log's mean exposures a session x 1.15."""
+    """Item slots of a row. 0: sessions_per_row x the log's mean exposures a session x 1.06."""
 
 
 @dataclass(frozen=True)

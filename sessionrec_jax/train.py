@@ -1,6 +1,7 @@
 """Training: one pure jitted step under a mesh, and the loop from top to bottom.
 
-    prepared = store.open_log("DATA"); config = resolve(Config(), prepared); trained = train(config, prepared, Path("RUN"))
+    prepared = store.open_log("DATA")
+    trained = train(resolve(Config(), prepared), prepared, Path("RUN"))
 
 The loop writes metrics.jsonl and checkpoints into the run folder. Killed and started again, it goes on where its newest
 checkpoint stands and ends with the same parameters, bit for bit.
@@ -95,7 +96,7 @@ class Diverged(RuntimeError):
         self.step = step
 
 
-# --- the step ----------------------------------------------------------------------------------------------------------
+# --- the step ------------------------------------------------------------------------------------------------------
 
 
 class Scalars(NamedTuple):
@@ -156,7 +157,7 @@ def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sh
     return jax.device_put(state, replicated(mesh))
 
 
-# --- the run -----------------------------------------------------------------------------------------------------------
+# --- the run -------------------------------------------------------------------------------------------------------
 
 
 def resolve(config: Config, prepared: Prepared) -> Config:
@@ -164,11 +165,11 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     check(config)
     if config.data.fingerprint not in ("", prepared.fingerprint):
         raise InputError(
-            f"{prepared.path} has the fingerprint {prepared.fingerprint}, the run was configured for {config.data.fingerprint}: "
-            "the log was prepared anew. Start a new run folder."
+            f"{prepared.path} has the fingerprint {prepared.fingerprint}, the run was configured for "
+            f"{config.data.fingerprint}: the log was prepared anew. Start a new run folder."
         )
     mean = prepared.manifest["items_per_session_mean"]
-    items = config.data.items_per_row or math.ceil(config.data.sessions_per_row * mean * 1.15 / 8) * 8
+    items = config.data.items_per_row or math.ceil(config.data.sessions_per_row * mean * 1.06 / 8) * 8
     items = max(items, config.data.items_per_row or 2 * prepared.manifest["max_session_items"])
     return replace(
         config, {"data.path": str(prepared.path), "data.fingerprint": prepared.fingerprint, "data.items_per_row": items}
@@ -185,13 +186,6 @@ def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:
     )
 
 
-def total_steps(config: Config, batches: Batches, shape: Shape) -> int:
-    """Steps of `epochs` passes, by whichever of session and item slots fills first."""
-    slots, item_slots = shape.shards * shape.sessions, shape.shards * shape.rows * shape.items_per_row
-    per_epoch = max(batches.sessions_per_epoch / slots, batches.items_per_epoch / item_slots)
-    return max(1, round(config.train.epochs * per_epoch))
-
-
 def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = False) -> Trained:
     """Trains `config` (resolved) in `run_dir`, or goes on from its newest checkpoint. Raises Diverged."""
     claim(run_dir, config)
@@ -200,13 +194,13 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
     batches = train_batches(config, prepared, shape)
-    steps = total_steps(config, batches, shape)
+    steps = len(batches)
     step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh)
 
     side, negatives = put_replicated((catalogue.side, proposal(config.loss, catalogue)), mesh)
     key = jax.device_put(jax.random.fold_in(jax.random.key(config.train.seed), _NEGATIVES_STREAM), replicated(mesh))
     state = initial_state(config, spec, catalogue, mesh)
-    prior = config.optim.table_prior / (2 * batches.target_sessions_per_epoch)
+    prior = config.optim.table_prior / (2 * batches.packer.cut.target_sessions)
     counters = Counters()
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         if (found := checkpoints.restore(state)) is not None:

@@ -39,9 +39,10 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
+    from sessionrec_jax.restore import restore
+
     from sessionrec_jax.data.batches import TEST, VALIDATION, shape_of
     from sessionrec_jax.evaluate import evaluate
-    from sessionrec_jax.restore import restore
     from sessionrec_jax.runfolder import write_json
 
     run = restore(command.run)

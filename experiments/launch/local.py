@@ -60,7 +60,7 @@ def _run_dir(sweep_dir: Path, config: Config) -> Path:
     return sweep_dir / "runs" / run_id(config)
 
 
-# --- in the worker -----------------------------------------------------------------------------------------------------
+# --- in the worker -------------------------------------------------------------------------------------------------
 
 
 def _set_up_worker(numbers: Any, workers: int, programs: str, parent: int) -> None:

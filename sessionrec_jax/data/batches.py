@@ -1,13 +1,16 @@
-"""Contract 2: users' histories packed into batches of fixed shape, by Grain, resumable at every batch.
+"""Contract 2: users' histories packed into batches of fixed shape, read through Grain, resumable at every batch.
 
 Letters: G shards (one a device on the `data` axis), R rows a shard, L session slots a row, T item slots a shard.
-A user's history is cut into windows that fit a row; Grain packs windows into rows first-fit; the items of a shard's
-rows then move together, so that padding stands only at the end. The order of rows does not depend on G: the same
+A user's history is cut into windows that fit a row; windows are packed into rows first-fit; the items of a shard's
+rows stand together, so that padding stands only at the end. The order of rows does not depend on G: the same
 global batch lies on one device or on eight.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +26,8 @@ from sessionrec_jax.errors import InputError
 
 IGNORED, CLICKED, CONTEXT = 0, 1, 2  # feedback codes of contract 2; CONTEXT and above are input only
 TRAIN, VALIDATION, TEST = 0, 1, 2  # session roles
-_PACKING_BINS = 16  # open rows of the first-fit packer: wastes 1-3 % of slots (LOG.md)
+_OPEN_ROWS = 16  # of the first-fit packer: wastes 1-3 % of slots (LOG.md)
+_SHUFFLE_STREAM = 0xDA7A
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ class Shape:
 def shape_of(config: Config, shards: int) -> Shape:
     """Raises InputError where the rows cannot be spread evenly over the devices."""
     if config.data.rows % shards:
+        fits = -(-config.data.rows // shards) * shards
         raise InputError(
-            f"--data.rows {config.data.rows} does not spread over {shards} devices; "
-            f"use a multiple such as {-(-config.data.rows // shards) * shards}, or --mesh.data {_largest_divisor(config.data.rows, shards)}"
+            f"--data.rows {config.data.rows} does not spread over {shards} devices; use a multiple such as {fits}, "
+            f"or --mesh.data {_largest_divisor(config.data.rows, shards)}"
         )
     return Shape(shards, config.data.rows // shards, config.data.sessions_per_row, config.data.items_per_row)
 
@@ -56,10 +61,10 @@ def _largest_divisor(number: int, limit: int) -> int:
     return next(d for d in range(limit, 0, -1) if number % d == 0)
 
 
-# --- windows -----------------------------------------------------------------------------------------------------------
+# --- windows -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Windows:
     """Consecutive sessions [first, last) of a user; those from `first_target` on with the wanted role are scored."""
 
@@ -73,18 +78,16 @@ class Windows:
     def __len__(self) -> int:
         return len(self.first_W)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        log, first, last = self.log, self.first_W[index], self.last_W[index]
-        items = slice(log.session_item_offsets_S1[first], log.session_item_offsets_S1[last])
-        is_target = log.session_role_S[first:last] == self.role
-        is_target[: self.first_target_W[index] - first] = False
-        return {
-            "item": log.item_N[items],
-            "feedback": log.feedback_N[items],
-            "session_items": log.session_items_S[first:last],
-            "seconds": (log.session_seconds_S[first:last] - log.session_seconds_S[first]).astype(np.int32),
-            "target": is_target,
-        }
+    @property
+    def target_sessions(self) -> int:
+        """Sessions that are scored in one pass."""
+        return int((self.last_W - self.first_target_W).sum())
+
+    @functools.cached_property
+    def items_W(self) -> np.ndarray:
+        """Exposures of each window."""
+        offsets = self.log.session_item_offsets_S1
+        return offsets[self.last_W] - offsets[self.first_W]
 
 
 def windows(log: FlatLog, users: np.ndarray, role: int, sessions: int, items: int) -> Windows:
@@ -121,9 +124,10 @@ def _cut(offsets: np.ndarray, begin: int, end: int, target: int, sessions: int, 
     cut: list[tuple[int, int, int]] = []
     while target < end:
         if offsets[target + 1] - offsets[target - 1] > items:
+            both = offsets[target + 1] - offsets[target - 1]
             raise InputError(
-                f"two neighbouring sessions of {offsets[target + 1] - offsets[target - 1]} exposures do not fit a row of "
-                f"{items} item slots; raise --data.items-per-row, or prepare the log with a smaller --max-session-items"
+                f"two neighbouring sessions of {both} exposures do not fit a row of {items} item slots; raise "
+                f"--data.items-per-row, or prepare the log with a smaller --max-session-items"
             )
         first = max(begin, target - sessions // 2)
         while offsets[target + 1] - offsets[first] > items:
@@ -138,7 +142,7 @@ def _cut(offsets: np.ndarray, begin: int, end: int, target: int, sessions: int, 
     return np.array(cut, np.int64).reshape(-1, 3)
 
 
-# --- batches -----------------------------------------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -169,83 +173,176 @@ class Batch:
         return float(np.mean(self.item_GT == 0)), float(np.mean(self.user_of_session_GRL == 0))
 
 
-def _to_batch(rows: dict[str, np.ndarray], shape: Shape) -> Batch:
-    shards, slots = shape.shards, shape.sessions
-    capacity = shape.rows * shape.items_per_row
-    packed = {name: _fill_rows(rows[name], shards * shape.rows) for name in rows}
-    session_items_GS = packed["session_items"].reshape(shards, slots)
-    real_GT = packed["item_segment_ids"].reshape(shards, capacity) > 0
-    item_GT = np.zeros((shards, capacity), np.int32)
-    feedback_GT = np.zeros((shards, capacity), np.int8)
-    session_GT = np.full((shards, capacity), slots, np.int32)
-    for shard in range(shards):
-        count = int(real_GT[shard].sum())
-        item_GT[shard, :count] = packed["item"].reshape(shards, capacity)[shard][real_GT[shard]]
-        feedback_GT[shard, :count] = packed["feedback"].reshape(shards, capacity)[shard][real_GT[shard]]
-        session_GT[shard, :count] = np.repeat(np.arange(slots), session_items_GS[shard])
-    in_rows = (shards, shape.rows, shape.sessions_per_row)
-    return Batch(
-        item_GT=item_GT,
-        feedback_GT=feedback_GT,
-        session_of_item_GT=session_GT,
-        user_of_session_GRL=packed["session_items_segment_ids"].astype(np.int32).reshape(in_rows),
-        position_GRL=packed["session_items_positions"].astype(np.int32).reshape(in_rows),
-        seconds_GRL=packed["seconds"].astype(np.int32).reshape(in_rows),
-        target_GRL=packed["target"].astype(bool).reshape(in_rows),
+@dataclass(frozen=True)
+class Rows:
+    """Windows packed into rows: row r holds the windows [offset[r], offset[r + 1]) of `window_P`, in that order."""
+
+    window_P: np.ndarray
+    offset_R1: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offset_R1) - 1
+
+
+def pack(cut: Windows, order_W: np.ndarray, shape: Shape) -> Rows:
+    """First-fit: each window, in the given order, goes into the oldest of the open rows that has room for its sessions
+    and its items; where none has, the oldest is closed and a new one opened."""
+    sessions = (cut.last_W - cut.first_W)[order_W].tolist()
+    items = cut.items_W[order_W].tolist()
+    room: list[list[int]] = []  # open rows, oldest first: [session slots left, item slots left, row]
+    row_P = []
+    for s, i in zip(sessions, items, strict=True):
+        for row in room:
+            if s <= row[0] and i <= row[1]:
+                break
+        else:
+            row = [shape.sessions_per_row, shape.items_per_row, room[-1][2] + 1 if room else 0]
+            room.append(row)
+            if len(room) > _OPEN_ROWS:
+                del room[0]
+        row[0] -= s
+        row[1] -= i
+        row_P.append(row[2])
+    row_P = np.array(row_P, np.int64)
+    count = room[-1][2] + 1 if room else 0
+    return Rows(order_W[np.argsort(row_P, kind="stable")], np.append(0, np.cumsum(np.bincount(row_P, minlength=count))))
+
+
+def _ranges(first_X: np.ndarray, last_X: np.ndarray) -> np.ndarray:
+    """first, ..., last - 1 of each pair, one after the other."""
+    length_X = last_X - first_X
+    return np.arange(length_X.sum()) + np.repeat(first_X - (np.cumsum(length_X) - length_X), length_X)
+
+
+def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) -> dict[str, np.ndarray]:
+    """The arrays of one shard from its windows and the row of each, rows counted from 0 and not decreasing."""
+    log, slots, capacity = cut.log, shape.sessions, shape.rows * shape.items_per_row
+    first_P, last_P = cut.first_W[window_P], cut.last_W[window_P]
+    length_P = last_P - first_P
+    session_X = _ranges(first_P, last_P)
+    place_X = _ranges(np.zeros_like(length_P), length_P)
+    row_starts = np.searchsorted(row_P, np.arange(shape.rows))
+    packed_P = np.arange(len(row_P)) - row_starts[row_P]  # place of the window in its row
+    sessions_before_P = np.cumsum(length_P) - length_P
+    row_base_P = np.append(sessions_before_P, 0)[row_starts[row_P]]
+    slot_P = row_P * shape.sessions_per_row + sessions_before_P - row_base_P
+    slot_X = np.repeat(slot_P, length_P) + place_X
+
+    def by_slot(values_X: np.ndarray, dtype: type) -> np.ndarray:
+        filled_S = np.zeros(slots, dtype)
+        filled_S[slot_X] = values_X
+        return filled_S.reshape(shape.rows, shape.sessions_per_row)
+
+    def by_item(values_N: np.ndarray, padding: int, dtype: type) -> np.ndarray:
+        return np.concatenate([values_N, np.full(capacity - len(values_N), padding)]).astype(dtype)
+
+    offsets = log.session_item_offsets_S1
+    item_N = _ranges(offsets[first_P], offsets[last_P])
+    is_target_X = (log.session_role_S[session_X] == cut.role) & (
+        session_X >= np.repeat(cut.first_target_W[window_P], length_P)
     )
+    seconds_X = log.session_seconds_S[session_X] - np.repeat(log.session_seconds_S[first_P], length_P)
+    return {
+        "item_GT": by_item(log.item_N[item_N], 0, np.int32),
+        "feedback_GT": by_item(log.feedback_N[item_N], 0, np.int8),
+        "session_of_item_GT": by_item(np.repeat(slot_X, log.session_items_S[session_X]), slots, np.int32),
+        "user_of_session_GRL": by_slot(np.repeat(packed_P + 1, length_P), np.int32),
+        "position_GRL": by_slot(place_X, np.int32),
+        "seconds_GRL": by_slot(seconds_X, np.int32),
+        "target_GRL": by_slot(is_target_X, bool),
+    }
 
 
-def _fill_rows(x_RX: np.ndarray, rows: int) -> np.ndarray:
-    return np.pad(x_RX, ((0, rows - len(x_RX)), (0, 0)))  # only the last batch of a finite pass is short
+@dataclass(frozen=True)
+class Packer:
+    """Random access to the batches of a pass over all windows, epoch after epoch: batch i depends on (seed, i) alone,
+    not on the number of devices or on what was read before."""
+
+    cut: Windows
+    shape: Shape
+    batches: int
+    seed: int | None
+    """None: one pass in the log's order, for evaluation. Otherwise each epoch has an order of its own."""
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self.shape.shards * self.shape.rows
+        window_P, row_P = self._rows(index * rows, (index + 1) * rows)
+        bounds = np.searchsorted(row_P, np.arange(self.shape.shards + 1) * self.shape.rows)
+        shards = [
+            _shard(self.cut, window_P[a:b], row_P[a:b] - k * self.shape.rows, self.shape)
+            for k, (a, b) in enumerate(itertools.pairwise(bounds))
+        ]
+        return Batch(**{name: np.stack([shard[name] for shard in shards]) for name in shards[0]})
+
+    def _rows(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """The windows of the rows first, ..., last - 1 of the stream of all epochs, and each one's row from `first`."""
+        windows, numbers, epoch, start = [], [], 0, 0
+        while start < last:
+            rows = self.epoch(epoch)
+            begin, end = max(first - start, 0), min(last - start, len(rows))
+            if begin < end:
+                windows.append(rows.window_P[rows.offset_R1[begin] : rows.offset_R1[end]])
+                numbers.append(
+                    np.repeat(np.arange(begin, end) + start - first, np.diff(rows.offset_R1[begin : end + 1]))
+                )
+            if self.seed is None:
+                break  # the rest of the last batch is padding
+            start, epoch = start + len(rows), epoch + 1
+        return np.concatenate(windows), np.concatenate(numbers)
+
+    def epoch(self, epoch: int) -> Rows:
+        """The rows of one epoch; the last few epochs asked for are remembered."""
+        return _epoch(self.cut, self.shape.sessions_per_row, self.shape.items_per_row, self.seed, epoch)
 
 
-def _packed(dataset: grain.IterDataset, shape: Shape, *, drop_remainder: bool) -> grain.IterDataset:
-    per_row = {"item": shape.items_per_row, "feedback": shape.items_per_row} | dict.fromkeys(
-        ("session_items", "seconds", "target"), shape.sessions_per_row
-    )
-    rows = grain.experimental.FirstFitPackIterDataset(dataset, length_struct=per_row, num_packing_bins=_PACKING_BINS)
-    return rows.batch(shape.shards * shape.rows, drop_remainder=drop_remainder)
-
-
-_READ_IN_THIS_THREAD = grain.ReadOptions(num_threads=0)  # threads made reading small records 3-9 times slower
+@functools.lru_cache(maxsize=64)
+def _epoch(cut: Windows, sessions_per_row: int, items_per_row: int, seed: int | None, epoch: int) -> Rows:
+    order_W = np.arange(len(cut))
+    if seed is not None:
+        np.random.default_rng(np.random.SeedSequence([seed, _SHUFFLE_STREAM, epoch])).shuffle(order_W)
+    return pack(cut, order_W, Shape(1, 1, sessions_per_row, items_per_row))
 
 
 class Batches:
-    """An iterator of Batch with a state that JSON holds: `get_state`, `set_state`. Nothing is read ahead."""
+    """An iterator of Batch with a state that JSON holds: `get_state`, `set_state`."""
 
-    def __init__(self, dataset: grain.IterDataset, shape: Shape, cut: Windows):
-        self._rows = iter(dataset)
-        self._shape = shape
-        offsets = cut.log.session_item_offsets_S1
-        self.target_sessions_per_epoch = int((cut.last_W - cut.first_target_W).sum())
-        self.sessions_per_epoch = int((cut.last_W - cut.first_W).sum())
-        self.items_per_epoch = int((offsets[cut.last_W] - offsets[cut.first_W]).sum())
+    def __init__(self, packer: Packer):
+        self.packer = packer
+        # One thread packs the next batch while the devices work; the state counts only what was handed out.
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        self._batches = iter(grain.MapDataset.source(packer).to_iter_dataset(options))
+
+    def __len__(self) -> int:
+        return len(self.packer)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        return _to_batch(next(self._rows), self._shape)
+        return next(self._batches)
 
     def get_state(self) -> dict[str, Any]:
-        return self._rows.get_state()
+        return self._batches.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._rows.set_state(state)
+        self._batches.set_state(state)
 
 
 def train_batches(config: Config, prepared: Prepared, shape: Shape) -> Batches:
-    """Training windows, shuffled anew each epoch, without end."""
+    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps."""
     log = prepared.arrays()
     cut = windows(log, train_users(config, prepared), TRAIN, shape.sessions_per_row, shape.items_per_row)
     if not len(cut):
         raise InputError(
             f"{prepared.path}: no training user has two sessions, so there is no next session to learn from"
         )
-    # Grain shuffles epoch e with seed + e; a hashed seed keeps the epochs of neighbouring seeds apart.
-    seed = int(np.random.SeedSequence([config.train.seed, 0xDA7A]).generate_state(1)[0])
-    dataset = grain.MapDataset.source(cut).shuffle(seed=seed).repeat()
-    return Batches(_packed(dataset.to_iter_dataset(_READ_IN_THIS_THREAD), shape, drop_remainder=True), shape, cut)
+    packer = Packer(cut, shape, 0, config.train.seed)
+    epochs, rest = divmod(config.train.epochs, 1)
+    rows = sum(len(packer.epoch(epoch)) for epoch in range(int(epochs))) + rest * len(packer.epoch(int(epochs)))
+    return Batches(dataclasses.replace(packer, batches=max(1, round(rows / config.data.rows))))
 
 
 def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) -> Batches:
@@ -255,8 +352,8 @@ def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) ->
     cut = windows(log, users, role, shape.sessions_per_row, shape.items_per_row)
     if not len(cut):
         raise InputError(f"{prepared.path}: the split holds no session of role {role} with a session before it")
-    dataset = grain.MapDataset.source(cut).to_iter_dataset(_READ_IN_THIS_THREAD)
-    return Batches(_packed(dataset, shape, drop_remainder=False), shape, cut)
+    packer = Packer(cut, shape, 0, None)
+    return Batches(dataclasses.replace(packer, batches=-(-len(packer.epoch(0)) // config.data.rows)))
 
 
 def train_users(config: Config, prepared: Prepared) -> np.ndarray:
