@@ -92,7 +92,8 @@ def excess_against_data(table: RunTable, fit: Fit | None, theory: Theory | None,
     layers, names = [], {}
     if fit is not None:
         layers += _law(fit, x, y, floor)
-        names[_slope_name(fit)] = (FIT, [1, 0])
+        if fit.law.axes == ("d",):  # a law of both has a line a size, in the sizes' colours
+            names[_slope_name(fit)] = (FIT, [1, 0])
     if theory is not None:
         names |= {f"theory's slope, D^-{theory.exponent:.3f}": (THEORY, [6, 4])}
         layers.append(_theory_slope(theory, above, floor, x, y))
@@ -234,10 +235,11 @@ def _colour(values: np.ndarray, title: str) -> alt.Color:
         scale = alt.Scale(domain=distinct.tolist(), range=_viridis(len(distinct)))
         legend = alt.Legend(symbolSize=POINT_SIZE, symbolType="circle", symbolOpacity=1, format=".3~s")
         return alt.Color("colour:O", title=title, scale=scale, legend=legend)
-    scale = alt.Scale(type="log", scheme="viridis", domain=[float(distinct[0]), float(distinct[-1])])
-    return alt.Color(
-        "colour:Q", title=title, scale=scale, legend=alt.Legend(format=".3~s", gradientLength=180, tickCount=4)
-    )
+    low, high = float(distinct[0]), float(distinct[-1])
+    scale = alt.Scale(type="log", scheme="viridis", domain=[low, high])
+    # beside lines and shapes Vega-Lite turns a gradient into symbols, one for each tick: so few are named
+    legend = alt.Legend(format=".3~s", gradientLength=180, symbolSize=POINT_SIZE, values=_ticks(low, high))
+    return alt.Color("colour:Q", title=title, scale=scale, legend=legend)
 
 
 def _viridis(count: int) -> list[str]:

@@ -44,8 +44,8 @@ ul.notes { padding-left: 1.2rem; } ul.notes li { margin: .3rem 0; } .warn { colo
 CAPTIONS = {
     "loss_against_data": "Both axes are logarithmic. The band is the 95 % bootstrap band of the law; a single run's "
     "noise comes on top. Triangles are predicted, in the check below, by a refit that does not see them.",
-    "excess_against_data": "Loss less the floor: a power law is a straight line of slope -beta here. The theory's "
-    "slope is drawn through the centre of the data; only its steepness is a prediction.",
+    "excess_against_data": "Loss less the floor: a power of D alone is a straight line of slope -beta here. The "
+    "theory's slope is drawn through the centre of the data; only its steepness is a prediction.",
     "loss_against_size": "Where the points of one colour lie level, size is no bottleneck at that D.",
     "residuals": "A trend or a fan means that the law, or the assumption of equal noise, is wrong.",
 }
