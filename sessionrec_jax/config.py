@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW (body) and row-wise Adagrad (item tables) under linear warm-up and cosine decay to zero. Our choice throughout."""
+    """AdamW (body) and row-wise Adagrad (item tables) under linear warm-up and cosine decay to zero. All our choice."""
 
     learning_rate_peak: float = 3e-3
     warmup_fraction: float = 0.05
@@ -142,46 +143,58 @@ def check(config: Config) -> Config:
     """Returns `config`, or raises InputError naming every field that cannot work and what it should be."""
     data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
     rules = [
-        (data.users >= 0, "data.users", data.users, "0 (all) or more"),
-        (data.eval_users >= 0, "data.eval_users", data.eval_users, "0 (all) or more"),
-        (data.rows >= 1, "data.rows", data.rows, "at least 1"),
-        (data.sessions_per_row >= 2, "data.sessions_per_row", data.sessions_per_row, "at least 2: a history and a target"),
-        (data.items_per_row >= 0, "data.items_per_row", data.items_per_row, "0 (from the log) or more"),
-        (model.width >= 1, "model.width", model.width, "at least 1"),
-        (model.layers >= 0, "model.layers", model.layers, "0 or more"),
-        (model.heads >= 1 and model.width % max(model.heads, 1) == 0, "model.heads", model.heads,
-         f"a divisor of model.width {model.width}"),
-        (model.mlp_ratio >= 1, "model.mlp_ratio", model.mlp_ratio, "at least 1"),
-        (model.id_width >= 0, "model.id_width", model.id_width, "0 (no ID table) or more"),
-        (model.side_width >= 1, "model.side_width", model.side_width, "at least 1"),
-        (loss.alpha >= 0, "loss.alpha", loss.alpha, "0 or more"),
-        (loss.negatives >= 1, "loss.negatives", loss.negatives, "at least 1"),
-        (0 < loss.negatives_uniform <= 1, "loss.negatives_uniform", loss.negatives_uniform,
+        ("data.users", data.users >= 0, "0 (all) or more"),
+        ("data.eval_users", data.eval_users >= 0, "0 (all) or more"),
+        ("data.rows", data.rows >= 1, "at least 1"),
+        ("data.sessions_per_row", data.sessions_per_row >= 2, "at least 2: a history and a target"),
+        ("data.items_per_row", data.items_per_row >= 0, "0 (from the log) or more"),
+        ("model.width", model.width >= 1, "at least 1"),
+        ("model.layers", model.layers >= 0, "0 or more"),
+        ("model.heads", model.heads >= 1 and model.width % model.heads == 0, f"a divisor of model.width {model.width}"),
+        ("model.mlp_ratio", model.mlp_ratio >= 1, "at least 1"),
+        ("model.id_width", model.id_width >= 0, "0 (no ID table) or more"),
+        ("model.side_width", model.side_width >= 1, "at least 1"),
+        ("loss.alpha", loss.alpha >= 0, "0 or more"),
+        ("loss.negatives", loss.negatives >= 1, "at least 1"),
+        ("loss.negatives_uniform", 0 < loss.negatives_uniform <= 1,
          "above 0, so that every item can be a negative, and at most 1"),
-        (optim.learning_rate_peak > 0, "optim.learning_rate_peak", optim.learning_rate_peak, "above 0"),
-        (0 <= optim.warmup_fraction < 1, "optim.warmup_fraction", optim.warmup_fraction, "at least 0 and below 1"),
-        (optim.clip_norm > 0, "optim.clip_norm", optim.clip_norm, "above 0"),
-        (0 <= optim.beta1 < 1, "optim.beta1", optim.beta1, "at least 0 and below 1"),
-        (0 <= optim.beta2 < 1, "optim.beta2", optim.beta2, "at least 0 and below 1"),
-        (train.epochs > 0, "train.epochs", train.epochs, "above 0"),
-        (train.seed >= 0, "train.seed", train.seed, "0 or more"),
-        (train.checkpoint_every_seconds > 0, "train.checkpoint_every_seconds", train.checkpoint_every_seconds, "above 0"),
-        (train.log_every_steps >= 1, "train.log_every_steps", train.log_every_steps, "at least 1"),
+        ("optim.learning_rate_peak", optim.learning_rate_peak > 0, "above 0"),
+        ("optim.warmup_fraction", 0 <= optim.warmup_fraction < 1, "at least 0 and below 1"),
+        ("optim.weight_decay", optim.weight_decay >= 0, "0 or more"),
+        ("optim.table_rate_ratio", optim.table_rate_ratio >= 0, "0 or more"),
+        ("optim.table_prior", optim.table_prior >= 0, "0 or more"),
+        ("optim.clip_norm", optim.clip_norm > 0, "above 0"),
+        ("optim.beta1", 0 <= optim.beta1 < 1, "at least 0 and below 1"),
+        ("optim.beta2", 0 <= optim.beta2 < 1, "at least 0 and below 1"),
+        ("mesh.data", config.mesh.data >= 0, "0 (all devices) or more"),
+        ("train.epochs", train.epochs > 0, "above 0"),
+        ("train.seed", train.seed >= 0, "0 or more"),
+        ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
+        ("train.log_every_steps", train.log_every_steps >= 1, "at least 1"),
     ]  # fmt: skip
-    wrong = [f"--{name.replace('_', '-')} is {came}; wanted {wanted}" for ok, name, came, wanted in rules if not ok]
+    wrong = []
+    for path, holds, wanted in rules:
+        room, _, name = path.partition(".")
+        came = getattr(getattr(config, room), name)
+        if not (holds and math.isfinite(came)):
+            finite = "" if math.isfinite(came) else ", and finite"
+            wrong.append(f"--{path.replace('_', '-')} is {came}; wanted {wanted}{finite}")
     if wrong:
         raise InputError("this configuration cannot run: " + "; ".join(wrong))
     return config
 
 
 def replace(config: Config, overrides: dict[str, Any]) -> Config:
-    """`config` with dotted fields replaced, e.g. {"model.width": 128}. Unknown names raise InputError."""
+    """`config` with dotted fields replaced, e.g. {"model.width": 128}. Unknown names and values of another type
+    raise InputError."""
     for path, value in overrides.items():
         room, _, name = path.partition(".")
         _known(room, _names(Config), "config section")
         part = getattr(config, room)
-        _known(name, _names(type(part)), f"field of config section {room!r}")
-        config = dataclasses.replace(config, **{room: dataclasses.replace(part, **{name: value})})
+        types_ = typing.get_type_hints(type(part))
+        _known(name, types_, f"field of config section {room!r}")
+        part = dataclasses.replace(part, **{name: _typed(types_[name], value, path)})
+        config = dataclasses.replace(config, **{room: part})
     return config
 
 
@@ -189,7 +202,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     return {"config_version": CONFIG_VERSION, **dataclasses.asdict(config)}
 
 
-def from_dict(values: dict[str, Any], where: str = "config") -> Config:
+def from_dict(values: Any, where: str = "config") -> Config:
     """The Config that `to_dict` wrote. Raises InputError on another version, unknown fields and wrong types."""
     if not isinstance(values, dict):
         raise InputError(
@@ -208,7 +221,7 @@ def from_dict(values: dict[str, Any], where: str = "config") -> Config:
 T = TypeVar("T")
 
 
-def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+def _build(kind: type[T], values: Any, where: str) -> T:
     if not isinstance(values, dict):
         raise InputError(f"{where}: wanted an object with the fields {_names(kind)}, got {values!r}")
     types_ = typing.get_type_hints(kind)

@@ -21,8 +21,12 @@ class Bar:
         self._lines = not quiet and not console.is_terminal
         self._next_line = self._start + _SECONDS_BETWEEN_LINES
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
         self._task = self._bar.add_task(name, total=total, completed=done, note="")
 

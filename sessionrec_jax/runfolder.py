@@ -39,7 +39,7 @@ def read_config(run_dir: Path) -> Config:
 
 
 def claim(run_dir: Path, config: Config) -> None:
-    """Makes `run_dir` the folder of this run, or finds that it is already. Raises InputError where another run has it."""
+    """Makes `run_dir` the folder of this run, or finds that it is already. Raises InputError where it is another's."""
     if (run_dir / "config.json").exists():
         there = run_id(read_config(run_dir))
         if there != run_id(config):

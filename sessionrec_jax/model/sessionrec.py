@@ -6,15 +6,18 @@ zero, the item bias at the smoothed log popularity and the rank bias at the log 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Model
 from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
 from sessionrec_jax.model.sequence_encoder import SequenceEncoder
 from sessionrec_jax.model.session_encoder import SessionEncoder
@@ -89,15 +92,28 @@ class Heads(nn.Module):
 
 
 def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
-    """Parameters as a nested dict of float32 arrays; the two biases start at the popularity baseline."""
-    one = jnp.zeros((1,), jnp.int32)
-    inputs = Inputs(one, one, one, jnp.zeros((1, spec.positions), jnp.int32), jnp.zeros((1, spec.positions), jnp.int32))
-    side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
-    params = SessionRec(spec).init(key, inputs, side)["params"]
+    """Parameters as a nested dict of float32 arrays; the two biases start at the popularity baseline.
+
+    Raises InputError where items would have neither an ID table nor side information.
+    """
+    if not (spec.model.id_width or spec.side_values):
+        raise InputError(
+            "--model.id-width is 0 and the log has no side information, so nothing tells items apart; "
+            "use --model.id-width 32, or prepare the log with an item table"
+        )
+    params = _random(spec, key)
     rate = np.clip(catalogue.click_rate, 1e-6, 1 - 1e-6)
     params["heads"]["item_bias"] = jnp.asarray(np.maximum(catalogue.log_popularity_V, -1e4))
     params["heads"]["rank_bias"] = jnp.asarray(np.log(rate / (1 - rate)), jnp.float32)
     return params
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _random(spec: Spec, key: Array) -> Params:
+    one = jnp.zeros((1,), jnp.int32)
+    inputs = Inputs(one, one, one, jnp.zeros((1, spec.positions), jnp.int32), jnp.zeros((1, spec.positions), jnp.int32))
+    side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
+    return SessionRec(spec).init(key, inputs, side)["params"]
 
 
 def apply(spec: Spec, params: Params, inputs: Inputs, side: Side) -> tuple[Float[Array, "T D"], Queries]:

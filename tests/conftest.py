@@ -1,0 +1,39 @@
+"""What the tests share: eight fake devices, a small prepared log, and a small configuration for it."""
+
+from __future__ import annotations
+
+import os
+
+# Read when jax starts its backend. Eight devices always, so that no test of sharding is ever skipped; the programs are
+# small, so compiling them fast matters more than running them fast.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+)
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def log(tmp_path_factory):
+    """A prepared synthetic log: 200 users, 64 items, four side columns, an anchor before each session."""
+    from sessionrec_jax.data.prepare import Settings, prepare
+    from sessionrec_jax.data.sources import synthetic
+
+    raw = synthetic.read(synthetic.Options(users=200, base=4, depth=3, seed=1))
+    return prepare(raw, tmp_path_factory.mktemp("data") / "log", Settings())
+
+
+@pytest.fixture(scope="session")
+def config(log):
+    """A resolved Config of about a thousand parameters on one device; eight rows of sixteen sessions."""
+    from sessionrec_jax.config import Config, replace
+    from sessionrec_jax.train import resolve
+
+    small = {
+        "data.rows": 8, "data.sessions_per_row": 16,
+        "model.width": 8, "model.layers": 1, "model.id_width": 8, "model.side_width": 4,
+        "loss.negatives": 32, "mesh.data": 1, "train.epochs": 1.0,
+    }  # fmt: skip
+    return resolve(replace(Config(), small), log)

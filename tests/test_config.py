@@ -1,0 +1,134 @@
+"""Settings: what cannot run is refused by name, and a run's id holds all that decides its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+
+import pytest
+
+from sessionrec_jax.config import Config, check, from_dict, replace, run_id, to_dict
+from sessionrec_jax.errors import InputError
+
+WATCHED_ONLY = {"data.path", "mesh.data", "train.checkpoint_every_seconds", "train.log_every_steps"}
+
+
+def fields(config: Config = Config()) -> dict[str, typing.Any]:  # noqa: B008  a frozen value
+    """Every setting by its dotted name."""
+    rooms = ((room.name, getattr(config, room.name)) for room in dataclasses.fields(config))
+    return {f"{name}.{f.name}": getattr(room, f.name) for name, room in rooms for f in dataclasses.fields(room)}
+
+
+NUMBERS = sorted(name for name, value in fields().items() if isinstance(value, (int, float)))
+TEXTS = sorted(set(fields()) - set(NUMBERS))
+
+
+def changed(config: Config, name: str) -> Config:
+    """`config` with another valid value of one setting."""
+    value = fields(config)[name]
+    if isinstance(value, str):
+        room, field = name.split(".")
+        choices = typing.get_args(typing.get_type_hints(type(getattr(config, room)))[field]) or ("other",)
+        return replace(config, {name: next(choice for choice in choices if choice != value)})
+    return replace(config, {name: value * 2 if value >= 1 else value + (1 if isinstance(value, int) else 1 / 64)})
+
+
+def test_the_defaults_can_run():
+    assert check(Config()) == Config()
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_rule(name):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is -1"):
+        check(replace(Config(), {name: -1}))
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if isinstance(fields()[name], float)])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_are_finite(name, value):
+    with pytest.raises(InputError, match=f"{name.replace('_', '-')} is {value}; wanted .*finite"):
+        check(replace(Config(), {name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.rows", 0), ("data.sessions_per_row", 1), ("model.width", 0), ("model.heads", 0), ("model.heads", 3),
+        ("model.mlp_ratio", 0), ("model.side_width", 0), ("loss.negatives", 0), ("loss.negatives_uniform", 0.0),
+        ("loss.negatives_uniform", 1.5), ("optim.learning_rate_peak", 0.0), ("optim.warmup_fraction", 1.0),
+        ("optim.clip_norm", 0.0), ("optim.beta1", 1.0), ("optim.beta2", 1.0), ("train.epochs", 0.0),
+        ("train.checkpoint_every_seconds", 0.0), ("train.log_every_steps", 0),
+    ],
+)  # fmt: skip
+def test_limits_are_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is "):
+        check(replace(Config(), {name: value}))
+
+
+def test_every_fault_is_told_at_once():
+    with pytest.raises(InputError, match=r"--data.rows is 0; .*--train.epochs is 0.0"):
+        check(replace(Config(), {"data.rows": 0, "train.epochs": 0.0}))
+
+
+@pytest.mark.parametrize("name", fields())
+def test_a_config_comes_back_from_its_dict(name):
+    config = changed(Config(), name)
+    assert config != Config()
+    assert from_dict(to_dict(config)) == config
+
+
+@pytest.mark.parametrize("name", fields())
+def test_run_id_names_all_that_can_change_the_numbers_and_nothing_else(name):
+    assert (run_id(changed(Config(), name)) == run_id(Config())) == (name in WATCHED_ONLY)
+
+
+def test_run_id_does_not_depend_on_the_order_of_overrides():
+    one, other = {"model.width": 128, "train.seed": 3}, {"train.seed": 3, "model.width": 128}
+    assert run_id(replace(Config(), one)) == run_id(replace(Config(), other))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.widht": 8}, "'widht'; did you mean 'width'"),
+        ({"modle.width": 8}, "'modle'; did you mean 'model'"),
+        ({"width": 8}, "unknown config section: 'width'"),
+        ({"model.session_encoder": "max"}, "'max'; wanted one of 'mean', 'typed_mean'"),
+        ({"model.width": 8.0}, "8.0; wanted int"),
+        ({"model.width": True}, "True; wanted int"),
+        ({"loss.alpha": "1"}, "'1'; wanted float"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_refused(overrides, message):
+    with pytest.raises(InputError, match=message):
+        replace(Config(), overrides)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: d["model"].update(widht=8), "'widht'; did you mean 'width'"),
+        (lambda d: d.update(modle={}), "'modle'; did you mean 'model'"),
+        (lambda d: d["model"].update(width="8"), "model: width is '8'; wanted int"),
+        (lambda d: d["loss"].update(other_clicks="dropped"), "'dropped'; wanted one of 'masked', 'counted'"),
+        (lambda d: d.update(model=8), "model: wanted an object"),
+        (lambda d: d.update(config_version=0), "config_version 0"),
+        (lambda d: d.pop("config_version"), "config_version None"),
+    ],
+)
+def test_a_dict_that_does_not_fit_is_refused_with_its_place(edit, message):
+    values = to_dict(Config())
+    edit(values)
+    with pytest.raises(InputError, match=f"runs/a.*{message}"):
+        from_dict(values, "runs/a")
+
+
+def test_no_dict_at_all_is_refused():
+    with pytest.raises(InputError, match="got list"):
+        from_dict([])
+
+
+def test_whole_numbers_may_stand_for_fractions():
+    assert replace(Config(), {"loss.alpha": 2}).loss.alpha == 2.0
+    assert run_id(replace(Config(), {"loss.alpha": 2})) == run_id(replace(Config(), {"loss.alpha": 2.0}))
