@@ -6,7 +6,7 @@ independent. A metric without a term is missing (None), never zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
@@ -29,13 +29,10 @@ class Ratio:
         """From terms x_N with weights n_N of clusters named by `cluster_N`."""
         _, cluster_N = np.unique(cluster_N, return_inverse=True)
         x_C, n_C = np.bincount(cluster_N, x_N), np.bincount(cluster_N, n_N)
-        return cls(len(x_C), x_C.sum(), n_C.sum(), x_C @ x_C, x_C @ n_C, n_C @ n_C)
+        return cls(len(x_C), *map(float, (x_C.sum(), n_C.sum(), x_C @ x_C, x_C @ n_C, n_C @ n_C)))
 
     def __add__(self, other: Ratio) -> Ratio:
-        return Ratio(*(a + b for a, b in zip(self._sums(), other._sums(), strict=True)))
-
-    def _sums(self) -> tuple[float, ...]:
-        return (self.clusters, self.x, self.n, self.xx, self.xn, self.nn)
+        return Ratio(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def mean(self) -> float | None:
