@@ -8,9 +8,9 @@ global batch lies on one device or on eight.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -103,13 +103,14 @@ def windows(log: FlatLog, users: np.ndarray, role: int, sessions: int, items: in
     target_U = np.maximum(begin_U + _before(log, begin_U, last_U, role), begin_U + 1)
     offsets = log.session_item_offsets_S1
     fits_U = (end_U - begin_U <= sessions) & (offsets[end_U] - offsets[begin_U] <= items)
-    cut_UX = [np.stack([begin_U, end_U, target_U], axis=1)[fits_U & (target_U < end_U)]]
-    long_U = np.flatnonzero(~fits_U)
-    cut_UX += [_cut(offsets, begin_U[u], end_U[u], target_U[u], sessions, items) for u in long_U]
-    user_W = np.concatenate(
-        [np.flatnonzero(fits_U & (target_U < end_U)), np.repeat(long_U, [len(x) for x in cut_UX[1:]])]
-    )
-    first_W, last_W, first_target_W = np.concatenate(cut_UX)[np.argsort(user_W, kind="stable")].T
+    history_U3 = np.stack([begin_U, end_U, target_U], axis=1)
+    whole_U = np.flatnonzero(fits_U & (target_U < end_U))
+    cuts, user_W = [history_U3[whole_U]], [whole_U]
+    for user in np.flatnonzero(~fits_U):
+        cuts.append(_cut(offsets, *history_U3[user].tolist(), sessions, items))
+        user_W.append(np.full(len(cuts[-1]), user))
+    in_order_W = np.argsort(np.concatenate(user_W), kind="stable")
+    first_W, last_W, first_target_W = np.concatenate(cuts)[in_order_W].T
     return Windows(log, role, first_W, last_W, first_target_W)
 
 
@@ -260,12 +261,16 @@ class Packer:
 
     cut: Windows
     shape: Shape
-    batches: int
+    epochs: float
     seed: int | None
     """None: one pass in the log's order, for evaluation. Otherwise each epoch has an order of its own."""
 
     def __len__(self) -> int:
-        return self.batches
+        """Batches of all epochs: of an evaluation so many that no row is left out, otherwise the nearest number."""
+        epoch, rest = divmod(self.epochs, 1)
+        rows = self._first_row(int(epoch)) + (rest * len(self.epoch(int(epoch))) if rest else 0)
+        batches = rows / (self.shape.shards * self.shape.rows)
+        return math.ceil(batches) if self.seed is None else max(1, round(batches))
 
     def __getitem__(self, index: int) -> Batch:
         rows = self.shape.shards * self.shape.rows
@@ -279,26 +284,36 @@ class Packer:
 
     def _rows(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows of the rows first, ..., last - 1 of the stream of all epochs, and each one's row from `first`."""
-        windows, numbers, epoch, start = [], [], 0, 0
-        while start < last:
-            rows = self.epoch(epoch)
-            begin, end = max(first - start, 0), min(last - start, len(rows))
+        windows, numbers = [], []
+        for epoch in itertools.count():
+            start, stop = self._first_row(epoch), self._first_row(epoch + 1)
+            begin, end = max(first - start, 0), min(last, stop) - start
             if begin < end:
+                rows = self.epoch(epoch)
                 windows.append(rows.window_P[rows.offset_R1[begin] : rows.offset_R1[end]])
                 numbers.append(
                     np.repeat(np.arange(begin, end) + start - first, np.diff(rows.offset_R1[begin : end + 1]))
                 )
-            if self.seed is None:
-                break  # the rest of the last batch is padding
-            start, epoch = start + len(rows), epoch + 1
+            if last <= stop or self.seed is None:  # of an evaluation the rest of the last batch is padding
+                break
         return np.concatenate(windows), np.concatenate(numbers)
+
+    def _first_row(self, epoch: int) -> int:
+        """Rows of all epochs before this one."""
+        while len(self._first_rows) <= epoch:
+            self._first_rows.append(self._first_rows[-1] + len(self.epoch(len(self._first_rows) - 1)))
+        return self._first_rows[epoch]
+
+    @functools.cached_property
+    def _first_rows(self) -> list[int]:
+        return [0]
 
     def epoch(self, epoch: int) -> Rows:
         """The rows of one epoch; the last few epochs asked for are remembered."""
         return _epoch(self.cut, self.shape.sessions_per_row, self.shape.items_per_row, self.seed, epoch)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=4)
 def _epoch(cut: Windows, sessions_per_row: int, items_per_row: int, seed: int | None, epoch: int) -> Rows:
     order_W = np.arange(len(cut))
     if seed is not None:
@@ -339,10 +354,7 @@ def train_batches(config: Config, prepared: Prepared, shape: Shape) -> Batches:
         raise InputError(
             f"{prepared.path}: no training user has two sessions, so there is no next session to learn from"
         )
-    packer = Packer(cut, shape, 0, config.train.seed)
-    epochs, rest = divmod(config.train.epochs, 1)
-    rows = sum(len(packer.epoch(epoch)) for epoch in range(int(epochs))) + rest * len(packer.epoch(int(epochs)))
-    return Batches(dataclasses.replace(packer, batches=max(1, round(rows / config.data.rows))))
+    return Batches(Packer(cut, shape, config.train.epochs, config.train.seed))
 
 
 def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) -> Batches:
@@ -352,8 +364,7 @@ def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) ->
     cut = windows(log, users, role, shape.sessions_per_row, shape.items_per_row)
     if not len(cut):
         raise InputError(f"{prepared.path}: the split holds no session of role {role} with a session before it")
-    packer = Packer(cut, shape, 0, None)
-    return Batches(dataclasses.replace(packer, batches=-(-len(packer.epoch(0)) // config.data.rows)))
+    return Batches(Packer(cut, shape, 1.0, None))
 
 
 def train_users(config: Config, prepared: Prepared) -> np.ndarray:
@@ -380,5 +391,4 @@ def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:
     ids = len(prepared.clicks_V)
     clicks_V = np.bincount(log.item_N[clicked_N], minlength=ids)
     exposures_V = np.bincount(log.item_N[exposed_N], minlength=ids)
-    side_values = {column["name"]: column["values"] for column in prepared.manifest["side_columns"]}
-    return from_counts(clicks_V, exposures_V, prepared.side, side_values)
+    return from_counts(clicks_V, exposures_V, prepared.side, prepared.side_values)
