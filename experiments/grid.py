@@ -37,6 +37,9 @@ class Plan:
     """Peak learning rates to choose from by validation in each cell."""
     epochs: tuple[float, ...] = (8.0,)
     """Passes over the training sessions to choose from by validation in each cell."""
+    user_epochs_max: float = float("inf")
+    """Leave out candidates of more users x epochs than this (the fewest epochs of a cell always stay): the larger the
+    data, the fewer passes it wants."""
     seeds: tuple[int, ...] = (0,)
 
     def configs(self, base: Config, training_users: int) -> list[Config]:
@@ -56,4 +59,5 @@ class Plan:
                 )
             )
             for count, size, rate, epochs, seed in cells
+            if epochs == min(self.epochs) or count * epochs <= self.user_epochs_max
         ]

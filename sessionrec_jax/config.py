@@ -39,6 +39,8 @@ class Data:
     """Rows of a batch over all devices together; a multiple of the number of devices."""
     sessions_per_row: int = 64
     """Session slots of a row, and so the longest history that is seen at once."""
+    side_columns: tuple[str, ...] = ()
+    """Columns of side information that the model sees. None named: all."""
     items_per_row: int = 0
     """Item slots of a row. 0: sessions_per_row x the log's mean exposures a session x 1.06."""
 
@@ -242,6 +244,10 @@ def _typed(wanted: Any, value: Any, where: str) -> Any:
         if value not in choices:
             raise InputError(f"{where} is {value!r}; wanted one of {', '.join(map(repr, choices))}")
         return value
+    if typing.get_origin(wanted) is tuple:  # JSON has only lists
+        if not isinstance(value, (list, tuple)) or not all(isinstance(x, typing.get_args(wanted)[0]) for x in value):
+            raise InputError(f"{where} is {value!r}; wanted a list of {typing.get_args(wanted)[0].__name__}")
+        return tuple(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(wanted, type) and not isinstance(wanted, types.GenericAlias) and type(value) is not wanted:

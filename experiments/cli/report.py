@@ -38,9 +38,9 @@ class Args:
     d: str | None = None
     """Column of the data size. Default: sessions_unique."""
     baseline: str | None = None
-    """Column of a trivial predictor's loss. Default: baseline_ and the loss column's name, if there is one."""
+    """Column of a trivial predictor's loss. Default: loss_baseline_nats_per_item and its like, if there is one."""
     floor_column: str | None = None
-    """Column of the known irreducible loss. Default: loss_floor_nats_per_item, for loss_nats_per_item."""
+    """Column of the known irreducible loss. Default: loss_floor_nats_per_item and its like, if there is one."""
     select_by: str | None = None
     """Column (a validation loss) by which tuned runs were chosen: the lowest of each cell stays."""
     select_within: str | None = None
@@ -104,8 +104,8 @@ def _columns(chosen: dict[str, Any], present: list[str]) -> scaling.Columns:
     loss = chosen.get("loss", "loss_nats_per_item")
     optional = {
         "n": "params_body",
-        "baseline": f"baseline_{loss}",
-        "floor_column": "loss_floor_nats_per_item" if loss == "loss_nats_per_item" else "",
+        "baseline": loss.replace("_nats", "_baseline_nats"),
+        "floor_column": loss.replace("_nats", "_floor_nats"),
     }
     names = {key: name for key, name in optional.items() if name in present} | chosen
     return scaling.Columns(

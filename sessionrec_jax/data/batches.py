@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int8, Int32
 from sessionrec_jax.config import Config
 from sessionrec_jax.data.catalogue import Catalogue, from_counts
 from sessionrec_jax.data.store import FlatLog, Prepared
-from sessionrec_jax.errors import InputError
+from sessionrec_jax.errors import InputError, near_miss
 
 IGNORED, CLICKED, CONTEXT = 0, 1, 2  # feedback codes of contract 2; CONTEXT and above are input only
 TRAIN, VALIDATION, TEST = 0, 1, 2  # session roles
@@ -391,4 +391,9 @@ def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:
     ids = len(prepared.clicks_V)
     clicks_V = np.bincount(log.item_N[clicked_N], minlength=ids)
     exposures_V = np.bincount(log.item_N[exposed_N], minlength=ids)
-    return from_counts(clicks_V, exposures_V, prepared.side, prepared.side_values)
+    names = config.data.side_columns or tuple(prepared.side_values)
+    for name in names:
+        if name not in prepared.side_values:
+            raise InputError(f"--data.side-columns {name}: {near_miss(name, prepared.side_values)}")
+    side_values = {name: prepared.side_values[name] for name in names}
+    return from_counts(clicks_V, exposures_V, {name: prepared.side[name] for name in names}, side_values)
