@@ -1,0 +1,84 @@
+"""A trained run brought back from its folder: `restore(run_dir) -> Restored`, ready to evaluate and to recommend."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sessionrec_jax.checkpoint import Checkpoints
+from sessionrec_jax.config import Config, replace
+from sessionrec_jax.data.batches import train_catalogue
+from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.data.store import MANIFEST, Prepared, open_log
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.model.sessionrec import Params, Spec
+from sessionrec_jax.partition import make_mesh, replicated
+from sessionrec_jax.runfolder import read_config
+from sessionrec_jax.train import initial_state, resolve, spec_of
+
+
+class Restored(NamedTuple):
+    """A run as its newest checkpoint holds it."""
+
+    config: Config
+    """The run's, but for `data.path` and `mesh.data`, which say where the log and how many devices are now."""
+    prepared: Prepared
+    catalogue: Catalogue
+    spec: Spec
+    params: Params
+    mesh: jax.sharding.Mesh
+    step: int
+    """Steps that the parameters have seen."""
+
+
+def restore(run_dir: Path, data: Path | None = None) -> Restored:
+    """The newest checkpoint of `run_dir` with its log, read from `data` if given, else from where training read it.
+
+    The devices may be fewer or more than the run was trained on. Raises InputError where the folder holds no run, no
+    checkpoint or one whose parameters are not numbers, and where the log is missing or not the one trained on.
+    """
+    config = read_config(run_dir)
+    prepared = _log_of(config, run_dir, data)
+    config = resolve(_on_devices_here(config), prepared)
+    mesh = make_mesh(config.mesh)
+    catalogue = train_catalogue(config, prepared)
+    spec = spec_of(config, prepared, catalogue)
+    shapes = jax.eval_shape(functools.partial(initial_state, config, spec, catalogue, mesh))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+    folder = run_dir / "checkpoints"
+    found = None
+    if folder.is_dir():  # opening makes it
+        with Checkpoints(folder) as checkpoints:
+            found = checkpoints.restore(like)
+    if found is None:
+        raise InputError(
+            f"{run_dir} has no checkpoint yet; `sessionrec train {prepared.path} --out {run_dir}` with the settings of "
+            "its config.json goes on with it"
+        )
+    state, _ = found
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
+        raise InputError(
+            f"{run_dir}: the parameters of its checkpoint at step {int(state.step)} are not all numbers, for the run "
+            "diverged. Train again into another folder with a lower --optim.learning-rate-peak"
+        )
+    return Restored(config, prepared, catalogue, spec, state.params, mesh, int(state.step))
+
+
+def _log_of(config: Config, run_dir: Path, data: Path | None) -> Prepared:
+    if data is None and not (Path(config.data.path) / MANIFEST).is_file():
+        raise InputError(
+            f"{run_dir} was trained on {config.data.path or 'a log without a path'}, where there is no prepared log "
+            "now; say with --data where it is"
+        )
+    return open_log(config.data.path if data is None else data)
+
+
+def _on_devices_here(config: Config) -> Config:
+    """The devices that the run asked for, or as many of those here as its rows spread over evenly."""
+    most = min(config.mesh.data or jax.device_count(), jax.device_count())
+    devices = next(count for count in range(most, 0, -1) if config.data.rows % count == 0)
+    return replace(config, {"mesh.data": devices})
