@@ -94,7 +94,16 @@ def _measured(config: Config, prepared: Prepared, trained: Trained) -> Row:
     truth = known_truth(prepared.path, prepared.fingerprint)
     row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
     row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
+    row["loss_paired_nats_per_item"] = _paired(row, "loss_{}nats_per_item")
+    row["rank_paired_nats_per_exposure"] = _paired(row, "rank_{}nats_per_exposure")
     return row | _counted(config, prepared, trained)
+
+
+def _paired(row: Row, name: str) -> float | None:
+    """The exact floor + the mean difference to the Bayes predictor on the same exposures: the same expectation as the
+    plain loss, without the luck of the test sessions' own draws. None where the truth is not known."""
+    floor, bayes, loss = (row[name.format(part)] for part in ("floor_", "bayes_", ""))
+    return None if floor is None or bayes is None or loss is None else floor + loss - bayes
 
 
 def _objective(metrics: dict[str, float | None], alpha: float) -> float | None:

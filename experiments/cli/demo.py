@@ -5,11 +5,11 @@ sessionrec demo --out DEMO
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
 import tyro
 from rich.console import Console
 
@@ -18,7 +18,7 @@ from experiments import sweepfolder
 from experiments.grid import Plan
 from experiments.sweep import default_workers, run_sweep
 from scaling import report, table
-from scaling.theory import read_theory
+from scaling.theory import Theory, read_theory
 from sessionrec_jax.config import Config, replace
 from sessionrec_jax.data import sources
 from sessionrec_jax.data.prepare import Settings, prepare
@@ -30,7 +30,7 @@ from sessionrec_jax.runfolder import write_json
 # Strong contrast and short histories: a fact is learnt from few looks, and few looks are repeats within one user, so
 # that a trained model comes near the exact counting learner at every size (LOG.md).
 PROCESS = ZipfIntent(
-    users=105_500,
+    users=132_000,
     base=16,
     click_low=0.02,
     click_high=0.9,
@@ -44,7 +44,7 @@ OVERRIDES: dict[str, Any] = {
     "data.rows": 8,
     "data.side_columns": ("category",),  # on the data axis the ID table is to hold the facts, not the digits
     "data.sessions_per_row": 32,
-    "model.id_width": 8,
+    "model.id_width": 16,
     "model.side_width": 8,
     "loss.other_clicks": "counted",  # the calibrated likelihood: the only one that has the known floor
     "loss.negatives": 256,
@@ -54,8 +54,9 @@ OVERRIDES: dict[str, Any] = {
 REPORT = {
     "n": "params_body",
     "d": "sessions_unique",
-    "loss": "rank_nats_per_exposure",
+    "loss": "rank_paired_nats_per_exposure",
     "baseline": "rank_baseline_nats_per_exposure",
+    "floor_column": "rank_floor_nats_per_exposure",
     "select_by": "validation_objective",
     "select_within": ["sessions_unique", "seed"],
     "law": "power_floor",
@@ -76,11 +77,11 @@ SIZES = {
         PROCESS,
         HELD_OUT,
         Plan(
-            users=(1_500, 2_750, 5_000, 9_200, 17_000, 31_000, 56_000, 100_000),
+            users=(4_000, 6_500, 10_700, 17_500, 28_600, 47_000, 77_000, 126_000),
             sizes=("xxs", "xs", "s"),
-            learning_rates=(1e-2,),
-            epochs=(4.0, 8.0, 16.0),
-            user_epochs_max=400_000,
+            learning_rates=(5e-3, 1e-2),
+            epochs=(4.0, 8.0),
+            user_epochs_max=260_000,
         ),
     ),
     "smallest": Size(
@@ -125,6 +126,7 @@ def main(argv: list[str]) -> int:
     say("[bold]3/4[/] the fit")
     columns = scaling.Columns(
         **{name: REPORT[name] for name in ("n", "d", "loss", "baseline", "select_by")},
+        floor=REPORT["floor_column"],
         select_within=tuple(REPORT["select_within"]),
     )
     frame, unfinished = table.load(sweep_dir)
@@ -158,23 +160,42 @@ def _theory(size: Size, prepared: Prepared) -> dict[str, Any]:
         "exponent": truth.data_exponent,
         "floor": truth.rank_floor_nats_per_exposure,
         "curve": curve,
-        "note": "Zipf-intent process: exact rank floor, beta = alpha / (1 + alpha) for an endless catalogue; the curve is "
-        "the Bayes learner that counts the clicks of each (interest, category) on logs of the same size.",
+        "note": "Zipf-intent process: exact rank floor, beta = alpha / (1 + alpha) for an endless catalogue; the curve "
+        "is the Bayes learner that counts the clicks of each (interest, category) on logs of the same size.",
     }
 
 
-def _tell(out: Path, fit: scaling.Fit, theory: scaling.theory.Theory) -> None:
+def _tell(out: Path, fit: scaling.Fit, theory: Theory) -> None:
+    """Where the report is, then exponent, floor and held-out error, each against the truth."""
     say = Console(highlight=False, soft_wrap=True).print
-    say(f"\nreport: {out / 'report.html'}")
-    beta, low, high = _with_interval(fit, "beta")
-    say(f"exponent   fitted {beta} [{low}, {high}], theory {theory.exponent:.4f} (endless catalogue)")
-    floor, low, high = _with_interval(fit, "E")
-    say(f"floor      fitted {floor} [{low}, {high}], exact {theory.floor:.5f} nats an exposure")
+    say(f"\nreport     {out / 'report.html'}")
+    reference = _reference_exponent(theory)
+    off = "-" if fit.params["beta"] is None else f"{fit.params['beta'] / reference - 1:+.1%}"
+    say(
+        f"exponent   fitted {fit.describe('beta')}; the counting learner on the same logs {reference:.4f} ({off}), "
+        f"an endless catalogue {theory.exponent:.4f}"
+    )
+    free = fit.free_floor
+    ends = " to ".join("-" if end is None else f"{end:.5f}" for end in free.interval95)
+    off = "-" if free.value is None else f"{free.value:.5f} [{ends}], {free.value / theory.floor - 1:+.2%} of"
+    say(f"floor      fitted {off} the exact {theory.floor:.5f} nats an exposure")
+    if not fit.heldout:
+        say("held out   -  " + " ".join(fit.warnings))
     for run in fit.heldout:
-        say(f"held out   {json.dumps(run)}")
+        say(
+            f"held out   {run.d:,.0f} sessions, {run.extrapolation_factor:.1f} times the largest fitted: predicted "
+            f"{run.predicted:.5f} {_interval(run.predicted95)}, measured {run.loss:.5f} ({run.relative_error:+.2%})"
+        )
 
 
-def _with_interval(fit: scaling.Fit, name: str) -> tuple[str, str, str]:
-    """A parameter and its 95 % interval; a dash where it is open."""
-    value, interval = fit.params[name], fit.interval95[name] or (None, None)
-    return tuple("-" if x is None else f"{x:.4f}" for x in (value, *interval))
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"[{ends[0]:.5f}, {ends[1]:.5f}]"
+
+
+def _reference_exponent(theory: Theory) -> float:
+    """The exponent that the same law, with the same known floor, gives the reference curve at the same sizes."""
+    frame = pl.DataFrame(
+        {"d": [d for d, _ in theory.curve], "loss": [theory.floor + excess for _, excess in theory.curve]}
+    )
+    points = table.from_frame(frame, scaling.Columns(loss="loss", d="d"), source="reference curve")
+    return scaling.fit(points, REPORT["law"], floor=theory.floor, bootstrap=0, heldout=False).params["beta"]
