@@ -1,0 +1,263 @@
+"""The model: it sees a user's past and nothing else, starts at popularity, and costs what count.py says."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.base import SIZES, sized
+from sessionrec_jax import count
+from sessionrec_jax.config import Config, Loss, Model
+from sessionrec_jax.data.batches import TEST, shape_of, train_catalogue
+from sessionrec_jax.data.catalogue import from_counts
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluate import evaluate
+from sessionrec_jax.loss import Negatives, session_loss, targets
+from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.sequence_encoder import attention_mask
+from sessionrec_jax.model.sessionrec import Inputs, Spec
+from sessionrec_jax.optim import is_table
+from sessionrec_jax.partition import make_mesh
+from sessionrec_jax.train import initial_state, spec_of
+
+ROWS, SLOTS, ITEMS_A_SESSION = 2, 6, 2
+SESSIONS = ROWS * SLOTS
+IDS = SESSIONS * ITEMS_A_SESSION + 1
+USER_RL = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 3, 3, 3]])
+POSITION_RL = np.array([[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 1, 2]])
+MODEL = Model(width=8, layers=2, heads=2, mlp_ratio=2, id_width=4, side_width=3)
+SIDE_VALUES = (("tag", 5),)
+
+
+def spec_with(model: Model = MODEL, kinds: int = 3, side_values=SIDE_VALUES) -> Spec:
+    return Spec(model, IDS, side_values, kinds, SLOTS)
+
+
+def side() -> dict[str, jax.Array]:
+    """Up to two of five tags an item; some have none."""
+    return {"tag": jnp.asarray(np.random.default_rng(5).integers(0, 6, (IDS, 2)))}
+
+
+@functools.cache
+def parameters(spec: Spec):
+    """Parameters away from their start, so that nothing is zero by design."""
+    clicks_V = np.arange(IDS)
+    values = sessionrec.init(spec, jax.random.key(0), from_counts(clicks_V, 2 * clicks_V, {}, {}))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: x + jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32), values)
+
+
+def unlike_sessions() -> Inputs:
+    """Every packed session has two items that no other session has, of different feedback."""
+    packed_S = np.flatnonzero(USER_RL.reshape(-1))
+    session_T = np.repeat(packed_S, ITEMS_A_SESSION)
+    padding = SESSIONS * ITEMS_A_SESSION - len(session_T)
+    item_T = np.append(np.arange(1, len(session_T) + 1), np.zeros(padding, int))
+    feedback_T = np.append(np.arange(len(session_T)) % 3, np.zeros(padding, int))
+    session_T = np.append(session_T, np.full(padding, SESSIONS))
+    return Inputs(*map(jnp.asarray, (item_T, feedback_T, session_T, USER_RL, POSITION_RL)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def queries(spec: Spec, params, inputs: Inputs) -> jax.Array:
+    """Both queries of every session, [S, 2 D]."""
+    return jnp.concatenate(sessionrec.apply(spec, params, inputs, side())[1], axis=1)
+
+
+def may_see() -> np.ndarray:
+    """[S, S]: True where the session (first S) may depend on the other."""
+    row_S, user_S, place_S = np.repeat(np.arange(ROWS), SLOTS), USER_RL.reshape(-1), np.tile(np.arange(SLOTS), ROWS)
+    same = (row_S[:, None] == row_S) & (user_S[:, None] == user_S) & (user_S > 0)
+    return same & (place_S[:, None] >= place_S)
+
+
+def test_a_session_sees_its_users_past_and_nothing_else_by_gradient():
+    spec, inputs = spec_with(), unlike_sessions()
+    params = parameters(spec)
+
+    def of_table(table_VE):
+        embedding = {**params["item_embedding"], "item_table": table_VE}
+        return queries(spec, {**params, "item_embedding": embedding}, inputs).sum(axis=1)
+
+    jacobian_SV = np.abs(jax.jacrev(of_table)(params["item_embedding"]["item_table"])).sum(axis=2)
+    seen_SV = np.zeros((SESSIONS, IDS), bool)
+    for place, session in enumerate(np.asarray(inputs.session_of_item_T)):
+        if session < SESSIONS:
+            seen_SV[:, inputs.item_T[place]] = may_see()[:, session]
+    packed_S = USER_RL.reshape(-1) > 0
+    assert np.array_equal(jacobian_SV[packed_S] > 0, seen_SV[packed_S])
+
+
+@pytest.mark.parametrize("encoder", ["mean", "typed_mean"])
+def test_what_a_session_may_not_see_changes_no_bit_of_it(encoder):
+    spec, inputs = spec_with(replace(MODEL, session_encoder=encoder)), unlike_sessions()
+    params, session_T = parameters(spec), np.asarray(inputs.session_of_item_T)
+    before_SD = np.asarray(queries(spec, params, inputs))
+    for session in np.flatnonzero(USER_RL.reshape(-1)):
+        item_T = jnp.where(session_T == session, IDS - 1 - inputs.item_T, inputs.item_T)
+        changed_S = np.any(before_SD != queries(spec, params, inputs._replace(item_T=item_T)), axis=1)
+        assert np.array_equal(changed_S, may_see()[:, session])
+
+
+def test_padding_has_no_effect():
+    spec, inputs = spec_with(), unlike_sessions()
+    padding_T = inputs.session_of_item_T == SESSIONS
+    other = inputs._replace(
+        item_T=jnp.where(padding_T, 7, inputs.item_T), feedback_T=jnp.where(padding_T, 2, inputs.feedback_T)
+    )
+    params, packed_S = parameters(spec), USER_RL.reshape(-1) > 0
+    assert np.array_equal(queries(spec, params, other)[packed_S], queries(spec, params, inputs)[packed_S])
+
+
+def test_the_order_of_a_sessions_items_does_not_matter():
+    spec, inputs = spec_with(), unlike_sessions()
+    order_T = np.arange(len(inputs.item_T)).reshape(-1, ITEMS_A_SESSION)[:, ::-1].reshape(-1)
+    other = inputs._replace(item_T=inputs.item_T[order_T], feedback_T=inputs.feedback_T[order_T])
+    np.testing.assert_allclose(
+        queries(spec, parameters(spec), other), queries(spec, parameters(spec), inputs), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_user_packed_alone_is_the_user_packed_with_others():
+    """Masking equals removing."""
+    spec, inputs = spec_with(), unlike_sessions()
+    together_SD = queries(spec, parameters(spec), inputs)
+    for row, user in ((0, 1), (0, 2), (1, 1), (1, 2), (1, 3)):
+        slots = row * SLOTS + np.flatnonzero(USER_RL[row] == user)
+        places = np.flatnonzero(np.isin(inputs.session_of_item_T, slots))
+        spare = len(inputs.item_T) - len(places)
+        user_RL, position_RL = np.zeros((2, ROWS, SLOTS), int)
+        user_RL[0, : len(slots)], position_RL[0, : len(slots)] = 1, np.arange(len(slots))
+        alone = Inputs(
+            jnp.pad(inputs.item_T[places], (0, spare)),
+            jnp.pad(inputs.feedback_T[places], (0, spare)),
+            jnp.pad(inputs.session_of_item_T[places] - slots[0], (0, spare), constant_values=SESSIONS),
+            jnp.asarray(user_RL),
+            jnp.asarray(position_RL),
+        )
+        alone_SD = queries(spec, parameters(spec), alone)[: len(slots)]
+        np.testing.assert_allclose(alone_SD, together_SD[slots], rtol=1e-5, atol=1e-5)
+
+
+def test_the_mask_is_causal_within_a_user_and_every_slot_sees_itself():
+    mask_RLL = np.asarray(attention_mask(jnp.asarray(USER_RL)))
+    for row, query, key in itertools.product(range(ROWS), range(SLOTS), range(SLOTS)):
+        assert mask_RLL[row, query, key] == (USER_RL[row, query] == USER_RL[row, key] and key <= query)
+
+
+def test_feedback_and_position_matter():
+    spec, inputs = spec_with(), unlike_sessions()
+    params = parameters(spec)
+    before_SD, packed_S = queries(spec, params, inputs), USER_RL.reshape(-1) > 0
+    for other in (
+        inputs._replace(feedback_T=(inputs.feedback_T + 1) % 3),
+        inputs._replace(position_RL=SLOTS - 1 - inputs.position_RL),
+    ):
+        assert np.all(np.any(before_SD != queries(spec, params, other), axis=1)[packed_S])
+
+
+def test_typed_mean_of_one_kind_is_the_mean():
+    typed = spec_with(replace(MODEL, session_encoder="typed_mean"), kinds=1)
+    plain = spec_with(replace(MODEL, session_encoder="mean"), kinds=1)
+    inputs = unlike_sessions()._replace(feedback_T=jnp.zeros_like(unlike_sessions().feedback_T))
+    params = parameters(typed)
+    project_KDD = params["session_encoder"]["project"]
+    one_matrix = {**params, "session_encoder": {**params["session_encoder"], "project": project_KDD[0]}}
+    np.testing.assert_allclose(queries(typed, params, inputs), queries(plain, one_matrix, inputs), rtol=1e-5, atol=1e-5)
+
+
+# The start: popularity.
+
+
+def test_before_the_first_step_the_scores_are_the_popularity_baselines(config, log):
+    catalogue = train_catalogue(config, log)
+    spec, mesh = spec_of(config, log, catalogue), make_mesh(config.mesh)
+    params = initial_state(config, spec, catalogue, mesh).params
+    metrics = evaluate(config, log, catalogue, spec, params, mesh, shape_of(config, 1), TEST, rank_baselines=True)
+    assert metrics["loss_nats_per_item"] == pytest.approx(metrics["loss_baseline_nats_per_item"], rel=1e-5)
+    assert metrics["rank_auc"] == 0.5
+    for name in ("mrr", "ndcg_at_10", "recall_at_50"):  # ties count against the model
+        assert metrics[name] == pytest.approx(metrics[f"popularity_{name}"], abs=0.03)
+        assert metrics[name] <= metrics[f"popularity_{name}"]
+    rate, exposures = log.clicks_V.sum() / log.exposures_V.sum(), params["heads"]["rank_bias"]
+    assert 1 / (1 + np.exp(-exposures)) == pytest.approx(rate, rel=1e-5)
+
+
+def test_items_need_an_id_or_side_information():
+    bare = spec_with(replace(MODEL, id_width=0), side_values=())
+    with pytest.raises(InputError, match=r"--model\.id-width is 0 and the log has no side information"):
+        sessionrec.init(bare, jax.random.key(0), from_counts(np.arange(IDS), np.arange(IDS), {}, {}))
+
+
+# Sizes and costs.
+
+
+def shapes(spec: Spec):
+    """The parameters' shapes, without making them."""
+    ones_V = np.ones(spec.ids, int)
+    return jax.eval_shape(lambda: sessionrec.init(spec, jax.random.key(0), from_counts(ones_V, ones_V, {}, {})))
+
+
+COLUMNS = (("tag", 5), ("author", 700))
+VARIANTS = {
+    **{name: (sized(Config(), name).model, COLUMNS) for name in SIZES},
+    "mean": (Model(session_encoder="mean"), COLUMNS),
+    "no layers": (Model(layers=0), COLUMNS),
+    "side information only": (Model(id_width=0), COLUMNS),
+    "ids only": (Model(), ()),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_are_counted_by_group(name):
+    model, side_values = VARIANTS[name]
+    tree = shapes(Spec(model, 1_001, side_values, 4, 32))
+    sizes = [(is_table(path[-1].key), leaf.size) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    counted = count.parameters(model, 1_001, side_values, feedback_kinds=4, positions=32)
+    assert counted.item_table == sum(size for table, size in sizes if table)
+    assert counted.body == sum(size for table, size in sizes if not table)
+    assert counted.total == counted.item_table + counted.body
+
+
+@pytest.mark.parametrize("slots", [16, 64])
+@pytest.mark.parametrize(
+    "model",
+    [Model(width=32, layers=1), Model(width=128, layers=1), Model(layers=1, session_encoder="mean"), Model(layers=0)],
+)
+def test_training_flops_are_three_times_what_xla_counts_of_a_forward_pass(model, slots):
+    """XLA counts more than matrix products, and the body of a scan once, so at most one layer is compared."""
+    rows, ids, loss = 4, 1_001, Loss(negatives=256)
+    sessions, items = rows * slots, rows * slots * 8
+    spec = Spec(model, ids, COLUMNS, 3, slots)
+
+    def objective(params, inputs, target_S, side, negatives, log_q_V):
+        e_ND = sessionrec.embed(spec, params, negatives.item_N, side)
+        e_TD, found = sessionrec.apply(spec, params, inputs, side)
+        wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
+        heads = params["heads"]
+        return session_loss(loss, found, e_TD, inputs.item_T, wanted, heads, log_q_V, negatives, e_ND).objective(1.0)
+
+    def array(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    inputs = Inputs(array(items), array(items), array(items), array(rows, slots), array(rows, slots))
+    negatives = Negatives(array(loss.negatives), array(loss.negatives, dtype=jnp.float32))
+    side = {name: array(ids, 1) for name, _ in COLUMNS}
+    arguments = (inputs, array(sessions, dtype=bool), side, negatives, array(ids, dtype=jnp.float32))
+    forward = jax.jit(objective).lower(shapes(spec), *arguments).cost_analysis()["flops"]
+    counted = count.flops_train(model, loss, len(side), 3, slots, items, sessions, steps=1)
+    assert 1.0 <= forward / (counted / 3) < 1.06
+
+
+def test_flops_grow_by_the_same_for_every_layer_and_every_step():
+    def flops(layers: int, steps: int = 1) -> float:
+        return count.flops_train(Model(layers=layers), Loss(), 2, 3, 32, 1_000 * steps, 100 * steps, steps)
+
+    assert flops(3) - flops(2) == flops(2) - flops(1) > 0
+    assert flops(2, steps=10) == pytest.approx(10 * flops(2))
