@@ -1,6 +1,7 @@
 """Recommend the top-K items after a user's last session, in the publisher's ids.
 
 sessionrec recommend RUN --histories users.jsonl --k 50 --out top50.jsonl
+
 sessionrec recommend RUN --log-users 100
 
 A line of users.jsonl is {"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...]}, oldest session first;
