@@ -35,7 +35,7 @@ PROCESS = ZipfIntent(
     click_low=0.02,
     click_high=0.9,
     keep_interest=0.95,
-    sessions_mean=4,
+    sessions_mean=4.0,
     sessions_max=12,
     seed=1,
 )
@@ -78,14 +78,14 @@ SIZES = {
         HELD_OUT,
         Plan(
             users=(4_000, 6_500, 10_700, 17_500, 28_600, 47_000, 77_000, 126_000),
-            sizes=("xxs", "xs", "s"),
+            sizes=("xxs", "s"),
             learning_rates=(5e-3, 1e-2),
-            epochs=(4.0, 8.0),
-            user_epochs_max=260_000,
+            epochs=(8.0, 16.0),
+            user_epochs_max=110_000,
         ),
     ),
     "smallest": Size(
-        ZipfIntent(users=4_400, base=8, click_low=0.02, click_high=0.9, sessions_mean=4, sessions_max=12, seed=1),
+        ZipfIntent(users=4_400, base=8, click_low=0.02, click_high=0.9, sessions_mean=4.0, sessions_max=12, seed=1),
         Settings(validation_users=200, test_users=200),
         Plan(
             users=(125, 250, 500, 1_000, 2_000, 4_000),

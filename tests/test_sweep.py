@@ -1,0 +1,135 @@
+"""Sweeps: killed and typed again they end with the same rows; failed runs are rows; wrong folders are refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import sweepfolder
+from experiments.__main__ import main
+from experiments.base import SIZES, sized
+from experiments.grid import Plan
+from sessionrec_jax import count
+from sessionrec_jax.config import Config, replace, run_id, to_dict
+from sessionrec_jax.errors import InputError
+
+PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --epochs 3 --workers 2"
+SMALL = (
+    "--data.rows 4 --data.sessions-per-row 16 --model.id-width 8 --model.side-width 4 --loss.negatives 32 "
+    "--train.log-every-steps 1 --train.checkpoint-every-seconds 0.2"
+)
+ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+OF_THE_CLOCK = ("wall_seconds", "sessions_per_second", "commit")
+
+
+def command(log, out) -> list[str]:
+    sweep = [sys.executable, "-m", "experiments", "sweep", "grid", "--data", str(log.path), "--out", str(out)]
+    return [*sweep, *PLAN.split(), *SMALL.split()]
+
+
+def rows(out) -> dict[str, dict]:
+    found = {path.parent.name: json.loads(path.read_text()) for path in out.glob("runs/*/row.json")}
+    return {name: {k: v for k, v in row.items() if k not in OF_THE_CLOCK} for name, row in found.items()}
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False)
+    return [int(line) for line in listed.stdout.split()]
+
+
+def test_a_killed_sweep_ends_with_the_rows_of_an_undisturbed_one(log, tmp_path):
+    subprocess.run(command(log, tmp_path / "calm"), env=ENVIRONMENT, check=True, capture_output=True)
+    moment = random.SystemRandom().uniform(2.0, 12.0)
+    sweep = subprocess.Popen(command(log, tmp_path / "killed"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    time.sleep(moment)
+    workers = children_of(sweep.pid)
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers):  # noqa: PTH110
+        assert time.monotonic() < deadline, "workers outlived their killed sweep"
+        time.sleep(0.1)
+    subprocess.run(command(log, tmp_path / "killed"), env=ENVIRONMENT, check=True, capture_output=True)
+    calm = rows(tmp_path / "calm")
+    assert len(calm) == 2
+    assert all(row["status"] == "done" and row["loss_nats_per_item"] > 0 for row in calm.values())
+    assert rows(tmp_path / "killed") == calm, f"killed after {moment:.2f} s"
+    assert main(["status", str(tmp_path / "killed")]) == 0
+
+
+def test_a_run_that_fails_is_a_row_without_a_loss(log, tmp_path, capsys):
+    diverging = [*command(log, tmp_path)[3:], "--optim.clip-norm", "1e30", "--optim.beta1", "0"]
+    diverging[diverging.index("0.01")] = "1e25"
+    diverging += ["--mesh.data", "1"]
+    assert main(diverging) == 1
+    assert len(rows(tmp_path)) == 2
+    for row in rows(tmp_path).values():
+        assert row["status"] == "diverged"
+        assert "step" in row["reason"]
+        assert "loss_nats_per_item" not in row
+    capsys.readouterr()
+    assert main(["status", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"diverged": 2}
+
+
+def test_a_worker_that_dies_again_and_again_leaves_a_failed_row(tmp_path, monkeypatch):
+    from experiments.launch import local
+
+    config = Config()
+    run_dir = tmp_path / "runs" / run_id(config)
+    run_dir.mkdir(parents=True)
+    told = []
+    for attempts, rows_told in ((local.ATTEMPTS - 1, 0), (local.ATTEMPTS, 1)):
+        (run_dir / "attempts.json").write_text(str(attempts))
+        local._give_up_on_killer(config, tmp_path, "grid", told.append)
+        assert len(told) == rows_told
+    assert told[0]["status"] == "failed"
+    assert "killed 3 times" in json.loads((run_dir / "row.json").read_text())["reason"]
+
+
+def test_a_folder_holds_one_sweep(tmp_path):
+    first, second = Config(), replace(Config(), {"train.seed": 1})
+    sweepfolder.begin(tmp_path, "grid", [first], {})
+    sweepfolder.begin(tmp_path, "grid", [first], {})
+    with pytest.raises(InputError, match="settings differ"):
+        sweepfolder.begin(tmp_path, "grid", [second], {})
+    another = pytest.raises(InputError, match="another `sessionrec sweep`")
+    with sweepfolder.launching(tmp_path), another, sweepfolder.launching(tmp_path):
+        pass
+
+
+def test_the_states_of_runs(tmp_path):
+    configs = [replace(Config(), {"train.seed": seed}) for seed in range(3)]
+    sweepfolder.begin(tmp_path, "grid", configs, {})
+    begun, done = (tmp_path / "runs" / run_id(config) for config in configs[1:])
+    for folder, config in ((begun, configs[1]), (done, configs[2])):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    (begun / "metrics.jsonl").write_text('{"step": 7}\n{"step": 9}\n{"st')
+    (done / "row.json").write_text('{"status": "done", "steps": 11}')
+    plan, states = sweepfolder.states(tmp_path)
+    assert plan == "grid"
+    assert [(state.status, state.step) for state in states] == [("waiting", None), ("begun", 9), ("done", 11)]
+
+
+def test_a_plan_is_its_product_less_what_costs_too_much():
+    plan = Plan(users=(10, 100), sizes=("xxs", "s"), learning_rates=(1e-3,), epochs=(1.0, 4.0), user_epochs_max=100)
+    configs = plan.configs(Config(), 1_000)
+    assert len(configs) == len({run_id(config) for config in configs})
+    seen = {(config.data.users, config.train.epochs) for config in configs}
+    assert seen == {(10, 1.0), (10, 4.0), (100, 1.0)}
+    assert [c.data.users for c in Plan().configs(Config(), 1_000)] == [12, 37, 111, 333, 1_000]
+
+
+def test_the_ladder_climbs():
+    bodies = [count.parameters(sized(Config(), size).model, 1_001, (("digit", 10),), 3, 32).body for size in SIZES]
+    ratios = [large / small for small, large in itertools.pairwise(bodies)]
+    assert all(2 < ratio < 5 for ratio in ratios), ratios
