@@ -100,7 +100,7 @@ SIZES = {
 @dataclass(frozen=True)
 class Command:
     out: Path = Path("out/demo")
-    """Folder of the demo: log/, sweep/, fit.json, report.html."""
+    """Folder of the demo: log/, sweep/, fit.json, report.html, sizes.html."""
     size: Literal["full", "smallest"] = "full"
     """full: the figures of the README, about ten minutes on two cores. smallest: every step in about two, no claim."""
     workers: int | None = None
@@ -124,20 +124,35 @@ def main(argv: list[str]) -> int:
     write_json(sweep_dir / "theory.json", _theory(size, prepared))
     run_sweep("grid", configs, sweep_dir, REPORT, workers=command.workers or default_workers())
     say("[bold]3/4[/] the fit")
+    runs = _runs(sweep_dir, REPORT["select_within"])
+    fit = scaling.fit(runs, REPORT["law"])
+    fit.to_json(command.out / "fit.json")
+    say("[bold]4/4[/] the reports")
+    theory = read_theory(sweep_dir / "theory.json")
+    report.write(command.out / "report.html", runs, [(REPORT["law"], fit)], theory, title="Loss against data")
+    sizes = _runs(sweep_dir, [*REPORT["select_within"], REPORT["n"]])
+    report.write(command.out / "sizes.html", sizes, [_try(sizes, "chinchilla")], theory, title="Every body size")
+    _tell(command.out, fit, theory)
+    return 0
+
+
+def _runs(sweep_dir: Path, select_within: list[str]) -> scaling.RunTable:
+    """The sweep's rows, of each cell the one that was best on validation."""
     columns = scaling.Columns(
         **{name: REPORT[name] for name in ("n", "d", "loss", "baseline", "select_by")},
         floor=REPORT["floor_column"],
-        select_within=tuple(REPORT["select_within"]),
+        select_within=tuple(select_within),
     )
     frame, unfinished = table.load(sweep_dir)
-    runs = table.from_frame(frame, columns, source=str(sweep_dir), unfinished=unfinished)
-    fit = scaling.fit(runs, REPORT["law"])
-    fit.to_json(command.out / "fit.json")
-    say("[bold]4/4[/] the report")
-    theory = read_theory(sweep_dir / "theory.json")
-    report.write(command.out / "report.html", runs, [(REPORT["law"], fit)], theory, title="SessionRec-JAX demo")
-    _tell(command.out, fit, theory)
-    return 0
+    return table.from_frame(frame, columns, source=str(sweep_dir), unfinished=unfinished)
+
+
+def _try(runs: scaling.RunTable, law: str) -> tuple[str, scaling.Fit | scaling.Refusal]:
+    """The fit, or why the table cannot carry the law: the page shows either."""
+    try:
+        return law, scaling.fit(runs, law)
+    except scaling.Refusal as refusal:
+        return law, refusal
 
 
 def _log(folder: Path, size: Size, say: Any) -> Prepared:
@@ -168,7 +183,7 @@ def _theory(size: Size, prepared: Prepared) -> dict[str, Any]:
 def _tell(out: Path, fit: scaling.Fit, theory: Theory) -> None:
     """Where the report is, then exponent, floor and held-out error, each against the truth."""
     say = Console(highlight=False, soft_wrap=True).print
-    say(f"\nreport     {out / 'report.html'}")
+    say(f"\nreport     {out / 'report.html'}, each body size apart in {out / 'sizes.html'}")
     reference = _reference_exponent(theory)
     off = "-" if fit.params["beta"] is None else f"{fit.params['beta'] / reference - 1:+.1%}"
     say(
