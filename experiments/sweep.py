@@ -23,9 +23,11 @@ def default_workers() -> int:
 def run_sweep(
     plan: str, configs: Sequence[Config], sweep_dir: Path, report: dict[str, Any], *, workers: int
 ) -> list[dict[str, Any]]:
-    """Runs the resolved `configs` that have no row yet, costliest first, and returns all rows in the plan's order."""
+    """Runs the resolved `configs` that have no row yet or a failed one, costliest first, and returns all rows in the
+    plan's order."""
     sweepfolder.begin(sweep_dir, plan, configs, report)
     with sweepfolder.launching(sweep_dir):
+        sweepfolder.forget_failures(sweep_dir)
         done = sum(state.row is not None for state in sweepfolder.states(sweep_dir)[1])
         with _Told(len(configs), done) as told:
             local.launch(sorted(configs, key=_cost, reverse=True), sweep_dir, plan, workers, told)

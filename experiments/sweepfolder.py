@@ -85,6 +85,14 @@ def _last_step(metrics: Path) -> int | None:
     return None
 
 
+def forget_failures(sweep_dir: Path) -> None:
+    """Takes failed rows back, so that their runs are tried again: the disk may have room now. A diverged run would
+    diverge again and stays."""
+    for state in states(sweep_dir)[1]:
+        if state.status == "failed":
+            (sweep_dir / "runs" / state.run_id / "row.json").unlink()
+
+
 @contextmanager
 def launching(sweep_dir: Path) -> Iterator[None]:
     """Held by the one process that launches. Raises InputError where another does; a killed one lets go by itself."""

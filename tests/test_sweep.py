@@ -106,6 +106,18 @@ def test_a_folder_holds_one_sweep(tmp_path):
         pass
 
 
+def test_failed_runs_are_tried_again_and_diverged_ones_are_not(tmp_path):
+    configs = [replace(Config(), {"train.seed": seed}) for seed in range(2)]
+    sweepfolder.begin(tmp_path, "grid", configs, {})
+    for config, status in zip(configs, ("failed", "diverged"), strict=True):
+        folder = tmp_path / "runs" / run_id(config)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(to_dict(config)))
+        (folder / "row.json").write_text(json.dumps({"status": status}))
+    sweepfolder.forget_failures(tmp_path)
+    assert [state.status for state in sweepfolder.states(tmp_path)[1]] == ["begun", "diverged"]
+
+
 def test_the_states_of_runs(tmp_path):
     configs = [replace(Config(), {"train.seed": seed}) for seed in range(3)]
     sweepfolder.begin(tmp_path, "grid", configs, {})
