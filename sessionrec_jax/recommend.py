@@ -187,7 +187,8 @@ def recommend(run: Restored, histories: Histories, k: int, *, quiet: bool = Fals
         {"user": ..., "items": [published ids], "scores": [...], "unknown_items": n, "sessions_used": n}
 
     A score is the log probability of the item in the softmax over the whole catalogue, nats; equal ones stand in the
-    catalogue's order. The model reads the newest `data.sessions_per_row` - 1 sessions, or fewer where their exposures
+    catalogue's order. Trained with `loss.other_clicks="masked"` the scores rank well, but are no calibrated
+    probabilities. The model reads the newest `data.sessions_per_row` - 1 sessions, or fewer where their exposures
     fill a row. A history without a known item gets the popularity order and says so by "fallback": "popularity".
     Raises InputError for a `k` that the catalogue cannot give and for a last session that does not fit a row.
     """
