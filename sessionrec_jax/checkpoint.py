@@ -17,7 +17,9 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self._folder = folder
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        # Named here, or else the arrays that another process saved cannot be looked at before they are restored.
+        handlers = {"state": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -59,36 +59,40 @@ class MetricsLog:
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) < first_step]
         path.write_text("".join(f"{line}\n" for line in kept))
-        self._file = path.open("a")
-        self._every, self._sums, self._steps = every_steps, (0.0, 0.0, 0.0, 0.0), 0
+        self._path, self._every = path, every_steps
+        self._sums, self._unwritten = _NOTHING, {}
         self.note = ""
 
     def add(self, step: int, learning_rate: float, sums: tuple[float, ...], speed: dict[str, float]) -> None:
         """`sums`: retrieval nats, clicked items, rank nats, exposures of the step."""
         self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True))
-        self._steps += 1
-        if (step + 1) % self._every:
-            return
-        retrieval, clicked, rank, exposures = self._sums
-        values = {
-            "step": step,
-            "retrieval_nats_per_item": retrieval / clicked if clicked else None,
-            "rank_nats_per_exposure": rank / exposures if exposures else None,
-            "learning_rate": learning_rate,
-            **speed,
-        }
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-        shown = (f"{name.split('_')[0]} {value:.4f}" for name, value in list(values.items())[1:3] if value is not None)
-        self.note = f"{', '.join(shown)}, {speed['sessions_per_second']:,.0f} sessions/s"
-        self._sums, self._steps = (0.0, 0.0, 0.0, 0.0), 0
+        self._unwritten = {"step": step, "learning_rate": learning_rate, **speed}
+        if (step + 1) % self._every == 0:
+            self._write()
 
     def close(self) -> None:
-        self._file.close()
+        """Writes the steps after the last full line."""
+        if self._unwritten:
+            self._write()
+
+    def _write(self) -> None:
+        retrieval, clicked, rank, exposures = self._sums
+        losses = {
+            "retrieval_nats_per_item": retrieval / clicked if clicked else None,
+            "rank_nats_per_exposure": rank / exposures if exposures else None,
+        }
+        with self._path.open("a") as file:  # not kept open, since a run may end anywhere
+            file.write(json.dumps({"step": self._unwritten["step"], **losses, **self._unwritten}) + "\n")
+        shown = (f"{name.split('_')[0]} {value:.4f}" for name, value in losses.items() if value is not None)
+        self.note = f"{', '.join(shown)}, {self._unwritten['sessions_per_second']:,.0f} sessions/s"
+        self._sums, self._unwritten = _NOTHING, {}
+
+
+_NOTHING = (0.0, 0.0, 0.0, 0.0)
 
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf  # the half-written last line of a killed run

@@ -1,0 +1,262 @@
+"""Training: the same on any number of devices, the same after any number of deaths, and better than popularity."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sessionrec_jax import optim
+from sessionrec_jax.checkpoint import Checkpoints
+from sessionrec_jax.config import Config, Optim, replace, to_dict
+from sessionrec_jax.data.batches import TEST, shape_of, train_batches, train_catalogue
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluate import evaluate
+from sessionrec_jax.loss import proposal, sample_negatives
+from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
+from sessionrec_jax.runfolder import MetricsLog
+from sessionrec_jax.train import Diverged, Scalars, initial_state, make_step, resolve, spec_of, train
+
+TRAIN_IN_A_PROCESS_OF_ITS_OWN = """
+import json, sys
+from pathlib import Path
+from sessionrec_jax.config import from_dict
+from sessionrec_jax.data.store import open_log
+from sessionrec_jax.train import train
+config = from_dict(json.loads(sys.argv[1]))
+train(config, open_log(config.data.path), Path(sys.argv[2]), quiet=True)
+"""
+
+
+def by_name(tree) -> dict[str, np.ndarray]:
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_same_bits(one, other) -> None:
+    one, other = by_name(one), by_name(other)
+    assert one.keys() == other.keys()
+    assert not [name for name in one if not np.array_equal(one[name], other[name])]
+
+
+def steps_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+class OneStep:
+    """The first step of training on the first batch, on so many devices."""
+
+    def __init__(self, config: Config, log, devices: int):
+        mesh, shape = make_mesh(replace(config, {"mesh.data": devices}).mesh), shape_of(config, devices)
+        catalogue = train_catalogue(config, log)
+        spec = spec_of(config, log, catalogue)
+        self.batch = next(train_batches(config, log, shape))
+        self.before = jax.device_get(initial_state(config, spec, catalogue, mesh).params)
+        self.key = jax.random.key(3)
+        self.proposal = proposal(config.loss, catalogue)
+        state = initial_state(config, spec, catalogue, mesh)
+        arguments = (catalogue.side, self.proposal, Scalars(np.float32(1e-2), np.float32(0)))
+        side, q, scalars = put_replicated(arguments, mesh)
+        step = make_step(spec, config.loss, config.optim, mesh)
+        key = jax.device_put(self.key, side["category"].sharding)
+        self.state, self.sums = jax.device_get(step(state, *put_batch(self.batch, mesh), side, q, key, scalars))
+
+
+@pytest.fixture(scope="module")
+def one_step(config, log):
+    return {devices: OneStep(config, log, devices) for devices in (1, 8)}
+
+
+@pytest.fixture(scope="module")
+def whole(config, log, tmp_path_factory):
+    """A run that nothing disturbed: (config, folder, what train returned)."""
+    config = replace(config, {"train.epochs": 8.0, "train.log_every_steps": 1})
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return config, folder, train(config, log, folder, quiet=True)
+
+
+# One step.
+
+
+def test_there_are_eight_devices():
+    assert jax.device_count() == 8
+
+
+def test_eight_devices_take_the_step_of_one(one_step):
+    """Sums, gradients (Adam's first moment is a tenth of the clipped one) and parameters."""
+    one, eight = one_step[1], one_step[8]
+    assert eight.batch.item_GT.shape[0] == 8
+    for name, sums in one.sums._asdict().items():
+        assert getattr(eight.sums, name) == pytest.approx(sums, rel=1e-5), name
+    for part in ("optimizer", "params"):
+        leaves, others = by_name(getattr(one.state, part)), by_name(getattr(eight.state, part))
+        for name, leaf in leaves.items():
+            scale = np.abs(leaf).max(initial=0)
+            np.testing.assert_allclose(others[name], leaf, atol=1e-5 * max(scale, 1e-6), rtol=1e-3, err_msg=name)
+
+
+def test_a_step_moves_the_rows_of_items_that_it_saw_and_no_others(one_step):
+    """Unseen rows neither drift nor decay."""
+    one = one_step[1]
+    ids = len(one.proposal.log_q_V)
+    drawn = sample_negatives(jax.random.fold_in(one.key, 0), jax.tree.map(jnp.asarray, one.proposal), 32).item_N
+    seen_V = np.isin(np.arange(ids), np.append(one.batch.item_GT, drawn))
+    assert not seen_V.all()
+    after, before = one.state.params["heads"]["item_bias"], one.before["heads"]["item_bias"]
+    assert not np.any((after != before)[~seen_V])
+    assert np.any((after != before)[seen_V])
+
+
+def test_the_mesh_cannot_have_more_devices_than_there_are(config):
+    with pytest.raises(InputError, match=r"--mesh.data 9 wants 9 devices, but there are 8 .*use --mesh.data 8"):
+        make_mesh(replace(config, {"mesh.data": 9}).mesh)
+
+
+# A whole run.
+
+
+def test_a_short_run_beats_popularity_and_not_the_truth(whole, log):
+    config, _, trained = whole
+    args = (trained.catalogue, trained.spec, trained.params, trained.mesh, trained.shape, TEST)
+    metrics = evaluate(config, log, *args, rank_baselines=True)
+    assert metrics["loss_nats_per_item"] < metrics["loss_baseline_nats_per_item"] - 0.05
+    assert metrics["loss_nats_per_item"] > metrics["loss_bayes_nats_per_item"]
+    assert metrics["rank_nats_per_exposure"] < metrics["rank_baseline_nats_per_exposure"] - 0.03
+    assert metrics["rank_nats_per_exposure"] > metrics["rank_bayes_nats_per_exposure"]
+    assert metrics["rank_auc"] > 0.6
+
+    mesh = make_mesh(replace(config, {"mesh.data": 8}).mesh)
+    params = put_replicated(jax.device_get(trained.params), mesh)
+    elsewhere = evaluate(config, log, trained.catalogue, trained.spec, params, mesh, shape_of(config, 8), TEST)
+    for name, value in elsewhere.items():
+        assert value == pytest.approx(metrics[name], rel=1e-4), name
+
+
+def test_the_log_has_every_step_once_and_the_losses_fall(whole):
+    _, folder, trained = whole
+    steps = steps_of(folder)
+    assert [line["step"] for line in steps] == list(range(trained.steps))
+    losses = [line["rank_nats_per_exposure"] for line in steps]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20])
+
+
+def test_a_line_of_the_log_is_the_mean_since_the_line_before(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 3}\n{"st')  # a run that was killed after its checkpoint at step 2
+    log = MetricsLog(path, 2, every_steps=2)
+    for step in range(2, 7):
+        log.add(step, 0.1, (1.0 * step, 2.0, 0.0, 0.0), {"sessions_per_second": 1.0})
+    log.close()
+    lines = steps_of(tmp_path)
+    assert [line["step"] for line in lines] == [1, 3, 5, 6]  # the last step too
+    assert [line["retrieval_nats_per_item"] for line in lines[1:]] == [(2 + 3) / 4, (4 + 5) / 4, 6 / 2]
+    assert all(line["rank_nats_per_exposure"] is None for line in lines[1:])
+
+
+def test_counters_count_what_was_seen(whole, log):
+    config, _, trained = whole
+    batches = list(train_batches(config, log, trained.shape))
+    seen = trained.counters
+    assert len(batches) == trained.steps
+    assert seen.target_sessions == sum(batch.target_sessions for batch in batches)
+    assert seen.items == sum(np.count_nonzero(batch.item_GT) for batch in batches)
+    assert seen.item_slots == sum(batch.item_GT.size for batch in batches)
+    assert seen.target_items > 0
+
+
+def test_a_finished_run_started_again_does_nothing(whole, log):
+    config, folder, trained = whole
+    again = train(config, log, folder, quiet=True)
+    assert_same_bits(again.params, trained.params)
+    assert again.counters.target_sessions == trained.counters.target_sessions
+    assert len(steps_of(folder)) == trained.steps
+
+
+# Deaths.
+
+
+def test_a_killed_run_ends_with_the_parameters_of_an_undisturbed_one(whole, log, tmp_path):
+    config, folder, trained = whole
+    careful, run_dir = replace(config, {"train.checkpoint_every_seconds": 0.02}), tmp_path / "run"
+    program = [sys.executable, "-c", TRAIN_IN_A_PROCESS_OF_ITS_OWN, json.dumps(to_dict(careful)), str(run_dir)]
+    with subprocess.Popen(program) as process:
+        while process.poll() is None and not list(run_dir.glob("checkpoints/[0-9]*")):
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert len((run_dir / "metrics.jsonl").read_text().splitlines()) < trained.steps
+
+    resumed = train(config, log, run_dir, quiet=True)
+    assert_same_bits(resumed.params, trained.params)
+    losses = [[line["retrieval_nats_per_item"] for line in steps_of(path)] for path in (run_dir, folder)]
+    assert losses[0] == losses[1]
+    assert resumed.counters.target_items == trained.counters.target_items
+    assert resumed.counters.item_slots == trained.counters.item_slots
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(config, log, tmp_path):
+    wild = replace(config, {"optim.learning_rate_peak": 1e30})
+    with pytest.raises(Diverged, match=r"not a number at step \d+; lower --optim.learning-rate-peak") as error:
+        train(wild, log, tmp_path / "run", quiet=True)
+    assert 0 < error.value.step < 5
+
+
+# What is refused.
+
+
+def test_a_folder_of_another_run_is_refused(whole, log):
+    config, folder, _ = whole
+    with pytest.raises(InputError, match=r"holds run \w+, not \w+: its settings differ. Use another --out"):
+        train(replace(config, {"train.seed": 1}), log, folder)
+
+
+def test_a_log_that_was_prepared_anew_is_refused(config, log):
+    with pytest.raises(InputError, match="was prepared anew"):
+        resolve(replace(config, {"data.fingerprint": "0" * 16}), log)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {**s, "b": jnp.zeros((2, 3))}, r"has b = \(\(2, 2\), 'float32'\), .* wants \(\(2, 3\), 'float32'\)"),
+        (lambda s: {**s, "b": jnp.zeros((2, 2), jnp.bfloat16)}, r"b = .*wants \(\(2, 2\), 'bfloat16'\)"),
+        (lambda s: {"a": s["a"]}, r"b = .* wants nothing"),
+        (lambda s: {**s, "c": s["a"]}, r"c = nothing, .* wants \(\(3,\), 'float32'\)"),
+    ],
+)
+def test_a_checkpoint_of_other_arrays_is_refused_by_name(tmp_path, change, message):
+    state = {"a": jnp.zeros(3), "b": jnp.ones((2, 2))}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(state) is None
+        checkpoints.save(5, state, {"data": {"next": 7}})
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, progress = checkpoints.restore(state)
+        assert_same_bits(restored, state)
+        assert progress == {"data": {"next": 7}}
+        with pytest.raises(InputError, match=message):
+            checkpoints.restore(change(state))
+
+
+# The schedule.
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 1_000])
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(steps):
+    config = Optim(learning_rate_peak=2.0, warmup_fraction=0.1)
+    rates = [optim.learning_rate(config, step, steps) for step in range(steps)]
+    peak = int(np.argmax(rates))
+    assert max(rates) == 2.0
+    assert min(rates) > 0
+    assert peak == max(1, round(0.1 * steps)) - 1
+    assert np.all(np.diff(rates[: peak + 1]) > 0)
+    assert np.all(np.diff(rates[peak + 1 :]) < 0)
+    assert optim.learning_rate(config, steps, steps) == pytest.approx(0, abs=1e-9) or steps == 1
