@@ -172,7 +172,12 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     items = config.data.items_per_row or math.ceil(config.data.sessions_per_row * mean * 1.06 / 8) * 8
     items = max(items, config.data.items_per_row or 2 * prepared.manifest["max_session_items"])
     return replace(
-        config, {"data.path": str(prepared.path), "data.fingerprint": prepared.fingerprint, "data.items_per_row": items}
+        config,
+        {
+            "data.path": str(prepared.path.resolve()),
+            "data.fingerprint": prepared.fingerprint,
+            "data.items_per_row": items,
+        },
     )
 
 

@@ -29,7 +29,8 @@ from sessionrec_jax.train import resolve, train
 SMALL = {
     "data.rows": 8, "data.sessions_per_row": 8,
     "model.width": 8, "model.layers": 1, "model.id_width": 8, "model.side_width": 4,
-    "loss.negatives": 32, "mesh.data": 1, "train.epochs": 8.0,
+    "loss.negatives": 32, "mesh.data": 1, "train.epochs": 3.0,
+    "optim.learning_rate_peak": 1e-2,
 }  # fmt: skip
 
 
@@ -143,11 +144,11 @@ def log_probs_of_the_last_targets(run):
     """Over all items, for the last session of each test window, by the batches that evaluation reads."""
     side = put_replicated(run.catalogue.side, run.mesh)
     e_VD = sessionrec.embed(run.spec, run.params, jnp.arange(run.spec.ids), side)
+    queries_of = jax.jit(jax.vmap(lambda shard: sessionrec.apply(run.spec, run.params, shard, side)[1].retrieval_SD))
     found = []
     for batch in eval_batches(run.config, run.prepared, shape_of(run.config, run.mesh.size), TEST):
         inputs, _ = put_batch(batch, run.mesh)
-        _, queries = jax.vmap(lambda shard: sessionrec.apply(run.spec, run.params, shard, side))(inputs)
-        score_SV = queries.retrieval_SD[0] @ e_VD.T + run.params["heads"]["item_bias"].at[0].set(-jnp.inf)
+        score_SV = queries_of(inputs)[0] @ e_VD.T + run.params["heads"]["item_bias"].at[0].set(-jnp.inf)
         log_prob_RLV = jax.nn.log_softmax(score_SV).reshape(*batch.user_of_session_GRL.shape[1:], -1)
         for row, user_L in enumerate(batch.user_of_session_GRL[0]):
             for user in range(1, user_L.max(initial=0) + 1):

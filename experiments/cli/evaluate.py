@@ -33,19 +33,20 @@ class Command:
     """Run folder of `sessionrec train` or of a sweep."""
     split: Literal["validation", "test"] = "test"
     """Which held-out sessions."""
+    data: Path | None = None
+    """The prepared log, where it has moved since training."""
     json: Path | None = None
     """Also write the metrics, with their standard errors over users, to this file."""
 
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
-    from sessionrec_jax.restore import restore
-
     from sessionrec_jax.data.batches import TEST, VALIDATION, shape_of
     from sessionrec_jax.evaluate import evaluate
+    from sessionrec_jax.restore import restore
     from sessionrec_jax.runfolder import write_json
 
-    run = restore(command.run)
+    run = restore(command.run, command.data)
     role = VALIDATION if command.split == "validation" else TEST
     shape = shape_of(run.config, run.mesh.size)
     metrics = evaluate(
