@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -250,7 +249,7 @@ def _typed(wanted: Any, value: Any, where: str) -> Any:
         return tuple(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(wanted, type) and not isinstance(wanted, types.GenericAlias) and type(value) is not wanted:
+    if type(value) is not wanted:
         raise InputError(f"{where} is {value!r}; wanted {wanted.__name__}")
     return value
 

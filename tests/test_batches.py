@@ -243,6 +243,15 @@ def test_the_whole_logs_popularity_is_the_prepared_one(config, log):
                           np.argsort(-log.clicks_V[1:], kind="stable") + 1)  # fmt: skip
 
 
+def test_named_side_columns_are_seen_and_no_others(config, log):
+    assert list(train_catalogue(config, log).side) == list(log.side_values)
+    catalogue = train_catalogue(replace(config, {"data.side_columns": ("category", "digit_1")}), log)
+    assert catalogue.side_values == {"category": 8, "digit_1": 4}
+    assert all(np.array_equal(catalogue.side[name], log.side[name]) for name in ("category", "digit_1"))
+    with pytest.raises(InputError, match=r"--data.side-columns categry: did you mean 'category'\?"):
+        train_catalogue(replace(config, {"data.side_columns": ("categry",)}), log)
+
+
 def test_the_scarcer_slots_waste_little(config, log):
     roomy = resolve(replace(config, {"data.sessions_per_row": 64, "data.items_per_row": 0, "train.epochs": 3.0}), log)
     waste = np.mean([batch.waste for batch in train_batches(roomy, log, shape_of(roomy, 1))], axis=0)
