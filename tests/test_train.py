@@ -18,10 +18,11 @@ import pytest
 from sessionrec_jax import optim
 from sessionrec_jax.checkpoint import Checkpoints
 from sessionrec_jax.config import Config, Optim, replace, to_dict
-from sessionrec_jax.data.batches import TEST, shape_of, train_batches, train_catalogue
+from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_batches, train_catalogue
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import evaluate
 from sessionrec_jax.loss import proposal, sample_negatives
+from sessionrec_jax.model import sessionrec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
 from sessionrec_jax.runfolder import MetricsLog
 from sessionrec_jax.train import Diverged, Scalars, initial_state, make_step, resolve, spec_of, train
@@ -138,6 +139,27 @@ def test_a_short_run_beats_popularity_and_not_the_truth(whole, log):
     elsewhere = evaluate(config, log, trained.catalogue, trained.spec, params, mesh, shape_of(config, 8), TEST)
     for name, value in elsewhere.items():
         assert value == pytest.approx(metrics[name], rel=1e-4), name
+
+
+def test_evaluation_is_what_scoring_click_by_click_gives(whole, log):
+    config, _, trained = whole
+    spec, params, side = trained.spec, trained.params, jax.tree.map(jnp.asarray, trained.catalogue.side)
+    e_VD = np.asarray(sessionrec.embed(spec, params, jnp.arange(spec.ids), side))
+    apply = jax.jit(sessionrec.apply, static_argnums=0)
+    nats, best_ranks = [], []
+    for batch in eval_batches(config, log, trained.shape, TEST):
+        inputs = jax.tree.map(lambda x_G: x_G[0], put_batch(batch, trained.mesh)[0])
+        _, queries = apply(spec, params, inputs, side)
+        for slot in np.flatnonzero(batch.target_GRL):
+            clicked_T = (batch.session_of_item_GT[0] == slot) & (batch.feedback_GT[0] == CLICKED)
+            score_V = e_VD @ queries.retrieval_SD[slot - 1] + params["heads"]["item_bias"]
+            clicked = batch.item_GT[0, clicked_T]
+            nats += list(jax.nn.logsumexp(score_V[1:]) - score_V[clicked])
+            best_ranks += [np.sum(score_V[1:] > score_V[clicked].max())] if len(clicked) else []
+    args = (trained.catalogue, spec, params, trained.mesh, trained.shape, TEST)
+    metrics = evaluate(config, log, *args)
+    assert metrics["loss_nats_per_item"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert metrics["mrr"] == pytest.approx(np.mean(1 / (1 + np.array(best_ranks))), rel=1e-5)
 
 
 def test_the_log_has_every_step_once_and_the_losses_fall(whole):
