@@ -30,7 +30,7 @@ from sessionrec_jax.runfolder import write_json
 # Strong contrast and short histories: a fact is learnt from few looks, and few looks are repeats within one user, so
 # that a trained model comes near the exact counting learner at every size (LOG.md).
 PROCESS = ZipfIntent(
-    users=132_000,
+    users=180_000,
     base=16,
     click_low=0.02,
     click_high=0.9,
@@ -47,9 +47,10 @@ OVERRIDES: dict[str, Any] = {
     "model.id_width": 16,
     "model.side_width": 8,
     "loss.other_clicks": "counted",  # the calibrated likelihood: the only one that has the known floor
+    "loss.alpha": 4.0,  # the rank loss is the one that is fitted
     "loss.negatives": 256,
     "optim.table_rate_ratio": 30.0,
-    "optim.table_prior": 30.0,
+    "optim.table_prior": 300.0,
 }
 REPORT = {
     "n": "params_body",
@@ -57,7 +58,7 @@ REPORT = {
     "loss": "rank_paired_nats_per_exposure",
     "baseline": "rank_baseline_nats_per_exposure",
     "floor_column": "rank_floor_nats_per_exposure",
-    "select_by": "validation_objective",
+    "select_by": "validation_rank_nats_per_exposure",
     "select_within": ["sessions_unique", "seed"],
     "law": "power_floor",
 }
@@ -77,11 +78,11 @@ SIZES = {
         PROCESS,
         HELD_OUT,
         Plan(
-            users=(4_000, 6_500, 10_700, 17_500, 28_600, 47_000, 77_000, 126_000),
+            users=(5_500, 9_800, 17_400, 31_000, 55_000, 98_000, 174_000),
             sizes=("xxs", "s"),
             learning_rates=(5e-3, 1e-2),
-            epochs=(8.0, 16.0),
-            user_epochs_max=110_000,
+            epochs=(4.0, 8.0, 16.0),
+            user_epochs_max=450_000,
         ),
     ),
     "smallest": Size(
