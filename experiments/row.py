@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from sessionrec_jax import count
 from sessionrec_jax.config import Config, run_id
 from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_users
 from sessionrec_jax.data.store import Prepared, open_log
+from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import evaluate, known_truth
 from sessionrec_jax.runfolder import claim, read_json, write_json
 from sessionrec_jax.train import Diverged, Trained, resolve, train
@@ -41,6 +43,7 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False) -> Row
     """
     prepared = open_log(config.data.path)
     config = resolve(config, prepared)
+    is_new = not run_dir.exists()
     claim(run_dir, config)
     with _alone_in(run_dir):
         if (run_dir / "row.json").exists():
@@ -50,6 +53,10 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False) -> Row
             trained = train(config, prepared, run_dir, quiet=quiet)
         except Diverged as error:
             row |= {"status": "diverged", "reason": str(error)}
+        except InputError:
+            if is_new:  # or the right settings would find the folder taken
+                shutil.rmtree(run_dir)
+            raise
         else:
             row |= _measured(config, prepared, trained)
         write_json(run_dir / "row.json", row)

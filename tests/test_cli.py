@@ -76,7 +76,7 @@ def test_settings_that_cannot_run(call, log, tmp_path, flags, names):
     code, said = call("train", log.path, "--out", tmp_path / "run", *flags)
     assert code == 2
     assert all(name in " ".join(said.split()) for name in names), said
-    assert not (tmp_path / "run" / "row.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

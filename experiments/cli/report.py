@@ -102,11 +102,10 @@ def _from_sweep(path: Path) -> dict[str, Any]:
 def _columns(chosen: dict[str, Any], present: list[str]) -> scaling.Columns:
     """The chosen columns; contract 3's names for the rest, as far as the table has them."""
     loss = chosen.get("loss", "loss_nats_per_item")
-    optional = {
-        "n": "params_body",
-        "baseline": loss.replace("_nats", "_baseline_nats"),
-        "floor_column": loss.replace("_nats", "_floor_nats"),
-    }
+    optional = {"n": "params_body"}
+    if "_nats" in loss:
+        optional |= {"baseline": loss.replace("_nats", "_baseline_nats")}
+        optional |= {"floor_column": loss.replace("_nats", "_floor_nats")}
     names = {key: name for key, name in optional.items() if name in present} | chosen
     return scaling.Columns(
         loss=loss,
