@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
     report.write(command.out / "report.html", runs, [(REPORT["law"], fit)], theory, title="Loss against data")
     sizes = _runs(sweep_dir, [*REPORT["select_within"], REPORT["n"]])
     report.write(command.out / "sizes.html", sizes, [_try(sizes, "chinchilla")], theory, title="Every body size")
-    _tell(command.out, fit, theory)
+    _tell(command.out, runs, fit, theory)
     return 0
 
 
@@ -181,16 +181,15 @@ def _theory(size: Size, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _tell(out: Path, fit: scaling.Fit, theory: Theory) -> None:
+def _tell(out: Path, runs: scaling.RunTable, fit: scaling.Fit, theory: Theory) -> None:
     """Where the report is, then exponent, floor and held-out error, each against the truth."""
     say = Console(highlight=False, soft_wrap=True).print
     say(f"\nreport     {out / 'report.html'}, each body size apart in {out / 'sizes.html'}")
-    reference = _reference_exponent(theory)
-    off = "-" if fit.params["beta"] is None else f"{fit.params['beta'] / reference - 1:+.1%}"
-    say(
-        f"exponent   fitted {fit.describe('beta')}; the counting learner on the same logs {reference:.4f} ({off}), "
-        f"an endless catalogue {theory.exponent:.4f}"
-    )
+    say(f"exponent   all sizes: {_against_counting(fit, theory)}; an endless catalogue {theory.exponent:.4f}")
+    upper = runs.take(runs.d >= runs.d.max() / 10)
+    name, upper_fit = _try(upper, fit.law.name)
+    told = _against_counting(upper_fit, theory) if isinstance(upper_fit, scaling.Fit) else f"{name}: {upper_fit}"
+    say(f"           the upper decade: {told}")
     free = fit.free_floor
     ends = " to ".join("-" if end is None else f"{end:.5f}" for end in free.interval95)
     off = "-" if free.value is None else f"{free.value:.5f} [{ends}], {free.value / theory.floor - 1:+.2%} of"
@@ -204,14 +203,15 @@ def _tell(out: Path, fit: scaling.Fit, theory: Theory) -> None:
         )
 
 
+def _against_counting(fit: scaling.Fit, theory: Theory) -> str:
+    """The fitted exponent beside the one that the same law, with the same known floor, gives the reference curve."""
+    curve = [(d, theory.floor + excess) for d, excess in theory.curve if d >= 0.95 * fit.table.d.min()]
+    frame = pl.DataFrame(curve, schema=["d", "loss"], orient="row")
+    points = table.from_frame(frame, scaling.Columns(loss="loss", d="d"), source="reference curve")
+    reference = scaling.fit(points, fit.law.name, floor=theory.floor, bootstrap=0, heldout=False).params["beta"]
+    off = "" if fit.params["beta"] is None else f" ({fit.params['beta'] / reference - 1:+.1%})"
+    return f"fitted {fit.describe('beta')}, the counting learner on such logs {reference:.4f}{off}"
+
+
 def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"[{ends[0]:.5f}, {ends[1]:.5f}]"
-
-
-def _reference_exponent(theory: Theory) -> float:
-    """The exponent that the same law, with the same known floor, gives the reference curve at the same sizes."""
-    frame = pl.DataFrame(
-        {"d": [d for d, _ in theory.curve], "loss": [theory.floor + excess for _, excess in theory.curve]}
-    )
-    points = table.from_frame(frame, scaling.Columns(loss="loss", d="d"), source="reference curve")
-    return scaling.fit(points, REPORT["law"], floor=theory.floor, bootstrap=0, heldout=False).params["beta"]
