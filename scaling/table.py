@@ -333,6 +333,8 @@ def _known_floor(rules: _Rules, columns: Columns) -> float | None:
     if columns.floor is None or not rules.keep.any():
         return None
     floor = rules.numbers(columns.floor)
+    if np.isnan(floor[rules.keep]).all():
+        return None  # a column of every sweep, empty where the truth is not known
     rules.positive(columns.floor, floor)
     floor = floor[rules.keep]
     if np.ptp(floor) > 1e-9 * floor[0]:

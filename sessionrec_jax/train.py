@@ -25,7 +25,7 @@ import optax
 from sessionrec_jax import optim
 from sessionrec_jax.checkpoint import Checkpoints
 from sessionrec_jax.config import Config, Loss, Optim, check, replace
-from sessionrec_jax.data.batches import Batch, Batches, Shape, shape_of, train_batches, train_catalogue
+from sessionrec_jax.data.batches import Batch, Batches, Shape, shape_of, train_batches, train_catalogue, train_users
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
@@ -168,6 +168,7 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             f"{prepared.path} has the fingerprint {prepared.fingerprint}, the run was configured for "
             f"{config.data.fingerprint}: the log was prepared anew. Start a new run folder."
         )
+    train_users(config, prepared)  # refuses more users than there are, before a sweep begins
     mean = prepared.manifest["items_per_session_mean"]
     items = config.data.items_per_row or math.ceil(config.data.sessions_per_row * mean * 1.06 / 8) * 8
     items = max(items, config.data.items_per_row or 2 * prepared.manifest["max_session_items"])

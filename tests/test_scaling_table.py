@@ -125,3 +125,8 @@ def test_repeated_points_of_one_seed_ask_for_a_cluster_column():
     assert "2 rows" in from_frame(repeated, COLUMNS).warnings[0]
     assert not from_frame(repeated.with_columns(seed=pl.int_range(6)), COLUMNS).warnings
     assert not from_frame(repeated, Columns(loss="loss", d="d", cluster="run_id")).warnings
+
+
+def test_a_floor_column_without_numbers_is_no_floor():
+    frame = pl.DataFrame({"d": [1.0, 10.0, 100.0], "loss": [3.0, 2.0, 1.5], "floor": [None] * 3})
+    assert from_frame(frame, Columns(loss="loss", d="d", floor="floor"), source="rows").known_floor is None
