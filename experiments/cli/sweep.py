@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.sweep import default_workers, run_sweep
-from sessionrec_jax.config import Config, Data, Loss, Mesh, Model, Optim, Train, replace
+from sessionrec_jax.config import Config, replace
 from sessionrec_jax.errors import InputError, near_miss
 
 PLANS = ("grid",)
@@ -36,12 +36,7 @@ class Command(Generic[P]):
     """Worker processes; on a CPU each keeps to its share of the cores."""
     dry_run: bool = False
     """Show the runs and stop."""
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
-    loss: Loss = field(default_factory=Loss)
-    optim: Optim = field(default_factory=Optim)
-    mesh: Mesh = field(default_factory=Mesh)
-    train: Train = field(default_factory=Train)
+    base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
 def main(argv: list[str]) -> int:
@@ -68,8 +63,8 @@ def main(argv: list[str]) -> int:
     from sessionrec_jax.train import resolve
 
     prepared = open_log(command.log)
-    base = Config(command.data, command.model, command.loss, command.optim, command.mesh, command.train)
-    configs = command.plan.configs(replace(base, {"data.path": str(command.log)}), len(prepared.users_of(TRAIN)))
+    base = replace(command.base, {"data.path": str(command.log)})
+    configs = command.plan.configs(base, len(prepared.users_of(TRAIN)))
     configs = [resolve(config, prepared) for config in configs]
     if command.dry_run:
         _show(configs)
