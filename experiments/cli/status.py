@@ -9,13 +9,13 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.sweepfolder import states
+from experiments.sweepfolder import RunState, states
 
 
 @dataclass(frozen=True)
@@ -37,41 +37,41 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"plan": plan, "runs": len(runs), "counts": counts, "by_run": by_run}))
         return 0
     table = Table(title=f"{command.sweep}: plan {plan}, {len(runs)} runs", title_justify="left")
-    for column in (
-        "run",
-        "users",
-        "width",
-        "layers",
-        "rate",
-        "epochs",
-        "seed",
-        "status",
-        "step",
-        "nats/item",
-        "rank nats",
-    ):
-        table.add_column(column, justify="left" if column in ("run", "status") else "right")
+    table.add_column("run", no_wrap=True)
+    for column in ("users", "size", "rate", "epochs", "seed", "step"):
+        table.add_column(column, justify="right")
+    for column in ("nats an item\n(popularity)", "rank nats\n(popularity)"):
+        table.add_column(column, justify="right")
+    table.add_column("status")
     for run in runs:
         config, row = run.config, run.row or {}
-        reason = f": {row['reason']}" if row.get("reason") else ""
         table.add_row(
             run.run_id,
             f"{config['data']['users'] or 'all'}",
-            f"{config['model']['width']}",
-            f"{config['model']['layers']}",
+            f"{config['model']['width']}x{config['model']['layers']}",
             f"{config['optim']['learning_rate_peak']:g}",
             f"{config['train']['epochs']:g}",
             f"{config['train']['seed']}",
-            run.status + reason,
             "-" if run.step is None else f"{run.step:,}",
-            _number(row.get("loss_nats_per_item")),
-            _number(row.get("rank_nats_per_exposure")),
+            _beside(row, "loss_{}nats_per_item"),
+            _beside(row, "rank_{}nats_per_exposure"),
+            run.status + (f": {row['reason']}" if row.get("reason") else ""),
         )
     console = Console()
     console.print(table)
+    floors = {row.get("loss_floor_nats_per_item"): row.get("rank_floor_nats_per_exposure") for row in _rows(runs)}
+    for floor, rank_floor in floors.items():
+        if floor is not None:
+            console.print(f"known floors: {floor:.4f} nats an item, rank {rank_floor:.4f} nats an exposure")
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     return 0
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _rows(runs: list[RunState]) -> list[dict[str, Any]]:
+    return [run.row for run in runs if run.row is not None]
+
+
+def _beside(row: dict[str, Any], name: str) -> str:
+    """A loss with the popularity baseline's on the same sessions; a dash where it is missing."""
+    loss, baseline = row.get(name.format("")), row.get(name.format("baseline_"))
+    return "-" if loss is None or baseline is None else f"{loss:.4f} ({baseline:.4f})"
