@@ -15,8 +15,14 @@ from experiments.launch import local
 from sessionrec_jax.config import Config
 
 
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
+
+
 def default_workers() -> int:
-    """One a core, and at most four: each worker holds the log and a jax of its own."""
+    """One a core, and at most four: each worker holds the log and a jax of its own. One where there is an accelerator,
+    since every worker would take all of its memory."""
+    if any(Path(device).exists() for device in _ACCELERATORS):
+        return 1
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 

@@ -75,8 +75,8 @@ class Loss:
     negatives_uniform: float = 0.5
     """Share of the proposal that is uniform over the catalogue; the rest follows the training clicks."""
     other_clicks: Literal["masked", "counted"] = "masked"
-    """The other clicked items of the target session: never negatives (masked), or left in the normaliser
-    (counted), which is the exact multinomial likelihood and the only one that can reach a known retrieval floor."""
+    """The other clicked items of the target session: never negatives (masked), or drawn like any item (counted). Only
+    the optimum of the second is the true distribution of the clicks, so only it can reach a known retrieval floor."""
 
 
 @dataclass(frozen=True)

@@ -116,15 +116,13 @@ class _Terms:
         anchor_S = np.zeros(len(self.cluster_S) + 1, np.int64)
         is_anchor_T = self.batch.feedback_GT[self.shard] > CLICKED
         anchor_S[self.session_T[is_anchor_T]] = self.item_T[is_anchor_T]
-        for places, name in (
-            (self.scored_N, "loss_bayes_nats_per_item"),
-            (self.exposed_E, "rank_bayes_nats_per_exposure"),
-        ):
-            anchor, item = published_V[anchor_S[self.session_T[places] - 1]], published_V[self.item_T[places]]
-            if places is self.scored_N:
-                self._per_item(name, truth.retrieval_nats(anchor, item))
-            else:
-                self._per_exposure(name, truth.rank_nats(anchor, item, self.clicked_E))
+
+        def anchor_and_item(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return published_V[anchor_S[self.session_T[places] - 1]], published_V[self.item_T[places]]
+
+        self._per_item("loss_bayes_nats_per_item", truth.retrieval_nats(*anchor_and_item(self.scored_N)))
+        nats_E = truth.rank_nats(*anchor_and_item(self.exposed_E), self.clicked_E)
+        self._per_exposure("rank_bayes_nats_per_exposure", nats_E)
 
 
 @functools.lru_cache(maxsize=4)

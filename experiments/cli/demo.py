@@ -105,7 +105,7 @@ class Command:
     size: Literal["full", "smallest"] = "full"
     """full: the figures of the README, about ten minutes on two cores. smallest: every step in about two, no claim."""
     workers: int | None = None
-    """Worker processes. Left out: one a core, at most four."""
+    """Worker processes. Left out: as `sessionrec sweep` has it."""
 
 
 def main(argv: list[str]) -> int:
