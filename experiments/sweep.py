@@ -14,7 +14,6 @@ from experiments import sweepfolder
 from experiments.launch import local
 from sessionrec_jax.config import Config
 
-
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
 
 

@@ -33,8 +33,8 @@ class Command(Generic[P]):
     out: Path
     """Sweep folder: sweep.json, report.json, runs/RUN_ID/."""
     workers: int = field(default_factory=default_workers)
-    """Worker processes; on a CPU each keeps to its share of the cores. Left out: one a core, at most four; one where there
-    is an accelerator."""
+    """Worker processes; on a CPU each keeps to its share of the cores. Left out: one where there is an accelerator,
+    else one a core and at most four."""
     dry_run: bool = False
     """Show the runs and stop."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
