@@ -25,8 +25,9 @@ import polars as pl
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, TRAIN, Packer, Windows, shape_of
+from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, TRAIN, Packer, shape_of
 from sessionrec_jax.data.store import FlatLog, Prepared
+from sessionrec_jax.data.windows import Windows
 from sessionrec_jax.errors import InputError, near_miss
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec

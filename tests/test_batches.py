@@ -23,11 +23,11 @@ from sessionrec_jax.data.batches import (
     train_batches,
     train_catalogue,
     train_users,
-    windows,
 )
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sources import RawLog, synthetic
 from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.data.windows import windows
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.train import resolve
 
