@@ -28,7 +28,7 @@ from sessionrec_jax.data.truth import Truth
 from sessionrec_jax.runfolder import write_json
 
 # Strong contrast and short histories: a fact is learnt from few looks, and few looks are repeats within one user, so
-# that a trained model comes near the exact counting learner at every size (LOG.md).
+# that a trained model comes near the exact counting learner (LOG.md has how near).
 PROCESS = ZipfIntent(
     users=180_000,
     base=16,

@@ -1,7 +1,8 @@
 """SessionRec as two pure functions: `init(spec, key, catalogue) -> params`, `apply(...)` -> queries and embeddings.
 
-Parameters are a plain nested dict. At the first step every score equals the popularity baseline: the heads start at
-zero, the item bias at the smoothed log popularity and the rank bias at the log odds of the click rate.
+Parameters are a plain nested dict. At the first step retrieval is the popularity baseline and the rank
+score the global click rate: the heads start at zero, the item bias at the smoothed log popularity and the rank bias at
+the log odds of the click rate.
 """
 
 from __future__ import annotations
