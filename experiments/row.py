@@ -129,6 +129,8 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
         len(spec.side_values),
         spec.feedback_kinds,
         spec.positions,
+        spec.session_items,
+        spec.ids,
         items=seen.items,
         sessions=seen.sessions,
         steps=trained.steps,

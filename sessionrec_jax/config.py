@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +19,7 @@ import tyro
 
 from sessionrec_jax.errors import InputError, near_miss
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 """Raised when a field changes its meaning; a run folder of another version is refused."""
 
 
@@ -34,22 +35,37 @@ class Data:
     """Train on the first n training users in the log's fixed random order (nested subsets). 0: all."""
     eval_users: int = 0
     """Score at most the first n users that have a held-out session. 0: all."""
+    eval_seen: Literal["kept", "masked"] = "kept"
+    """Items that a user was shown before, in the ranking metrics. kept: candidates like any other. masked: neither
+    candidates nor targets, as for a service that never shows an item twice."""
     rows: int = 32
     """Rows of a batch over all devices together; a multiple of the number of devices."""
     sessions_per_row: int = 64
-    """Session slots of a row, and so the longest history that is seen at once."""
+    """Slots of a row, and so the longest history that is seen at once: sessions (nspp) or items (nipp, nipp_plus)."""
     side_columns: tuple[str, ...] = ()
     """Columns of side information that the model sees. None named: all."""
     items_per_row: int = 0
-    """Item slots of a row. 0: sessions_per_row x the log's mean exposures a session x 1.06."""
+    """Item slots of a row. 0: sessions_per_row x the log's mean exposures a session x 1.06; an item-level paradigm has
+    one a slot."""
 
 
 @dataclass(frozen=True)
 class Model:
     """Sizes and variants. The paper gives none of them: every default here is our choice."""
 
-    session_encoder: Literal["mean", "typed_mean"] = "typed_mean"
-    """mean: the paper's. typed_mean: one mean per feedback kind, each projected, added."""
+    session_encoder: Literal["mean", "sum", "max", "typed_mean", "attention", "transformer"] = "typed_mean"
+    """ISE: how the items of a session become its vector. mean: the paper's. sum, max: over the items, by feature.
+    typed_mean: a mean per feedback kind, each projected, added. attention: a learned softmax weight an item and head.
+    transformer: one layer over the items of the session, then their mean."""
+    sequence_encoder: Literal["transformer", "hstu", "gru"] = "transformer"
+    """SSE: how the sessions of a history become its state. transformer: pre-norm, causal (SASRec's family). hstu:
+    pointwise SiLU attention with gating (Zhai et al. 2402.17152). gru: recurrent baseline."""
+    positions: Literal["auto", "learned", "rotary", "relative_time"] = "auto"
+    """Place and time in attention. learned: an embedding of the place, added. rotary: by the place, in every head.
+    relative_time: a learned bias by distance in places and in time (HSTU's). auto: learned for the Transformer,
+    relative_time for HSTU. The GRU has none of them."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """MLP of the Transformer. gelu: two matrices. swiglu: three, gated (Shazeer 2002.05202)."""
     width: int = 64
     """Width of item embeddings, session vectors and the sequence encoder."""
     layers: int = 2
@@ -57,23 +73,55 @@ class Model:
     heads: int = 2
     """Attention heads; divides width."""
     mlp_ratio: int = 4
-    """Hidden width of the encoder's MLP over width."""
+    """Hidden width of the MLPs over width."""
+    dropout: float = 0.0
+    """Share of each residual branch, and of the session vectors, that a training step leaves out."""
+    remat: bool = True
+    """Compute each layer's activations again in the backward pass rather than keep them."""
+    ignored_in_input: bool = True
+    """Ignored exposures of the history enter the session vector; either way they are negatives of the rank loss."""
     id_width: int = 32
     """Width of the item-ID embedding before the item MLP. 0: no ID table, side information only."""
     side_width: int = 16
     """Width of each side-information embedding before the item MLP."""
+    score: Literal["dot", "cosine"] = "dot"
+    """dot: query . item. cosine: both of length one in the retrieval score, the item in the rank score too."""
+    temperature: float = 1.0
+    """Divides the retrieval score before the item's bias is added; with cosine about 0.05."""
+    temperature_learned: bool = False
+    """Train the temperature from this start."""
+
+    @property
+    def places(self) -> Literal["none", "learned", "rotary", "relative_time"]:
+        """`positions` with `auto` decided."""
+        if self.sequence_encoder == "gru":
+            return "none"
+        if self.positions == "auto":
+            return "relative_time" if self.sequence_encoder == "hstu" else "learned"
+        return self.positions
 
 
 @dataclass(frozen=True)
 class Loss:
     """L = L_retrieval + alpha * L_rank (paper). The forms, alpha and the negatives are our choice."""
 
+    retrieval: Literal["sampled_softmax", "full_softmax", "bce"] = "sampled_softmax"
+    """Nats per clicked item. sampled_softmax: against sampled negatives. full_softmax: against the whole catalogue,
+    chunk by chunk. bce: the click against each sampled negative by a logistic loss (NCE with log-q, else SASRec's)."""
+    rank: Literal["pointwise", "pairwise", "listwise"] = "pointwise"
+    """pointwise: logistic loss of every exposure, nats per exposure. pairwise: RankNet over the clicked x ignored pairs
+    of a session, nats per pair. listwise: softmax of each click against its session's ignored items, nats per click."""
     alpha: float = 1.0
-    """Weight of the rank loss (nats per exposure) beside the retrieval loss (nats per clicked item)."""
+    """Weight of the rank loss beside the retrieval loss (nats per clicked item). 0: no rank loss."""
     negatives: int = 512
     """Sampled negatives a step, shared by all sessions of the batch on all devices."""
+    negatives_from: Literal["mixed", "uniform", "log_uniform", "in_batch"] = "mixed"
+    """mixed: a share uniform over the catalogue, the rest by training clicks. uniform: over the catalogue. log_uniform:
+    by the logarithm of the popularity rank. in_batch: the clicked items of the batch's target sessions."""
     negatives_uniform: float = 0.5
-    """Share of the proposal that is uniform over the catalogue; the rest follows the training clicks."""
+    """Share of the mixed proposal that is uniform."""
+    log_q: bool = True
+    """Correct the score of sampled items for their chance to be drawn, so that the true distribution is the optimum."""
     other_clicks: Literal["masked", "counted"] = "masked"
     """The other clicked items of the target session: never negatives (masked), or drawn like any item (counted). Only
     the optimum of the second is the true distribution of the clicks, so only it can reach a known retrieval floor."""
@@ -123,6 +171,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Config:
+    paradigm: Literal["nspp", "nipp", "nipp_plus"] = "nspp"
+    """What a slot of the sequence is and predicts. nspp: a session, all clicks of the next. nipp: a clicked item, the
+    next click. nipp_plus: any exposure with its feedback, the next exposure. All are scored at the same borders of
+    sessions, on the same targets."""
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)
@@ -155,6 +207,8 @@ def check(config: Config) -> Config:
         ("model.mlp_ratio", model.mlp_ratio >= 1, "at least 1"),
         ("model.id_width", model.id_width >= 0, "0 (no ID table) or more"),
         ("model.side_width", model.side_width >= 1, "at least 1"),
+        ("model.dropout", 0 <= model.dropout < 1, "at least 0 and below 1"),
+        ("model.temperature", model.temperature > 0, "above 0"),
         ("loss.alpha", loss.alpha >= 0, "0 or more"),
         ("loss.negatives", loss.negatives >= 1, "at least 1"),
         ("loss.negatives_uniform", 0 < loss.negatives_uniform <= 1,
@@ -173,7 +227,7 @@ def check(config: Config) -> Config:
         ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
         ("train.log_every_steps", train.log_every_steps >= 1, "at least 1"),
     ]  # fmt: skip
-    wrong = []
+    wrong = list(_contradictions(config))
     for path, holds, wanted in rules:
         room, _, name = path.partition(".")
         came = getattr(getattr(config, room), name)
@@ -185,6 +239,28 @@ def check(config: Config) -> Config:
     return config
 
 
+def _contradictions(config: Config) -> Iterator[str]:
+    """Choices that exclude each other."""
+    model, loss = config.model, config.loss
+    if config.paradigm == "nipp" and loss.alpha:
+        yield (
+            f"--loss.alpha is {loss.alpha}, but --paradigm nipp sees clicked items only and has nothing to rank them "
+            "against; wanted --loss.alpha 0"
+        )
+    if config.paradigm == "nipp_plus" and loss.alpha and loss.rank != "pointwise":
+        yield (
+            f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure a slot and so no pairs; wanted "
+            "--loss.rank pointwise, or --loss.alpha 0"
+        )
+    if model.places == "rotary" and model.heads >= 1 and model.width // model.heads % 2:
+        yield (
+            f"--model.positions is rotary, which turns pairs of features, but a head has width "
+            f"{model.width // model.heads}; wanted an even --model.width / --model.heads"
+        )
+    if model.sequence_encoder == "gru" and model.positions != "auto":
+        yield f"--model.positions is {model.positions}, but the GRU has no attention; wanted auto"
+
+
 def replace(config: Config, overrides: dict[str, Any]) -> Config:
     """`config` with dotted fields replaced, e.g. {"model.width": 128}. Unknown names and values of another type
     raise InputError."""
@@ -192,6 +268,16 @@ def replace(config: Config, overrides: dict[str, Any]) -> Config:
         room, _, name = path.partition(".")
         _known(room, _names(Config), "config section")
         part = getattr(config, room)
+        if not name:
+            wanted = typing.get_type_hints(Config)[room]
+            if dataclasses.is_dataclass(wanted):
+                raise InputError(
+                    f"{room!r} is a config section; wanted one of its fields, such as {room}.{_names(wanted)[0]}"
+                )
+            config = dataclasses.replace(config, **{room: _typed(wanted, value, path)})
+            continue
+        if not dataclasses.is_dataclass(part):
+            raise InputError(f"{path!r}: {room!r} is a field of its own, not a config section")
         types_ = typing.get_type_hints(type(part))
         _known(name, types_, f"field of config section {room!r}")
         part = dataclasses.replace(part, **{name: _typed(types_[name], value, path)})

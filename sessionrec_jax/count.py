@@ -29,16 +29,23 @@ def parameters(
     model: Model, ids: int, side_values: tuple[tuple[str, int], ...], feedback_kinds: int, positions: int
 ) -> Parameters:
     """Trained parameters. `ids` = items + 1; `side_values`: number of codes of each side column."""
-    width, hidden = model.width, model.mlp_ratio * model.width
-    concatenated = _concatenated(model, len(side_values))
+    width = model.width
     side = sum((values + 1) * model.side_width for _, values in side_values)
-    item_mlp = _item_mlp(model, concatenated) + width  # its bias
+    item_mlp = _item_mlp(model, _concatenated(model, len(side_values))) + width  # its bias
+    heads = 2 * width**2 + 1 + model.temperature_learned
+    body = side + item_mlp + _session_encoder(model, feedback_kinds) + _sequence_encoder(model, positions) + heads
+    return Parameters(ids * model.id_width + ids, body)
+
+
+def _session_encoder(model: Model, feedback_kinds: int) -> int:
     projections = feedback_kinds if model.session_encoder == "typed_mean" else 1
-    session_encoder = feedback_kinds * width + projections * width**2
+    return feedback_kinds * model.width + projections * model.width**2
+
+
+def _sequence_encoder(model: Model, positions: int) -> int:
+    width, hidden = model.width, model.mlp_ratio * model.width
     block = 4 * width**2 + 2 * width * hidden + 2 * width
-    sequence_encoder = positions * width + 2 * width + model.layers * block
-    heads = 2 * width**2 + 1
-    return Parameters(ids * model.id_width + ids, side + item_mlp + session_encoder + sequence_encoder + heads)
+    return positions * width + 2 * width + model.layers * block
 
 
 def flops_train(
@@ -47,19 +54,36 @@ def flops_train(
     side_columns: int,
     feedback_kinds: int,
     positions: int,
+    session_items: int,
+    ids: int,
     items: int,
     sessions: int,
     steps: int,
 ) -> float:
-    """Training FLOPs (FLOPS_CONVENTION) of `steps` steps that saw `items` packed items in `sessions` sessions."""
-    width, hidden = model.width, model.mlp_ratio * model.width
+    """Training FLOPs (FLOPS_CONVENTION) of `steps` steps that saw `items` packed items in `sessions` sessions.
+
+    `session_items`: most exposures of a session; `ids` = items of the catalogue + 1.
+    """
+    candidates = ids if loss.retrieval == "full_softmax" else loss.negatives
     embed = _item_mlp(model, _concatenated(model, side_columns))
+    of_session_encoder = _session_encoder_multiplications(model, feedback_kinds, session_items)
+    per_item = embed + 2 * model.width + of_session_encoder[0]  # 2 x width: its score in either loss
+    per_session = of_session_encoder[1] + model.layers * _layer_multiplications(model, positions)
+    per_session += 2 * model.width**2 + candidates * model.width
+    return 3.0 * 2.0 * (items * per_item + sessions * per_session + steps * candidates * embed)
+
+
+def _session_encoder_multiplications(model: Model, feedback_kinds: int, session_items: int) -> tuple[int, int]:
+    """Of an item, and of a session."""
+    del session_items
     projections = feedback_kinds if model.session_encoder == "typed_mean" else 1
-    block = 4 * width**2 + 2 * width * hidden + 2 * positions * width
-    per_item = embed + 2 * width  # its score in either loss
-    per_session = projections * width**2 + model.layers * block + 2 * width**2 + loss.negatives * width
-    per_step = loss.negatives * embed
-    return 3.0 * 2.0 * (items * per_item + sessions * per_session + steps * per_step)
+    return 0, projections * model.width**2
+
+
+def _layer_multiplications(model: Model, positions: int) -> int:
+    """Of a session in one layer of the sequence encoder."""
+    width, hidden = model.width, model.mlp_ratio * model.width
+    return 4 * width**2 + 2 * width * hidden + 2 * positions * width
 
 
 def _concatenated(model: Model, side_columns: int) -> int:

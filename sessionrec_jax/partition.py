@@ -41,7 +41,12 @@ def over_data(mesh: jax.sharding.Mesh) -> NamedSharding:
 def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]:
     """The arrays that a step reads, sharded: (inputs with a leading G, target_GS)."""
     inputs = Inputs(
-        batch.item_GT, batch.feedback_GT, batch.session_of_item_GT, batch.user_of_session_GRL, batch.position_GRL
+        batch.item_GT,
+        batch.feedback_GT,
+        batch.session_of_item_GT,
+        batch.user_of_session_GRL,
+        batch.position_GRL,
+        batch.seconds_GRL,
     )
     target_GS = batch.target_GRL.reshape(len(batch.target_GRL), -1)
     return jax.device_put((inputs, target_GS), over_data(mesh))

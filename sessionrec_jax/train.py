@@ -189,6 +189,7 @@ def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:
         tuple(catalogue.side_values.items()),
         len(prepared.feedback_names),
         config.data.sessions_per_row,
+        prepared.manifest["max_session_items"],
     )
 
 

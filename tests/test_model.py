@@ -31,12 +31,13 @@ SESSIONS = ROWS * SLOTS
 IDS = SESSIONS * ITEMS_A_SESSION + 1
 USER_RL = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 3, 3, 3]])
 POSITION_RL = np.array([[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 1, 2]])
+SECONDS_RL = 4_000 * POSITION_RL + 50 * POSITION_RL**3
 MODEL = Model(width=8, layers=2, heads=2, mlp_ratio=2, id_width=4, side_width=3)
 SIDE_VALUES = (("tag", 5),)
 
 
 def spec_with(model: Model = MODEL, kinds: int = 3, side_values=SIDE_VALUES) -> Spec:
-    return Spec(model, IDS, side_values, kinds, SLOTS)
+    return Spec(model, IDS, side_values, kinds, SLOTS, ITEMS_A_SESSION)
 
 
 def side() -> dict[str, jax.Array]:
@@ -61,7 +62,7 @@ def unlike_sessions() -> Inputs:
     item_T = np.append(np.arange(1, len(session_T) + 1), np.zeros(padding, int))
     feedback_T = np.append(np.arange(len(session_T)) % 3, np.zeros(padding, int))
     session_T = np.append(session_T, np.full(padding, SESSIONS))
-    return Inputs(*map(jnp.asarray, (item_T, feedback_T, session_T, USER_RL, POSITION_RL)))
+    return Inputs(*map(jnp.asarray, (item_T, feedback_T, session_T, USER_RL, POSITION_RL, SECONDS_RL)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -140,6 +141,7 @@ def test_a_user_packed_alone_is_the_user_packed_with_others():
             jnp.pad(inputs.session_of_item_T[places] - slots[0], (0, spare), constant_values=SESSIONS),
             jnp.asarray(user_RL),
             jnp.asarray(position_RL),
+            jnp.asarray(4_000 * position_RL + 50 * position_RL**3),
         )
         alone_SD = queries(spec, parameters(spec), alone)[: len(slots)]
         np.testing.assert_allclose(alone_SD, together_SD[slots], rtol=1e-5, atol=1e-5)
@@ -217,7 +219,7 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_are_counted_by_group(name):
     model, side_values = VARIANTS[name]
-    tree = shapes(Spec(model, 1_001, side_values, 4, 32))
+    tree = shapes(Spec(model, 1_001, side_values, 4, 32, 8))
     sizes = [(is_table(path[-1].key), leaf.size) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     counted = count.parameters(model, 1_001, side_values, feedback_kinds=4, positions=32)
     assert counted.item_table == sum(size for table, size in sizes if table)
@@ -234,7 +236,7 @@ def test_training_flops_are_three_times_what_xla_counts_of_a_forward_pass(model,
     """XLA counts more than matrix products, and the body of a scan once, so at most one layer is compared."""
     rows, ids, loss = 4, 1_001, Loss(negatives=256)
     sessions, items = rows * slots, rows * slots * 8
-    spec = Spec(model, ids, COLUMNS, 3, slots)
+    spec = Spec(model, ids, COLUMNS, 3, slots, 8)
 
     def objective(params, inputs, target_S, side, negatives, log_q_V):
         e_ND = sessionrec.embed(spec, params, negatives.item_N, side)
@@ -246,18 +248,18 @@ def test_training_flops_are_three_times_what_xla_counts_of_a_forward_pass(model,
     def array(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    inputs = Inputs(array(items), array(items), array(items), array(rows, slots), array(rows, slots))
+    inputs = Inputs(array(items), array(items), array(items), *[array(rows, slots)] * 3)
     negatives = Negatives(array(loss.negatives), array(loss.negatives, dtype=jnp.float32))
     side = {name: array(ids, 1) for name, _ in COLUMNS}
     arguments = (inputs, array(sessions, dtype=bool), side, negatives, array(ids, dtype=jnp.float32))
     forward = jax.jit(objective).lower(shapes(spec), *arguments).cost_analysis()["flops"]
-    counted = count.flops_train(model, loss, len(side), 3, slots, items, sessions, steps=1)
+    counted = count.flops_train(model, loss, len(side), 3, slots, 8, ids, items, sessions, steps=1)
     assert 1.0 <= forward / (counted / 3) < 1.06
 
 
 def test_flops_grow_by_the_same_for_every_layer_and_every_step():
     def flops(layers: int, steps: int = 1) -> float:
-        return count.flops_train(Model(layers=layers), Loss(), 2, 3, 32, 1_000 * steps, 100 * steps, steps)
+        return count.flops_train(Model(layers=layers), Loss(), 2, 3, 32, 8, 1_001, 1_000 * steps, 100 * steps, steps)
 
     assert flops(3) - flops(2) == flops(2) - flops(1) > 0
     assert flops(2, steps=10) == pytest.approx(10 * flops(2))

@@ -6,12 +6,22 @@ row, so attention is causal and block-diagonal. Pre-norm Transformer; its detail
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.config import Model
+
+
+class Noise(NamedTuple):
+    """Randomness of one training step's dropout, by global row, so that it does not depend on the devices."""
+
+    key: Array
+    row_R: Int[Array, " R"]
+    """Number of each row in the whole batch."""
 
 
 def attention_mask(user_RL: Int[Array, "R L"]) -> Bool[Array, "R L L"]:
@@ -66,7 +76,12 @@ class SequenceEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, s_RLD: Float[Array, "R L D"], user_RL: Int[Array, "R L"], position_RL: Int[Array, "R L"]
+        self,
+        s_RLD: Float[Array, "R L D"],
+        user_RL: Int[Array, "R L"],
+        position_RL: Int[Array, "R L"],
+        seconds_RL: Int[Array, "R L"],
+        noise: Noise | None,
     ) -> Float[Array, "R L D"]:
         position_PD = self.param("position", nn.initializers.normal(0.02), (self.positions, self.config.width))
         x_RLD = rms_norm(self, "norm_in", s_RLD) + position_PD[position_RL]

@@ -20,6 +20,8 @@ class SessionEncoder(nn.Module):
 
     config: Model
     feedback_kinds: int
+    session_items: int
+    """Most exposures of a session."""
 
     @nn.compact
     def __call__(

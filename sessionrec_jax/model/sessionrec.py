@@ -20,7 +20,7 @@ from sessionrec_jax.config import Model
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
-from sessionrec_jax.model.sequence_encoder import SequenceEncoder
+from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
 from sessionrec_jax.model.session_encoder import SessionEncoder
 
 Params = dict[str, Any]
@@ -35,6 +35,8 @@ class Spec(NamedTuple):
     side_values: tuple[tuple[str, int], ...]
     feedback_kinds: int
     positions: int
+    session_items: int
+    """Most exposures of a session."""
 
 
 class Inputs(NamedTuple):
@@ -45,6 +47,7 @@ class Inputs(NamedTuple):
     session_of_item_T: Int[Array, " T"]
     user_of_session_RL: Int[Array, "R L"]
     position_RL: Int[Array, "R L"]
+    seconds_RL: Int[Array, "R L"]
 
 
 class Queries(NamedTuple):
@@ -64,18 +67,19 @@ class SessionRec(nn.Module):
     def setup(self) -> None:
         spec = self.spec
         self.item_embedding = ItemEmbedding(spec.model, spec.ids, spec.side_values)
-        self.session_encoder = SessionEncoder(spec.model, spec.feedback_kinds)
+        self.session_encoder = SessionEncoder(spec.model, spec.feedback_kinds, spec.session_items)
         self.sequence_encoder = SequenceEncoder(spec.model, spec.positions)
         self.heads = Heads(spec)
 
     def embed(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
         return self.item_embedding(item_N, side)
 
-    def __call__(self, inputs: Inputs, side: Side) -> tuple[Float[Array, "T D"], Queries]:
+    def __call__(self, inputs: Inputs, side: Side, noise: Noise | None = None) -> tuple[Float[Array, "T D"], Queries]:
         e_TD = self.item_embedding(inputs.item_T, side)
         user_RL = inputs.user_of_session_RL
         s_SD = self.session_encoder(e_TD, inputs.feedback_T, inputs.session_of_item_T, user_RL.size)
-        o_RLD = self.sequence_encoder(s_SD.reshape(*user_RL.shape, -1), user_RL, inputs.position_RL)
+        s_RLD = s_SD.reshape(*user_RL.shape, -1)
+        o_RLD = self.sequence_encoder(s_RLD, user_RL, inputs.position_RL, inputs.seconds_RL, noise)
         return e_TD, self.heads(o_RLD.reshape(s_SD.shape))
 
 
@@ -112,14 +116,18 @@ def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
 @functools.partial(jax.jit, static_argnums=0)
 def _random(spec: Spec, key: Array) -> Params:
     one = jnp.zeros((1,), jnp.int32)
-    inputs = Inputs(one, one, one, jnp.zeros((1, spec.positions), jnp.int32), jnp.zeros((1, spec.positions), jnp.int32))
+    slots = jnp.zeros((1, spec.positions), jnp.int32)
+    inputs = Inputs(one, one, one, slots, slots, slots)
     side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
     return SessionRec(spec).init(key, inputs, side)["params"]
 
 
-def apply(spec: Spec, params: Params, inputs: Inputs, side: Side) -> tuple[Float[Array, "T D"], Queries]:
-    """Embeddings of the batch's items and the queries of its sessions, for one shard."""
-    return SessionRec(spec).apply({"params": params}, inputs, side)
+def apply(
+    spec: Spec, params: Params, inputs: Inputs, side: Side, noise: Noise | None = None
+) -> tuple[Float[Array, "T D"], Queries]:
+    """Embeddings of the batch's items and the queries of its sessions, for one shard. `noise`: of dropout, in training
+    only."""
+    return SessionRec(spec).apply({"params": params}, inputs, side, noise)
 
 
 def embed(spec: Spec, params: Params, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
