@@ -213,7 +213,7 @@ def _recent(histories: Histories, run: Restored) -> Windows:
             f"the last session of user {histories.users[user]!r} has {log.session_items_S[end_U[user] - 1]} exposures, "
             f"but the model reads at most {data.items_per_row} at once; leave out ignored ones"
         )
-    return Windows(log, TRAIN, first_U, end_U, end_U)
+    return Windows(log, TRAIN, np.arange(log.users), first_U, end_U, end_U)
 
 
 def _tell(run: Restored, histories: Histories, recent: Windows, k: int, quiet: bool) -> Iterator[dict[str, Any]]:
@@ -236,7 +236,7 @@ def _tell(run: Restored, histories: Histories, recent: Windows, k: int, quiet: b
 
 def _take(windows: Windows, which_W: np.ndarray) -> Windows:
     return dataclasses.replace(
-        windows, **{name: getattr(windows, name)[which_W] for name in ("first_W", "last_W", "first_target_W")}
+        windows, **{name: getattr(windows, name)[which_W] for name in ("user_W", "first_W", "last_W", "first_target_W")}
     )
 
 

@@ -169,9 +169,7 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             f"{config.data.fingerprint}: the log was prepared anew. Start a new run folder."
         )
     train_users(config, prepared)  # refuses more users than there are, before a sweep begins
-    mean = prepared.manifest["items_per_session_mean"]
-    items = config.data.items_per_row or math.ceil(config.data.sessions_per_row * mean * 1.06 / 8) * 8
-    items = max(items, config.data.items_per_row or 2 * prepared.manifest["max_session_items"])
+    items = config.data.items_per_row or _items_per_row(config, prepared)
     return replace(
         config,
         {
@@ -180,6 +178,14 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             "data.items_per_row": items,
         },
     )
+
+
+def _items_per_row(config: Config, prepared: Prepared) -> int:
+    slots = config.data.sessions_per_row
+    if config.paradigm != "nspp":
+        return slots  # one item each
+    fitting = math.ceil(slots * prepared.manifest["items_per_session_mean"] * 1.06 / 8) * 8
+    return max(fitting, 2 * prepared.manifest["max_session_items"])  # two neighbours must fit
 
 
 def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:

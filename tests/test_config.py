@@ -17,11 +17,19 @@ WATCHED_ONLY = {"data.path", "mesh.data", "train.checkpoint_every_seconds", "tra
 
 def fields(config: Config = Config()) -> dict[str, typing.Any]:  # noqa: B008  a frozen value
     """Every setting by its dotted name."""
-    rooms = ((room.name, getattr(config, room.name)) for room in dataclasses.fields(config))
-    return {f"{name}.{f.name}": getattr(room, f.name) for name, room in rooms for f in dataclasses.fields(room)}
+    found = {}
+    for of_config in dataclasses.fields(config):
+        name, room = of_config.name, getattr(config, of_config.name)
+        if dataclasses.is_dataclass(room):
+            found |= {f"{name}.{f.name}": getattr(room, f.name) for f in dataclasses.fields(room)}
+        else:
+            found[name] = room
+    return found
 
 
-NUMBERS = sorted(name for name, value in fields().items() if isinstance(value, (int, float)))
+NUMBERS = sorted(
+    name for name, value in fields().items() if isinstance(value, (int, float)) and not isinstance(value, bool)
+)
 
 
 def changed(config: Config, name: str) -> Config:
@@ -29,9 +37,12 @@ def changed(config: Config, name: str) -> Config:
     value = fields(config)[name]
     if isinstance(value, tuple):
         return replace(config, {name: (*value, "other")})
+    if isinstance(value, bool):
+        return replace(config, {name: not value})
     if isinstance(value, str):
-        room, field = name.split(".")
-        choices = typing.get_args(typing.get_type_hints(type(getattr(config, room)))[field]) or ("other",)
+        room, _, field = name.rpartition(".")
+        kind = type(getattr(config, room)) if room else Config
+        choices = typing.get_args(typing.get_type_hints(kind)[field]) or ("other",)
         return replace(config, {name: next(choice for choice in choices if choice != value)})
     return replace(config, {name: value * 2 if value >= 1 else value + (1 if isinstance(value, int) else 1 / 64)})
 
@@ -96,7 +107,7 @@ def test_run_id_does_not_depend_on_the_order_of_overrides():
         ({"model.widht": 8}, "'widht'; did you mean 'width'"),
         ({"modle.width": 8}, "'modle'; did you mean 'model'"),
         ({"width": 8}, "unknown config section: 'width'"),
-        ({"model.session_encoder": "max"}, "'max'; wanted one of 'mean', 'typed_mean'"),
+        ({"model.session_encoder": "median"}, "'median'; wanted one of 'mean', 'sum'"),
         ({"model.width": 8.0}, "8.0; wanted int"),
         ({"model.width": True}, "True; wanted int"),
         ({"loss.alpha": "1"}, "'1'; wanted float"),

@@ -167,6 +167,7 @@ def test_repeating_the_last_session_ranks_its_clicks_first(catalogue):
         position_GRL=np.array([[[0, 1]]], np.int32),
         seconds_GRL=np.zeros_like(slots),
         target_GRL=np.array([[[False, True]]]),
+        log_user_GRL=slots,
     )
     rank_N = baselines.repeat_rank(batch, 0, np.array([4, 5, 6]), baselines.popularity_rank(catalogue))
     assert rank_N.tolist() == [4, 1, 3]  # the whole list: 4 5, then 1 3, then 2

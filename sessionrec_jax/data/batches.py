@@ -8,6 +8,7 @@ global batch lies on one device or on eight.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -20,7 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Int8, Int32
 
 from sessionrec_jax.config import Config
+from sessionrec_jax.data import paradigm
 from sessionrec_jax.data.catalogue import Catalogue, from_counts
+from sessionrec_jax.data.ragged import ranges
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.data.windows import Windows, windows
 from sessionrec_jax.errors import InputError, near_miss
@@ -79,6 +82,8 @@ class Batch:
     """Start of the session after the start of the window's first."""
     target_GRL: Bool[np.ndarray, "G R L"]
     """The session's items are scored; never true at position 0."""
+    log_user_GRL: Int32[np.ndarray, "G R L"]
+    """The user's place in the log; for the host alone."""
 
     @property
     def target_sessions(self) -> int:
@@ -125,19 +130,13 @@ def pack(cut: Windows, order_W: np.ndarray, shape: Shape) -> Rows:
     return Rows(order_W[np.argsort(row_P, kind="stable")], np.append(0, np.cumsum(np.bincount(row_P, minlength=count))))
 
 
-def _ranges(first_X: np.ndarray, last_X: np.ndarray) -> np.ndarray:
-    """first, ..., last - 1 of each pair, one after the other."""
-    length_X = last_X - first_X
-    return np.arange(length_X.sum()) + np.repeat(first_X - (np.cumsum(length_X) - length_X), length_X)
-
-
 def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) -> dict[str, np.ndarray]:
     """The arrays of one shard from its windows and the row of each, rows counted from 0 and not decreasing."""
     log, slots, capacity = cut.log, shape.sessions, shape.rows * shape.items_per_row
     first_P, last_P = cut.first_W[window_P], cut.last_W[window_P]
     length_P = last_P - first_P
-    session_X = _ranges(first_P, last_P)
-    place_X = _ranges(np.zeros_like(length_P), length_P)
+    session_X = ranges(first_P, last_P)
+    place_X = ranges(np.zeros_like(length_P), length_P)
     row_starts = np.searchsorted(row_P, np.arange(shape.rows))
     packed_P = np.arange(len(row_P)) - row_starts[row_P]  # place of the window in its row
     sessions_before_P = np.cumsum(length_P) - length_P
@@ -154,7 +153,7 @@ def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) 
         return np.concatenate([values_N, np.full(capacity - len(values_N), padding)]).astype(dtype)
 
     offsets = log.session_item_offsets_S1
-    item_N = _ranges(offsets[first_P], offsets[last_P])
+    item_N = ranges(offsets[first_P], offsets[last_P])
     is_target_X = (log.session_role_S[session_X] == cut.role) & (
         session_X >= np.repeat(cut.first_target_W[window_P], length_P)
     )
@@ -167,6 +166,7 @@ def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) 
         "position_GRL": by_slot(place_X, np.int32),
         "seconds_GRL": by_slot(seconds_X, np.int32),
         "target_GRL": by_slot(is_target_X, bool),
+        "log_user_GRL": by_slot(np.repeat(cut.user_W[window_P], length_P), np.int32),
     }
 
 
@@ -262,22 +262,40 @@ class Batches:
         self._batches.set_state(state)
 
 
-def train_batches(config: Config, prepared: Prepared, shape: Shape) -> Batches:
-    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps."""
-    log = prepared.arrays()
-    cut = windows(log, train_users(config, prepared), TRAIN, shape.sessions_per_row, shape.items_per_row)
+def train_windows(config: Config, prepared: Prepared) -> Windows:
+    """The training histories in the slots of the run's paradigm."""
+    log, data = paradigm.slots(prepared.arrays(), config.paradigm), config.data
+    cut = windows(log, train_users(config, prepared), TRAIN, data.sessions_per_row, data.items_per_row)
     if not len(cut):
         raise InputError(
-            f"{prepared.path}: no training user has two sessions, so there is no next session to learn from"
+            f"{prepared.path}: no training user has two {paradigm.SLOT[config.paradigm]}s, so there is no next "
+            f"{paradigm.SLOT[config.paradigm]} to learn from"
         )
-    return Batches(Packer(cut, shape, config.train.epochs, config.train.seed))
+    return cut
+
+
+def train_batches(config: Config, prepared: Prepared, shape: Shape) -> Batches:
+    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps."""
+    return Batches(Packer(train_windows(config, prepared), shape, config.train.epochs, config.train.seed))
 
 
 def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) -> Batches:
-    """One pass over the held-out sessions of `role`, in the log's order; the last batch is filled up with padding."""
-    log = prepared.arrays()
+    """One pass over the held-out sessions of `role`, in the log's order; the last batch is filled up with padding.
+
+    An item-level paradigm has as many item slots as its windows need, not those of `shape`.
+    """
+    log, data = prepared.arrays(), config.data
     users = eval_users(config, prepared, role)
-    cut = windows(log, users, role, shape.sessions_per_row, shape.items_per_row)
+    if config.paradigm == "nspp":
+        cut = windows(log, users, role, data.sessions_per_row, data.items_per_row)
+    else:
+        view, user_X = paradigm.targets(log, users, role, config.paradigm, data.sessions_per_row - 1)
+        most = data.sessions_per_row + int(log.session_items_S.max(initial=0))
+        cut = windows(view, np.arange(view.users), role, data.sessions_per_row, most)
+        cut = dataclasses.replace(cut, user_W=user_X[cut.user_W])
+        per_slot = len(view.item_N) / max(1, len(view.session_items_S))
+        fitting = math.ceil(data.sessions_per_row * per_slot * 1.06 / 8) * 8
+        shape = dataclasses.replace(shape, items_per_row=max(fitting, int(cut.items_W.max(initial=1))))
     if not len(cut):
         raise InputError(f"{prepared.path}: the split holds no session of role {role} with a session before it")
     return Batches(Packer(cut, shape, 1.0, None))

@@ -33,6 +33,7 @@ from absl import flags
 from jaxtyping import Int8, Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
+from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.sessionlog import ROLES
 from sessionrec_jax.errors import InputError
 
@@ -62,7 +63,7 @@ class FlatLog:
     @functools.cached_property
     def session_item_offsets_S1(self) -> Int64[np.ndarray, " S1"]:
         """Exposures [s, s + 1) of this array are session s's."""
-        return _offsets(self.session_items_S)
+        return offsets(self.session_items_S)
 
     @functools.cached_property
     def user_item_offsets_U1(self) -> Int64[np.ndarray, " U1"]:
@@ -83,10 +84,6 @@ class FlatLog:
 
 _BY_ITEM = {"item": np.int32, "feedback": np.int8}
 _BY_SESSION = {"session_items": np.int32, "session_seconds": np.int64, "session_role": np.int8}
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.append(0, np.cumsum(lengths, dtype=np.int64))
 
 
 class SessionLog(tfds.core.GeneratorBasedBuilder):
@@ -208,7 +205,7 @@ def _arrays(path: Path, fingerprint: str) -> FlatLog:
     return FlatLog(
         **{f"{name}_N": whole[name] for name in _BY_ITEM},
         **{f"{name}_S": whole[name] for name in _BY_SESSION},
-        user_session_offsets_U1=_offsets(np.array(sessions_U)),
+        user_session_offsets_U1=offsets(np.array(sessions_U)),
     )
 
 

@@ -20,6 +20,8 @@ class Windows:
 
     log: FlatLog
     role: int
+    user_W: np.ndarray
+    """Whose they are: places in the log's order of users."""
     first_W: np.ndarray
     """Global session index, as are the next two."""
     last_W: np.ndarray
@@ -61,7 +63,8 @@ def windows(log: FlatLog, users: np.ndarray, role: int, sessions: int, items: in
         user_W.append(np.full(len(cuts[-1]), user))
     in_order_W = np.argsort(np.concatenate(user_W), kind="stable")
     first_W, last_W, first_target_W = np.concatenate(cuts)[in_order_W].T
-    return Windows(log, role, first_W, last_W, first_target_W)
+    user_W = users[np.concatenate(user_W)[in_order_W]]
+    return Windows(log, role, user_W, first_W, last_W, first_target_W)
 
 
 def _before(log: FlatLog, begin_U: np.ndarray, end_U: np.ndarray, role: int) -> np.ndarray:
