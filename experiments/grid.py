@@ -10,7 +10,10 @@ import itertools
 from dataclasses import dataclass
 
 from experiments.base import sized
+from experiments.comparison import Layout
 from sessionrec_jax.config import Config, check, replace
+from sessionrec_jax.data.sessionlog import ROLES
+from sessionrec_jax.data.store import Prepared
 
 REPORT = {
     "n": "params_body",
@@ -41,6 +44,14 @@ class Plan:
     """Leave out candidates of more users x epochs than this (the fewest epochs of a cell always stay): the larger the
     data, the fewer passes it wants."""
     seeds: tuple[int, ...] = (0,)
+
+    def lay_out(self, base: Config, prepared: Prepared) -> Layout:
+        """Every run, each once, and which columns `sessionrec fit` and `report` read."""
+        from sessionrec_jax.train import resolve  # starts jax, which --help need not wait for
+
+        training_users = len(prepared.users_of(ROLES.index("train")))
+        configs = [resolve(config, prepared) for config in self.configs(base, training_users)]
+        return Layout(configs, {"report.json": REPORT})
 
     def configs(self, base: Config, training_users: int) -> list[Config]:
         """Every run, each once. `training_users`: how many the log has. Raises InputError for what cannot run."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments import sweepfolder
+from experiments.comparison import Layout
 from experiments.launch import local
 from sessionrec_jax.config import Config
 
@@ -25,12 +25,10 @@ def default_workers() -> int:
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def run_sweep(
-    plan: str, configs: Sequence[Config], sweep_dir: Path, report: dict[str, Any], *, workers: int
-) -> list[dict[str, Any]]:
-    """Runs the resolved `configs` that have no row yet or a failed one, costliest first, and returns all rows in the
-    plan's order."""
-    sweepfolder.begin(sweep_dir, plan, configs, report)
+def run_sweep(plan: str, layout: Layout, sweep_dir: Path, *, workers: int) -> list[dict[str, Any]]:
+    """Runs what has no row yet or a failed one, costliest first, and returns all rows in the plan's order."""
+    configs = layout.configs
+    sweepfolder.begin(sweep_dir, plan, configs, layout.files)
     with sweepfolder.launching(sweep_dir):
         sweepfolder.forget_failures(sweep_dir)
         done = sum(state.row is not None for state in sweepfolder.states(sweep_dir)[1])

@@ -1,4 +1,5 @@
-"""A sweep's folder: sweep.json (the plan and its runs), report.json, runs/RUN_ID/, and one lock for its launcher.
+"""A sweep's folder: sweep.json (the plan and its runs), report.json or comparison.json, runs/RUN_ID/, and one lock for
+its launcher.
 
 No jax here: `sessionrec status` looks at a sweep while it runs.
 """
@@ -32,8 +33,11 @@ class RunState:
     row: dict[str, Any] | None
 
 
-def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], report: dict[str, Any]) -> None:
-    """Writes or finds again the sweep of these runs. Raises InputError where the folder holds a sweep of other runs."""
+def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str, Any]) -> None:
+    """Writes or finds again the sweep of these runs, with the JSON `files` that its readers want.
+
+    Raises InputError where the folder holds a sweep of other runs.
+    """
     runs = {run_id(config): to_dict(config) for config in configs}
     if (sweep_dir / "sweep.json").exists():
         there = _read(sweep_dir)["runs"].keys()
@@ -45,7 +49,8 @@ def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], report: dict[st
             )
         return
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    write_json(sweep_dir / "report.json", report)
+    for name, values in files.items():
+        write_json(sweep_dir / name, values)
     write_json(sweep_dir / "sweep.json", {"version": SWEEP_VERSION, "plan": plan, "runs": runs})
 
 

@@ -41,12 +41,19 @@ class Data:
     rows: int = 32
     """Rows of a batch over all devices together; a multiple of the number of devices."""
     sessions_per_row: int = 64
-    """Slots of a row, and so the longest history that is seen at once: sessions (nspp) or items (nipp, nipp_plus)."""
+    """Slots of a row: sessions (nspp) or items (nipp, nipp_plus)."""
+    window: int = 0
+    """Most slots of one user that are seen at once, the target among them. 0: a whole row."""
     side_columns: tuple[str, ...] = ()
     """Columns of side information that the model sees. None named: all."""
     items_per_row: int = 0
     """Item slots of a row. 0: sessions_per_row x the log's mean exposures a session x 1.06; an item-level paradigm has
     one a slot."""
+
+    @property
+    def slots(self) -> int:
+        """`window` with 0 decided."""
+        return self.window or self.sessions_per_row
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,8 @@ def check(config: Config) -> Config:
         ("data.eval_users", data.eval_users >= 0, "0 (all) or more"),
         ("data.rows", data.rows >= 1, "at least 1"),
         ("data.sessions_per_row", data.sessions_per_row >= 2, "at least 2: a history and a target"),
+        ("data.window", data.window == 0 or 2 <= data.window <= data.sessions_per_row,
+         f"0 (a whole row), or from 2 to data.sessions_per_row {data.sessions_per_row}"),
         ("data.items_per_row", data.items_per_row >= 0, "0 (from the log) or more"),
         ("model.width", model.width >= 1, "at least 1"),
         ("model.layers", model.layers >= 0, "0 or more"),

@@ -189,7 +189,7 @@ def recommend(run: Restored, histories: Histories, k: int, *, quiet: bool = Fals
 
     A score is the log probability of the item in the softmax over the whole catalogue, nats; equal ones stand in the
     catalogue's order. Trained with `loss.other_clicks="masked"` the scores rank well, but are no calibrated
-    probabilities. The model reads the newest `data.sessions_per_row` - 1 sessions, or fewer where their exposures
+    probabilities. The model reads the newest `data.slots` - 1 sessions, or fewer where their exposures
     fill a row. A history without a known item gets the popularity order and says so by "fallback": "popularity".
     Raises InputError for a `k` that the catalogue cannot give and for a last session that does not fit a row.
     """
@@ -205,8 +205,8 @@ def _recent(histories: Histories, run: Restored) -> Windows:
     log, data = histories.log, run.config.data
     offsets, users_U1 = log.session_item_offsets_S1, log.user_session_offsets_U1
     begin_U, end_U = users_U1[:-1], users_U1[1:]
-    # The last slot of a row is never asked for the session after it, so that its position is never learnt.
-    first_U = np.maximum(begin_U, end_U - (data.sessions_per_row - 1))
+    # The last slot of a window is never asked for the session after it, so that its position is never learnt.
+    first_U = np.maximum(begin_U, end_U - (data.slots - 1))
     first_U = np.maximum(first_U, np.searchsorted(offsets, offsets[end_U] - data.items_per_row))
     for user in np.flatnonzero((first_U == end_U) & (begin_U < end_U))[:1]:
         raise InputError(

@@ -184,8 +184,12 @@ def _items_per_row(config: Config, prepared: Prepared) -> int:
     slots = config.data.sessions_per_row
     if config.paradigm != "nspp":
         return slots  # one item each
+    log = prepared.arrays()
+    is_first_S = np.zeros(len(log.session_items_S) + 1, bool)
+    is_first_S[log.user_session_offsets_U1] = True
+    neighbours_S = (log.session_items_S[1:] + log.session_items_S[:-1])[~is_first_S[1:-1]]  # they must fit together
     fitting = math.ceil(slots * prepared.manifest["items_per_session_mean"] * 1.06 / 8) * 8
-    return max(fitting, 2 * prepared.manifest["max_session_items"])  # two neighbours must fit
+    return max(fitting, int(neighbours_S.max(initial=0)))
 
 
 def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:

@@ -287,3 +287,15 @@ def test_a_log_without_a_second_session_is_refused(config, tmp_path):
         train_batches(config, single, shape_of(config, 1))
     with pytest.raises(InputError, match="no session of role 2 with a session before it"):
         eval_batches(config, single, shape_of(config, 1), TEST)
+
+
+@pytest.mark.parametrize("slots", [2, 5])
+def test_a_window_can_be_shorter_than_its_row(config, split_log, slots):
+    changed = {"data.window": slots, "data.fingerprint": split_log.fingerprint}
+    short = replace(config, changed)
+    for role in (TRAIN, VALIDATION, TEST):
+        whole, cut = (windows_of(one_pass(c, split_log, role)) for c in (config, short))
+        assert max(map(len, cut)) == slots
+        assert all(sum(s.target for s in window) >= 1 for window in cut)
+        targets = [sorted(s.items for window in found for s in window if s.target) for found in (whole, cut)]
+        assert targets[0] == targets[1]

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import scaling
 from experiments import sweepfolder
+from experiments.comparison import Layout
 from experiments.grid import Plan
 from experiments.sweep import default_workers, run_sweep
 from scaling import report, table
@@ -121,9 +122,10 @@ def main(argv: list[str]) -> int:
     base = replace(Config(), OVERRIDES | {"data.path": str(prepared.path)})
     configs = [resolve(config, prepared) for config in size.plan.configs(base, len(prepared.users_of(TRAIN)))]
     sweep_dir = command.out / "sweep"
-    sweepfolder.begin(sweep_dir, "grid", configs, REPORT)
+    layout = Layout(configs, {"report.json": REPORT})
+    sweepfolder.begin(sweep_dir, "grid", layout.configs, layout.files)
     write_json(sweep_dir / "theory.json", _theory(size, prepared))
-    run_sweep("grid", configs, sweep_dir, REPORT, workers=command.workers or default_workers())
+    run_sweep("grid", layout, sweep_dir, workers=command.workers or default_workers())
     say("[bold]3/4[/] the fit")
     runs = _runs(sweep_dir, REPORT["select_within"])
     fit = scaling.fit(runs, REPORT["law"])

@@ -18,9 +18,10 @@ from rich.table import Table
 
 from experiments.sweep import default_workers, run_sweep
 from sessionrec_jax.config import Config, replace
+from sessionrec_jax.data.store import open_log
 from sessionrec_jax.errors import InputError, near_miss
 
-PLANS = ("grid",)
+PLANS = ("grid", "paradigm", "ablation")
 
 P = TypeVar("P")
 
@@ -31,7 +32,7 @@ class Command(Generic[P]):
     log: Annotated[Path, tyro.conf.arg(name="data")]
     """Folder that `sessionrec prepare` wrote."""
     out: Path
-    """Sweep folder: sweep.json, report.json, runs/RUN_ID/."""
+    """Sweep folder: sweep.json, report.json or comparison.json, runs/RUN_ID/."""
     workers: int = field(default_factory=default_workers)
     """Worker processes; on a CPU each keeps to its share of the cores. Left out: one where there is an accelerator,
     else one a core and at most four."""
@@ -59,22 +60,16 @@ def main(argv: list[str]) -> int:
     )
     if command.workers < 1:
         raise InputError(f"--workers {command.workers}; wanted at least 1")
-    from sessionrec_jax.data.batches import TRAIN
-    from sessionrec_jax.data.store import open_log
-    from sessionrec_jax.train import resolve
-
-    prepared = open_log(command.log)
     base = replace(command.base, {"data.path": str(command.log)})
-    configs = command.plan.configs(base, len(prepared.users_of(TRAIN)))
-    configs = [resolve(config, prepared) for config in configs]
+    layout = command.plan.lay_out(base, open_log(command.log))
     if command.dry_run:
-        _show(configs)
+        _show(layout.configs)
         return 0
-    rows = run_sweep(name, configs, command.out, plan.REPORT, workers=command.workers)
+    rows = run_sweep(name, layout, command.out, workers=command.workers)
     bad = sum(row["status"] != "done" for row in rows)
-    console = Console(highlight=False)
-    console.print(
-        f"{len(rows)} runs in {command.out}, {bad} of them failed; `sessionrec report {command.out}` draws them"
+    reader = "report" if "report.json" in layout.files else "compare"
+    Console(highlight=False).print(
+        f"{len(rows)} runs in {command.out}, {bad} of them failed; `sessionrec {reader} {command.out}` shows them"
     )
     return 1 if bad == len(rows) else 0
 

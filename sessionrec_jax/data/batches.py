@@ -265,7 +265,7 @@ class Batches:
 def train_windows(config: Config, prepared: Prepared) -> Windows:
     """The training histories in the slots of the run's paradigm."""
     log, data = paradigm.slots(prepared.arrays(), config.paradigm), config.data
-    cut = windows(log, train_users(config, prepared), TRAIN, data.sessions_per_row, data.items_per_row)
+    cut = windows(log, train_users(config, prepared), TRAIN, data.slots, data.items_per_row)
     if not len(cut):
         raise InputError(
             f"{prepared.path}: no training user has two {paradigm.SLOT[config.paradigm]}s, so there is no next "
@@ -287,11 +287,11 @@ def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) ->
     log, data = prepared.arrays(), config.data
     users = eval_users(config, prepared, role)
     if config.paradigm == "nspp":
-        cut = windows(log, users, role, data.sessions_per_row, data.items_per_row)
+        cut = windows(log, users, role, data.slots, data.items_per_row)
     else:
-        view, user_X = paradigm.targets(log, users, role, config.paradigm, data.sessions_per_row - 1)
-        most = data.sessions_per_row + int(log.session_items_S.max(initial=0))
-        cut = windows(view, np.arange(view.users), role, data.sessions_per_row, most)
+        view, user_X = paradigm.targets(log, users, role, config.paradigm, data.slots - 1)
+        most = data.slots + int(log.session_items_S.max(initial=0))
+        cut = windows(view, np.arange(view.users), role, data.slots, most)
         cut = dataclasses.replace(cut, user_W=user_X[cut.user_W])
         per_slot = len(view.item_N) / max(1, len(view.session_items_S))
         fitting = math.ceil(data.sessions_per_row * per_slot * 1.06 / 8) * 8

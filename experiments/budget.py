@@ -1,0 +1,33 @@
+"""What a pass over the training data costs, before any run: the means to compare models at equal compute."""
+
+from __future__ import annotations
+
+from sessionrec_jax import count
+from sessionrec_jax.config import Config, replace
+from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_windows
+from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.train import spec_of
+
+
+def flops_per_epoch(config: Config, prepared: Prepared) -> float:
+    """Training FLOPs (count.FLOPS_CONVENTION) of one epoch of a resolved `config`: what a row would count."""
+    cut = train_windows(config, prepared)
+    spec = spec_of(config, prepared, train_catalogue(config, prepared))
+    return count.flops_train(
+        config.model,
+        config.loss,
+        len(spec.side_values),
+        spec.feedback_kinds,
+        spec.positions,
+        spec.session_items,
+        spec.ids,
+        items=int(cut.items_W.sum()),
+        sessions=int((cut.last_W - cut.first_W).sum()),
+        steps=len(Packer(cut, shape_of(config, 1), 1.0, config.train.seed)),
+    )
+
+
+def at_equal_compute(config: Config, reference: Config, prepared: Prepared) -> Config:
+    """`config` for as many epochs as spend the FLOPs of `reference`. Both resolved; epochs to four digits."""
+    ratio = flops_per_epoch(reference, prepared) / flops_per_epoch(config, prepared)
+    return replace(config, {"train.epochs": float(f"{reference.train.epochs * ratio:.4g}")})
