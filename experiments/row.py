@@ -65,15 +65,16 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False) -> Row
 
 def identity(config: Config, plan: str) -> Row:
     """The columns that are known before a run begins."""
-    model, optim = config.model, config.optim
+    model, loss, optim = config.model, config.loss, config.optim
     return {
         "run_id": run_id(config),
         "plan": plan,
         "commit": _commit(),
         "seed": config.train.seed,
-        "paradigm": "nspp",
+        "paradigm": config.paradigm,
         "session_encoder": model.session_encoder,
-        "sequence_encoder": "transformer",
+        "sequence_encoder": model.sequence_encoder,
+        "positions": model.places,
         "width": model.width,
         "layers": model.layers,
         "users_trained": config.data.users or None,
@@ -81,7 +82,11 @@ def identity(config: Config, plan: str) -> Row:
         "epochs_planned": config.train.epochs,
         "learning_rate_peak": optim.learning_rate_peak,
         "learning_rate_rule": "fixed",
-        "alpha": config.loss.alpha,
+        "retrieval_loss": loss.retrieval,
+        "negatives": None if loss.retrieval == "full_softmax" else loss.negatives,
+        "negatives_from": None if loss.retrieval == "full_softmax" else loss.negatives_from,
+        "rank_loss": loss.rank if loss.alpha else None,
+        "alpha": loss.alpha,
         "dataset_fingerprint": config.data.fingerprint,
     }
 

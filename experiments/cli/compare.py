@@ -1,0 +1,117 @@
+"""Hold the arms of a sweep against each other: means with intervals, differences paired by user and seed.
+
+sessionrec compare SWEEP --out paradigm.md
+
+Reads the sweeps of the plans `paradigm` and `ablation`. Each arm is its run that is best on validation, for every seed;
+the numbers are of the test sessions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.compare import Estimate, Line, compare
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.runfolder import write_json
+
+LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR"}
+
+
+@dataclass(frozen=True)
+class Command:
+    sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
+    """Sweep folder."""
+    metrics: tuple[str, ...] = ("ndcg_at_50", "recall_at_50", "recall_at_500", "rank_auc", "retrieval_auc")
+    """Columns of the rows that have a standard error over users."""
+    out: Path | None = None
+    """Also write the tables as Markdown to this file."""
+    json: Path | None = None
+    """Also write every number to this file."""
+
+
+def main(argv: list[str]) -> int:
+    command = tyro.cli(Command, args=argv, prog="sessionrec compare", description=__doc__)
+    for path in (command.out, command.json):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    lines = compare(command.sweep, command.metrics)
+    if command.json is not None:
+        write_json(command.json, [dataclasses.asdict(line) for line in lines])
+    if command.out is not None:
+        command.out.write_text(markdown(lines))
+    console = Console()
+    for title, group in _tables(lines):
+        table = Table(*_header(group), title=title, title_justify="left")
+        for line in group:
+            table.add_row(*_cells(line))
+        console.print(table)
+    console.print(_LEGEND)
+    return 0
+
+
+_LEGEND = (
+    "Means over seeds, in parentheses the difference to the reference with its 95 % interval over users and seeds; "
+    "* p < .05 after Holm's correction within the table."
+)
+
+
+def markdown(lines: list[Line]) -> str:
+    """The tables, one after the other, and how to read them."""
+    parts = []
+    for title, group in _tables(lines):
+        header = _header(group)
+        rows = [header, ["---"] * len(header), *(_cells(line) for line in group)]
+        parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+    return "\n\n".join([*parts, _LEGEND]) + "\n"
+
+
+def _tables(lines: list[Line]) -> list[tuple[str, list[Line]]]:
+    groups = itertools.groupby(lines, key=lambda line: (line.table, line.budget))
+    return [(f"{table}, {budget}", list(group)) for (table, budget), group in groups]
+
+
+def _header(lines: list[Line]) -> list[str]:
+    return ["", *map(_label, lines[0].values), "epochs", "TFLOPs", "body", "rate"]
+
+
+def _label(metric: str) -> str:
+    name, _, cutoff = metric.partition("_at_")
+    if cutoff or name in LABELS:
+        return LABELS.get(name, name) + (f"@{cutoff}" if cutoff else "")
+    return metric.replace("_", " ")
+
+
+def _cells(line: Line) -> list[str]:
+    name = line.arm if line.seeds == line.seeds_planned else f"{line.arm} ({line.seeds} of {line.seeds_planned} seeds)"
+    return [
+        name,
+        *(_number(line.values[metric], line.differences[metric]) for metric in line.values),
+        "-" if line.epochs is None else f"{line.epochs:.3g}",
+        "-" if line.flops_train is None else f"{line.flops_train / 1e12:.3g}",
+        "-" if line.params_body is None else f"{line.params_body:,}",
+        " ".join(f"{rate:g}" for rate in sorted(set(line.learning_rates))) or "-",
+    ]
+
+
+def _number(value: Estimate | None, difference: Estimate | None) -> str:
+    if value is None:
+        return "-"
+    told = _short(value.value)
+    if difference is None:
+        return f"{told} ±{_short((value.high - value.low) / 2)}"
+    star = "*" if difference.p < 0.05 else ""
+    ends = f"{_short(difference.low, sign=True)}, {_short(difference.high, sign=True)}"
+    return f"{told} ({_short(difference.value, sign=True)} [{ends}]{star})"
+
+
+def _short(value: float, *, sign: bool = False) -> str:
+    """Four decimals, without the zero before the point."""
+    return (f"{value:+.4f}" if sign else f"{value:.4f}").replace("0.", ".", 1)
