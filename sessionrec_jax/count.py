@@ -38,8 +38,12 @@ def parameters(
 
 
 def _session_encoder(model: Model, feedback_kinds: int) -> int:
+    """The feedback embedding, the projection (one a kind of typed_mean), and what the variant adds to them."""
+    width, hidden = model.width, model.mlp_ratio * model.width
     projections = feedback_kinds if model.session_encoder == "typed_mean" else 1
-    return feedback_kinds * model.width + projections * model.width**2
+    mlp = (3 if model.mlp == "swiglu" else 2) * width * hidden
+    added = {"sum": width, "attention": width * model.heads, "transformer": 4 * width**2 + mlp + 2 * width}
+    return feedback_kinds * width + projections * width**2 + added.get(model.session_encoder, 0)
 
 
 def _sequence_encoder(model: Model, positions: int) -> int:
@@ -74,10 +78,15 @@ def flops_train(
 
 
 def _session_encoder_multiplications(model: Model, feedback_kinds: int, session_items: int) -> tuple[int, int]:
-    """Of an item, and of a session."""
-    del session_items
+    """Of an item, and of a session. Pooling multiplies no matrices. An item's attention is counted as it is computed:
+    its logits and its weighted sum run over three blocks, each of as many items as the longest session has (8 or more,
+    `model.segment.LEAST_BLOCK`), however few items its own session has."""
+    width, hidden = model.width, model.mlp_ratio * model.width
     projections = feedback_kinds if model.session_encoder == "typed_mean" else 1
-    return 0, projections * model.width**2
+    matrices = 4 * width**2 + (3 if model.mlp == "swiglu" else 2) * width * hidden
+    attention = 2 * 3 * max(session_items, 8) * width
+    of_item = {"attention": width * model.heads, "transformer": matrices + attention}
+    return of_item.get(model.session_encoder, 0), projections * width**2
 
 
 def _layer_multiplications(model: Model, positions: int) -> int:
