@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from sessionrec_jax import count
-from sessionrec_jax.config import Model
+from sessionrec_jax.config import Mesh, Model
 from sessionrec_jax.model.attention import TIME_BUCKETS, rotary_angle, rotate, slots_of, time_bucket
 from sessionrec_jax.model.dropout import Noise, drop, row_keys
 from sessionrec_jax.model.sequence_encoder import SequenceEncoder
 from sessionrec_jax.model.transformer import TransformerBlock
+from sessionrec_jax.partition import make_mesh, over_data
 
 ROWS, SLOTS, WIDTH = 2, 6, 8
 USER_RL = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 3, 3, 3]])
@@ -235,13 +236,14 @@ def test_a_rotation_keeps_lengths_and_place_zero_turns_nothing():
 
 
 def test_relative_bias_starts_at_nothing():
-    """A Transformer or HSTU by relative time starts as one without places."""
-    for model in (MODELS["transformer relative_time"], MODELS["hstu relative_time"]):
-        s_RLD, user_RL, position_RL, seconds_RL = map(jnp.asarray, (S_RLD, USER_RL, POSITION_RL, SECONDS_RL))
-        params = SequenceEncoder(model, SLOTS).init(jax.random.key(0), s_RLD, user_RL, position_RL, seconds_RL, None)
-        blocks = params["params"]["blocks"]
-        assert not np.any(blocks["time_bias"])
-        assert not np.any(blocks["place_bias"])
+    """HSTU by relative time starts as HSTU without places."""
+    model = MODELS["hstu relative_time"]
+    arrays = map(jnp.asarray, (S_RLD, USER_RL, POSITION_RL, SECONDS_RL))
+    init = jax.jit(functools.partial(SequenceEncoder(model, SLOTS).init, noise=None))
+    blocks = init(jax.random.key(0), *arrays)["params"]["blocks"]
+    assert not np.any(blocks["time_bias"])
+    assert not np.any(blocks["place_bias"])
+    assert np.all(np.std(blocks["uvqk"], axis=(1, 2)) > 0)
 
 
 # Depth, memory, precision.
@@ -284,7 +286,7 @@ def test_a_dropped_value_is_zero_and_a_kept_one_is_scaled_so_that_the_mean_stays
 
 @pytest.mark.parametrize("name", ["transformer learned", "hstu relative_time", "gru"])
 def test_dropout_depends_on_the_row_and_not_on_the_device(name):
-    """Eight shards of one row, one shard of eight rows, and the rows in another order."""
+    """Eight devices of one row, one of eight rows, and the rows in another order."""
     model = replace(MODELS[name], dropout=0.3)
     encoder, params = SequenceEncoder(model, SLOTS), {"params": parameters(model)}
     slots = [jnp.asarray(np.repeat(x_RL[1:], 8, axis=0)) for x_RL in (S_RLD, USER_RL, POSITION_RL, SECONDS_RL)]
@@ -295,7 +297,8 @@ def test_dropout_depends_on_the_row_and_not_on_the_device(name):
         return jax.vmap(lambda row_R, *of_shard: encoder.apply(params, *of_shard, Noise(key, row_R)))(row_GR, *slots_GR)
 
     one_RLD = np.asarray(spread(row_R[None], *(x[None] for x in slots))[0])
-    eight_RLD = np.asarray(spread(row_R[:, None], *(x[:, None] for x in slots))[:, 0])
+    shards = jax.device_put((row_R[:, None], *(x[:, None] for x in slots)), over_data(make_mesh(Mesh(data=8))))
+    eight_RLD = np.asarray(spread(*shards)[:, 0])
     reversed_RLD = np.asarray(spread(row_R[None, ::-1], *(x[None] for x in slots))[0, ::-1])
     close(eight_RLD, one_RLD)
     close(reversed_RLD, one_RLD)
