@@ -47,9 +47,25 @@ def _session_encoder(model: Model, feedback_kinds: int) -> int:
 
 
 def _sequence_encoder(model: Model, positions: int) -> int:
-    width, hidden = model.width, model.mlp_ratio * model.width
-    block = 4 * width**2 + 2 * width * hidden + 2 * width
-    return positions * width + 2 * width + model.layers * block
+    width, time_buckets = model.width, 64
+    if model.sequence_encoder == "gru":
+        block = _layer_matrices(model) + 3 * width + width  # the gates' bias and a norm
+    else:
+        block = _layer_matrices(model) + 2 * width  # two norms
+    if model.places == "relative_time":
+        block += model.heads * (positions + time_buckets)
+    position = positions * width if model.places == "learned" else 0
+    return position + 2 * width + model.layers * block
+
+
+def _layer_matrices(model: Model) -> int:
+    """Weights of a layer's matrices, each of which every session is multiplied by once."""
+    if model.sequence_encoder == "gru":
+        return 6 * model.width**2
+    if model.sequence_encoder == "hstu":
+        return 5 * model.width**2
+    mlp = 3 if model.mlp == "swiglu" else 2
+    return 4 * model.width**2 + mlp * model.mlp_ratio * model.width**2
 
 
 def flops_train(
@@ -90,9 +106,10 @@ def _session_encoder_multiplications(model: Model, feedback_kinds: int, session_
 
 
 def _layer_multiplications(model: Model, positions: int) -> int:
-    """Of a session in one layer of the sequence encoder."""
-    width, hidden = model.width, model.mlp_ratio * model.width
-    return 4 * width**2 + 2 * width * hidden + 2 * positions * width
+    """Of a session in one layer of the sequence encoder. Attention is counted over all `positions` slots of the row:
+    those that the mask leaves out are multiplied too."""
+    attention = 0 if model.sequence_encoder == "gru" else 2 * positions * model.width
+    return _layer_matrices(model) + attention
 
 
 def _concatenated(model: Model, side_columns: int) -> int:
