@@ -64,7 +64,7 @@ class MetricsLog:
         self.note = ""
 
     def add(self, step: int, learning_rate: float, sums: tuple[float, ...], speed: dict[str, float]) -> None:
-        """`sums`: retrieval nats, clicked items, rank nats, exposures of the step."""
+        """`sums`: retrieval nats, clicked items, rank nats, rank terms (by `loss.rank` of the run) of the step."""
         self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True))
         self._unwritten = {"step": step, "learning_rate": learning_rate, **speed}
         if (step + 1) % self._every == 0:
@@ -76,10 +76,10 @@ class MetricsLog:
             self._write()
 
     def _write(self) -> None:
-        retrieval, clicked, rank, exposures = self._sums
+        retrieval, clicked, rank, terms = self._sums
         losses = {
             "retrieval_nats_per_item": retrieval / clicked if clicked else None,
-            "rank_nats_per_exposure": rank / exposures if exposures else None,
+            "rank_nats_per_term": rank / terms if terms else None,
         }
         with self._path.open("a") as file:  # not kept open, since a run may end anywhere
             file.write(json.dumps({"step": self._unwritten["step"], **losses, **self._unwritten}) + "\n")

@@ -29,7 +29,7 @@ from sessionrec_jax.data.batches import Batch, Batches, Shape, shape_of, train_b
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.loss import Negatives, Proposal, Sums, proposal, sample_negatives, session_loss, targets
+from sessionrec_jax.loss import Negatives, Proposal, Sums, draw_negatives, proposal, session_loss, targets
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, replicated
@@ -115,15 +115,30 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
     """
     update_rule = optim.chain(optimizer)
 
+    def drawn(inputs: Inputs, target_GS: jax.Array, proposal: Proposal, key: jax.Array) -> Negatives | None:
+        if loss.retrieval == "full_softmax":
+            return None
+        wanted = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
+        return draw_negatives(loss, key, proposal, inputs.item_T, wanted.clicked_T)
+
     def session_sums(
-        params: Params, inputs: Inputs, target_GS: jax.Array, side: Side, negatives: Negatives, log_q_V: jax.Array
+        params: Params,
+        inputs: Inputs,
+        target_GS: jax.Array,
+        side: Side,
+        negatives: Negatives | None,
+        log_q_V: jax.Array,
     ) -> Sums:
-        e_ND = sessionrec.embed(spec, params, jnp.minimum(negatives.item_N, spec.ids - 1), side)
+        def embed(item_N: jax.Array) -> jax.Array:
+            return sessionrec.embed(spec, params, item_N, side)
+
+        e_ND = None if negatives is None else embed(jnp.minimum(negatives.item_N, spec.ids - 1))
 
         def shard(inputs: Inputs, target_S: jax.Array) -> Sums:
             e_TD, queries = sessionrec.apply(spec, params, inputs, side)
             wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
-            return session_loss(loss, queries, e_TD, inputs.item_T, wanted, params["heads"], log_q_V, negatives, e_ND)
+            heads = params["heads"]
+            return session_loss(loss, queries, e_TD, inputs.item_T, wanted, heads, log_q_V, negatives, e_ND, embed)
 
         return jax.tree.map(lambda x_G: x_G.sum(), jax.vmap(shard)(inputs, target_GS))
 
@@ -136,7 +151,7 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
         key: jax.Array,
         scalars: Scalars,
     ) -> tuple[State, Sums]:
-        negatives = sample_negatives(jax.random.fold_in(key, state.step), proposal, loss.negatives)
+        negatives = drawn(inputs, target_GS, proposal, jax.random.fold_in(key, state.step))
 
         def objective(params: Params) -> tuple[jax.Array, Sums]:
             sums = session_sums(params, inputs, target_GS, side, negatives, proposal.log_q_V)

@@ -1,4 +1,5 @@
-"""The two losses: what they equal exactly, what never enters them, and that their gradients are numbers."""
+"""The retrieval losses and their sum with the rank loss: what they equal exactly, what never enters them, and that
+their gradients are numbers."""
 
 from __future__ import annotations
 
@@ -10,17 +11,9 @@ import pytest
 from sessionrec_jax.config import Loss
 from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED
 from sessionrec_jax.data.catalogue import from_counts
-from sessionrec_jax.loss import (
-    Negatives,
-    Sums,
-    Targets,
-    proposal,
-    rank_logits,
-    rank_sums,
-    retrieval_sums,
-    sample_negatives,
-    targets,
-)
+from sessionrec_jax.loss import Negatives, Sums, Targets, proposal, session_loss, targets
+from sessionrec_jax.model.sessionrec import Queries
+from sessionrec_jax.retrieval_loss import bce_sums, full_softmax_sums, sampled_softmax_sums
 
 ITEMS, SLOTS, WIDTH = 12, 5, 4
 # Two users in one row of five slots: sessions 0 1 2 and 3 4; slots 1, 2 and 4 are targets. Item 0 is padding.
@@ -29,16 +22,18 @@ ITEM_T = np.array([3, 4, 5, 6, 7, 1, 2, 9, 8, 8, 0, 0])
 FEEDBACK_T = np.array([CLICKED, IGNORED, CLICKED, CLICKED, IGNORED, CONTEXT, CLICKED, CLICKED, CLICKED, IGNORED, 0, 0])
 TARGET_S = np.array([False, True, True, False, True])
 CLICKED_PLACES, EXPOSED_PLACES = [2, 3, 6, 8], [2, 3, 4, 6, 8, 9]
+FORMS = [("sampled_softmax", "pointwise"), ("full_softmax", "pairwise"), ("bce", "listwise")]
 
 
 @pytest.fixture
 def world():
     """Scores of every item after every session, and what made them."""
     rng = np.random.default_rng(0)
-    e_VD, queries_SD = rng.normal(size=(ITEMS + 1, WIDTH)), rng.normal(size=(SLOTS, WIDTH))
+    e_VD, queries_SD, rank_SD = (rng.normal(size=(rows, WIDTH)) for rows in (ITEMS + 1, SLOTS, SLOTS))
     return {
         "e_VD": jnp.asarray(e_VD, jnp.float32),
         "queries_SD": jnp.asarray(queries_SD, jnp.float32),
+        "rank_SD": jnp.asarray(rank_SD, jnp.float32),
         "item_bias_V": jnp.asarray(rng.normal(size=ITEMS + 1), jnp.float32),
     }
 
@@ -58,19 +53,27 @@ def uniform() -> jax.Array:
     return jnp.full(ITEMS + 1, -np.log(ITEMS)).at[0].set(-jnp.inf)
 
 
-def negatives(items, log_weight) -> Negatives:
-    return Negatives(jnp.asarray(items), jnp.broadcast_to(jnp.asarray(log_weight, jnp.float32), len(items)))
+def negatives(items, times=1.0) -> Negatives:
+    return Negatives(jnp.asarray(items), jnp.broadcast_to(jnp.asarray(times, jnp.float32), len(items)))
 
 
-def every_item(times: int = 1) -> Negatives:
-    """Each item drawn `times` times under the uniform proposal."""
-    return negatives(np.arange(1, ITEMS + 1), np.log(times * ITEMS))
+def every_item(times=1.0) -> Negatives:
+    return negatives(np.arange(1, ITEMS + 1), times)
 
 
-def retrieval(world, wanted, drawn: Negatives, other_clicks: str = "masked", log_q_V=None, item_T=ITEM_T):
+def retrieval(
+    world,
+    wanted,
+    drawn: Negatives,
+    other_clicks: str = "masked",
+    log_q_V=None,
+    item_T=ITEM_T,
+    sums=sampled_softmax_sums,
+    **settings,
+):
     item_T, e_VD = jnp.asarray(item_T), world["e_VD"]
-    return retrieval_sums(
-        Loss(other_clicks=other_clicks),
+    return sums(
+        Loss(other_clicks=other_clicks, **settings),
         world["queries_SD"],
         e_VD[item_T],
         item_T,
@@ -80,6 +83,13 @@ def retrieval(world, wanted, drawn: Negatives, other_clicks: str = "masked", log
         drawn,
         e_VD[jnp.minimum(drawn.item_N, ITEMS)],
     )
+
+
+def full(world, wanted, other_clicks: str, chunk_items: int = 5, item_T=ITEM_T):
+    item_T, e_VD = jnp.asarray(item_T), world["e_VD"]
+    config, bias_V = Loss(other_clicks=other_clicks), world["item_bias_V"]
+    args = (world["queries_SD"], e_VD[item_T], item_T, wanted, bias_V, lambda item_N: e_VD[item_N])
+    return full_softmax_sums(config, *args, chunk_items)
 
 
 def log_softmax(world) -> np.ndarray:
@@ -104,7 +114,8 @@ def test_labels_are_the_clicks_of_target_sessions_and_terms_the_clicked_and_igno
 
 def test_counts_are_the_numbers_of_terms(world, wanted):
     assert retrieval(world, wanted, every_item())[1] == len(CLICKED_PLACES)
-    assert rank_sums(jnp.zeros(len(ITEM_T)), wanted)[1] == len(EXPOSED_PLACES)
+    assert retrieval(world, wanted, every_item(), sums=bce_sums)[1] == len(CLICKED_PLACES)
+    assert full(world, wanted, "counted")[1] == len(CLICKED_PLACES)
 
 
 # Retrieval: sampled against full softmax.
@@ -137,7 +148,7 @@ def test_log_q_undoes_the_proposal(world, wanted, catalogue):
     """Under any proposal, with each item as often as the proposal expects: the same as under the uniform one."""
     log_q_V = jnp.asarray(proposal(Loss(negatives_uniform=0.2), catalogue).log_q_V)
     draws = 1_000
-    drawn = negatives(np.arange(1, ITEMS + 1), np.log(draws))  # times / Q = draws for each
+    drawn = every_item(draws * np.exp(log_q_V[1:]))
     nats, _ = retrieval(world, wanted, drawn, log_q_V=log_q_V)
     p_SV = np.exp(log_softmax(world))
     clicked_S = np.zeros(SLOTS)
@@ -147,16 +158,115 @@ def test_log_q_undoes_the_proposal(world, wanted, catalogue):
     assert nats == pytest.approx(sum(-np.log(x / (x + draws * (1 - c))) for x, c in terms), rel=1e-5)
 
 
-def test_merged_duplicates_count_as_duplicates(world, wanted):
-    log_q, fill = np.log(ITEMS), ITEMS + 1
-    merged = negatives([2, 5, 8, 9, fill, fill, fill], [*(log_q + np.log([1, 3, 1, 2])), *[-np.inf] * 3])
-
-    def counted(items):
-        return float(retrieval(world, only(wanted, [2]), negatives(items, log_q), "counted")[0])
-
+@pytest.mark.parametrize("sums", [sampled_softmax_sums, bce_sums])
+def test_merged_duplicates_count_as_duplicates(world, wanted, sums):
+    fill = ITEMS + 1
+    merged = negatives([2, 5, 8, 9, fill, fill, fill], [1, 3, 1, 2, 0, 0, 0])
     item_5 = only(wanted, [2])
-    assert retrieval(world, item_5, merged, "counted")[0] == pytest.approx(counted([2, 5, 5, 5, 8, 9, 9]), rel=1e-5)
-    assert retrieval(world, item_5, merged, "masked")[0] == pytest.approx(counted([2, 8, 9, 9]), rel=1e-5)
+
+    def nats(drawn, other_clicks):
+        return float(retrieval(world, item_5, drawn, other_clicks, sums=sums)[0])
+
+    assert nats(merged, "counted") == pytest.approx(nats(negatives([2, 5, 5, 5, 8, 9, 9]), "counted"), rel=1e-5)
+    assert nats(merged, "masked") == pytest.approx(nats(negatives([2, 8, 9, 9]), "counted"), rel=1e-5)
+
+
+def test_without_log_q_the_scores_are_plain(world, wanted):
+    """Whatever the proposal: the loss under the uniform one, whose correction is the same for all."""
+    log_q_V = jnp.asarray(np.random.default_rng(2).normal(size=ITEMS + 1), jnp.float32)
+    drawn = negatives([1, 4, 9], [1, 2, 3])
+    plain, _ = retrieval(world, wanted, drawn, log_q_V=log_q_V, log_q=False)
+    assert plain == pytest.approx(float(retrieval(world, wanted, drawn)[0]), rel=1e-5)
+
+
+# Retrieval: the full softmax.
+
+
+@pytest.mark.parametrize("chunk_items", [1, 5, 6, 12, 100])
+def test_the_full_softmax_is_the_dense_one_whatever_the_chunks(world, wanted, chunk_items):
+    """Values, and gradients by every query, embedding and bias."""
+
+    def dense(world):
+        score_SV = (world["queries_SD"] @ world["e_VD"].T + world["item_bias_V"])[:, 1:]
+        log_p_SV = jax.nn.log_softmax(score_SV, axis=1)
+        return -log_p_SV[SESSION_T[CLICKED_PLACES] - 1, ITEM_T[CLICKED_PLACES] - 1].sum()
+
+    nats, gradient = jax.value_and_grad(lambda world: full(world, wanted, "counted", chunk_items)[0])(world)
+    expected, expected_gradient = jax.value_and_grad(dense)(world)
+    assert nats == pytest.approx(float(expected), rel=1e-5)
+    for name, leaf in expected_gradient.items():
+        np.testing.assert_allclose(gradient[name], leaf, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_masked_full_softmax_is_the_sampled_one_with_every_item(world, wanted):
+    def sampled(world):
+        return retrieval(world, wanted, every_item())[0]
+
+    nats, gradient = jax.value_and_grad(lambda world: full(world, wanted, "masked")[0])(world)
+    expected, expected_gradient = jax.value_and_grad(sampled)(world)
+    assert nats == pytest.approx(float(expected), rel=1e-5)
+    for name, leaf in expected_gradient.items():
+        np.testing.assert_allclose(gradient[name], leaf, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_full_softmax_holds_no_array_of_sessions_times_the_catalogue():
+    sessions, ids, width = 64, 4_097, 4
+
+    def nats(e_VD, queries_SD):
+        wanted = Targets(jnp.arange(sessions), jnp.ones(sessions, bool), jnp.ones(sessions, bool))
+        item_T = jnp.arange(1, sessions + 1)
+        args = (queries_SD, e_VD[item_T], item_T, wanted, jnp.zeros(ids), lambda item_N: e_VD[item_N])
+        return full_softmax_sums(Loss(), *args, chunk_items=128)[0]
+
+    shapes = (jax.ShapeDtypeStruct((ids, width), jnp.float32), jax.ShapeDtypeStruct((sessions, width), jnp.float32))
+    compiled = jax.jit(jax.grad(nats, argnums=(0, 1))).lower(*shapes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * sessions * ids / 2
+
+
+# Retrieval: the logistic losses.
+
+
+@pytest.mark.parametrize("log_q", [True, False])
+@pytest.mark.parametrize("other_clicks", ["masked", "counted"])
+def test_bce_is_its_formula(world, wanted, catalogue, log_q, other_clicks):
+    log_q_V = np.asarray(proposal(Loss(), catalogue).log_q_V, np.float64)
+    drawn, n = {5: 3, 6: 1, 9: 2, 11: 2}, 8
+    nats, _ = retrieval(
+        world, wanted, negatives(list(drawn), list(drawn.values())), other_clicks, jnp.asarray(log_q_V, jnp.float32),
+        sums=bce_sums, negatives=n, log_q=log_q,
+    )  # fmt: skip
+    score_SV = np.asarray(world["queries_SD"] @ world["e_VD"].T + world["item_bias_V"], np.float64)
+    expected = 0.0
+    for t in CLICKED_PLACES:
+        d_V = score_SV[SESSION_T[t] - 1] - (np.log(n) + log_q_V if log_q else 0.0)
+        own = {ITEM_T[u] for u in CLICKED_PLACES if SESSION_T[u] == SESSION_T[t]} if other_clicks == "masked" else set()
+        noise = sum(times * np.logaddexp(0, d_V[j]) for j, times in drawn.items() if j not in own)
+        expected += np.logaddexp(0, -d_V[ITEM_T[t]]) + (noise if log_q else noise / n)
+    assert nats == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 50])
+def test_the_optimum_of_nce_is_the_true_log_probability(n):
+    """One session with clicks as often as its law says, and draws as often as the proposal expects."""
+    clicks_V = np.array([0, 1, 2, 5, 12])
+    item_T, q_V = np.repeat(np.arange(5), clicks_V), np.array([0, 0.4, 0.3, 0.2, 0.1])
+    T = len(item_T)
+    wanted = Targets(jnp.zeros(T, int), jnp.ones(T, bool), jnp.ones(T, bool))
+    drawn = negatives(np.arange(1, 5), n * q_V[1:])
+    with np.errstate(divide="ignore"):
+        log_q_V, truth_V = jnp.log(jnp.asarray(q_V, jnp.float32)), np.log(clicks_V / T)
+
+    def gradient(bias_V):
+        def nats(bias_V):
+            zero_TD, config = jnp.zeros((T, 1)), Loss(negatives=n, other_clicks="counted")
+            args = (jnp.zeros((1, 1)), zero_TD, jnp.asarray(item_T), wanted, bias_V, log_q_V, drawn, jnp.zeros((4, 1)))
+            return bce_sums(config, *args)[0]
+
+        return np.asarray(jax.grad(nats)(jnp.asarray(bias_V, jnp.float32)))[1:]
+
+    np.testing.assert_allclose(gradient(truth_V), 0, atol=1e-5)
+    assert np.all(gradient(truth_V + 0.1) > 1e-3)  # it knows its normalisation
+    assert np.all(gradient(truth_V - 0.1) < -1e-3)
 
 
 # What never enters.
@@ -165,11 +275,9 @@ def test_merged_duplicates_count_as_duplicates(world, wanted):
 def test_the_sessions_other_clicks_get_no_gradient_as_negatives(world, wanted):
     items = np.arange(1, ITEMS + 1)
 
-    def nats(bias_of_negative_SN, mode):
+    def nats(bias_of_negative_N, mode):
         """The loss with the bias of each negative apart from that of the labels."""
-        drawn = every_item()
-        shifted = drawn._replace(log_weight_N=drawn.log_weight_N + bias_of_negative_SN)
-        return retrieval(world, only(wanted, [2, 3]), shifted, mode)[0]
+        return retrieval(world, only(wanted, [2, 3]), every_item(jnp.exp(bias_of_negative_N)), mode)[0]
 
     masked_N = jax.grad(nats)(jnp.zeros(ITEMS), "masked")
     counted_N = jax.grad(nats)(jnp.zeros(ITEMS), "counted")
@@ -180,85 +288,72 @@ def test_the_sessions_other_clicks_get_no_gradient_as_negatives(world, wanted):
 
 
 def test_context_and_padding_and_history_are_no_labels(world, wanted):
-    """Other items in the places that are not scored change neither loss."""
+    """Other items in the places that are not scored change no loss."""
     other_T = ITEM_T.copy()
-    unscored = np.setdiff1d(np.arange(len(ITEM_T)), EXPOSED_PLACES)
-    other_T[unscored] = 11
-    assert retrieval(world, wanted, every_item(), item_T=other_T)[0] == retrieval(world, wanted, every_item())[0]
+    other_T[np.setdiff1d(np.arange(len(ITEM_T)), EXPOSED_PLACES)] = 11
+    for mode in ("masked", "counted"):
+        assert full(world, wanted, mode, item_T=other_T)[0] == full(world, wanted, mode)[0]
+        for sums in (sampled_softmax_sums, bce_sums):
+            before, after = (
+                retrieval(world, wanted, every_item(), mode, item_T=item_T, sums=sums)[0]
+                for item_T in (ITEM_T, other_T)
+            )
+            assert after == before
 
-    def rank(item_T):
-        logit_T = rank_logits(world["queries_SD"], world["e_VD"][jnp.asarray(item_T)], wanted, jnp.asarray(0.3))
-        return rank_sums(logit_T, wanted)[0]
 
-    assert rank(other_T) == rank(ITEM_T)
-
-
-def test_only_drawn_items_are_negatives(world, wanted):
+@pytest.mark.parametrize("sums", [sampled_softmax_sums, bce_sums])
+def test_only_drawn_items_are_negatives(world, wanted, sums):
     def nats(e_ND):
-        drawn = negatives([1, 9, 10], np.log(ITEMS))
-        args = (wanted, world["item_bias_V"], uniform(), drawn, e_ND)
+        args = (wanted, world["item_bias_V"], uniform(), negatives([1, 9, 10]), e_ND)
         e_TD = world["e_VD"][jnp.asarray(ITEM_T)]
-        return retrieval_sums(Loss(), world["queries_SD"], e_TD, jnp.asarray(ITEM_T), *args)[0]
+        return sums(Loss(), world["queries_SD"], e_TD, jnp.asarray(ITEM_T), *args)[0]
 
     gradient_ND = jax.grad(nats)(world["e_VD"][jnp.asarray([1, 9, 10])])
     assert np.all(np.abs(gradient_ND).sum(axis=1) > 0)
 
 
-# Negatives.
+# Both losses.
 
 
-def test_the_proposal_is_a_distribution_with_a_uniform_floor(catalogue):
-    for uniform_share in (0.25, 1.0):
-        q = proposal(Loss(negatives_uniform=uniform_share), catalogue)
-        q_V = np.exp(q.log_q_V)
-        assert q_V[0] == 0
-        assert q_V.sum() == pytest.approx(1, rel=1e-5)
-        assert q_V[1:].min() >= uniform_share / ITEMS * (1 - 1e-5)
-        assert np.allclose(np.diff(q.cumulative_V), q_V[1:], atol=1e-6)
-
-
-def test_negatives_are_drawn_by_the_proposal_and_merged(catalogue):
-    q = proposal(Loss(negatives_uniform=0.25), catalogue)
-    draws = 20_000
-    drawn = sample_negatives(jax.random.key(1), jax.tree.map(jnp.asarray, q), draws)
-    item_N = np.asarray(drawn.item_N)
-    real = item_N <= ITEMS
-    assert np.all(np.diff(item_N[real]) > 0)  # distinct, in order, padding never
-    assert item_N[real][0] >= 1
-    times_N = np.exp(drawn.log_weight_N + q.log_q_V[np.minimum(item_N, ITEMS)])
-    assert times_N.sum() == pytest.approx(draws, rel=1e-4)
-    q_V = np.exp(q.log_q_V.astype(np.float64))
-    spread_N = np.sqrt(draws * q_V * (1 - q_V))[item_N[real]]
-    assert np.all(np.abs(times_N[real] - draws * q_V[item_N[real]]) < 5 * spread_N)
-    assert np.all(np.asarray(drawn.log_weight_N)[~real] == -np.inf)
-
-
-# Gradients and the rank loss.
+def both(config: Loss, world, wanted: Targets, drawn: Negatives) -> Sums:
+    item_T, e_VD = jnp.asarray(ITEM_T), world["e_VD"]
+    heads = {"item_bias": world["item_bias_V"], "rank_bias": jnp.asarray(0.3)}
+    queries = Queries(world["queries_SD"], world["rank_SD"])
+    e_ND = e_VD[jnp.minimum(drawn.item_N, ITEMS)]
+    return session_loss(config, queries, e_VD[item_T], item_T, wanted, heads, uniform(), drawn, e_ND, lambda i: e_VD[i])
 
 
 @pytest.mark.parametrize("other_clicks", ["masked", "counted"])
+@pytest.mark.parametrize("kinds", FORMS)
 @pytest.mark.parametrize("empty", [False, True])
-def test_gradients_are_numbers_and_zero_without_targets(world, wanted, other_clicks, empty):
+def test_gradients_are_numbers_and_zero_without_targets(world, wanted, other_clicks, kinds, empty):
     if empty:
         wanted = targets(jnp.asarray(FEEDBACK_T), jnp.asarray(SESSION_T), jnp.zeros(SLOTS, bool))
+    config = Loss(*kinds, other_clicks=other_clicks)
 
     def objective(world):
-        drawn = negatives([5, 6, ITEMS + 1], [1.0, 1.0, -np.inf])  # for slot 0 every negative is masked
-        logit_T = rank_logits(world["queries_SD"], world["e_VD"][jnp.asarray(ITEM_T)], wanted, jnp.asarray(0.0))
-        return Sums(*retrieval(world, wanted, drawn, other_clicks), *rank_sums(logit_T, wanted)).objective(1.0)
+        drawn = negatives([5, 6, ITEMS + 1], [1, 1, 0])  # for slot 0 every negative is masked
+        return both(config, world, wanted, drawn).objective(1.0)
 
-    value, gradient = jax.value_and_grad(objective)(world)
-    leaves = jax.tree.leaves((value, gradient))
+    leaves = jax.tree.leaves(jax.value_and_grad(objective)(world))
     assert all(np.all(np.isfinite(leaf)) for leaf in leaves)
     assert any(np.any(leaf != 0) for leaf in leaves) != empty
 
 
-def test_rank_loss_is_binary_cross_entropy_over_exposures(wanted):
-    logit_T = np.random.default_rng(3).normal(size=len(ITEM_T)).astype(np.float32)
-    p_E = 1 / (1 + np.exp(-logit_T[EXPOSED_PLACES].astype(np.float64)))
-    clicked_E = FEEDBACK_T[EXPOSED_PLACES] == CLICKED
-    nats, _ = rank_sums(jnp.asarray(logit_T), wanted)
-    assert nats == pytest.approx(-np.log(np.where(clicked_E, p_E, 1 - p_E)).sum(), rel=1e-5)
+@pytest.mark.parametrize("kinds", FORMS)
+def test_without_alpha_there_is_the_retrieval_loss_and_nothing_else(world, wanted, kinds):
+    drawn = every_item()
+
+    def objective(world, alpha: float, weight: float):
+        return both(Loss(*kinds, alpha=alpha), world, wanted, drawn).objective(weight)
+
+    with_rank, without = jax.grad(objective)(world, 1.0, 0.0), jax.grad(objective)(world, 0.0, 0.0)
+    for name, leaf in with_rank.items():
+        np.testing.assert_array_equal(without[name], leaf)
+    assert np.all(without["rank_SD"] == 0)
+    assert np.any(jax.grad(objective)(world, 1.0, 1.0)["rank_SD"] != 0)
+    sums = both(Loss(*kinds, alpha=0.0), world, wanted, drawn)
+    assert (sums.rank_nats, sums.rank_terms) == (0, 0)
 
 
 def test_the_objective_weighs_means_not_sums():

@@ -166,7 +166,7 @@ def test_the_log_has_every_step_once_and_the_losses_fall(whole):
     _, folder, trained = whole
     steps = steps_of(folder)
     assert [line["step"] for line in steps] == list(range(trained.steps))
-    losses = [line["rank_nats_per_exposure"] for line in steps]
+    losses = [line["rank_nats_per_term"] for line in steps]
     assert np.mean(losses[-20:]) < np.mean(losses[:20])
 
 
@@ -180,7 +180,7 @@ def test_a_line_of_the_log_is_the_mean_since_the_line_before(tmp_path):
     lines = steps_of(tmp_path)
     assert [line["step"] for line in lines] == [1, 3, 5, 6]  # the last step too
     assert [line["retrieval_nats_per_item"] for line in lines[1:]] == [(2 + 3) / 4, (4 + 5) / 4, 6 / 2]
-    assert all(line["rank_nats_per_exposure"] is None for line in lines[1:])
+    assert all(line["rank_nats_per_term"] is None for line in lines[1:])
 
 
 def test_counters_count_what_was_seen(whole, log):

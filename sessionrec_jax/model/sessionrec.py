@@ -2,12 +2,14 @@
 
 Parameters are a plain nested dict. At the first step retrieval is the popularity baseline and the rank
 score the global click rate: the heads start at zero, the item bias at the smoothed log popularity and the rank bias at
-the log odds of the click rate.
+the log odds of the click rate. With `score="cosine"` retrieval does not start there: a query of length zero has no
+direction to learn from, so its head starts at random.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -58,9 +60,10 @@ class Queries(NamedTuple):
 
 
 class SessionRec(nn.Module):
-    """Score of item c after session t: retrieval q_t . e_c + bias_c, rank r_t . e_c + bias, with q and r projections of
-    o_t. The paper scores o_t . e_c for both; two projections are our choice, since the one carries popularity and the
-    other must not (LOG.md)."""
+    """Score of item c after session t: retrieval q_t . e_c / temperature + bias_c, rank r_t . e_c + bias, with q and r
+    projections of o_t. The paper scores o_t . e_c for both; two projections are our choice, since the one carries
+    popularity and the other must not (LOG.md). With `score="cosine"` q_t and the e_c that are scored have length one
+    (our choice); the session encoder reads the e_c as they are."""
 
     spec: Spec
 
@@ -72,7 +75,10 @@ class SessionRec(nn.Module):
         self.heads = Heads(spec)
 
     def embed(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
-        return self.item_embedding(item_N, side)
+        return self._scored(self.item_embedding(item_N, side))
+
+    def _scored(self, e_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
+        return unit_length(e_ND) if self.spec.model.score == "cosine" else e_ND
 
     def __call__(self, inputs: Inputs, side: Side, noise: Noise | None = None) -> tuple[Float[Array, "T D"], Queries]:
         e_TD = self.item_embedding(inputs.item_T, side)
@@ -80,7 +86,7 @@ class SessionRec(nn.Module):
         s_SD = self.session_encoder(e_TD, inputs.feedback_T, inputs.session_of_item_T, user_RL.size)
         s_RLD = s_SD.reshape(*user_RL.shape, -1)
         o_RLD = self.sequence_encoder(s_RLD, user_RL, inputs.position_RL, inputs.seconds_RL, noise)
-        return e_TD, self.heads(o_RLD.reshape(s_SD.shape))
+        return self._scored(e_TD), self.heads(o_RLD.reshape(s_SD.shape))
 
 
 class Heads(nn.Module):
@@ -88,12 +94,26 @@ class Heads(nn.Module):
 
     @nn.compact
     def __call__(self, o_SD: Float[Array, "S D"]) -> Queries:
-        width = self.spec.model.width
-        retrieval_DD = self.param("retrieval", nn.initializers.zeros, (width, width))
-        rank_DD = self.param("rank", nn.initializers.zeros, (width, width))
+        model, cosine = self.spec.model, self.spec.model.score == "cosine"
+        start = nn.initializers.lecun_normal() if cosine else nn.initializers.zeros
+        retrieval_DD = self.param("retrieval", start, (model.width, model.width))
+        rank_DD = self.param("rank", nn.initializers.zeros, (model.width, model.width))
         self.param("item_bias", nn.initializers.zeros, (self.spec.ids,))
         self.param("rank_bias", nn.initializers.zeros, ())
-        return Queries(o_SD @ retrieval_DD, o_SD @ rank_DD)
+        log_temperature = math.log(model.temperature)
+        if model.temperature_learned:
+            log_temperature = self.param("log_temperature", nn.initializers.constant(log_temperature), ())
+        retrieval_SD = o_SD @ retrieval_DD
+        if cosine:
+            retrieval_SD = unit_length(retrieval_SD)
+        return Queries(retrieval_SD * jnp.exp(-log_temperature), o_SD @ rank_DD)
+
+
+def unit_length(x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """Rows over their Euclidean length; a row shorter than 1e-6 becomes zero, with gradient zero."""
+    square_N1 = jnp.sum(x_ND**2, axis=1, keepdims=True)
+    long_N1 = square_N1 > 1e-12
+    return jnp.where(long_N1, x_ND * jax.lax.rsqrt(jnp.where(long_N1, square_N1, 1.0)), 0.0)
 
 
 def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
