@@ -79,6 +79,10 @@ class Batch:
     """Start of the session after the start of the window's first."""
     target_GRL: Bool[np.ndarray, "G R L"]
     """The session's items are scored; never true at position 0."""
+    log_user_GRL: Int32[np.ndarray, "G R L"]
+    """Index of the user in the log's order; 0 where padding, as is the next. Neither goes to the devices."""
+    log_session_GRL: Int32[np.ndarray, "G R L"]
+    """Index of the session in the log."""
 
     @property
     def target_sessions(self) -> int:
@@ -167,6 +171,8 @@ def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) 
         "position_GRL": by_slot(place_X, np.int32),
         "seconds_GRL": by_slot(seconds_X, np.int32),
         "target_GRL": by_slot(is_target_X, bool),
+        "log_user_GRL": by_slot(np.repeat(cut.user_W[window_P], length_P), np.int32),
+        "log_session_GRL": by_slot(session_X, np.int32),
     }
 
 

@@ -24,6 +24,8 @@ class Windows:
     """Global session index, as are the next two."""
     last_W: np.ndarray
     first_target_W: np.ndarray
+    user_W: np.ndarray
+    """The log's user of each window."""
 
     def __len__(self) -> int:
         return len(self.first_W)
@@ -59,9 +61,10 @@ def windows(log: FlatLog, users: np.ndarray, role: int, sessions: int, items: in
     for user in np.flatnonzero(~fits_U):
         cuts.append(_cut(offsets, *history_U3[user].tolist(), sessions, items))
         user_W.append(np.full(len(cuts[-1]), user))
-    in_order_W = np.argsort(np.concatenate(user_W), kind="stable")
+    place_W = np.concatenate(user_W)  # in `users`
+    in_order_W = np.argsort(place_W, kind="stable")
     first_W, last_W, first_target_W = np.concatenate(cuts)[in_order_W].T
-    return Windows(log, role, first_W, last_W, first_target_W)
+    return Windows(log, role, first_W, last_W, first_target_W, users[place_W[in_order_W]])
 
 
 def _before(log: FlatLog, begin_U: np.ndarray, end_U: np.ndarray, role: int) -> np.ndarray:
