@@ -1,30 +1,40 @@
-"""One pass over held-out sessions against the whole catalogue: likelihoods, ranking metrics, and their baselines."""
+"""One pass of a model over held-out sessions, against the whole catalogue: likelihoods, their baselines, ranking.
+
+    metrics = measure(config, prepared, catalogue, spec, params, mesh, shape, TEST)
+    metrics.mean("ndcg_at_50"), metrics.stderr("ndcg_at_50"), metrics.by_user()
+
+Letters: G shards, T item slots, S session slots, N scored places among the T, M pairs of a scored place and an item,
+E exposures, V ids, D width.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax import baselines
 from sessionrec_jax.config import Config
 from sessionrec_jax.data.batches import CLICKED, Batch, Shape, eval_batches
 from sessionrec_jax.data.catalogue import Catalogue
-from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.synthetic import ZipfIntent
 from sessionrec_jax.data.truth import Truth
 from sessionrec_jax.loss import rank_logits, targets
-from sessionrec_jax.metrics import Metrics, add_auc, add_ranking
+from sessionrec_jax.metrics import Metrics, add_ranking, add_within_session
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.sessionrec import Spec
-from sessionrec_jax.partition import put_batch, put_replicated
+from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
+from sessionrec_jax.partition import over_data, put_batch, put_replicated
+from sessionrec_jax.scoring import BLOCK, PAIRS, ItemTable, count_above, item_table, log_prob_and_rank, pair_scores
+from sessionrec_jax.seen import holds, seen_items, spans
 
-_CHUNK = 256
-"""Scored items whose scores over the whole catalogue are held at once, per shard."""
+_PLACES = 4 * BLOCK
+"""The scored places of a batch are filled up to a multiple, so that few programs are compiled."""
 
 
 def evaluate(
@@ -32,74 +42,115 @@ def evaluate(
     prepared: Prepared,
     catalogue: Catalogue,
     spec: Spec,
-    params: sessionrec.Params,
+    params: Params,
     mesh: jax.sharding.Mesh,
     shape: Shape,
     role: int,
-    *,
-    rank_baselines: bool = False,
-) -> dict[str, float | None]:
-    """Metrics of the held-out sessions of `role`, each with its standard error over users.
+) -> dict[str, float | str | None]:
+    """What `measure` found as plain numbers, NAME and NAME_stderr, and `seen_items`: kept or masked."""
+    metrics = measure(config, prepared, catalogue, spec, params, mesh, shape, role)
+    return {"seen_items": config.data.eval_seen, **metrics.result()}
 
-    The popularity baseline's nats are computed on the same exposures, and so are the Bayes predictor's where the log's
-    truth is known; `rank_baselines` adds the ranking metrics of popularity and of the last session repeated. Nothing
-    here trains or tunes.
+
+def measure(
+    config: Config,
+    prepared: Prepared,
+    catalogue: Catalogue,
+    spec: Spec,
+    params: Params,
+    mesh: jax.sharding.Mesh,
+    shape: Shape,
+    role: int,
+) -> Metrics:
+    """Metrics of the model in the held-out sessions of `role`, as sums by user of the log.
+
+    loss_nats_per_item; recall, ndcg, hit and mrr of a session's clicked items in the whole catalogue (`add_ranking`);
+    retrieval_auc, _gauc and _ndcg: the retrieval score among the exposures of a session (`add_within_session`), so that
+    models without a rank loss can be compared; rank_auc, _gauc and _ndcg: the rank score there, missing where it was
+    not trained; rank_nats_per_exposure, missing too where the rank loss is not pointwise, for only that one makes the
+    score log odds. The nats of popularity, and of the Bayes predictor where the log's truth is known, are of the same
+    exposures. With `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are
+    neither targets nor candidates of recall, ndcg, hit and mrr. Nothing here trains or tunes.
     """
     side = put_replicated(catalogue.side, mesh)
-    e_VD = _embed_all(spec, params, side)
-    popularity_rank_V = baselines.popularity_rank(catalogue)
+    table = item_table(spec, params, side)
+    log = prepared.arrays()
     truth = known_truth(prepared.path, prepared.fingerprint)
     published_V = np.append(-1, prepared.item_ids().to_numpy()) if truth is not None else None
-    metrics = Metrics()
+    metrics = Metrics(log.users)
     for batch in eval_batches(config, prepared, shape, role):
-        scored_GN = _scored_items(batch)
-        scores = _score(spec, params, e_VD, side, *put_batch(batch, mesh), put_replicated(scored_GN, mesh))
-        log_prob_GN, rank_GN, logit_GT = jax.device_get(scores)
-        for shard in range(shape.shards):
-            scored_N = scored_GN[shard][scored_GN[shard] < batch.item_GT.shape[1]]
-            terms = _Terms(batch, shard, scored_N, metrics)
-            terms.add_model(log_prob_GN[shard][: len(scored_N)], rank_GN[shard][: len(scored_N)], logit_GT[shard])
-            terms.add_popularity_nats(catalogue)
-            if rank_baselines:
-                terms.add_rank_baselines(popularity_rank_V)
+        place_GN = _scored_places(batch)
+        terms = [_Terms(batch, shard, place_N, metrics) for shard, place_N in enumerate(place_GN)]
+        pairs = None
+        if config.data.eval_seen == "masked":
+            pairs = _stacked([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
+        on_device = jax.device_put((place_GN, pairs), over_data(mesh))
+        scores = jax.device_get(_score(spec, params, table, side, *put_batch(batch, mesh), *on_device))
+        for shard, term in enumerate(terms):
+            term.add_model(config, Scores(*(score_G[shard] for score_G in scores)))
+            term.add_popularity_nats(catalogue)
             if truth is not None:
-                terms.add_bayes(truth, published_V)
-    return _finish(metrics)
+                term.add_bayes(truth, published_V)
+    return metrics
+
+
+class Scores(NamedTuple):
+    """What the model says of one shard; see `_score`."""
+
+    log_prob_N: Float[Array | np.ndarray, " N"]
+    rank_N: Int[Array | np.ndarray, " N"]
+    retrieval_T: Float[Array | np.ndarray, " T"]
+    rank_logit_T: Float[Array | np.ndarray, " T"]
 
 
 class _Terms:
-    """Adds the terms of one shard to the metrics; sessions are told apart by slot, users by packed window."""
+    """Adds the terms of one shard to the metrics; sessions and users are told apart by their index in the log."""
 
-    def __init__(self, batch: Batch, shard: int, scored_N: np.ndarray, metrics: Metrics):
-        self.batch, self.shard, self.metrics, self.scored_N = batch, shard, metrics, scored_N
-        self.item_T, self.session_T = batch.item_GT[shard], batch.session_of_item_GT[shard]
-        rows, slots = batch.user_of_session_GRL.shape[1:]
-        row_S = np.repeat(np.arange(rows), slots)
-        self.cluster_S = row_S * (slots + 1) + batch.user_of_session_GRL[shard].reshape(-1)
-        self.first_N = _first_of_session(self.session_T[scored_N], self.item_T[scored_N])
-        target_S = np.append(batch.target_GRL[shard].reshape(-1), False)
-        self.exposed_E = np.flatnonzero(target_S[self.session_T] & (batch.feedback_GT[shard] <= CLICKED))
-        self.clicked_E = batch.feedback_GT[shard][self.exposed_E] == CLICKED
+    def __init__(self, batch: Batch, shard: int, place_N: np.ndarray, metrics: Metrics):
+        self.metrics = metrics
+        self.item_T, self.feedback_T = batch.item_GT[shard], batch.feedback_GT[shard]
+        self.slot_T = batch.session_of_item_GT[shard]
+        self.session_T, self.user_T, target_T = (
+            np.append(by_slot_GRL[shard].reshape(-1), 0)[self.slot_T]
+            for by_slot_GRL in (batch.log_session_GRL, batch.log_user_GRL, batch.target_GRL)
+        )
+        self.scored_N = place_N[place_N < len(self.item_T)]
+        self.exposed_E = np.flatnonzero((target_T > 0) & (self.feedback_T <= CLICKED))
+        self.clicked_E = self.feedback_T[self.exposed_E] == CLICKED
+        # Ranking metrics count an item that is clicked twice in a session once.
+        key_N = self.session_T[self.scored_N].astype(np.int64) << 32 | self.item_T[self.scored_N]
+        self.ranked = np.sort(np.unique(key_N, return_index=True)[1])
+
+    def mask_seen(self, log: FlatLog, ids: int) -> tuple[np.ndarray, np.ndarray]:
+        """Takes the items that the user was shown before out of the targets. Returns the pairs (number of a scored
+        place, item shown before) by which they are taken out of the candidates."""
+        place_R = self.scored_N[self.ranked]
+        session, row_R = np.unique(self.session_T[place_R], return_inverse=True)
+        seen = seen_items(log, session, ids)
+        is_new_R = ~holds(seen, row_R, self.item_T[place_R])
+        self.ranked, row_R = self.ranked[is_new_R], row_R[is_new_R]
+        entry_M, owner_M = spans(seen.indptr[row_R], seen.indptr[row_R + 1])
+        return self.ranked[owner_M], seen.indices[entry_M]
 
     def _per_item(self, name: str, nats_N: np.ndarray) -> None:
-        self.metrics.add(name, nats_N, self.cluster_S[self.session_T[self.scored_N]])
+        self.metrics.add(name, nats_N, self.user_T[self.scored_N])
 
     def _per_exposure(self, name: str, nats_E: np.ndarray) -> None:
-        self.metrics.add(name, nats_E, self.cluster_S[self.session_T[self.exposed_E]])
+        self.metrics.add(name, nats_E, self.user_T[self.exposed_E])
 
-    def _ranking(self, rank_N: np.ndarray, prefix: str = "") -> None:
-        own = Metrics()
-        first = self.first_N
-        add_ranking(own, rank_N[first], self.session_T[self.scored_N][first], self.cluster_S)
-        for name, ratio in own.ratios.items():
-            self.metrics.ratios[prefix + name] = self.metrics.ratios.get(prefix + name, type(ratio)()) + ratio
-
-    def add_model(self, log_prob_N: np.ndarray, rank_N: np.ndarray, logit_T: np.ndarray) -> None:
-        self._per_item("loss_nats_per_item", -log_prob_N.astype(np.float64))
-        self._ranking(rank_N)
-        logit_E = logit_T[self.exposed_E].astype(np.float64)
-        self._per_exposure("rank_nats_per_exposure", np.logaddexp(0, np.where(self.clicked_E, -logit_E, logit_E)))
-        add_auc(self.metrics, logit_E, self.clicked_E, self.session_T[self.exposed_E], self.cluster_S)
+    def add_model(self, config: Config, scores: Scores) -> None:
+        self._per_item("loss_nats_per_item", -scores.log_prob_N[: len(self.scored_N)].astype(np.float64))
+        ranked = self.scored_N[self.ranked]
+        add_ranking(self.metrics, scores.rank_N[self.ranked], self.session_T[ranked], self.user_T[ranked])
+        exposed = self.exposed_E
+        of_exposure = (self.clicked_E, self.session_T[exposed], self.user_T[exposed])
+        add_within_session(self.metrics, "retrieval", scores.retrieval_T[exposed], *of_exposure)
+        logit_E = scores.rank_logit_T[exposed].astype(np.float64)
+        nats_E = np.logaddexp(0, np.where(self.clicked_E, -logit_E, logit_E))
+        trained = slice(None if config.loss.alpha else 0)  # a head that was not leaves its metrics without a term
+        add_within_session(self.metrics, "rank", logit_E[trained], *(x_E[trained] for x_E in of_exposure))
+        calibrated = trained if config.loss.rank == "pointwise" else slice(0)
+        self.metrics.add("rank_nats_per_exposure", nats_E[calibrated], self.user_T[exposed][calibrated])
 
     def add_popularity_nats(self, catalogue: Catalogue) -> None:
         item_N, item_E = self.item_T[self.scored_N], self.item_T[self.exposed_E]
@@ -107,18 +158,14 @@ class _Terms:
         nats_E = baselines.popularity_rank_nats(catalogue, item_E, self.clicked_E)
         self._per_exposure("rank_baseline_nats_per_exposure", nats_E)
 
-    def add_rank_baselines(self, popularity_rank_V: np.ndarray) -> None:
-        self._ranking(popularity_rank_V[self.item_T[self.scored_N]], "popularity_")
-        self._ranking(baselines.repeat_rank(self.batch, self.shard, self.scored_N, popularity_rank_V), "repeat_last_")
-
     def add_bayes(self, truth: Truth, published_V: np.ndarray) -> None:
         """The Bayes predictor knows the interest that the anchor of the previous session shows."""
-        anchor_S = np.zeros(len(self.cluster_S) + 1, np.int64)
-        is_anchor_T = self.batch.feedback_GT[self.shard] > CLICKED
-        anchor_S[self.session_T[is_anchor_T]] = self.item_T[is_anchor_T]
+        anchor_S = np.zeros(int(self.slot_T.max()) + 1, np.int64)
+        is_anchor_T = self.feedback_T > CLICKED
+        anchor_S[self.slot_T[is_anchor_T]] = self.item_T[is_anchor_T]
 
         def anchor_and_item(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return published_V[anchor_S[self.session_T[places] - 1]], published_V[self.item_T[places]]
+            return published_V[anchor_S[self.slot_T[places] - 1]], published_V[self.item_T[places]]
 
         self._per_item("loss_bayes_nats_per_item", truth.retrieval_nats(*anchor_and_item(self.scored_N)))
         nats_E = truth.rank_nats(*anchor_and_item(self.exposed_E), self.clicked_E)
@@ -134,64 +181,53 @@ def known_truth(path: Path, fingerprint: str) -> Truth | None:
     return Truth(ZipfIntent(**json.loads((path / "truth.json").read_text())))
 
 
-def _finish(metrics: Metrics) -> dict[str, float | None]:
-    result: dict[str, float | None] = {}
-    for name in sorted(metrics.ratios):
-        result[name] = metrics.mean(name)
-        result[f"{name}_stderr"] = metrics.stderr(name)
-    return result
-
-
-def _scored_items(batch: Batch) -> np.ndarray:
-    """Places of the clicked items of target sessions, [G, N], filled up with T to a multiple of the chunk."""
+def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
+    """Places of the clicked items of target sessions, filled up with T."""
     capacity = batch.item_GT.shape[1]
     target_GS = np.pad(batch.target_GRL.reshape(len(batch.item_GT), -1), ((0, 0), (0, 1)))
     clicked_GT = np.take_along_axis(target_GS, batch.session_of_item_GT, axis=1) & (batch.feedback_GT == CLICKED)
     longest = max(1, int(clicked_GT.sum(axis=1).max()))
-    scored_GN = np.full((len(clicked_GT), -(-longest // (4 * _CHUNK)) * 4 * _CHUNK), capacity, np.int32)
+    place_GN = np.full((len(clicked_GT), -(-longest // _PLACES) * _PLACES), capacity, np.int32)
     for shard, clicked_T in enumerate(clicked_GT):
         places = np.flatnonzero(clicked_T)
-        scored_GN[shard, : len(places)] = places
-    return scored_GN
+        place_GN[shard, : len(places)] = places
+    return place_GN
 
 
-def _first_of_session(session_N: np.ndarray, item_N: np.ndarray) -> np.ndarray:
-    """Indices of each item's first click in its session: ranking metrics count distinct items."""
-    _, first = np.unique(session_N.astype(np.int64) << 32 | item_N, return_index=True)
-    return np.sort(first)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed_all(spec: Spec, params: sessionrec.Params, side: sessionrec.Side) -> jax.Array:
-    return sessionrec.embed(spec, params, jnp.arange(spec.ids), side)
+def _stacked(pairs: list[tuple[np.ndarray, np.ndarray]], places: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of all shards as [G, M] arrays, filled up with the number `places` to a power of two times PAIRS."""
+    longest = max(len(number) for number, _ in pairs)
+    width = PAIRS << max(0, -(-longest // PAIRS) - 1).bit_length()
+    number_GM, item_GM = np.full((len(pairs), width), places, np.int32), np.zeros((len(pairs), width), np.int32)
+    for shard, (number, item) in enumerate(pairs):
+        number_GM[shard, : len(number)], item_GM[shard, : len(item)] = number, item
+    return number_GM, item_GM
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score(
     spec: Spec,
-    params: sessionrec.Params,
-    e_VD: jax.Array,
-    side: sessionrec.Side,
-    inputs: sessionrec.Inputs,
-    target_GS: jax.Array,
-    scored_GN: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Full-softmax log probability and catalogue rank of the scored items, rank logit of every item slot. Ties count
-    against the model."""
-    bias_V = params["heads"]["item_bias"].at[0].set(-jnp.inf)
+    params: Params,
+    table: ItemTable,
+    side: Side,
+    inputs: Inputs,
+    target_GS: Bool[Array, "G S"],
+    place_GN: Int[Array, "G N"],
+    pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
+) -> tuple[Array, ...]:
+    """Scores of every shard: full-softmax log probability and catalogue rank of the scored places, without the items
+    of their `pairs`; retrieval score and rank logit of every item slot."""
 
-    def shard(inputs: sessionrec.Inputs, target_S: jax.Array, scored_N: jax.Array) -> tuple[jax.Array, ...]:
+    def shard(inputs: Inputs, target_S: Array, place_N: Array, pairs: tuple[Array, Array] | None) -> tuple[Array, ...]:
         e_TD, queries = sessionrec.apply(spec, params, inputs, side)
         wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
-
-        def chunk(place_C: jax.Array) -> tuple[jax.Array, jax.Array]:
-            score_CV = queries.retrieval_SD[wanted.query_T[place_C]] @ e_VD.T + bias_V
-            own_C1 = jnp.take_along_axis(score_CV, inputs.item_T[place_C][:, None], axis=1)
-            log_prob_C = own_C1[:, 0] - jax.nn.logsumexp(score_CV, axis=1)
-            return log_prob_C, jnp.sum(score_CV >= own_C1, axis=1) - 1
-
-        log_prob, rank = jax.lax.map(chunk, scored_N.reshape(-1, _CHUNK))
+        query_TD = queries.retrieval_SD[wanted.query_T]
+        scored = (table, query_TD[place_N], inputs.item_T[place_N])
+        log_prob_N, rank_N = log_prob_and_rank(*scored)
+        if pairs is not None:
+            rank_N -= count_above(*scored, *pairs)
+        retrieval_T, _ = pair_scores(table, query_TD, inputs.item_T)
         logit_T = rank_logits(queries.rank_SD, e_TD, wanted, params["heads"]["rank_bias"])
-        return log_prob.reshape(-1), rank.reshape(-1), logit_T
+        return log_prob_N, rank_N, retrieval_T, logit_T
 
-    return jax.vmap(shard)(inputs, target_GS, scored_GN)
+    return jax.vmap(shard)(inputs, target_GS, place_GN, pairs)

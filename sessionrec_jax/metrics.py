@@ -1,105 +1,144 @@
-"""Metrics as sums and counts that merge, with standard errors over users; numpy only.
+"""Metrics as sums and counts by user, with standard errors over users; numpy only.
 
-Every metric is a ratio of sums over *clusters* (a user's packed window), because the clicks of one user are not
-independent. A metric without a term is missing (None), never zero.
+Every metric is a ratio of sums over users, because the clicks of one user are not independent. A metric without a term
+is missing (None), never zero. Letters: U users of the log, N terms, S sessions, P places of the sorted exposures.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int, Shaped
 
-CUTOFFS = (10, 50, 500)
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """sum(x) / sum(n) over clusters c, with the sums its standard error needs."""
-
-    clusters: int = 0
-    x: float = 0.0
-    n: float = 0.0
-    xx: float = 0.0
-    xn: float = 0.0
-    nn: float = 0.0
-
-    @classmethod
-    def of(cls, x_N: np.ndarray, n_N: np.ndarray, cluster_N: np.ndarray) -> Ratio:
-        """From terms x_N with weights n_N of clusters named by `cluster_N`."""
-        _, cluster_N = np.unique(cluster_N, return_inverse=True)
-        x_C, n_C = np.bincount(cluster_N, x_N), np.bincount(cluster_N, n_N)
-        return cls(len(x_C), *map(float, (x_C.sum(), n_C.sum(), x_C @ x_C, x_C @ n_C, n_C @ n_C)))
-
-    def __add__(self, other: Ratio) -> Ratio:
-        return Ratio(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    @property
-    def mean(self) -> float | None:
-        return self.x / self.n if self.n else None
-
-    @property
-    def stderr(self) -> float | None:
-        """Of the ratio, by the delta method over clusters."""
-        if self.clusters < 2 or not self.n:
-            return None
-        mean = self.x / self.n
-        squares = max(self.xx - 2 * mean * self.xn + mean**2 * self.nn, 0.0)
-        return float(np.sqrt(squares * self.clusters / (self.clusters - 1)) / self.n)
+CUTOFFS = (10, 50, 100, 500)
 
 
 @dataclass
 class Metrics:
-    """Named ratios, filled batch by batch."""
+    """Named ratios sum(x) / sum(n), filled batch by batch; a user's terms may come in any number of batches."""
 
-    ratios: dict[str, Ratio] = field(default_factory=dict)
+    users: int
+    """Users of the log: terms name them by their index there."""
+    sums: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """x_U and n_U of each metric."""
 
-    def add(self, name: str, x_N: np.ndarray, cluster_N: np.ndarray, n_N: np.ndarray | None = None) -> None:
-        weight_N = np.ones(len(x_N)) if n_N is None else n_N
-        self.ratios[name] = self.ratios.get(name, Ratio()) + Ratio.of(np.asarray(x_N, np.float64), weight_N, cluster_N)
+    def add(
+        self,
+        name: str,
+        x_N: Shaped[np.ndarray, " N"],
+        user_N: Int[np.ndarray, " N"],
+        n_N: Shaped[np.ndarray, " N"] | None = None,
+    ) -> None:
+        """Adds terms of weight one, or of weight `n_N` where `x_N` holds them times that weight."""
+        x_U, n_U = self.sums.setdefault(name, (np.zeros(self.users), np.zeros(self.users)))
+        np.add.at(x_U, user_N, x_N)
+        np.add.at(n_U, user_N, 1.0 if n_N is None else n_N)
 
     def mean(self, name: str) -> float | None:
-        return self.ratios.get(name, Ratio()).mean
+        x_U, n_U = self.sums.get(name, (np.zeros(0), np.zeros(0)))
+        return float(x_U.sum() / n_U.sum()) if n_U.any() else None
 
     def stderr(self, name: str) -> float | None:
-        return self.ratios.get(name, Ratio()).stderr
+        """Of the ratio, by the delta method over the users with a term; None for fewer than two."""
+        mean = self.mean(name)
+        if mean is None:
+            return None
+        x_U, n_U = self.sums[name]
+        users = np.count_nonzero(n_U)
+        if users < 2:
+            return None
+        return float(np.sqrt(np.sum((x_U - mean * n_U) ** 2) * users / (users - 1)) / n_U.sum())
+
+    def result(self) -> dict[str, float | None]:
+        """NAME and NAME_stderr of every metric that was added to, in the order of names."""
+        return {
+            f"{name}{kind}": value(name)
+            for name in sorted(self.sums)
+            for kind, value in (("", self.mean), ("_stderr", self.stderr))
+        }
+
+    def by_user(self) -> pl.DataFrame:
+        """Columns user (index in the log), metric, x, n: a row for each user with a term. Two runs on one log can be
+        compared by it user by user."""
+        schema = {"user": pl.Int64, "metric": pl.String, "x": pl.Float64, "n": pl.Float64}
+        frames = [pl.DataFrame(schema=schema)]
+        for name in sorted(self.sums):
+            x_U, n_U = self.sums[name]
+            user = np.flatnonzero(n_U)
+            columns = {"user": user, "metric": [name] * len(user), "x": x_U[user], "n": n_U[user]}
+            frames.append(pl.DataFrame(columns, schema=schema))
+        return pl.concat(frames)
 
 
-def add_ranking(metrics: Metrics, rank_N: np.ndarray, session_N: np.ndarray, cluster_of_session: np.ndarray) -> None:
-    """Recall, NDCG and MRR of sessions from the catalogue rank (0 = best) of each of their distinct clicked items.
+def add_ranking(
+    metrics: Metrics,
+    rank_N: Int[np.ndarray, " N"],
+    session_N: Int[np.ndarray, " N"],
+    user_N: Int[np.ndarray, " N"],
+    prefix: str = "",
+) -> None:
+    """Recall, NDCG, hit rate and MRR of sessions from the catalogue rank (0 = best) of each of their distinct clicked
+    items. `session_N` tells sessions apart by any numbers.
 
     Recall@k = clicked items within the top k / clicked items. NDCG@k with the ideal order of all clicked items
-    (Jarvelin & Kekalainen 2002, binary gains). MRR = 1 / (1 + best rank). One term a session with a click.
+    (Jarvelin & Kekalainen 2002, binary gains). Hit@k = any clicked item within the top k. MRR = 1 / (1 + best rank).
+    One term a session with a click.
     """
-    session_S, session_N, clicked_S = np.unique(session_N, return_inverse=True, return_counts=True)
-    cluster_S, sessions = cluster_of_session[session_S], len(session_S)
+    _, first_S, row_N, clicked_S = np.unique(session_N, return_index=True, return_inverse=True, return_counts=True)
+    user_S, sessions = user_N[first_S], len(first_S)
     longest = int(clicked_S.max(initial=0))
     ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(longest) + 2))])
-    for k in CUTOFFS:
-        hit_N = rank_N < k
-        metrics.add(f"recall_at_{k}", np.bincount(session_N, hit_N, sessions) / clicked_S, cluster_S)
-        gain_S = np.bincount(session_N, np.where(hit_N, 1 / np.log2(rank_N + 2.0), 0.0), sessions)
-        metrics.add(f"ndcg_at_{k}", gain_S / ideal[np.minimum(clicked_S, k)], cluster_S)
     best_S = np.full(sessions, np.inf)
-    np.minimum.at(best_S, session_N, rank_N)
-    metrics.add("mrr", 1 / (1 + best_S), cluster_S)
+    np.minimum.at(best_S, row_N, rank_N)
+    for k in CUTOFFS:
+        in_top_N = rank_N < k
+        gain_S = np.bincount(row_N, np.where(in_top_N, 1 / np.log2(rank_N + 2.0), 0.0), sessions)
+        metrics.add(f"{prefix}recall_at_{k}", np.bincount(row_N, in_top_N, sessions) / clicked_S, user_S)
+        metrics.add(f"{prefix}ndcg_at_{k}", gain_S / ideal[np.minimum(clicked_S, k)], user_S)
+        metrics.add(f"{prefix}hit_at_{k}", (best_S < k).astype(np.float64), user_S)
+    metrics.add(f"{prefix}mrr", 1 / (1 + best_S), user_S)
 
 
-def add_auc(
-    metrics: Metrics, score_N: np.ndarray, clicked_N: np.ndarray, session_N: np.ndarray, cluster_of_session: np.ndarray
+def add_within_session(
+    metrics: Metrics,
+    prefix: str,
+    score_N: Shaped[np.ndarray, " N"],
+    clicked_N: Bool[np.ndarray, " N"],
+    session_N: Int[np.ndarray, " N"],
+    user_N: Int[np.ndarray, " N"],
 ) -> None:
-    """Within-session AUC: the share of (clicked, ignored) pairs in the right order, ties a half; one term a session
-    that has both."""
-    order = np.lexsort((score_N, session_N))
-    score, clicked, session = score_N[order], clicked_N[order].astype(np.float64), session_N[order]
-    _, start, session = np.unique(session, return_index=True, return_inverse=True)
-    place = np.arange(len(score)) - start[session]
-    tie = np.concatenate([[0], np.cumsum((np.diff(score) != 0) | (np.diff(session) != 0))]) if len(score) else place
-    mean_place = (np.bincount(tie, place) / np.bincount(tie))[tie]  # tied scores share their mean rank
-    positives = np.bincount(session, clicked)
-    negatives = np.bincount(session) - positives
-    both = (positives > 0) & (negatives > 0)
-    rank_sum = np.bincount(session, clicked * mean_place)
-    wins = rank_sum - positives * (positives - 1) / 2
-    auc = wins[both] / (positives[both] * negatives[both])
-    metrics.add("rank_auc", auc, cluster_of_session[session_N[order][start][both]])
+    """How well a score orders the exposures of a session; one term a session with clicked and ignored ones.
+
+    {prefix}_auc: the share of (clicked, ignored) pairs in the right order, ties a half; the mean over sessions, which
+    is GAUC with equal weights. {prefix}_gauc: the same, each session weighted by its exposures (Zhou et al. 1706.06978,
+    eq. 7, with sessions in place of users). {prefix}_ndcg: NDCG of the whole session, binary gains; tied exposures each
+    have the mean gain of the places that they share, its expected value when ties are ordered at random (McSherry &
+    Najork 2008).
+    """
+    order_P = np.lexsort((-score_N, session_N))
+    score_P, clicked_P, session_P = score_N[order_P], clicked_N[order_P].astype(np.float64), session_N[order_P]
+    _, start_S, row_P = np.unique(session_P, return_index=True, return_inverse=True)
+    place_P = np.arange(len(score_P)) - start_S[row_P]
+    is_new_P = (np.diff(score_P, prepend=np.nan) != 0) | (np.diff(session_P, prepend=-1) != 0)
+    tie_P = np.cumsum(is_new_P) - 1
+
+    def shared(values_P: np.ndarray) -> np.ndarray:
+        """Each value's mean over the exposures that tie."""
+        return (np.bincount(tie_P, values_P) / np.bincount(tie_P))[tie_P]
+
+    exposures_S, clicks_S = np.bincount(row_P), np.bincount(row_P, clicked_P)
+    ignored_S = exposures_S - clicks_S
+    both_S = (clicks_S > 0) & (ignored_S > 0)
+    below_S = np.bincount(row_P, clicked_P * (exposures_S[row_P] - 1 - shared(place_P)))  # exposures below the clicks
+    wins_S = below_S - clicks_S * (clicks_S - 1) / 2
+    gain_S = np.bincount(row_P, clicked_P * shared(1 / np.log2(place_P + 2)))
+    ideal = np.append(0.0, np.cumsum(1 / np.log2(np.arange(max(exposures_S, default=0)) + 2)))
+
+    user_S = user_N[order_P][start_S][both_S]
+    auc_S = wins_S[both_S] / (clicks_S[both_S] * ignored_S[both_S])
+    weight_S = exposures_S[both_S]
+    metrics.add(f"{prefix}_auc", auc_S, user_S)
+    metrics.add(f"{prefix}_gauc", auc_S * weight_S, user_S, weight_S)
+    metrics.add(f"{prefix}_ndcg", gain_S[both_S] / ideal[clicks_S[both_S].astype(int)], user_S)

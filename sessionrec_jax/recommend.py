@@ -34,11 +34,8 @@ from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
 from sessionrec_jax.partition import DATA_AXIS, over_data, put_batch, put_replicated
 from sessionrec_jax.progress import Bar
 from sessionrec_jax.restore import Restored
+from sessionrec_jax.scoring import BLOCK, chunk_scores, item_table
 
-_CHUNK = 8192
-"""Items whose scores are held at once, for the queries of one block."""
-_BLOCK = 256
-"""Queries of one device that are ranked at once."""
 _UNNAMED_CONTEXT = "context"  # what preparation calls context without a kind
 
 
@@ -213,7 +210,7 @@ def _recent(histories: Histories, run: Restored) -> Windows:
             f"the last session of user {histories.users[user]!r} has {log.session_items_S[end_U[user] - 1]} exposures, "
             f"but the model reads at most {data.items_per_row} at once; leave out ignored ones"
         )
-    return Windows(log, TRAIN, np.arange(log.users), first_U, end_U, end_U)
+    return Windows(log, TRAIN, first_U, end_U, end_U, np.arange(log.users), np.arange(len(log.session_items_S)))
 
 
 def _tell(run: Restored, histories: Histories, recent: Windows, k: int, quiet: bool) -> Iterator[dict[str, Any]]:
@@ -235,9 +232,8 @@ def _tell(run: Restored, histories: Histories, recent: Windows, k: int, quiet: b
 
 
 def _take(windows: Windows, which_W: np.ndarray) -> Windows:
-    return dataclasses.replace(
-        windows, **{name: getattr(windows, name)[which_W] for name in ("user_W", "first_W", "last_W", "first_target_W")}
-    )
+    names = ("first_W", "last_W", "first_target_W", "user_W")
+    return dataclasses.replace(windows, **{name: getattr(windows, name)[which_W] for name in names})
 
 
 def _queries(run: Restored, recent: Windows, quiet: bool) -> Float[np.ndarray, "W D"]:
@@ -276,8 +272,8 @@ def _rank(
     run: Restored, query_WD: Float[np.ndarray, "W D"], k: int, quiet: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(dense ids, log probabilities) of each query's best `k`."""
-    table = _item_chunks(run.spec, run.params, put_replicated(run.catalogue.side, run.mesh))
-    top_k, block = _make_top_k(run.mesh, k), _BLOCK * run.mesh.size
+    table = item_table(run.spec, run.params, put_replicated(run.catalogue.side, run.mesh))
+    top_k, block = _make_top_k(run.mesh, k), BLOCK * run.mesh.size
     with Bar("ranking", -(-len(query_WD) // block), quiet=quiet) as bar:
         for first in range(0, len(query_WD), block):
             query_BD = query_WD[first : first + block]
@@ -285,17 +281,6 @@ def _rank(
             item_BK, score_BK = jax.device_get(top_k(*table, jax.device_put(filled_BD, over_data(run.mesh))))
             yield from zip(item_BK[: len(query_BD)], score_BK[: len(query_BD)], strict=True)
             bar.advance("")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _item_chunks(spec: Spec, params: Params, side: Side) -> tuple[Float[Array, "C N D"], Float[Array, "C N"]]:
-    """Embeddings and biases of the whole catalogue, chunk by chunk; padding has the bias -inf."""
-    size = min(_CHUNK, spec.ids)
-    id_CN = jnp.arange(-(-spec.ids // size) * size).reshape(-1, size)
-    held_CN = jnp.minimum(id_CN, spec.ids - 1)
-    e_CND = jax.lax.map(lambda id_N: sessionrec.embed(spec, params, id_N, side), held_CN)
-    is_item_CN = (id_CN > 0) & (id_CN < spec.ids)
-    return e_CND, jnp.where(is_item_CN, params["heads"]["item_bias"][held_CN], -jnp.inf)
 
 
 @functools.lru_cache(maxsize=4)
@@ -309,7 +294,7 @@ def _make_top_k(mesh: jax.sharding.Mesh, k: int) -> Any:
 
         def of_chunk(part: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             e_ND, bias_N, first = part
-            score_BN = query_BD @ e_ND.T + bias_N
+            score_BN = chunk_scores(query_BD, e_ND, bias_N)
             best_BK, place_BK = jax.lax.top_k(score_BN, min(k, size))
             return best_BK, first + place_BK, jax.nn.logsumexp(score_BN, axis=1)
 

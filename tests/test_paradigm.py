@@ -58,12 +58,12 @@ def expected_slots(history, name: str) -> list:
 @pytest.mark.parametrize("seed", range(5))
 def test_slots_are_the_kept_exposures_in_order(name, seed):
     log = random_log(seed)
-    assert histories(slots(log, name)) == [expected_slots(history, name) for history in histories(log)]
+    assert histories(slots(log, name).log) == [expected_slots(history, name) for history in histories(log)]
 
 
 def test_next_session_prediction_takes_the_log_as_it_is():
     log = random_log(0)
-    assert slots(log, "nspp") is log
+    assert slots(log, "nspp").log is log
 
 
 def test_on_sessions_of_one_clicked_item_all_paradigms_are_the_same():
@@ -76,7 +76,7 @@ def test_on_sessions_of_one_clicked_item_all_paradigms_are_the_same():
         session_items_S=np.ones(len(first_N), np.int32),
     )
     for name in ITEM_LEVEL:
-        assert histories(slots(ones, name)) == histories(ones)
+        assert histories(slots(ones, name).log) == histories(ones)
 
 
 @pytest.mark.parametrize("name", ITEM_LEVEL)
@@ -85,7 +85,7 @@ def test_a_held_out_session_stands_whole_behind_the_slots_of_its_history(name, h
     log = random_log(2)
     users = np.arange(3, log.users)
     for role in (VALIDATION, TEST):
-        view, user_X = targets(log, users, role, name, history)
+        view = targets(log, users, role, name, history)
         wanted, whose = [], []
         for user in users:
             sessions = histories(log)[user]
@@ -94,8 +94,9 @@ def test_a_held_out_session_stands_whole_behind_the_slots_of_its_history(name, h
                     past = [(x, t, TRAIN) for x, t, _ in expected_slots(sessions[:place], name)]
                     wanted.append([*past[-history:], (content, seconds, role)])
                     whose.append(user)
-        assert histories(view) == wanted
-        assert user_X.tolist() == whose
+        assert histories(view.log) == wanted
+        assert view.user_U.tolist() == whose
+        assert np.array_equal(view.log.session_seconds_S, log.session_seconds_S[view.session_S])
 
 
 @pytest.mark.parametrize("name", ITEM_LEVEL)
@@ -113,7 +114,7 @@ def test_every_training_label_of_next_session_prediction_is_one_of_the_baselines
                 found.update((item, view.session_seconds_S[session]) for item in view.item_N[place][clicked].tolist())
         return found
 
-    assert labels(log) <= labels(slots(log, name))
+    assert labels(log) <= labels(slots(log, name).log)
 
 
 @pytest.fixture(scope="module", params=["held_out_users", "leave_one_session_out"])

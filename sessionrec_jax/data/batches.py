@@ -83,7 +83,9 @@ class Batch:
     target_GRL: Bool[np.ndarray, "G R L"]
     """The session's items are scored; never true at position 0."""
     log_user_GRL: Int32[np.ndarray, "G R L"]
-    """The user's place in the log; for the host alone."""
+    """Index of the user in the log's order; 0 where padding, as is the next. Neither goes to the devices."""
+    log_session_GRL: Int32[np.ndarray, "G R L"]
+    """Index of the session in the log."""
 
     @property
     def target_sessions(self) -> int:
@@ -167,6 +169,7 @@ def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) 
         "seconds_GRL": by_slot(seconds_X, np.int32),
         "target_GRL": by_slot(is_target_X, bool),
         "log_user_GRL": by_slot(np.repeat(cut.user_W[window_P], length_P), np.int32),
+        "log_session_GRL": by_slot(cut.session_S[session_X], np.int32),
     }
 
 
@@ -264,8 +267,8 @@ class Batches:
 
 def train_windows(config: Config, prepared: Prepared) -> Windows:
     """The training histories in the slots of the run's paradigm."""
-    log, data = paradigm.slots(prepared.arrays(), config.paradigm), config.data
-    cut = windows(log, train_users(config, prepared), TRAIN, data.slots, data.items_per_row)
+    view, data = paradigm.slots(prepared.arrays(), config.paradigm), config.data
+    cut = view.told(windows(view.log, train_users(config, prepared), TRAIN, data.slots, data.items_per_row))
     if not len(cut):
         raise InputError(
             f"{prepared.path}: no training user has two {paradigm.SLOT[config.paradigm]}s, so there is no next "
@@ -289,11 +292,10 @@ def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) ->
     if config.paradigm == "nspp":
         cut = windows(log, users, role, data.slots, data.items_per_row)
     else:
-        view, user_X = paradigm.targets(log, users, role, config.paradigm, data.slots - 1)
+        view = paradigm.targets(log, users, role, config.paradigm, data.slots - 1)
         most = data.slots + int(log.session_items_S.max(initial=0))
-        cut = windows(view, np.arange(view.users), role, data.slots, most)
-        cut = dataclasses.replace(cut, user_W=user_X[cut.user_W])
-        per_slot = len(view.item_N) / max(1, len(view.session_items_S))
+        cut = view.told(windows(view.log, np.arange(view.log.users), role, data.slots, most))
+        per_slot = len(view.log.item_N) / max(1, len(view.log.session_items_S))
         fitting = math.ceil(data.sessions_per_row * per_slot * 1.06 / 8) * 8
         shape = dataclasses.replace(shape, items_per_row=max(fitting, int(cut.items_W.max(initial=1))))
     if not len(cut):

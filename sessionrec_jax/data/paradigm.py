@@ -11,19 +11,35 @@ answer the same question with the same targets. Letters: N exposures, K kept one
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from sessionrec_jax.data.ragged import offsets, ranges
 from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.data.windows import Windows
 
 Paradigm = Literal["nspp", "nipp", "nipp_plus"]
 SLOT = {"nspp": "session", "nipp": "clicked item", "nipp_plus": "exposure"}
 
 _CLICKED, _TRAIN = 1, 0
+
+
+class View(NamedTuple):
+    """A log made of the stored one, and whence each part of it is."""
+
+    log: FlatLog
+    user_U: Int64[np.ndarray, " U"]
+    """The stored log's user of each user here."""
+    session_S: Int64[np.ndarray, " S"]
+    """The stored log's session of each session here."""
+
+    def told(self, cut: Windows) -> Windows:
+        """Windows of `log`, with users and sessions of the stored log for names."""
+        return dataclasses.replace(cut, user_W=self.user_U[cut.user_W], session_S=self.session_S)
 
 
 @dataclass(frozen=True)
@@ -50,39 +66,37 @@ def _kept(log: FlatLog, paradigm: Paradigm) -> _Kept:
     return _Kept(np.flatnonzero(is_kept_N), before_N1, starts_U)
 
 
-def slots(log: FlatLog, paradigm: Paradigm) -> FlatLog:
+def slots(log: FlatLog, paradigm: Paradigm) -> View:
     """The log with every kept exposure as a session of one item; the log itself for nspp. Users stay the same. A
-    slot has the time and the role of its session."""
+    slot has the time and the role of its session; an empty start slot those of the user's first."""
     if paradigm == "nspp":
-        return log
+        return View(log, np.arange(log.users), np.arange(len(log.session_items_S)))
     kept = _kept(log, paradigm)
-    session_K = np.repeat(np.arange(len(log.session_items_S)), log.session_items_S)[kept.index_K]
+    session_K = _session_of(log, kept.index_K)
     begin_U, end_U = kept.before_N1[log.user_item_offsets_U1[:-1]], kept.before_N1[log.user_item_offsets_U1[1:]]
     user_slots_U1 = offsets(end_U - begin_U + kept.starts_U)
     is_start_S = np.zeros(user_slots_U1[-1], bool)
     is_start_S[user_slots_U1[:-1][kept.starts_U]] = True
-    first_U = log.user_session_offsets_U1[:-1][kept.starts_U]
-
-    def by_slot(of_session_S: np.ndarray, of_start_U: np.ndarray) -> np.ndarray:
-        values_S = np.empty(len(is_start_S), of_session_S.dtype)
-        values_S[~is_start_S], values_S[is_start_S] = of_session_S[session_K], of_start_U
-        return values_S
-
-    return FlatLog(
+    session_S = np.empty(len(is_start_S), np.int64)
+    session_S[~is_start_S], session_S[is_start_S] = session_K, log.user_session_offsets_U1[:-1][kept.starts_U]
+    view = FlatLog(
         item_N=log.item_N[kept.index_K],
         feedback_N=log.feedback_N[kept.index_K],
         session_items_S=np.where(is_start_S, 0, 1).astype(np.int32),
-        session_seconds_S=by_slot(log.session_seconds_S, log.session_seconds_S[first_U]),
-        session_role_S=by_slot(log.session_role_S, np.full(len(first_U), _TRAIN, np.int8)),
+        session_seconds_S=log.session_seconds_S[session_S],
+        session_role_S=np.where(is_start_S, np.int8(_TRAIN), log.session_role_S[session_S]),
         user_session_offsets_U1=user_slots_U1,
     )
+    return View(view, np.arange(log.users), session_S)
 
 
-def targets(
-    log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, history: int
-) -> tuple[FlatLog, Int64[np.ndarray, " X"]]:
-    """(a log, user_X): for each session of `role` that has one before it, a user of the new log whose sessions are at
-    most `history` slots, as `slots` would make them, and then the whole session; and whose it was."""
+def _session_of(log: FlatLog, index_K: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(log.session_items_S)), log.session_items_S)[index_K]
+
+
+def targets(log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, history: int) -> View:
+    """For each session of `role` that has one before it, a user whose sessions are at most `history` slots, as `slots`
+    would make them, and then the whole session."""
     kept = _kept(log, paradigm)
     begin_X, target_X, user_X = _targets(log, users, role)
     item_S1 = log.session_item_offsets_S1
@@ -101,7 +115,7 @@ def targets(
     session_S = np.repeat(begin_X, slots_X)  # of the start slot: the user's first
     is_past_S = np.ones(len(session_S), bool)
     is_past_S[user_slots_X1[:-1][starts_X]] = is_past_S[user_slots_X1[1:] - 1] = False
-    session_S[is_past_S] = np.repeat(np.arange(len(log.session_items_S)), log.session_items_S)[past_N]
+    session_S[is_past_S] = _session_of(log, past_N)
     session_S[user_slots_X1[1:] - 1] = target_X
 
     # A user's exposures are its past ones and then the target's.
@@ -118,7 +132,7 @@ def targets(
         session_role_S=role_S,
         user_session_offsets_U1=user_slots_X1,
     )
-    return view, user_X
+    return View(view, user_X, session_S)
 
 
 def _targets(log: FlatLog, users: np.ndarray, role: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

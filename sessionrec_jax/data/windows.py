@@ -20,12 +20,14 @@ class Windows:
 
     log: FlatLog
     role: int
-    user_W: np.ndarray
-    """Whose they are: places in the log's order of users."""
     first_W: np.ndarray
     """Global session index, as are the next two."""
     last_W: np.ndarray
     first_target_W: np.ndarray
+    user_W: np.ndarray
+    """The stored log's user of each window."""
+    session_S: np.ndarray
+    """The stored log's session of each session of `log`."""
 
     def __len__(self) -> int:
         return len(self.first_W)
@@ -61,10 +63,12 @@ def windows(log: FlatLog, users: np.ndarray, role: int, sessions: int, items: in
     for user in np.flatnonzero(~fits_U):
         cuts.append(_cut(offsets, *history_U3[user].tolist(), sessions, items))
         user_W.append(np.full(len(cuts[-1]), user))
-    in_order_W = np.argsort(np.concatenate(user_W), kind="stable")
+    place_W = np.concatenate(user_W)  # in `users`
+    in_order_W = np.argsort(place_W, kind="stable")
     first_W, last_W, first_target_W = np.concatenate(cuts)[in_order_W].T
-    user_W = users[np.concatenate(user_W)[in_order_W]]
-    return Windows(log, role, user_W, first_W, last_W, first_target_W)
+    return Windows(
+        log, role, first_W, last_W, first_target_W, users[place_W[in_order_W]], np.arange(len(log.session_items_S))
+    )
 
 
 def _before(log: FlatLog, begin_U: np.ndarray, end_U: np.ndarray, role: int) -> np.ndarray:
