@@ -249,7 +249,7 @@ def test_relative_bias_starts_at_nothing():
 # Depth, memory, precision.
 
 
-@pytest.mark.parametrize("name", ["transformer rotary", "hstu relative_time", "gru"])
+@pytest.mark.parametrize("name", ["transformer rotary", "gru"])
 def test_rematerialisation_changes_neither_value_nor_gradient(name):
     def loss(params, model):
         noise = Noise(jax.random.key(3), jnp.arange(ROWS))
@@ -316,13 +316,19 @@ def test_without_noise_or_rate_nothing_is_dropped():
 def test_layers_are_applied_in_turn_each_with_dropout_of_its_own():
     model = replace(MODELS["transformer rotary"], dropout=0.3)
     params, key, row_R = parameters(model), jax.random.key(2), jnp.array([40, 7])
-    by_row = jax.vmap(jax.random.fold_in, (0, None))
-    row_key_R = jax.vmap(jax.random.fold_in, (None, 0))(key, row_R)
-    x_RLD = drop(jnp.asarray(norm(S_RLD, np.asarray(params["norm_in"]))), 0.3, row_key_R)
     slots = slots_of(model, *map(jnp.asarray, (USER_RL, POSITION_RL, SECONDS_RL)))
-    for layer in range(2):
-        of_layer = {"params": jax.tree.map(lambda x, layer=layer: x[layer], params["blocks"])}
-        x_RLD, _ = TransformerBlock(model, SLOTS).apply(of_layer, x_RLD, slots, by_row(row_key_R, 1 + layer))
+
+    @jax.jit
+    def by_hand(x_RLD):
+        key_R = jax.vmap(jax.random.fold_in, (None, 0))(key, row_R)
+        x_RLD = drop(x_RLD, 0.3, key_R)
+        for layer in range(2):
+            of_layer = {"params": jax.tree.map(lambda x, layer=layer: x[layer], params["blocks"])}
+            of_layer_R = jax.vmap(jax.random.fold_in, (0, None))(key_R, 1 + layer)
+            x_RLD, _ = TransformerBlock(model, SLOTS).apply(of_layer, x_RLD, slots, of_layer_R)
+        return x_RLD
+
+    x_RLD = by_hand(norm(S_RLD, np.asarray(params["norm_in"])))
     found_RLD = encode(model, params, noise=Noise(key, row_R))
     close(found_RLD, norm(np.asarray(x_RLD), np.asarray(params["norm_out"])))
 
