@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,18 +17,22 @@ from typing import Any
 
 import jax
 import numpy as np
+import polars as pl
 
+from experiments.compare import PER_USER
 from sessionrec_jax import count
-from sessionrec_jax.config import Config, run_id
+from sessionrec_jax.config import Config, Loss, run_id
 from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_users
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.evaluate import evaluate, known_truth
+from sessionrec_jax.evaluate import known_truth, measure
+from sessionrec_jax.metrics import Metrics
 from sessionrec_jax.runfolder import claim, read_json, write_json
 from sessionrec_jax.train import Diverged, Trained, resolve, train
 
 Row = dict[str, Any]
 
+_VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 _HELD_OUT = (
     "loss_nats_per_item", "loss_baseline_nats_per_item", "loss_bayes_nats_per_item",
     "rank_nats_per_exposure", "rank_nats_per_exposure_stderr", "rank_baseline_nats_per_exposure",
@@ -58,7 +63,7 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False) -> Row
                 shutil.rmtree(run_dir)
             raise
         else:
-            row |= _measured(config, prepared, trained)
+            row |= _measured(config, prepared, trained, run_dir)
         write_json(run_dir / "row.json", row)
     return row
 
@@ -91,18 +96,20 @@ def identity(config: Config, plan: str) -> Row:
     }
 
 
-def _measured(config: Config, prepared: Prepared, trained: Trained) -> Row:
-    def held_out(role: int) -> dict[str, float | None]:
-        return evaluate(
+def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Path) -> Row:
+    def held_out(role: int) -> Metrics:
+        return measure(
             config, prepared, trained.catalogue, trained.spec, trained.params, trained.mesh, trained.shape, role
         )
 
-    validation, test = held_out(VALIDATION), held_out(TEST)
-    row: Row = {name: test.get(name) for name in _HELD_OUT}
+    validation, on_test = held_out(VALIDATION), held_out(TEST)
+    _write_per_user(on_test.by_user(), run_dir)
+    test = on_test.result()
+    row: Row = {"seen_items": config.data.eval_seen}
+    row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _HELD_OUT for part in ("", "_stderr")}
     row["loss_stderr"] = test["loss_nats_per_item_stderr"]
-    for name in ("loss_nats_per_item", "rank_nats_per_exposure"):
-        row[f"validation_{name}"] = validation[name]
-    row["validation_objective"] = _objective(validation, config.loss.alpha)
+    row |= {f"validation_{name}": validation.mean(name) for name in _VALIDATION}
+    row["validation_objective"] = _objective(validation, config.loss)
     truth = known_truth(prepared.path, prepared.fingerprint)
     row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
     row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
@@ -118,9 +125,20 @@ def _paired(row: Row, name: str) -> float | None:
     return None if floor is None or bayes is None or loss is None else floor + loss - bayes
 
 
-def _objective(metrics: dict[str, float | None], alpha: float) -> float | None:
-    retrieval, rank = metrics["loss_nats_per_item"], metrics["rank_nats_per_exposure"]
-    return None if retrieval is None or rank is None else retrieval + alpha * rank
+def _objective(metrics: Metrics, loss: Loss) -> float | None:
+    """Retrieval against the whole catalogue + alpha x the configured rank loss."""
+    retrieval, rank = metrics.mean("loss_nats_per_item"), metrics.mean("rank_loss")
+    if retrieval is None or not loss.alpha:
+        return retrieval
+    return None if rank is None else retrieval + loss.alpha * rank
+
+
+def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
+    """The model's own metrics, for paired comparisons of runs."""
+    own = by_user.filter(pl.col("metric").is_in(_HELD_OUT)).with_columns(pl.col("x", "n").cast(pl.Float32))
+    partial = run_dir / f".{PER_USER}.{os.getpid()}"
+    own.write_parquet(partial)
+    partial.rename(run_dir / PER_USER)
 
 
 def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
@@ -147,11 +165,11 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
         "params_total": parameters.total,
         "flops_train": flops,
         "flops_convention": count.FLOPS_CONVENTION,
-        "sessions_seen": seen.target_sessions,
+        "sessions_seen": round(sessions_unique * seen.target_sessions / trained.target_slots),
         "sessions_unique": sessions_unique,
         "exposures_unique": exposures_unique,
         "target_items_seen": seen.target_items,
-        "epochs": seen.target_sessions / sessions_unique,
+        "epochs": seen.target_sessions / trained.target_slots,
         "users": len(train_users(config, prepared)),
         "items": trained.catalogue.items,
         "steps": trained.steps,

@@ -82,7 +82,7 @@ class Model:
     mlp_ratio: int = 4
     """Hidden width of the MLPs over width."""
     dropout: float = 0.0
-    """Share of each residual branch, and of the session vectors, that a training step leaves out."""
+    """Share of the session vectors, and of each residual branch of the sequence encoder, that a step leaves out."""
     remat: bool = True
     """Compute each layer's activations again in the backward pass rather than keep them."""
     ignored_in_input: bool = True

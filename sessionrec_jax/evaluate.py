@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax import baselines
-from sessionrec_jax.config import Config
+from sessionrec_jax.config import Config, Loss
 from sessionrec_jax.data.batches import CLICKED, Batch, Shape, eval_batches
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.synthetic import ZipfIntent
 from sessionrec_jax.data.truth import Truth
-from sessionrec_jax.loss import rank_logits, targets
+from sessionrec_jax.loss import rank_logits, rank_loss_sums, targets
 from sessionrec_jax.metrics import Metrics, add_ranking, add_within_session
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
@@ -68,9 +68,10 @@ def measure(
     retrieval_auc, _gauc and _ndcg: the retrieval score among the exposures of a session (`add_within_session`), so that
     models without a rank loss can be compared; rank_auc, _gauc and _ndcg: the rank score there, missing where it was
     not trained; rank_nats_per_exposure, missing too where the rank loss is not pointwise, for only that one makes the
-    score log odds. The nats of popularity, and of the Bayes predictor where the log's truth is known, are of the same
-    exposures. With `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are
-    neither targets nor candidates of recall, ndcg, hit and mrr. Nothing here trains or tunes.
+    score log odds; rank_loss: the configured rank loss, nats a term of its own, without a standard error. The nats of
+    popularity, and of the Bayes predictor where the log's truth is known, are of the same exposures. With
+    `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are neither targets nor
+    candidates of recall, ndcg, hit and mrr. Nothing here trains or tunes.
     """
     side = put_replicated(catalogue.side, mesh)
     table = item_table(spec, params, side)
@@ -85,7 +86,10 @@ def measure(
         if config.data.eval_seen == "masked":
             pairs = _stacked([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
         on_device = jax.device_put((place_GN, pairs), over_data(mesh))
-        scores = jax.device_get(_score(spec, params, table, side, *put_batch(batch, mesh), *on_device))
+        on_device = (table, side, *put_batch(batch, mesh), *on_device)
+        scores, rank_sums = jax.device_get(_score(spec, config.loss.rank, params, *on_device))
+        if config.loss.alpha:
+            metrics.add_total("rank_loss", *(float(sum_G.sum()) for sum_G in rank_sums))
         for shard, term in enumerate(terms):
             term.add_model(config, Scores(*(score_G[shard] for score_G in scores)))
             term.add_popularity_nats(catalogue)
@@ -204,9 +208,10 @@ def _stacked(pairs: list[tuple[np.ndarray, np.ndarray]], places: int) -> tuple[n
     return number_GM, item_GM
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _score(
     spec: Spec,
+    rank: str,
     params: Params,
     table: ItemTable,
     side: Side,
@@ -214,11 +219,13 @@ def _score(
     target_GS: Bool[Array, "G S"],
     place_GN: Int[Array, "G N"],
     pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
-) -> tuple[Array, ...]:
-    """Scores of every shard: full-softmax log probability and catalogue rank of the scored places, without the items
-    of their `pairs`; retrieval score and rank logit of every item slot."""
+) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    """Of every shard the scores: full-softmax log probability and catalogue rank of the scored places, without the
+    items of their `pairs`; retrieval score and rank logit of every item slot. And the sums of the `rank` loss."""
 
-    def shard(inputs: Inputs, target_S: Array, place_N: Array, pairs: tuple[Array, Array] | None) -> tuple[Array, ...]:
+    def shard(
+        inputs: Inputs, target_S: Array, place_N: Array, pairs: tuple[Array, Array] | None
+    ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
         e_TD, queries = sessionrec.apply(spec, params, inputs, side)
         wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
         query_TD = queries.retrieval_SD[wanted.query_T]
@@ -228,6 +235,7 @@ def _score(
             rank_N -= count_above(*scored, *pairs)
         retrieval_T, _ = pair_scores(table, query_TD, inputs.item_T)
         logit_T = rank_logits(queries.rank_SD, e_TD, wanted, params["heads"]["rank_bias"])
-        return log_prob_N, rank_N, retrieval_T, logit_T
+        rank_sums = rank_loss_sums(Loss(rank=rank), logit_T, wanted, inputs.session_of_item_T)
+        return (log_prob_N, rank_N, retrieval_T, logit_T), rank_sums
 
     return jax.vmap(shard)(inputs, target_GS, place_GN, pairs)

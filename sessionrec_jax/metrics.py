@@ -23,6 +23,8 @@ class Metrics:
     """Users of the log: terms name them by their index there."""
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     """x_U and n_U of each metric."""
+    totals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """x and n of metrics that are not known by user, and so have no standard error."""
 
     def add(
         self,
@@ -36,14 +38,22 @@ class Metrics:
         np.add.at(x_U, user_N, x_N)
         np.add.at(n_U, user_N, 1.0 if n_N is None else n_N)
 
+    def add_total(self, name: str, x: float, n: float) -> None:
+        """Adds to a metric that is not known by user."""
+        before = self.totals.get(name, (0.0, 0.0))
+        self.totals[name] = before[0] + x, before[1] + n
+
     def mean(self, name: str) -> float | None:
+        if name in self.totals:
+            x, n = self.totals[name]
+            return x / n if n else None
         x_U, n_U = self.sums.get(name, (np.zeros(0), np.zeros(0)))
         return float(x_U.sum() / n_U.sum()) if n_U.any() else None
 
     def stderr(self, name: str) -> float | None:
         """Of the ratio, by the delta method over the users with a term; None for fewer than two."""
         mean = self.mean(name)
-        if mean is None:
+        if mean is None or name in self.totals:
             return None
         x_U, n_U = self.sums[name]
         users = np.count_nonzero(n_U)
@@ -55,7 +65,7 @@ class Metrics:
         """NAME and NAME_stderr of every metric that was added to, in the order of names."""
         return {
             f"{name}{kind}": value(name)
-            for name in sorted(self.sums)
+            for name in sorted(self.sums | self.totals)
             for kind, value in (("", self.mean), ("_stderr", self.stderr))
         }
 

@@ -49,7 +49,13 @@ def _groups(params: Any) -> Any:
 
 
 def _matrices(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+    """What decays. The layers of a scan lie stacked, so that the number of axes alone does not tell a matrix."""
+
+    def decays(path: Any, leaf: Any) -> bool:
+        name = path[-1].key
+        return leaf.ndim >= 2 and not name.startswith("norm") and "bias" not in name
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def _scale_by_row_rss() -> optax.GradientTransformation:

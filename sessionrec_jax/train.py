@@ -31,12 +31,14 @@ from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.loss import Negatives, Proposal, Sums, draw_negatives, proposal, session_loss, targets
 from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.sequence_encoder import Noise
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, replicated
 from sessionrec_jax.progress import Bar
 from sessionrec_jax.runfolder import MetricsLog, claim
 
-_INIT_STREAM, _NEGATIVES_STREAM = 0, 1
+_INIT_STREAM, _STEPS_STREAM = 0, 1
+_NEGATIVES_OF_STEP, _DROPOUT_OF_STEP = 0, 1
 
 
 class State(NamedTuple):
@@ -52,6 +54,7 @@ class Counters:
     """What the run has seen so far."""
 
     target_sessions: int = 0
+    """Target slots."""
     target_items: int = 0
     """Clicked items of target sessions: the terms of the retrieval loss."""
     sessions: int = 0
@@ -85,6 +88,8 @@ class Trained(NamedTuple):
     mesh: jax.sharding.Mesh
     shape: Shape
     steps: int
+    target_slots: int
+    """Targets of one epoch: sessions, or items of an item-level paradigm."""
     counters: Counters
 
 
@@ -128,19 +133,20 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
         side: Side,
         negatives: Negatives | None,
         log_q_V: jax.Array,
+        noise_G: Noise | None,
     ) -> Sums:
         def embed(item_N: jax.Array) -> jax.Array:
             return sessionrec.embed(spec, params, item_N, side)
 
         e_ND = None if negatives is None else embed(jnp.minimum(negatives.item_N, spec.ids - 1))
 
-        def shard(inputs: Inputs, target_S: jax.Array) -> Sums:
-            e_TD, queries = sessionrec.apply(spec, params, inputs, side)
+        def shard(inputs: Inputs, target_S: jax.Array, noise: Noise | None) -> Sums:
+            e_TD, queries = sessionrec.apply(spec, params, inputs, side, noise)
             wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
             heads = params["heads"]
             return session_loss(loss, queries, e_TD, inputs.item_T, wanted, heads, log_q_V, negatives, e_ND, embed)
 
-        return jax.tree.map(lambda x_G: x_G.sum(), jax.vmap(shard)(inputs, target_GS))
+        return jax.tree.map(lambda x_G: x_G.sum(), jax.vmap(shard)(inputs, target_GS, noise_G))
 
     def step(
         state: State,
@@ -151,10 +157,12 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
         key: jax.Array,
         scalars: Scalars,
     ) -> tuple[State, Sums]:
-        negatives = drawn(inputs, target_GS, proposal, jax.random.fold_in(key, state.step))
+        step_key = jax.random.fold_in(key, state.step)
+        negatives = drawn(inputs, target_GS, proposal, jax.random.fold_in(step_key, _NEGATIVES_OF_STEP))
+        noise_G = _noise(jax.random.fold_in(step_key, _DROPOUT_OF_STEP), inputs) if spec.model.dropout else None
 
         def objective(params: Params) -> tuple[jax.Array, Sums]:
-            sums = session_sums(params, inputs, target_GS, side, negatives, proposal.log_q_V)
+            sums = session_sums(params, inputs, target_GS, side, negatives, proposal.log_q_V, noise_G)
             return sums.objective(loss.alpha) + scalars.prior * sessionrec.id_table_norm(params), sums
 
         gradient, sums = jax.grad(objective, has_aux=True)(state.params)
@@ -163,6 +171,12 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
         return State(state.step + 1, params, optimizer_state), sums
 
     return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh))
+
+
+def _noise(key: jax.Array, inputs: Inputs) -> Noise:
+    """Of every shard: the same for a row wherever it lies."""
+    shards, rows = inputs.user_of_session_RL.shape[:2]
+    return Noise(jnp.broadcast_to(key, (shards,)), jnp.arange(shards * rows).reshape(shards, rows))
 
 
 def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sharding.Mesh) -> State:
@@ -214,7 +228,7 @@ def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:
         tuple(catalogue.side_values.items()),
         len(prepared.feedback_names),
         config.data.sessions_per_row,
-        prepared.manifest["max_session_items"],
+        prepared.manifest["max_session_items"] if config.paradigm == "nspp" else 1,
     )
 
 
@@ -230,9 +244,10 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh)
 
     side, negatives = put_replicated((catalogue.side, proposal(config.loss, catalogue)), mesh)
-    key = jax.device_put(jax.random.fold_in(jax.random.key(config.train.seed), _NEGATIVES_STREAM), replicated(mesh))
+    key = jax.device_put(jax.random.fold_in(jax.random.key(config.train.seed), _STEPS_STREAM), replicated(mesh))
     state = initial_state(config, spec, catalogue, mesh)
-    prior = config.optim.table_prior / (2 * batches.packer.cut.target_sessions)
+    target_slots = batches.packer.cut.target_sessions
+    prior = config.optim.table_prior / (2 * target_slots)
     counters = Counters()
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         if (found := checkpoints.restore(state)) is not None:
@@ -260,7 +275,7 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
         log.close()
         checkpoints.save(steps, state, _progress(batches, counters, clock))
     counters.wall_seconds = clock.seconds()
-    return Trained(state.params, spec, catalogue, mesh, shape, steps, counters)
+    return Trained(state.params, spec, catalogue, mesh, shape, steps, target_slots, counters)
 
 
 def _without_schedule(config: Optim) -> Optim:
