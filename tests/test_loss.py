@@ -182,7 +182,7 @@ def test_without_log_q_the_scores_are_plain(world, wanted):
 # Retrieval: the full softmax.
 
 
-@pytest.mark.parametrize("chunk_items", [1, 5, 6, 12, 100])
+@pytest.mark.parametrize("chunk_items", [1, 5, 100])
 def test_the_full_softmax_is_the_dense_one_whatever_the_chunks(world, wanted, chunk_items):
     """Values, and gradients by every query, embedding and bias."""
 
