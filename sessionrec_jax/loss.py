@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -72,6 +73,9 @@ def session_loss(
         retrieval = sampled_softmax_sums(*scored, log_q_V, negatives, e_ND)
     if config.alpha == 0:
         return Sums(*retrieval, jnp.zeros(()), jnp.zeros(()))
-    logit_T = rank_logits(queries.rank_SD, e_TD, targets, heads["rank_bias"])
+    rank_bias = heads["rank_bias"]
+    if config.rank != "pointwise":  # differences do not see it: its gradient is rounding, which Adam would blow up
+        rank_bias = jax.lax.stop_gradient(rank_bias)
+    logit_T = rank_logits(queries.rank_SD, e_TD, targets, rank_bias)
     # The query names the session: of all sessions only slot 0, never a target, shares its query with another.
     return Sums(*retrieval, *rank_loss_sums(config, logit_T, targets, targets.query_T))

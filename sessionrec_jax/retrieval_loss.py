@@ -43,7 +43,7 @@ def sampled_softmax_sums(
     (Jean et al. 1412.2007; its optimum is the true distribution for any number of negatives, Ma & Collins 1809.01812.)
     Without `log_q` the two log Q are left out, and the optimum is the true distribution over Q.
     """
-    log_q_V = _correction(config, log_q_V)
+    log_q_V = log_q_V if config.log_q else jnp.zeros_like(log_q_V)
     log_weight_N = jnp.log(negatives.times_N) - _at(log_q_V, negatives.item_N)
     score_SN = _scores(queries_SD, e_ND, item_bias_V, negatives.item_N) + log_weight_N
     if config.other_clicks == "masked":
@@ -145,10 +145,6 @@ def _own_scores(
 ) -> Float[Array, " T"]:
     """Of each item, after the session before its own."""
     return jnp.einsum("TD,TD->T", queries_SD[targets.query_T], e_TD) + item_bias_V[item_T]
-
-
-def _correction(config: Loss, log_q_V: Float[Array, " V"]) -> Float[Array, " V"]:
-    return log_q_V if config.log_q else jnp.zeros_like(log_q_V)
 
 
 def _at(log_q_V: Float[Array, " V"], item_N: Int[Array, " N"]) -> Float[Array, " N"]:

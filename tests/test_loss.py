@@ -182,7 +182,7 @@ def test_without_log_q_the_scores_are_plain(world, wanted):
 # Retrieval: the full softmax.
 
 
-@pytest.mark.parametrize("chunk_items", [1, 5, 6, 12, 100])
+@pytest.mark.parametrize("chunk_items", [1, 5, 100])
 def test_the_full_softmax_is_the_dense_one_whatever_the_chunks(world, wanted, chunk_items):
     """Values, and gradients by every query, embedding and bias."""
 
@@ -323,24 +323,22 @@ def both(config: Loss, world, wanted: Targets, drawn: Negatives) -> Sums:
     return session_loss(config, queries, e_VD[item_T], item_T, wanted, heads, uniform(), drawn, e_ND, lambda i: e_VD[i])
 
 
-@pytest.mark.parametrize("other_clicks", ["masked", "counted"])
 @pytest.mark.parametrize("kinds", FORMS)
 @pytest.mark.parametrize("empty", [False, True])
-def test_gradients_are_numbers_and_zero_without_targets(world, wanted, other_clicks, kinds, empty):
+def test_gradients_are_numbers_and_zero_without_targets(world, wanted, kinds, empty):
     if empty:
         wanted = targets(jnp.asarray(FEEDBACK_T), jnp.asarray(SESSION_T), jnp.zeros(SLOTS, bool))
-    config = Loss(*kinds, other_clicks=other_clicks)
 
     def objective(world):
         drawn = negatives([5, 6, ITEMS + 1], [1, 1, 0])  # for slot 0 every negative is masked
-        return both(config, world, wanted, drawn).objective(1.0)
+        return both(Loss(*kinds), world, wanted, drawn).objective(1.0)
 
     leaves = jax.tree.leaves(jax.value_and_grad(objective)(world))
     assert all(np.all(np.isfinite(leaf)) for leaf in leaves)
     assert any(np.any(leaf != 0) for leaf in leaves) != empty
 
 
-@pytest.mark.parametrize("kinds", FORMS)
+@pytest.mark.parametrize("kinds", FORMS[:2])
 def test_without_alpha_there_is_the_retrieval_loss_and_nothing_else(world, wanted, kinds):
     drawn = every_item()
 
