@@ -23,6 +23,7 @@ from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import evaluate, known_truth
+from sessionrec_jax.metrics import CUTOFFS
 from sessionrec_jax.runfolder import claim, read_json, write_json
 from sessionrec_jax.train import Diverged, Trained, resolve, train
 
@@ -31,8 +32,11 @@ Row = dict[str, Any]
 _HELD_OUT = (
     "loss_nats_per_item", "loss_baseline_nats_per_item", "loss_bayes_nats_per_item",
     "rank_nats_per_exposure", "rank_nats_per_exposure_stderr", "rank_baseline_nats_per_exposure",
-    "rank_bayes_nats_per_exposure", "rank_auc", "recall_at_10", "recall_at_50", "recall_at_500", "ndcg_at_10",
-    "ndcg_at_50", "ndcg_at_500", "mrr",
+    "rank_bayes_nats_per_exposure", "seen_items",
+    *(f"{name}{kind}" for kind in ("", "_stderr") for name in (
+        "rank_auc", "rank_gauc", "rank_ndcg", "retrieval_auc", "retrieval_gauc", "retrieval_ndcg",
+        *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS), "mrr",
+    )),
 )  # fmt: skip
 
 
