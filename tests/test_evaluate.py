@@ -113,9 +113,9 @@ def sessions_of(config: Config, log, model):
     apply = jax.jit(sessionrec.apply, static_argnums=0)
     for batch in eval_batches(config, log, shape_of(config, 1), TEST):
         inputs = jax.tree.map(lambda x_G: x_G[0], put_batch(batch, make_mesh(config.mesh))[0])
-        _, queries = apply(spec, params, inputs, side)
+        retrieval_SD = np.asarray(apply(spec, params, inputs, side)[1].retrieval_SD)
         for slot in np.flatnonzero(batch.target_GRL):
-            score_V = e_VD @ queries.retrieval_SD[slot - 1] + params["heads"]["item_bias"]
+            score_V = e_VD @ retrieval_SD[slot - 1] + params["heads"]["item_bias"]
             yield batch.log_session_GRL.reshape(-1)[slot], score_V
 
 
