@@ -26,7 +26,7 @@ from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import known_truth, measure
-from sessionrec_jax.metrics import Metrics
+from sessionrec_jax.metrics import CUTOFFS, Metrics
 from sessionrec_jax.runfolder import claim, read_json, write_json
 from sessionrec_jax.train import Diverged, Trained, resolve, train
 
@@ -34,10 +34,13 @@ Row = dict[str, Any]
 
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 _HELD_OUT = (
-    "loss_nats_per_item", "loss_baseline_nats_per_item", "loss_bayes_nats_per_item",
-    "rank_nats_per_exposure", "rank_nats_per_exposure_stderr", "rank_baseline_nats_per_exposure",
-    "rank_bayes_nats_per_exposure", "rank_auc", "recall_at_10", "recall_at_50", "recall_at_500", "ndcg_at_10",
-    "ndcg_at_50", "ndcg_at_500", "mrr",
+    "loss_nats_per_item", "rank_nats_per_exposure",
+    "rank_auc", "rank_gauc", "rank_ndcg", "retrieval_auc", "retrieval_gauc", "retrieval_ndcg",
+    *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS), "mrr",
+)  # fmt: skip
+_BESIDE = (
+    "loss_baseline_nats_per_item", "loss_bayes_nats_per_item", "rank_baseline_nats_per_exposure",
+    "rank_bayes_nats_per_exposure",
 )  # fmt: skip
 
 
@@ -107,7 +110,8 @@ def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Pat
     test = on_test.result()
     row: Row = {"seen_items": config.data.eval_seen}
     row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _HELD_OUT for part in ("", "_stderr")}
-    row["loss_stderr"] = test["loss_nats_per_item_stderr"]
+    row["loss_stderr"] = row.pop("loss_nats_per_item_stderr")  # contract 3's name
+    row |= {name: test.get(name) for name in _BESIDE}
     row |= {f"validation_{name}": validation.mean(name) for name in _VALIDATION}
     row["validation_objective"] = _objective(validation, config.loss)
     truth = known_truth(prepared.path, prepared.fingerprint)

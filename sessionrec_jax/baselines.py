@@ -76,7 +76,7 @@ class Predictor(NamedTuple):
 
 def evaluate_baselines(
     config: Config, prepared: Prepared, catalogue: Catalogue, role: int
-) -> dict[str, float | str | None]:
+) -> dict[str, float | int | str | None]:
     """Recall, NDCG, hit rate and MRR of each of BASELINES, named popularity_recall_at_10 and so on, with standard
     errors over users; `seen_items`: kept or masked; and what was chosen on the validation sessions by NDCG@50:
     `recent_popularity_part`, `session_knn_neighbours`, `session_knn_decay`."""
@@ -86,7 +86,7 @@ def evaluate_baselines(
 
 def measure_baselines(
     config: Config, prepared: Prepared, catalogue: Catalogue, role: int
-) -> tuple[Metrics, dict[str, float]]:
+) -> tuple[Metrics, dict[str, float | int]]:
     """The metrics of `evaluate_baselines` as sums by user of the log, and what was chosen: the first of each list where
     the log has no validation session."""
     log, popular_V = prepared.arrays(), popularity_rank(catalogue)

@@ -33,9 +33,6 @@ from sessionrec_jax.partition import over_data, put_batch, put_replicated
 from sessionrec_jax.scoring import BLOCK, PAIRS, ItemTable, count_above, item_table, log_prob_and_rank, pair_scores
 from sessionrec_jax.seen import holds, seen_items, spans
 
-_PLACES = 4 * BLOCK
-"""The scored places of a batch are filled up to a multiple, so that few programs are compiled."""
-
 
 def evaluate(
     config: Config,
@@ -190,8 +187,7 @@ def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
     capacity = batch.item_GT.shape[1]
     target_GS = np.pad(batch.target_GRL.reshape(len(batch.item_GT), -1), ((0, 0), (0, 1)))
     clicked_GT = np.take_along_axis(target_GS, batch.session_of_item_GT, axis=1) & (batch.feedback_GT == CLICKED)
-    longest = max(1, int(clicked_GT.sum(axis=1).max()))
-    place_GN = np.full((len(clicked_GT), -(-longest // _PLACES) * _PLACES), capacity, np.int32)
+    place_GN = np.full((len(clicked_GT), _width(int(clicked_GT.sum(axis=1).max()), BLOCK)), capacity, np.int32)
     for shard, clicked_T in enumerate(clicked_GT):
         places = np.flatnonzero(clicked_T)
         place_GN[shard, : len(places)] = places
@@ -199,13 +195,17 @@ def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
 
 
 def _stacked(pairs: list[tuple[np.ndarray, np.ndarray]], places: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of all shards as [G, M] arrays, filled up with the number `places` to a power of two times PAIRS."""
-    longest = max(len(number) for number, _ in pairs)
-    width = PAIRS << max(0, -(-longest // PAIRS) - 1).bit_length()
+    """The pairs of all shards as [G, M] arrays, filled up with the number `places`."""
+    width = _width(max(len(number) for number, _ in pairs), PAIRS)
     number_GM, item_GM = np.full((len(pairs), width), places, np.int32), np.zeros((len(pairs), width), np.int32)
     for shard, (number, item) in enumerate(pairs):
         number_GM[shard, : len(number)], item_GM[shard, : len(item)] = number, item
     return number_GM, item_GM
+
+
+def _width(longest: int, block: int) -> int:
+    """Room for `longest` entries: a power of two times `block`, so that few programs are compiled."""
+    return block << max(0, -(-longest // block) - 1).bit_length()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

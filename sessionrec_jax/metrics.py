@@ -123,7 +123,7 @@ def add_within_session(
 
     {prefix}_auc: the share of (clicked, ignored) pairs in the right order, ties a half; the mean over sessions, which
     is GAUC with equal weights. {prefix}_gauc: the same, each session weighted by its exposures (Zhou et al. 1706.06978,
-    eq. 7, with sessions in place of users). {prefix}_ndcg: NDCG of the whole session, binary gains; tied exposures each
+    with sessions in place of users). {prefix}_ndcg: NDCG of the whole session, binary gains; tied exposures each
     have the mean gain of the places that they share, its expected value when ties are ordered at random (McSherry &
     Najork 2008).
     """

@@ -13,16 +13,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+_CUTOFFS = (10, 50, 100, 500)
 _SHOWN = (
     ("loss_nats_per_item", "nats per clicked item"),
     ("rank_nats_per_exposure", "rank nats per exposure"),
     ("rank_auc", "AUC within the session"),
-    ("recall_at_10", "Recall@10"),
-    ("recall_at_50", "Recall@50"),
-    ("recall_at_500", "Recall@500"),
-    ("ndcg_at_10", "NDCG@10"),
-    ("ndcg_at_50", "NDCG@50"),
-    ("ndcg_at_500", "NDCG@500"),
+    ("rank_gauc", "GAUC, by exposures"),
+    ("rank_ndcg", "NDCG of the session"),
+    ("retrieval_auc", "AUC of the retrieval score"),
+    *((f"recall_at_{k}", f"Recall@{k}") for k in _CUTOFFS),
+    *((f"ndcg_at_{k}", f"NDCG@{k}") for k in _CUTOFFS),
+    *((f"hit_at_{k}", f"Hit rate@{k}") for k in _CUTOFFS),
     ("mrr", "MRR"),
 )
 
@@ -41,6 +42,7 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
+    from sessionrec_jax.baselines import evaluate_baselines
     from sessionrec_jax.data.batches import TEST, VALIDATION, shape_of
     from sessionrec_jax.evaluate import evaluate
     from sessionrec_jax.restore import restore
@@ -49,9 +51,8 @@ def main(argv: list[str]) -> int:
     run = restore(command.run, command.data)
     role = VALIDATION if command.split == "validation" else TEST
     shape = shape_of(run.config, run.mesh.size)
-    metrics = evaluate(
-        run.config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, role, rank_baselines=True
-    )
+    metrics = evaluate(run.config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, role)
+    metrics |= evaluate_baselines(run.config, run.prepared, run.catalogue, role)
     if command.json is not None:
         write_json(command.json, metrics)
     print_metrics(metrics, f"{command.run}, {command.split} sessions")
@@ -63,11 +64,14 @@ def print_metrics(metrics: dict[str, Any], title: str) -> None:
     columns = {
         "model": lambda name: metrics.get(name),
         "popularity": lambda name: metrics.get(_with(name, "baseline") or f"popularity_{name}"),
+        "recent popularity": lambda name: metrics.get(f"recent_popularity_{name}"),
         "last session repeated": lambda name: metrics.get(f"repeat_last_{name}"),
+        "session kNN": lambda name: metrics.get(f"session_knn_{name}"),
         "best possible": lambda name: metrics.get(_with(name, "bayes")),
     }
     columns = {title: get for title, get in columns.items() if any(get(name) is not None for name, _ in _SHOWN)}
-    table = Table(title=title, title_justify="left")
+    masked = ", without items seen before" if metrics.get("seen_items") == "masked" else ""
+    table = Table(title=title + masked, title_justify="left")
     table.add_column("")
     for column in columns:
         table.add_column(column, justify="right")
