@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments import sweepfolder
 from experiments.comparison import Layout
 from experiments.launch import local
-from sessionrec_jax.config import Config
+from experiments.varying import told, varying
+from sessionrec_jax.config import Config, run_id, to_dict
 
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
 
@@ -32,8 +34,8 @@ def run_sweep(plan: str, layout: Layout, sweep_dir: Path, *, workers: int) -> li
     with sweepfolder.launching(sweep_dir):
         sweepfolder.forget_failures(sweep_dir)
         done = sum(state.row is not None for state in sweepfolder.states(sweep_dir)[1])
-        with _Told(len(configs), done) as told:
-            local.launch(sorted(configs, key=_cost, reverse=True), sweep_dir, plan, workers, told)
+        with _Told(configs, done) as tell:
+            local.launch(sorted(configs, key=_cost, reverse=True), sweep_dir, plan, workers, tell)
     return [state.row for state in sweepfolder.states(sweep_dir)[1] if state.row is not None]
 
 
@@ -46,7 +48,7 @@ def _cost(config: Config) -> float:
 class _Told:
     """A bar on a terminal, and a line for each row."""
 
-    def __init__(self, total: int, done: int):
+    def __init__(self, configs: Sequence[Config], done: int):
         self._console = Console(stderr=True, highlight=False)
         columns = (
             TextColumn("runs"),
@@ -57,8 +59,10 @@ class _Told:
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
-        self._task = self._bar.add_task("", total=total, completed=done)
-        self._total, self._done = total, done
+        self._task = self._bar.add_task("", total=len(configs), completed=done)
+        self._total, self._done = len(configs), done
+        labels = varying([to_dict(config) for config in configs])
+        self._labels = {run_id(config): label for config, label in zip(configs, labels, strict=True)}
 
     def __enter__(self) -> _Told:
         self._bar.start()
@@ -70,12 +74,16 @@ class _Told:
     def __call__(self, row: dict[str, Any]) -> None:
         self._done += 1
         self._bar.update(self._task, advance=1)
-        name = f"{row['run_id']}  width {row['width']} x {row['layers']}, rate {row['learning_rate_peak']:g}, "
-        name += f"{row['epochs_planned']:g} epochs, seed {row['seed']}"
+        label = self._labels[row["run_id"]].items()
+        name = ", ".join([row["run_id"], *(f"{field.rpartition('.')[2]} {told(value)}" for field, value in label)])
         if row["status"] != "done":
-            told = f"[red]{row['status']}[/]: {row['reason']}"
+            result = f"[red]{row['status']}[/]: {row['reason']}"
         else:
-            told = f"{row['sessions_unique']:,} sessions: {row['loss_nats_per_item']:.4f} nats an item "
-            told += f"(popularity {row['loss_baseline_nats_per_item']:.4f}), "
-            told += f"rank {row['rank_nats_per_exposure']:.4f}, {row['wall_seconds']:.0f} s"
-        self._console.print(f"{self._done}/{self._total}  {name}; {told}", soft_wrap=True)
+            losses = {
+                "nats an item": row["loss_nats_per_item"],
+                "popularity": row["loss_baseline_nats_per_item"],
+                "rank": row["rank_nats_per_exposure"],
+            }
+            measured = (f"{what} {value:.4f}" for what, value in losses.items() if value is not None)
+            result = f"{', '.join(measured)}, {row['wall_seconds']:.0f} s"
+        self._console.print(f"{self._done}/{self._total}  {name}; {result}", soft_wrap=True)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.sweepfolder import RunState, states
+from experiments.varying import told, varying
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,17 @@ def main(argv: list[str]) -> int:
         return 0
     table = Table(title=f"{command.sweep}: plan {plan}, {len(runs)} runs", title_justify="left")
     table.add_column("run", no_wrap=True)
-    for column in ("users", "size", "rate", "epochs", "seed", "step"):
-        table.add_column(column, justify="right")
+    labels = varying([run.config for run in runs])
+    for column in (*(labels[0] if labels else ()), "step"):
+        table.add_column(column.rpartition(".")[2].replace("_", " "), justify="right")
     for column in ("nats an item\n(popularity)", "rank nats\n(popularity)"):
         table.add_column(column, justify="right")
     table.add_column("status")
-    for run in runs:
-        config, row = run.config, run.row or {}
+    for run, label in zip(runs, labels, strict=True):
+        row = run.row or {}
         table.add_row(
             run.run_id,
-            f"{config['data']['users'] or 'all'}",
-            f"{config['model']['width']}x{config['model']['layers']}",
-            f"{config['optim']['learning_rate_peak']:g}",
-            f"{config['train']['epochs']:g}",
-            f"{config['train']['seed']}",
+            *map(told, label.values()),
             "-" if run.step is None else f"{run.step:,}",
             _beside(row, "loss_{}nats_per_item"),
             _beside(row, "rank_{}nats_per_exposure"),

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.sweep import default_workers, run_sweep
-from sessionrec_jax.config import Config, replace
+from experiments.varying import told, varying
+from sessionrec_jax.config import Config, replace, run_id, to_dict
 from sessionrec_jax.data.store import open_log
 from sessionrec_jax.errors import InputError, near_miss
 
@@ -75,11 +76,9 @@ def main(argv: list[str]) -> int:
 
 
 def _show(configs: list[Config]) -> None:
-    table = Table(
-        "users", "width", "layers", "rate", "epochs", "seed", title=f"{len(configs)} runs", title_justify="left"
-    )
-    for config in configs:
-        model, optim, train = config.model, config.optim, config.train
-        values = (model.width, model.layers, optim.learning_rate_peak, train.epochs, train.seed)
-        table.add_row(f"{config.data.users:,}", *(f"{value:g}" for value in values))
+    labels = varying([to_dict(config) for config in configs])
+    columns = [name.rpartition(".")[2].replace("_", " ") for name in labels[0]] if labels else []
+    table = Table("run", *columns, title=f"{len(configs)} runs", title_justify="left")
+    for config, label in zip(configs, labels, strict=True):
+        table.add_row(run_id(config), *map(told, label.values()))
     Console().print(table)
