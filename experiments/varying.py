@@ -10,6 +10,7 @@ def varying(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each config (as `config.to_dict` writes it) the settings that vary, by dotted name, in the order of Config."""
     flat = [_flat(config) for config in configs]
     names = [name for name in flat[0] if any(of[name] != flat[0][name] for of in flat)] if flat else []
+    names = [name for name in names if name != "data.items_per_row"]  # follows from the others
     return [{name: of[name] for name in names} for of in flat]
 
 

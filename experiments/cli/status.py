@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     table.add_column("run", no_wrap=True)
     labels = varying([run.config for run in runs])
     for column in (*(labels[0] if labels else ()), "step"):
-        table.add_column(column.rpartition(".")[2].replace("_", " "), justify="right")
+        table.add_column(column.rpartition(".")[2].replace("_", " "), justify="right", overflow="fold")
     for column in ("nats an item\n(popularity)", "rank nats\n(popularity)"):
         table.add_column(column, justify="right")
     table.add_column("status")
