@@ -74,7 +74,8 @@ def measure(
     table = item_table(spec, params, side)
     log = prepared.arrays()
     truth = known_truth(prepared.path, prepared.fingerprint)
-    published_V = np.append(-1, prepared.item_ids().to_numpy()) if truth is not None else None
+    if truth is not None:
+        published_V, anchor_S = np.append(-1, prepared.item_ids().to_numpy()), _anchors(log)
     metrics = Metrics(log.users)
     for batch in eval_batches(config, prepared, shape, role):
         place_GN = _scored_places(batch)
@@ -91,7 +92,7 @@ def measure(
             term.add_model(config, Scores(*(score_G[shard] for score_G in scores)))
             term.add_popularity_nats(catalogue)
             if truth is not None:
-                term.add_bayes(truth, published_V)
+                term.add_bayes(truth, published_V, anchor_S)
     return metrics
 
 
@@ -159,14 +160,12 @@ class _Terms:
         nats_E = baselines.popularity_rank_nats(catalogue, item_E, self.clicked_E)
         self._per_exposure("rank_baseline_nats_per_exposure", nats_E)
 
-    def add_bayes(self, truth: Truth, published_V: np.ndarray) -> None:
-        """The Bayes predictor knows the interest that the anchor of the previous session shows."""
-        anchor_S = np.zeros(int(self.slot_T.max()) + 1, np.int64)
-        is_anchor_T = self.feedback_T > CLICKED
-        anchor_S[self.slot_T[is_anchor_T]] = self.item_T[is_anchor_T]
+    def add_bayes(self, truth: Truth, published_V: np.ndarray, anchor_S: np.ndarray) -> None:
+        """The Bayes predictor knows the interest that the anchor of the previous session shows; `anchor_S` has the
+        anchors of the log's sessions."""
 
         def anchor_and_item(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return published_V[anchor_S[self.slot_T[places] - 1]], published_V[self.item_T[places]]
+            return published_V[anchor_S[self.session_T[places] - 1]], published_V[self.item_T[places]]
 
         self._per_item("loss_bayes_nats_per_item", truth.retrieval_nats(*anchor_and_item(self.scored_N)))
         nats_E = truth.rank_nats(*anchor_and_item(self.exposed_E), self.clicked_E)
@@ -180,6 +179,14 @@ def known_truth(path: Path, fingerprint: str) -> Truth | None:
     if not (path / "truth.json").exists():
         return None
     return Truth(ZipfIntent(**json.loads((path / "truth.json").read_text())))
+
+
+def _anchors(log: FlatLog) -> Int[np.ndarray, " S"]:
+    """The context item of each session of a synthetic log."""
+    is_anchor_N = log.feedback_N > CLICKED
+    anchor_S = np.zeros(len(log.session_items_S), np.int64)
+    anchor_S[np.repeat(np.arange(len(anchor_S)), log.session_items_S)[is_anchor_N]] = log.item_N[is_anchor_N]
+    return anchor_S
 
 
 def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
