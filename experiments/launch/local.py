@@ -46,14 +46,13 @@ def _one_pool(
     for number in range(workers):
         numbers.put(number)
     setup = (numbers, workers, str(sweep_dir / ".programs"), os.getpid())
-    with ProcessPoolExecutor(min(workers, len(missing)), context, _set_up_worker, setup) as pool:
-        try:
-            futures = [pool.submit(_work, config, sweep_dir, plan) for config in missing]
-            for future in as_completed(futures):
-                on_row(future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(min(workers, len(missing)), context, _set_up_worker, setup)
+    try:
+        futures = [pool.submit(_work, config, sweep_dir, plan) for config in missing]
+        for future in as_completed(futures):
+            on_row(future.result())
+    finally:  # not `with`, whose exit takes the cancelling back
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _run_dir(sweep_dir: Path, config: Config) -> Path:
