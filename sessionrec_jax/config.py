@@ -36,8 +36,9 @@ class Data:
     eval_users: int = 0
     """Score at most the first n users that have a held-out session. 0: all."""
     eval_seen: Literal["kept", "masked"] = "kept"
-    """Items that a user was shown before, in the ranking metrics. kept: candidates like any other. masked: neither
-    candidates nor targets, as for a service that never shows an item twice."""
+    """Items that a user was shown before, in the ranking metrics.
+    kept: candidates and targets like any other
+    masked: neither, as for a service that never shows an item twice"""
     rows: int = 32
     """Rows of a batch over all devices together; a multiple of the number of devices."""
     sessions_per_row: int = 64
@@ -61,18 +62,28 @@ class Model:
     """Sizes and variants. The paper gives none of them: every default here is our choice."""
 
     session_encoder: Literal["mean", "sum", "max", "typed_mean", "attention", "transformer"] = "typed_mean"
-    """ISE: how the items of a session become its vector. mean: the paper's. sum, max: over the items, by feature.
-    typed_mean: a mean per feedback kind, each projected, added. attention: a learned softmax weight an item and head.
-    transformer: one layer over the items of the session, then their mean."""
+    """ISE: how the items of a session become its vector.
+    mean: over its items, the paper's
+    sum: over its items
+    max: over its items, feature by feature
+    typed_mean: one mean per feedback kind, each projected, added
+    attention: learned softmax weights, head by head
+    transformer: one layer over the items of the session, then their mean"""
     sequence_encoder: Literal["transformer", "hstu", "gru"] = "transformer"
-    """SSE: how the sessions of a history become its state. transformer: pre-norm, causal (SASRec's family). hstu:
-    pointwise SiLU attention with gating (Zhai et al. 2402.17152). gru: recurrent baseline."""
+    """SSE: how the sessions of a history become its state.
+    transformer: pre-norm, causal softmax attention, as SASRec
+    hstu: pointwise SiLU attention with gating (Zhai et al. 2402.17152)
+    gru: recurrent baseline"""
     positions: Literal["auto", "learned", "rotary", "relative_time"] = "auto"
-    """Place and time in attention. learned: an embedding of the place, added. rotary: by the place, in every head.
-    relative_time: a learned bias by distance in places and in time (HSTU's). auto: learned for the Transformer,
-    relative_time for HSTU. The GRU has none of them."""
+    """Place and time in attention; the GRU has none of them.
+    auto: learned for the Transformer, relative_time for HSTU
+    learned: an embedding of the place, added to the session
+    rotary: queries and keys turned by the place
+    relative_time: a learned bias by the distance in places and in time"""
     mlp: Literal["gelu", "swiglu"] = "gelu"
-    """MLP of the Transformer. gelu: two matrices. swiglu: three, gated (Shazeer 2002.05202)."""
+    """MLP of the Transformers.
+    gelu: two matrices
+    swiglu: three, gated (Shazeer 2002.05202)"""
     width: int = 64
     """Width of item embeddings, session vectors and the sequence encoder."""
     layers: int = 2
@@ -92,7 +103,9 @@ class Model:
     side_width: int = 16
     """Width of each side-information embedding before the item MLP."""
     score: Literal["dot", "cosine"] = "dot"
-    """dot: query . item. cosine: both of length one in the retrieval score, the item in the rank score too."""
+    """How a query meets an item.
+    dot: inner product
+    cosine: both of length one in the retrieval score, the item in the rank score too"""
     temperature: float = 1.0
     """Divides the retrieval score before the item's bias is added; with cosine about 0.05."""
     temperature_learned: bool = False
@@ -113,25 +126,33 @@ class Loss:
     """L = L_retrieval + alpha * L_rank (paper). The forms, alpha and the negatives are our choice."""
 
     retrieval: Literal["sampled_softmax", "full_softmax", "bce"] = "sampled_softmax"
-    """Nats per clicked item. sampled_softmax: against sampled negatives. full_softmax: against the whole catalogue,
-    chunk by chunk. bce: the click against each sampled negative by a logistic loss (NCE with log-q, else SASRec's)."""
+    """L_retrieval, nats per clicked item.
+    sampled_softmax: against sampled negatives
+    full_softmax: against the whole catalogue, chunk by chunk
+    bce: a logistic loss against each sampled negative (NCE with log-q, otherwise SASRec's)"""
     rank: Literal["pointwise", "pairwise", "listwise"] = "pointwise"
-    """pointwise: logistic loss of every exposure, nats per exposure. pairwise: RankNet over the clicked x ignored pairs
-    of a session, nats per pair. listwise: softmax of each click against its session's ignored items, nats per click."""
+    """L_rank, over the exposures of the target session.
+    pointwise: logistic loss of each, nats per exposure
+    pairwise: RankNet over the clicked x ignored pairs, nats per pair
+    listwise: softmax of each click against the ignored, nats per click"""
     alpha: float = 1.0
     """Weight of the rank loss beside the retrieval loss (nats per clicked item). 0: no rank loss."""
     negatives: int = 512
     """Sampled negatives a step, shared by all sessions of the batch on all devices."""
     negatives_from: Literal["mixed", "uniform", "log_uniform", "in_batch"] = "mixed"
-    """mixed: a share uniform over the catalogue, the rest by training clicks. uniform: over the catalogue. log_uniform:
-    by the logarithm of the popularity rank. in_batch: the clicked items of the batch's target sessions."""
+    """Where negatives are drawn from.
+    mixed: a share uniformly from the catalogue, the rest by training clicks
+    uniform: all items alike
+    log_uniform: by the logarithm of the popularity rank
+    in_batch: the clicked items of the batch's target sessions"""
     negatives_uniform: float = 0.5
     """Share of the mixed proposal that is uniform."""
     log_q: bool = True
     """Correct the score of sampled items for their chance to be drawn, so that the true distribution is the optimum."""
     other_clicks: Literal["masked", "counted"] = "masked"
-    """The other clicked items of the target session: never negatives (masked), or drawn like any item (counted). Only
-    the optimum of the second is the true distribution of the clicks, so only it can reach a known retrieval floor."""
+    """The other clicked items of the target session.
+    masked: never negatives
+    counted: drawn like any item; only so the optimum is the true distribution, which a known floor asks for"""
 
 
 @dataclass(frozen=True)
@@ -179,9 +200,10 @@ class Train:
 @dataclass(frozen=True)
 class Config:
     paradigm: Literal["nspp", "nipp", "nipp_plus"] = "nspp"
-    """What a slot of the sequence is and predicts. nspp: a session, all clicks of the next. nipp: a clicked item, the
-    next click. nipp_plus: any exposure with its feedback, the next exposure. All are scored at the same borders of
-    sessions, on the same targets."""
+    """What a slot of the sequence is, and predicts; all are scored at the borders of sessions, on the same targets.
+    nspp: a session; all clicks of the next
+    nipp: a clicked item; the next click
+    nipp_plus: an exposure with its feedback; the next exposure"""
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)

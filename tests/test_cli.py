@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import typing
 
 import pytest
 
@@ -100,3 +102,15 @@ def test_a_run_folder_cut_short(call, tmp_path):
     code, said = call("evaluate", tmp_path)
     assert code == 2
     assert "holds no valid JSON" in said
+
+
+def test_help_of_train_has_a_line_for_every_choice(call):
+    code, said = call("train", "--help")
+    assert code == 0
+    lines = [line.strip("│ ") for line in said.splitlines()]
+    for name, kind in typing.get_type_hints(Config).items():
+        fields = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {name: kind}
+        for field, wanted in fields.items():
+            if typing.get_origin(wanted) is typing.Literal:
+                for choice in typing.get_args(wanted):
+                    assert any(line.startswith(f"{choice}: ") for line in lines), f"{field}: {choice}"
