@@ -14,18 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from onestep import OneStep, assert_same_step, by_name
 
 from sessionrec_jax import optim
 from sessionrec_jax.checkpoint import Checkpoints
-from sessionrec_jax.config import Config, Optim, replace, to_dict
-from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_batches, train_catalogue
+from sessionrec_jax.config import Optim, replace, to_dict
+from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_batches
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import evaluate
-from sessionrec_jax.loss import proposal, sample_negatives
+from sessionrec_jax.loss import sample_negatives
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
 from sessionrec_jax.runfolder import MetricsLog
-from sessionrec_jax.train import Diverged, Scalars, initial_state, make_step, resolve, spec_of, train
+from sessionrec_jax.train import Diverged, resolve, train
 
 TRAIN_IN_A_PROCESS_OF_ITS_OWN = """
 import json, sys
@@ -38,10 +39,6 @@ train(config, open_log(config.data.path), Path(sys.argv[2]), quiet=True)
 """
 
 
-def by_name(tree) -> dict[str, np.ndarray]:
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def assert_same_bits(one, other) -> None:
     one, other = by_name(one), by_name(other)
     assert one.keys() == other.keys()
@@ -50,25 +47,6 @@ def assert_same_bits(one, other) -> None:
 
 def steps_of(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-class OneStep:
-    """The first step of training on the first batch, on so many devices."""
-
-    def __init__(self, config: Config, log, devices: int):
-        mesh, shape = make_mesh(replace(config, {"mesh.data": devices}).mesh), shape_of(config, devices)
-        catalogue = train_catalogue(config, log)
-        spec = spec_of(config, log, catalogue)
-        self.batch = next(train_batches(config, log, shape))
-        self.before = jax.device_get(initial_state(config, spec, catalogue, mesh).params)
-        self.key = jax.random.key(3)
-        self.proposal = proposal(config.loss, catalogue)
-        state = initial_state(config, spec, catalogue, mesh)
-        arguments = (catalogue.side, self.proposal, Scalars(np.float32(1e-2), np.float32(0)))
-        side, q, scalars = put_replicated(arguments, mesh)
-        step = make_step(spec, config.loss, config.optim, mesh)
-        key = jax.device_put(self.key, side["category"].sharding)
-        self.state, self.sums = jax.device_get(step(state, *put_batch(self.batch, mesh), side, q, key, scalars))
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +70,8 @@ def test_there_are_eight_devices():
 
 
 def test_eight_devices_take_the_step_of_one(one_step):
-    """Sums, gradients (Adam's first moment is a tenth of the clipped one) and parameters."""
-    one, eight = one_step[1], one_step[8]
-    assert eight.batch.item_GT.shape[0] == 8
-    for name, sums in one.sums._asdict().items():
-        assert getattr(eight.sums, name) == pytest.approx(sums, rel=1e-5), name
-    for part in ("optimizer", "params"):
-        leaves, others = by_name(getattr(one.state, part)), by_name(getattr(eight.state, part))
-        for name, leaf in leaves.items():
-            scale = np.abs(leaf).max(initial=0)
-            np.testing.assert_allclose(others[name], leaf, atol=1e-5 * max(scale, 1e-6), rtol=1e-3, err_msg=name)
+    assert one_step[8].batch.item_GT.shape[0] == 8
+    assert_same_step(one_step[1], one_step[8])
 
 
 def test_a_step_moves_the_rows_of_items_that_it_saw_and_no_others(one_step):

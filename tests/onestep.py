@@ -1,0 +1,47 @@
+"""One training step on a number of devices, for the tests that hold devices against each other."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from sessionrec_jax.config import Config, replace
+from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
+from sessionrec_jax.loss import proposal
+from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
+from sessionrec_jax.train import Scalars, initial_state, make_step, spec_of
+
+
+def by_name(tree) -> dict[str, np.ndarray]:
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+class OneStep:
+    """The first step of training on the first batch, on so many devices."""
+
+    def __init__(self, config: Config, log, devices: int):
+        mesh, shape = make_mesh(replace(config, {"mesh.data": devices}).mesh), shape_of(config, devices)
+        catalogue = train_catalogue(config, log)
+        spec = spec_of(config, log, catalogue)
+        self.batch = next(train_batches(config, log, shape))
+        self.before = jax.device_get(initial_state(config, spec, catalogue, mesh).params)
+        self.key = jax.random.key(3)
+        self.proposal = proposal(config.loss, catalogue)
+        state = initial_state(config, spec, catalogue, mesh)
+        arguments = (catalogue.side, self.proposal, Scalars(np.float32(1e-2), np.float32(0)))
+        side, q, scalars = put_replicated(arguments, mesh)
+        step = make_step(spec, config.loss, config.optim, mesh)
+        key = jax.device_put(self.key, side["category"].sharding)
+        self.state, self.sums = jax.device_get(step(state, *put_batch(self.batch, mesh), side, q, key, scalars))
+
+
+def assert_same_step(one: OneStep, other: OneStep) -> None:
+    """Sums, gradients (Adam's first moment is a tenth of the clipped one) and parameters."""
+    for name, sums in one.sums._asdict().items():
+        assert getattr(other.sums, name) == pytest.approx(sums, rel=1e-5, abs=1e-6), name
+    for part in ("optimizer", "params"):
+        leaves, others = by_name(getattr(one.state, part)), by_name(getattr(other.state, part))
+        for name, leaf in leaves.items():
+            scale = np.abs(leaf).max(initial=0)
+            np.testing.assert_allclose(others[name], leaf, atol=1e-5 * max(scale, 1e-6), rtol=1e-3, err_msg=name)
