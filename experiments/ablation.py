@@ -82,5 +82,6 @@ def _told(table: Table, config: Config) -> str:
             name += f", cosine at {'learned ' if model.temperature_learned else ''}{model.temperature:g}"
         return name
     if table == "history":
-        return f"the last {config.data.slots // 2} to {config.data.slots - 1} sessions"
+        slots = config.data.slots  # a session deep in a long history sees at least half a window (data/windows.py)
+        return "the last session" if slots == 2 else f"the last {slots // 2} to {slots - 1} sessions"
     return "clicked and ignored" if model.ignored_in_input else "clicked only"
