@@ -15,15 +15,15 @@ from rich.table import Table
 
 _CUTOFFS = (10, 50, 100, 500)
 _SHOWN = (
-    ("loss_nats_per_item", "nats per clicked item"),
-    ("rank_nats_per_exposure", "rank nats per exposure"),
-    ("rank_auc", "AUC within the session"),
-    ("rank_gauc", "GAUC, by exposures"),
-    ("rank_ndcg", "NDCG of the session"),
-    ("retrieval_auc", "AUC of the retrieval score"),
+    ("loss_nats_per_item", "nats an item"),
+    ("rank_nats_per_exposure", "rank nats"),
+    ("rank_auc", "rank AUC"),
+    ("rank_gauc", "rank GAUC"),
+    ("rank_ndcg", "rank NDCG"),
+    ("retrieval_auc", "retrieval AUC"),
     *((f"recall_at_{k}", f"Recall@{k}") for k in _CUTOFFS),
     *((f"ndcg_at_{k}", f"NDCG@{k}") for k in _CUTOFFS),
-    *((f"hit_at_{k}", f"Hit rate@{k}") for k in _CUTOFFS),
+    *((f"hit_at_{k}", f"Hit@{k}") for k in _CUTOFFS),
     ("mrr", "MRR"),
 )
 
@@ -34,6 +34,9 @@ class Command:
     """Run folder of `sessionrec train` or of a sweep."""
     split: Literal["validation", "test"] = "test"
     """Which held-out sessions."""
+    seen: Literal["kept", "masked"] | None = None
+    """Items that a user was shown before: candidates and targets of the ranking metrics (kept) or neither (masked). Left
+    out: as the run has it (data.eval_seen)."""
     data: Path | None = None
     """The prepared log, where it has moved since training."""
     json: Path | None = None
@@ -43,6 +46,7 @@ class Command:
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
     from sessionrec_jax.baselines import evaluate_baselines
+    from sessionrec_jax.config import replace
     from sessionrec_jax.data.batches import TEST, VALIDATION, shape_of
     from sessionrec_jax.evaluate import evaluate
     from sessionrec_jax.restore import restore
@@ -51,8 +55,9 @@ def main(argv: list[str]) -> int:
     run = restore(command.run, command.data)
     role = VALIDATION if command.split == "validation" else TEST
     shape = shape_of(run.config, run.mesh.size)
-    metrics = evaluate(run.config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, role)
-    metrics |= evaluate_baselines(run.config, run.prepared, run.catalogue, role)
+    config = replace(run.config, {} if command.seen is None else {"data.eval_seen": command.seen})
+    metrics = evaluate(config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, role)
+    metrics |= evaluate_baselines(config, run.prepared, run.catalogue, role)
     if command.json is not None:
         write_json(command.json, metrics)
     print_metrics(metrics, f"{command.run}, {command.split} sessions")
@@ -60,14 +65,17 @@ def main(argv: list[str]) -> int:
 
 
 def print_metrics(metrics: dict[str, Any], title: str) -> None:
-    """A table of the model beside the baselines that were measured on the same sessions; what is missing is a dash."""
+    """A table of the model, with its standard error over users, beside the baselines of the same sessions: popularity,
+    popularity of the newest part of training, the last session repeated, session kNN, and the best possible where the
+    truth is known. What is missing is a dash."""
     columns = {
         "model": lambda name: metrics.get(name),
+        "± s.e.": lambda name: metrics.get(f"{name}_stderr"),
         "popularity": lambda name: metrics.get(_with(name, "baseline") or f"popularity_{name}"),
-        "recent popularity": lambda name: metrics.get(f"recent_popularity_{name}"),
-        "last session repeated": lambda name: metrics.get(f"repeat_last_{name}"),
+        "recent": lambda name: metrics.get(f"recent_popularity_{name}"),
+        "repeat last": lambda name: metrics.get(f"repeat_last_{name}"),
         "session kNN": lambda name: metrics.get(f"session_knn_{name}"),
-        "best possible": lambda name: metrics.get(_with(name, "bayes")),
+        "best": lambda name: metrics.get(_with(name, "bayes")),
     }
     columns = {title: get for title, get in columns.items() if any(get(name) is not None for name, _ in _SHOWN)}
     masked = ", without items seen before" if metrics.get("seen_items") == "masked" else ""
