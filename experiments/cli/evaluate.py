@@ -35,8 +35,8 @@ class Command:
     split: Literal["validation", "test"] = "test"
     """Which held-out sessions."""
     seen: Literal["kept", "masked"] | None = None
-    """Items that a user was shown before: candidates and targets of the ranking metrics (kept) or neither (masked). Left
-    out: as the run has it (data.eval_seen)."""
+    """Items that a user was shown before: candidates and targets of the ranking metrics (kept), or neither (masked).
+    Left out: as the run has it (data.eval_seen)."""
     data: Path | None = None
     """The prepared log, where it has moved since training."""
     json: Path | None = None
