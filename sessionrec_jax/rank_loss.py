@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Loss
+from sessionrec_jax.model.segment import segment_logsumexp
 from sessionrec_jax.targets import Targets
 
 
@@ -50,17 +51,12 @@ def _listwise(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """-log [ exp(s_c) / (exp(s_c) + sum_i exp(s_i)) ], a term for each clicked item c of a session that ignored some
     item, i its ignored items: the paper's negatives under a softmax."""
-    items, run_T = logit_T.shape[0], _runs(session_T)
-    ignored_T = targets.exposed_T & ~targets.clicked_T
-    bounded_T = jnp.where(ignored_T, jax.lax.stop_gradient(logit_T), -jnp.inf)
-    top_T = jax.ops.segment_max(bounded_T, run_T, num_segments=items, indices_are_sorted=True)[run_T]
-    has_ignored_T = top_T > -jnp.inf
-    top_T = jnp.where(has_ignored_T, top_T, 0.0)
-    share_T = jnp.where(ignored_T, jnp.exp(jnp.where(ignored_T, logit_T - top_T, 0.0)), 0.0)
-    sum_T = jax.ops.segment_sum(share_T, run_T, num_segments=items, indices_are_sorted=True)[run_T]
-    log_ignored_T = jnp.log(jnp.where(has_ignored_T, sum_T, 1.0)) + top_T
+    run_T, ignored_T = _runs(session_T), targets.exposed_T & ~targets.clicked_T
+    ignored_T1 = jnp.where(ignored_T, logit_T, -jnp.inf)[:, None]
+    log_ignored_T = segment_logsumexp(ignored_T1, run_T, len(run_T), is_sorted=True)[run_T, 0]
+    has_ignored_T = log_ignored_T > -jnp.inf
     term_T = targets.clicked_T & has_ignored_T
-    nats_T = jax.nn.softplus(log_ignored_T - logit_T)
+    nats_T = jax.nn.softplus(jnp.where(has_ignored_T, log_ignored_T, 0.0) - logit_T)
     return jnp.sum(nats_T, where=term_T), jnp.sum(term_T, dtype=jnp.float32)
 
 
