@@ -296,15 +296,16 @@ def test_only_the_newest_sessions_count(run, tmp_path):
     assert one == other
 
 
-def test_k_items_are_the_first_of_more_and_devices_change_nothing(run):
-    few, all_items = (lines_of(run, log_histories(run.prepared, 0), k) for k in (5, run.catalogue.items))
+def test_k_items_are_the_first_of_more_and_devices_change_nothing(run, monkeypatch):
+    histories = log_histories(run.prepared, 0)
+    few, all_items = (lines_of(run, histories, k) for k in (5, run.catalogue.items))
+    masked = lines_of(run, histories, 5, "masked")
     eight = make_mesh(Mesh(8))
     spread = run._replace(mesh=eight, params=put_replicated(jax.device_get(run.params), eight))
-    masked, masked_of_eight = (lines_of(its, log_histories(run.prepared, 0), 5, "masked") for its in (run, spread))
+    monkeypatch.setattr(module, "BLOCK", 4)  # so that every device has queries, and there are several blocks
+    few_of_eight, masked_of_eight = (lines_of(spread, histories, 5, seen) for seen in ("kept", "masked"))
     assert [line["items"] for line in masked] == [line["items"] for line in masked_of_eight]
-    for line, all_line, line_of_eight in zip(
-        few, all_items, lines_of(spread, log_histories(run.prepared, 0), 5), strict=True
-    ):
+    for line, all_line, line_of_eight in zip(few, all_items, few_of_eight, strict=True):
         assert line["items"] == all_line["items"][:5]
         assert sorted(all_line["items"]) == sorted(run.prepared.item_ids())
         np.testing.assert_allclose(line["scores"], line_of_eight["scores"], atol=1e-5)

@@ -4,11 +4,14 @@ sessionrec recommend RUN --histories users.jsonl --k 50 --out top50.jsonl
 
 sessionrec recommend RUN --log-users 100 --seen masked
 
-A line of users.jsonl is {"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...], "times": [1700000000,
-...]}, oldest session first; clicked is true, false, or null for context, whose kind "feedback" names. times, the start
-of each session in UTC seconds, is wanted by models that read time (positions relative_time, as HSTU's) and may be left
-out for others. A line of the answer has user, items, scores (log probabilities, nats), seen_items (kept or masked),
-unknown_items, and sessions_used (items_used for the paradigms nipp and nipp_plus).
+A line of users.jsonl is a user, oldest session first:
+
+{"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...], "times": [1700000000, ...]}
+
+clicked is true, false, or null for context, whose kind "feedback" names. times is the start of each session in UTC
+seconds: wanted by models that read time (positions relative_time, which is HSTU's), optional for others. A line of the
+answer has user, items, scores (log probabilities, nats), seen_items (kept or masked), unknown_items, and sessions_used
+(items_used for the paradigms nipp and nipp_plus).
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ class Command:
     k: int = 50
     """Items to recommend to each user."""
     seen: Literal["kept", "masked"] = "kept"
-    """Items that the user's history shows as clicked or ignored. kept: recommended like any other. masked: left out, so
-    that an answer may be shorter than k."""
+    """Items that the history shows as clicked or ignored. kept: recommended like any other. masked: left out, and where
+    fewer than k are left the answer is shorter."""
     out: Path | None = None
     """File for the answers, written whole or not at all. Left out: standard output."""
     data: Path | None = None
