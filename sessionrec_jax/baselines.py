@@ -23,10 +23,11 @@ from scipy.sparse import csr_array
 from sessionrec_jax.config import Config
 from sessionrec_jax.data.batches import CLICKED, TRAIN, VALIDATION, eval_users, train_users
 from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.data.ragged import spans
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.knn import DECAYS, NEIGHBOURS, clicks, session_knn
 from sessionrec_jax.metrics import Metrics, add_ranking
-from sessionrec_jax.seen import holds, seen_items, spans, users_of
+from sessionrec_jax.seen import holds, seen_items, users_of
 
 BASELINES = ("popularity", "recent_popularity", "repeat_last", "session_knn")
 RECENT_PARTS = (0.01, 0.03, 0.1, 0.3)

@@ -22,6 +22,7 @@ from sessionrec_jax import baselines
 from sessionrec_jax.config import Config, Loss
 from sessionrec_jax.data.batches import CLICKED, Batch, Shape, eval_batches
 from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.data.ragged import spans
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.synthetic import ZipfIntent
 from sessionrec_jax.data.truth import Truth
@@ -30,8 +31,17 @@ from sessionrec_jax.metrics import Metrics, add_ranking, add_within_session
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
 from sessionrec_jax.partition import over_data, put_batch, put_replicated
-from sessionrec_jax.scoring import BLOCK, PAIRS, ItemTable, count_above, item_table, log_prob_and_rank, pair_scores
-from sessionrec_jax.seen import holds, seen_items, spans
+from sessionrec_jax.scoring import (
+    BLOCK,
+    ItemTable,
+    count_above,
+    item_table,
+    log_prob_and_rank,
+    padded_width,
+    pair_scores,
+    stack_pairs,
+)
+from sessionrec_jax.seen import holds, seen_items
 
 
 def evaluate(
@@ -82,7 +92,7 @@ def measure(
         terms = [_Terms(batch, shard, place_N, metrics) for shard, place_N in enumerate(place_GN)]
         pairs = None
         if config.data.eval_seen == "masked":
-            pairs = _stacked([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
+            pairs = stack_pairs([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
         on_device = jax.device_put((place_GN, pairs), over_data(mesh))
         on_device = (table, side, *put_batch(batch, mesh), *on_device)
         scores, rank_sums = jax.device_get(_score(spec, config.loss.rank, params, *on_device))
@@ -194,25 +204,11 @@ def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
     capacity = batch.item_GT.shape[1]
     target_GS = np.pad(batch.target_GRL.reshape(len(batch.item_GT), -1), ((0, 0), (0, 1)))
     clicked_GT = np.take_along_axis(target_GS, batch.session_of_item_GT, axis=1) & (batch.feedback_GT == CLICKED)
-    place_GN = np.full((len(clicked_GT), _width(int(clicked_GT.sum(axis=1).max()), BLOCK)), capacity, np.int32)
+    place_GN = np.full((len(clicked_GT), padded_width(int(clicked_GT.sum(axis=1).max()), BLOCK)), capacity, np.int32)
     for shard, clicked_T in enumerate(clicked_GT):
         places = np.flatnonzero(clicked_T)
         place_GN[shard, : len(places)] = places
     return place_GN
-
-
-def _stacked(pairs: list[tuple[np.ndarray, np.ndarray]], places: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of all shards as [G, M] arrays, filled up with the number `places`."""
-    width = _width(max(len(number) for number, _ in pairs), PAIRS)
-    number_GM, item_GM = np.full((len(pairs), width), places, np.int32), np.zeros((len(pairs), width), np.int32)
-    for shard, (number, item) in enumerate(pairs):
-        number_GM[shard, : len(number)], item_GM[shard, : len(item)] = number, item
-    return number_GM, item_GM
-
-
-def _width(longest: int, block: int) -> int:
-    """Room for `longest` entries: a power of two times `block`, so that few programs are compiled."""
-    return block << max(0, -(-longest // block) - 1).bit_length()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Int
 from scipy.sparse import csr_array, diags_array
 
 from sessionrec_jax.data.batches import CLICKED
+from sessionrec_jax.data.ragged import spans
 from sessionrec_jax.data.store import FlatLog
-from sessionrec_jax.seen import spans, users_of
+from sessionrec_jax.seen import users_of
 
 NEIGHBOURS = (100, 500, 2000)
 DECAYS = (0.5, 0.8, 1.0)

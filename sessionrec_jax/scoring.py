@@ -1,7 +1,8 @@
 """Scores of items for queries over the whole catalogue, chunk by chunk, so that memory does not grow with queries times
 items.
 
-Letters: V ids, C chunks of N items, B queries of one block, Q queries, M (query, item) pairs, D width.
+Letters: V ids, C chunks of N items, B queries of one block, Q queries, M (query, item) pairs, K best items, D width,
+G devices.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.model import sessionrec
@@ -91,6 +93,33 @@ def log_prob_and_rank(
     return log_prob.reshape(-1), rank.reshape(-1)
 
 
+def top_k(
+    table: ItemTable, query_BD: Float[Array, "B D"], k: int, pairs: tuple[Int[Array, " M"], Int[Array, " M"]] | None
+) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
+    """The best `k` items of each query but those of its pairs (query, item), exactly: the best of each chunk, then the
+    best of those; and their log probabilities, nats, in the softmax over the whole catalogue. Of equal scores the lower
+    id is first. Where there are fewer than k items, the rest have a log probability of -inf. Pairs of query B are
+    padding."""
+    chunks, size = table.bias_CN.shape
+
+    def chunk(part: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        e_ND, bias_N, first = part
+        score_BN = chunk_scores(query_BD, e_ND, bias_N)
+        log_sum_B = jax.nn.logsumexp(score_BN, axis=1)
+        if pairs is not None:
+            query_M, place_M = pairs[0], pairs[1] - first
+            place_M = jnp.where(place_M < 0, size, place_M)  # of another chunk; below zero would count from the end
+            score_BN = score_BN.at[query_M, place_M].set(-jnp.inf, mode="drop")
+        best_BK, place_BK = jax.lax.top_k(score_BN, min(k, size))
+        return best_BK, first + place_BK, log_sum_B
+
+    best_CBK, item_CBK, log_sum_CB = jax.lax.map(chunk, (*table, jnp.arange(chunks) * size))
+    best_BX, item_BX = (jnp.swapaxes(x, 0, 1).reshape(len(query_BD), -1) for x in (best_CBK, item_CBK))
+    score_BK, place_BK = jax.lax.top_k(best_BX, k)
+    log_prob_BK = score_BK - jax.nn.logsumexp(log_sum_CB, axis=0)[:, None]
+    return jnp.take_along_axis(item_BX, place_BK, axis=1), log_prob_BK
+
+
 def count_above(
     table: ItemTable,
     query_QD: Float[Array, "Q D"],
@@ -110,3 +139,17 @@ def count_above(
 
     pairs = (pair_query_M.reshape(-1, PAIRS), pair_item_M.reshape(-1, PAIRS))
     return jax.lax.scan(part, jnp.zeros(len(item_Q), jnp.int32), pairs)[0]
+
+
+def stack_pairs(pairs: list[tuple[np.ndarray, np.ndarray]], queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs (number of a query, item) of all devices as [G, M] arrays, filled up with query `queries`."""
+    width = padded_width(max(len(number) for number, _ in pairs), PAIRS)
+    number_GM, item_GM = np.full((len(pairs), width), queries, np.int32), np.zeros((len(pairs), width), np.int32)
+    for device, (number, item) in enumerate(pairs):
+        number_GM[device, : len(number)], item_GM[device, : len(item)] = number, item
+    return number_GM, item_GM
+
+
+def padded_width(longest: int, block: int) -> int:
+    """Room for `longest` entries: a power of two times `block`, so that few programs are compiled."""
+    return block << max(0, -(-longest // block) - 1).bit_length()

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "experiments": {"experiments", "sessionrec_jax", "scaling"},
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
-NO_JAX = ("config", "count", "errors", "metrics", "progress", "runfolder")  # of sessionrec_jax, beside all of its data/
+# Of sessionrec_jax, beside all of its data/.
+NO_JAX = ("config", "count", "errors", "histories", "metrics", "progress", "runfolder", "seen")
 MOST_LINES = 400
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|scratch)/\w")
 

@@ -1,4 +1,4 @@
-"""Restoring a run and recommending from it: exact top-K, the log's own path, the publisher's ids, refusals."""
+"""Restoring a run and recommending from it: exact top-K, evaluation's path, time, seen items, refusals."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ import pytest
 from experiments.__main__ import main
 from sessionrec_jax import recommend as module
 from sessionrec_jax.config import Config, Mesh, replace
-from sessionrec_jax.data.batches import TEST, eval_batches, shape_of
+from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_catalogue
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.histories import log_histories, read_histories
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
-from sessionrec_jax.recommend import log_histories, read_histories, recommend
-from sessionrec_jax.restore import restore
+from sessionrec_jax.recommend import recommend
+from sessionrec_jax.restore import Restored, restore
 from sessionrec_jax.runfolder import claim, write_json
-from sessionrec_jax.train import resolve, train
+from sessionrec_jax.scoring import ItemTable, stack_pairs
+from sessionrec_jax.train import resolve, spec_of, train
 
 SMALL = {
     "data.rows": 8, "data.sessions_per_row": 8,
     "model.width": 8, "model.layers": 1, "model.id_width": 8, "model.side_width": 4,
-    "loss.negatives": 32, "mesh.data": 1, "train.epochs": 3.0,
+    "loss.negatives": 32, "mesh.data": 1, "train.epochs": 1.0,
     "optim.learning_rate_peak": 1e-2,
 }  # fmt: skip
 
@@ -58,6 +60,17 @@ def run(trained):
     return restore(trained[0])
 
 
+def untrained(prepared, changed):
+    """A run whose parameters are noise: every part of the model counts."""
+    config = resolve(replace(Config(), SMALL | changed), prepared)
+    catalogue = train_catalogue(config, prepared)
+    spec, rng = spec_of(config, prepared, catalogue), np.random.default_rng(0)
+    params = sessionrec.init(spec, jax.random.key(0), catalogue)
+    params = jax.tree.map(lambda x: np.asarray(x + 0.3 * rng.standard_normal(x.shape), np.float32), params)
+    mesh = make_mesh(config.mesh)
+    return Restored(config, prepared, catalogue, spec, put_replicated(params, mesh), mesh, 0)
+
+
 def as_json(prepared, user, first_session, last_session):
     """Stored sessions [first, last) as a line of a histories file."""
     log, ids, kinds = prepared.arrays(), prepared.item_ids(), prepared.feedback_names
@@ -72,7 +85,8 @@ def as_json(prepared, user, first_session, last_session):
                 for item, code in zip(log.item_N[exposures], log.feedback_N[exposures], strict=True)
             ]
         )
-    return {"user": user, "sessions": sessions}
+    times = log.session_seconds_S[first_session:last_session].tolist()
+    return {"user": user, "sessions": sessions, "times": times}
 
 
 def written(path, lines):
@@ -80,8 +94,12 @@ def written(path, lines):
     return path
 
 
-def lines_of(run, histories, k):
-    return list(recommend(run, histories, k, quiet=True))
+def lines_of(run, histories, k, seen="kept"):
+    return list(recommend(run, histories, k, seen, quiet=True))
+
+
+def answers_to(run, path, lines, k=10, seen="kept"):
+    return lines_of(run, read_histories(written(path / "users.jsonl", lines), run.prepared, run.config), k, seen)
 
 
 # --- restoring -----------------------------------------------------------------------------------------------------
@@ -123,15 +141,15 @@ def test_restore_refuses(trained, shop, run, tmp_path):
 # --- recommending --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("k", [1, 5, 20, 34])
+@pytest.mark.parametrize(("devices", "k"), [(1, 1), (1, 34), (8, 5), (8, 20)])
 def test_top_k_equals_a_full_sort(devices, k):
     """Chunks shorter and longer than k, and ties, which stand in the catalogue's order."""
     rng = np.random.default_rng(k)
     e_CND, query_BD = rng.integers(-2, 3, (5, 7, 3)).astype(np.float32), rng.integers(-2, 3, (16, 3)).astype(np.float32)
     bias_CN = rng.integers(0, 2, (5, 7)).astype(np.float32)
     bias_CN[0, 0] = -np.inf  # padding
-    item_BK, log_prob_BK = module._make_top_k(make_mesh(Mesh(devices)), k)(e_CND, bias_CN, query_BD)
+    top_k = module._make_top_k(make_mesh(Mesh(devices)), k)
+    item_BK, log_prob_BK = top_k(ItemTable(e_CND, bias_CN), query_BD, None)
     score_BV = query_BD @ e_CND.reshape(35, 3).T + bias_CN.reshape(35)
     best_BK = np.argsort(-score_BV, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(item_BK, best_BK)
@@ -139,9 +157,19 @@ def test_top_k_equals_a_full_sort(devices, k):
     np.testing.assert_allclose(log_prob_BK, np.take_along_axis(log_prob_BV, best_BK, axis=1), atol=1e-5)
     assert 0 not in np.asarray(item_BK)
 
+    seen_BV = rng.random(score_BV.shape) < rng.random((16, 1))
+    of_device = [np.nonzero(seen_XV) for seen_XV in np.split(seen_BV, devices)]
+    new_BK, new_log_prob_BK = top_k(ItemTable(e_CND, bias_CN), query_BD, stack_pairs(of_device, 16 // devices))
+    masked_BV = np.where(seen_BV, -np.inf, score_BV)
+    for query, best_K in enumerate(np.argsort(-masked_BV, axis=1, kind="stable")[:, :k]):
+        best_K = best_K[masked_BV[query, best_K] > -np.inf]
+        np.testing.assert_array_equal(new_BK[query, : len(best_K)], best_K)
+        np.testing.assert_allclose(new_log_prob_BK[query, : len(best_K)], log_prob_BV[query, best_K], atol=1e-5)
+        assert np.all(np.asarray(new_log_prob_BK)[query, len(best_K) :] == -np.inf)
+
 
 def log_probs_of_the_last_targets(run):
-    """Over all items, for the last session of each test window, by the batches that evaluation reads."""
+    """(user, session, log probabilities of all items) of the last session of each window that evaluation reads."""
     side = put_replicated(run.catalogue.side, run.mesh)
     e_VD = sessionrec.embed(run.spec, run.params, jnp.arange(run.spec.ids), side)
     queries_of = jax.jit(jax.vmap(lambda shard: sessionrec.apply(run.spec, run.params, shard, side)[1].retrieval_SD))
@@ -149,29 +177,105 @@ def log_probs_of_the_last_targets(run):
     for batch in eval_batches(run.config, run.prepared, shape_of(run.config, run.mesh.size), TEST):
         inputs, _ = put_batch(batch, run.mesh)
         score_SV = queries_of(inputs)[0] @ e_VD.T + run.params["heads"]["item_bias"].at[0].set(-jnp.inf)
-        log_prob_RLV = jax.nn.log_softmax(score_SV).reshape(*batch.user_of_session_GRL.shape[1:], -1)
+        log_prob_RLV = np.asarray(jax.nn.log_softmax(score_SV)).reshape(*batch.user_of_session_GRL.shape[1:], -1)
         for row, user_L in enumerate(batch.user_of_session_GRL[0]):
             for user in range(1, user_L.max(initial=0) + 1):
-                found.append(np.asarray(log_prob_RLV[row, np.flatnonzero(user_L == user)[-2]]))
+                *_, query, target = np.flatnonzero(user_L == user)
+                named = (names_GRL[0, row, target] for names_GRL in (batch.log_user_GRL, batch.log_session_GRL))
+                found.append((*map(int, named), log_prob_RLV[row, query]))
     return found
 
 
-def test_a_history_of_the_log_given_as_json_scores_as_the_logs_own_batches_do(run, tmp_path):
-    packer = eval_batches(run.config, run.prepared, shape_of(run.config, run.mesh.size), TEST).packer
-    cut, order = packer.cut, packer.epoch(0).window_P
-    given = [as_json(run.prepared, int(w), cut.first_W[w], cut.last_W[w] - 1) for w in order]
-    histories = read_histories(written(tmp_path / "users.jsonl", given), run.prepared)
-    answers = lines_of(run, histories, run.catalogue.items)
-    expected = log_probs_of_the_last_targets(run)
-    dense = {item: place for place, item in enumerate(run.prepared.item_ids(), 1)}
+@pytest.mark.parametrize("paradigm", ["nspp", "nipp", "nipp_plus"])
+def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop, tmp_path, paradigm):
+    """Of any length: short ones, longer ones than a window, and under nipp those without a click."""
+    room = (
+        {"data.items_per_row": 300} if paradigm == "nspp" else {}
+    )  # the sessions of a window, never its items, fill it
+    run = untrained(shop, {"paradigm": paradigm, "loss.alpha": 0.0, **room})
+    log, expected = shop.arrays(), log_probs_of_the_last_targets(run)
+    given = [as_json(shop, user, log.user_session_offsets_U1[user], session) for user, session, _ in expected]
+    answers = answers_to(run, tmp_path, given, run.catalogue.items)
+    dense = {item: place for place, item in enumerate(shop.item_ids(), 1)}
     assert len(answers) == len(expected) > 60
-    for line, answer, log_prob_V in zip(given, answers, expected, strict=True):
-        assert answer["user"] == line["user"]
-        assert (answer["unknown_items"], answer["sessions_used"]) == (0, len(line["sessions"]))
+    longest = 0
+    for line, answer, (_, _, log_prob_V) in zip(given, answers, expected, strict=True):
+        exposures = [exposure for session in line["sessions"] for exposure in session]
+        clicks = [exposure for exposure in exposures if exposure["clicked"]]
+        read = {"nspp": line["sessions"], "nipp": clicks, "nipp_plus": exposures}[paradigm]
+        longest = max(longest, len(read))
+        assert answer["sessions_used" if paradigm == "nspp" else "items_used"] == min(len(read), 7)
+        assert "fallback" not in answer
         got_V = np.full(run.spec.ids, -np.inf)
         got_V[[dense[item] for item in answer["items"]]] = answer["scores"]
         np.testing.assert_allclose(got_V, log_prob_V, atol=1e-5)
+    assert longest > 7
     assert len({tuple(answer["items"]) for answer in answers}) > 20  # the model listens to its history
+    whole = [as_json(shop, None, *log.user_session_offsets_U1[u : u + 2]) for u in range(12)]
+    of_log = lines_of(run, log_histories(shop, 12), 10)
+    assert [line | {"user": None} for line in of_log] == answers_to(run, tmp_path, whole)
+
+
+def test_a_nipp_user_without_a_click_is_answered_from_the_empty_start(shop, tmp_path):
+    run, (one, other) = untrained(shop, {"paradigm": "nipp", "loss.alpha": 0.0}), shop.item_ids()[:2]
+    ignored = [{"user": 0, "sessions": [[{"item": item, "clicked": False}]]} for item in (one, other)]
+    unknown = {"user": 0, "sessions": [[{"item": "never seen", "clicked": True}]]}
+    first, second, fallback = answers_to(run, tmp_path, [*ignored, unknown])
+    assert first == second
+    assert first["items_used"] == fallback["items_used"] == 0
+    assert "fallback" not in first
+    assert fallback["fallback"] == "popularity"
+    assert first["scores"] != fallback["scores"]
+
+
+def test_a_model_that_reads_time_hears_the_times(shop, tmp_path):
+    run, user_U1 = untrained(shop, {"model.sequence_encoder": "hstu"}), shop.arrays().user_session_offsets_U1
+    given = [as_json(shop, user, *user_U1[user : user + 2]) for user in range(20)]
+    answers = answers_to(run, tmp_path, given)
+    of_log = lines_of(run, log_histories(shop, 20), 10)
+    assert answers == [line | {"user": user} for user, line in enumerate(of_log)]
+    at_once = [line | {"times": [1_600_000_000] * len(line["times"])} for line in given]
+    assert (
+        sum(a["scores"] != b["scores"] for a, b in zip(answers, answers_to(run, tmp_path, at_once), strict=True)) > 10
+    )
+    later = [line | {"times": [float(second + 9_000) for second in line["times"]]} for line in given]
+    assert answers_to(run, tmp_path, later) == answers
+    unknown = [[{"item": "never seen", "clicked": True}]]
+    with_unknown = [
+        line | {"sessions": unknown + line["sessions"], "times": [1_000_000_000, *line["times"]]} for line in given
+    ]
+    assert [line | {"unknown_items": 0} for line in answers_to(run, tmp_path, with_unknown)] == answers
+    with pytest.raises(InputError, match=r"line 2 lacks 'times', but this model reads the time .* \"times\": \["):
+        answers_to(run, tmp_path, [given[0], {"user": 1, "sessions": given[1]["sessions"]}])
+
+
+def test_other_models_take_no_notice_of_times(run, tmp_path):
+    line = as_json(run.prepared, 0, 0, 3)
+    without = {name: line[name] for name in ("user", "sessions")}
+    one, other = answers_to(run, tmp_path, [line, without])
+    assert one == other
+
+
+def test_seen_items_are_left_out_exactly(run, tmp_path):
+    """Against the whole ranking; the second line has three items left, the third saw one item as context only."""
+    log, ids = run.prepared.arrays(), run.prepared.item_ids().to_list()
+    histories = log_histories(run.prepared, 0)
+    for user, (all_line, line, kept) in enumerate(
+        zip(*(lines_of(run, histories, *args) for args in ((64,), (20, "masked"), (20,))), strict=True)
+    ):
+        own = slice(*log.user_item_offsets_U1[user : user + 2])
+        seen = {ids[item - 1] for item in log.item_N[own][log.feedback_N[own] <= CLICKED]}
+        best = [pair for pair in zip(all_line["items"], all_line["scores"], strict=True) if pair[0] not in seen][:20]
+        assert list(zip(line["items"], line["scores"], strict=True)) == best
+        assert (line["seen_items"], kept["seen_items"]) == ("masked", "kept")
+        assert set(kept["items"]) <= set(all_line["items"][:20])
+    shown = [[{"item": item, "clicked": item == ids[5]}] for item in ids[3:]]
+    context = [[{"item": ids[5], "clicked": None, "feedback": "anchor"}]]
+    lines = [{"user": 0, "sessions": sessions} for sessions in ([], shown, context)]
+    nobody, tired, fresh = answers_to(run, tmp_path, lines, 64, "masked")
+    assert (nobody["fallback"], nobody["seen_items"], len(nobody["items"])) == ("popularity", "masked", 64)
+    assert sorted(tired["items"]) == sorted(ids[:3])
+    assert len(fresh["items"]) == 64
 
 
 def test_the_whole_stored_history_of_the_logs_users(run, tmp_path):
@@ -179,8 +283,7 @@ def test_the_whole_stored_history_of_the_logs_users(run, tmp_path):
     ids = pl.read_parquet(run.prepared.path / "users.parquet")["user_id"].to_list()
     given = [as_json(run.prepared, ids[u], *offsets[u : u + 2]) for u in range(40)]
     answers = lines_of(run, log_histories(run.prepared, 40), 10)
-    same = lines_of(run, read_histories(written(tmp_path / "users.jsonl", given), run.prepared), 10)
-    assert answers == same
+    assert answers == answers_to(run, tmp_path, given)
     assert max(np.diff(offsets[:41])) > 7 == max(answer["sessions_used"] for answer in answers)
 
 
@@ -189,17 +292,20 @@ def test_only_the_newest_sessions_count(run, tmp_path):
     user = int(np.argmax(np.diff(offsets)))
     long = as_json(run.prepared, 0, *offsets[user : user + 2])
     short = {"user": 0, "sessions": long["sessions"][-7:]}
-    one, other = lines_of(run, read_histories(written(tmp_path / "users.jsonl", [long, short]), run.prepared), 10)
+    one, other = answers_to(run, tmp_path, [long, short])
     assert one == other
 
 
-def test_k_items_are_the_first_of_more_and_devices_change_nothing(run):
-    few, all_items = (lines_of(run, log_histories(run.prepared, 0), k) for k in (5, run.catalogue.items))
+def test_k_items_are_the_first_of_more_and_devices_change_nothing(run, monkeypatch):
+    histories = log_histories(run.prepared, 0)
+    few, all_items = (lines_of(run, histories, k) for k in (5, run.catalogue.items))
+    masked = lines_of(run, histories, 5, "masked")
     eight = make_mesh(Mesh(8))
     spread = run._replace(mesh=eight, params=put_replicated(jax.device_get(run.params), eight))
-    for line, all_line, line_of_eight in zip(
-        few, all_items, lines_of(spread, log_histories(run.prepared, 0), 5), strict=True
-    ):
+    monkeypatch.setattr(module, "BLOCK", 4)  # so that every device has queries, and there are several blocks
+    few_of_eight, masked_of_eight = (lines_of(spread, histories, 5, seen) for seen in ("kept", "masked"))
+    assert [line["items"] for line in masked] == [line["items"] for line in masked_of_eight]
+    for line, all_line, line_of_eight in zip(few, all_items, few_of_eight, strict=True):
         assert line["items"] == all_line["items"][:5]
         assert sorted(all_line["items"]) == sorted(run.prepared.item_ids())
         np.testing.assert_allclose(line["scores"], line_of_eight["scores"], atol=1e-5)
@@ -212,8 +318,7 @@ def test_unknown_items_are_counted_and_change_nothing(run, tmp_path):
     mixed = {"user": "mixed", "sessions": [strange, *([*session, strange[0]] for session in known["sessions"])]}
     nothing = {"user": None, "sessions": [strange, []]}
     never = {"user": {"id": 7}, "sessions": []}
-    path = written(tmp_path / "users.jsonl", [known, nothing, mixed, never])
-    plain, empty, other, silent = lines_of(run, read_histories(path, run.prepared), 6)
+    plain, empty, other, silent = answers_to(run, tmp_path, [known, nothing, mixed, never], 6)
     assert [line["unknown_items"] for line in (plain, empty, other, silent)] == [0, 2, 5, 0]
     assert [line["user"] for line in (plain, empty, other, silent)] == ["plain", None, "mixed", {"id": 7}]
     assert "fallback" not in plain
@@ -230,54 +335,41 @@ def test_unknown_items_are_counted_and_change_nothing(run, tmp_path):
 GOOD = {"item": "item 37", "clicked": True}
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 2 is no JSON"),
-        ('{"user": NaN, "sessions": []}', "NaN is not a JSON number"),
-        ("[1]", "wanted an object with sessions, user"),
-        ({"sessions": []}, "lacks 'user'"),
-        ({"user": 1, "sesions": []}, "lacks 'sessions'; did you mean 'sesions'"),
-        ({"user": 1, "sessions": [GOOD]}, "a list of sessions, each a list"),
-        ({"user": 1, "sessions": [[GOOD], ["item 37"]]}, "session 2: wanted an object with clicked, item"),
-        ({"user": 1, "sessions": [[{"item": "item 37"}]]}, "session 1 lacks 'clicked'"),
-        ({"user": 1, "sessions": [[GOOD | {"feedbck": "anchor"}]]}, "did you mean 'feedback'"),
-        ({"user": 1, "sessions": [[GOOD | {"item": 1.5}]]}, "item is 1.5"),
-        ({"user": 1, "sessions": [[GOOD | {"clicked": 1}]]}, "clicked is 1; wanted true, false, or null"),
-        ({"user": 1, "sessions": [[GOOD | {"clicked": None}]]}, "no feedback 'context' for context; known: anchor"),
-        ({"user": 1, "sessions": [[GOOD | {"clicked": None, "feedback": "ancor"}]]}, "did you mean 'anchor'"),
-        ({"user": 1, "sessions": [[GOOD | {"clicked": None, "feedback": 2}]]}, "feedback is 2; wanted text"),
-    ],
-)
-def test_a_malformed_line_is_named(run, tmp_path, line, message):
-    text = line if isinstance(line, str) else json.dumps(line)
-    path = tmp_path / "users.jsonl"
-    path.write_text(json.dumps({"user": 0, "sessions": [[GOOD]]}) + f"\n{text}\n")
-    with pytest.raises(InputError, match=r"users\.jsonl, line 2") as refused:
-        read_histories(path, run.prepared)
-    assert message in str(refused.value)
-
-
 def test_refusals(run, tmp_path):
     histories = log_histories(run.prepared, 3)
     for k in (0, run.catalogue.items + 1):
         with pytest.raises(InputError, match=f"the catalogue has {run.catalogue.items} items"):
             recommend(run, histories, k)
-    with pytest.raises(InputError, match="has 150 users"):
-        log_histories(run.prepared, 151)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_histories(tmp_path / "missing.jsonl", run.prepared)
-    with pytest.raises(InputError, match="holds no history"):
-        read_histories(written(tmp_path / "empty.jsonl", []), run.prepared)
     long = {"user": "eager", "sessions": [[GOOD], [GOOD] * (run.config.data.items_per_row + 1)]}
     with pytest.raises(InputError, match="last session of user 'eager' has"):
-        recommend(run, read_histories(written(tmp_path / "long.jsonl", [long]), run.prepared), 5)
+        answers_to(run, tmp_path, [long])
+
+
+def test_attention_within_a_session_refuses_a_longer_one_than_its_log_has(run, tmp_path):
+    most, wide = run.spec.session_items, replace(run.config, {"data.items_per_row": 999})
+    attends = run._replace(config=replace(wide, {"model.session_encoder": "transformer"}))
+
+    def asked(its, *lengths):
+        line = {"user": "eager", "sessions": [[GOOD] * length for length in lengths]}
+        path = written(tmp_path / "users.jsonl", [{"user": "calm", "sessions": [[GOOD]]}, line])
+        return recommend(its, read_histories(path, its.prepared, its.config), 5)
+
+    with pytest.raises(
+        InputError, match=rf"user 'eager' has {most + 1} exposures, but .* at most {most}, .* leave out"
+    ):
+        asked(attends, 1, most + 1, 1)
+    asked(attends, most + 1, *[most] * 7)  # the window begins after the long one
+    asked(run._replace(config=wide), 1, most + 1, 1)
 
 
 def test_command_line(trained, run, tmp_path, capsys):
     run_dir, out = str(trained[0]), tmp_path / "top.jsonl"
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", "--out", str(out)]) == 0
     assert capsys.readouterr().out == ""
+    new_only = ["--seen", "masked", "--out", str(tmp_path / "new.jsonl")]
+    assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *new_only]) == 0
+    answers = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+    assert answers == lines_of(run, log_histories(run.prepared, 4), 3, "masked")
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3"]) == 0
     printed = capsys.readouterr().out
     assert printed == out.read_text()
@@ -287,4 +379,4 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert "line 2 lacks 'sessions'" in capsys.readouterr().err
     assert main(["recommend", run_dir]) == 2
     assert "--histories users.jsonl or --log-users N" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["top.jsonl", "users.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "top.jsonl", "users.jsonl"]

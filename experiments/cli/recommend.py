@@ -2,11 +2,16 @@
 
 sessionrec recommend RUN --histories users.jsonl --k 50 --out top50.jsonl
 
-sessionrec recommend RUN --log-users 100
+sessionrec recommend RUN --log-users 100 --seen masked
 
-A line of users.jsonl is {"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...]}, oldest session first;
-clicked is true, false, or null for context, whose kind "feedback" names. A line of the answer has user, items, scores
-(log probabilities, nats), unknown_items and sessions_used.
+A line of users.jsonl is a user, oldest session first:
+
+{"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...], "times": [1700000000, ...]}
+
+clicked is true, false, or null for context, whose kind "feedback" names. times is the start of each session in UTC
+seconds: wanted by models that read time (positions relative_time, which is HSTU's), optional for others. A line of the
+answer has user, items, scores (log probabilities, nats), seen_items (kept or masked), unknown_items, and sessions_used
+(items_used for the paradigms nipp and nipp_plus).
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -35,6 +40,9 @@ class Command:
     """Instead of --histories: the first N users of the run's log with all their stored sessions. 0: all."""
     k: int = 50
     """Items to recommend to each user."""
+    seen: Literal["kept", "masked"] = "kept"
+    """Items that the history shows as clicked or ignored. kept: recommended like any other. masked: left out, and where
+    fewer than k are left the answer is shorter."""
     out: Path | None = None
     """File for the answers, written whole or not at all. Left out: standard output."""
     data: Path | None = None
@@ -47,7 +55,8 @@ def main(argv: list[str]) -> int:
         raise InputError("whose histories? wanted either --histories users.jsonl or --log-users N")
     if command.out is not None and not command.out.parent.is_dir():
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
-    from sessionrec_jax.recommend import log_histories, read_histories, recommend  # starts jax
+    from sessionrec_jax.histories import log_histories, read_histories
+    from sessionrec_jax.recommend import recommend  # starts jax
     from sessionrec_jax.restore import restore
     from sessionrec_jax.runfolder import read_json
 
@@ -57,10 +66,10 @@ def main(argv: list[str]) -> int:
         say = Console(stderr=True, highlight=False, soft_wrap=True).print
         say(f"{command.run} was not trained to its end: its newest checkpoint, step {run.step}, answers", markup=False)
     if command.histories is not None:
-        histories = read_histories(command.histories, run.prepared)
+        histories = read_histories(command.histories, run.prepared, run.config)
     else:
         histories = log_histories(run.prepared, command.log_users)
-    lines = recommend(run, histories, command.k, quiet=command.out is None)
+    lines = recommend(run, histories, command.k, command.seen, quiet=command.out is None)
     if command.out is None:
         sys.stdout.writelines(_json_lines(lines))
     else:

@@ -1,14 +1,20 @@
-"""Index arithmetic on ragged arrays that lie flat. Letters: X pieces."""
+"""Index arithmetic on ragged arrays that lie flat. Letters: X pieces, Y entries of all pieces."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def ranges(first_X: np.ndarray, last_X: np.ndarray) -> np.ndarray:
-    """first, ..., last - 1 of each piece, one after the other."""
+def spans(first_X: np.ndarray, last_X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers first, ..., last - 1 of each piece, one after the other, and the piece of each."""
     length_X = last_X - first_X
-    return np.arange(length_X.sum()) + np.repeat(first_X - (np.cumsum(length_X) - length_X), length_X)
+    piece_Y = np.repeat(np.arange(len(length_X)), length_X)
+    return np.arange(len(piece_Y)) + (first_X - (np.cumsum(length_X) - length_X))[piece_Y], piece_Y
+
+
+def ranges(first_X: np.ndarray, last_X: np.ndarray) -> np.ndarray:
+    """The numbers of `spans` alone."""
+    return spans(first_X, last_X)[0]
 
 
 def offsets(length_X: np.ndarray) -> np.ndarray:

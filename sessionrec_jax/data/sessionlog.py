@@ -36,8 +36,8 @@ CONTRADICTION = "duplicate with another label"
 LONG_SESSION = "past the session's longest length"
 STRADDLES = "session straddles a split date"
 
-_EARLIEST_MS = 631_152_000_000  # 1990-01-01 UTC
-_LATEST_MS = 4_102_444_800_000  # 2100-01-01 UTC
+EARLIEST_MS = 631_152_000_000  # 1990-01-01 UTC
+LATEST_MS = 4_102_444_800_000  # 2100-01-01 UTC
 _UNIT_MS = {"s": 1e3, "us": 1e-3, "ns": 1e-6}
 _DEFAULT_CONTEXT = "context"
 _MOST_CONTEXT_KINDS = 100  # a feedback code is an int8
@@ -92,7 +92,7 @@ def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
         .then(pl.lit(NULL_ID))
         .when(pl.col("timestamp_ms").is_null())
         .then(pl.lit(NOT_A_TIME))
-        .when(~pl.col("timestamp_ms").is_between(_EARLIEST_MS, _LATEST_MS))
+        .when(~pl.col("timestamp_ms").is_between(EARLIEST_MS, LATEST_MS))
         .then(pl.lit(ABSURD_TIME))
         .when(pl.col("not_boolean"))
         .then(pl.lit(NOT_BOOLEAN))
@@ -159,10 +159,10 @@ def _boolean(table: pl.DataFrame) -> pl.Expr:
 
 def _refuse_other_unit(timestamp_ms: pl.Series) -> None:
     median = timestamp_ms.median()
-    if median is None or _EARLIEST_MS <= median <= _LATEST_MS:
+    if median is None or EARLIEST_MS <= median <= LATEST_MS:
         return
     for unit, factor in _UNIT_MS.items():
-        if _EARLIEST_MS <= median * factor <= _LATEST_MS:
+        if EARLIEST_MS <= median * factor <= LATEST_MS:
             date = datetime.datetime.fromtimestamp(median * factor / 1e3, datetime.UTC).date()
             raise InputError(
                 f"the times do not look like milliseconds: the median is {median:.0f}, which is {date} when read as "
