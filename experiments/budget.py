@@ -1,4 +1,4 @@
-"""What a pass over the training data costs, before any run: the means to compare models at equal compute."""
+"""What training costs in FLOPs, before a run and after it: the means to compare models at equal compute."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from sessionrec_jax import count
 from sessionrec_jax.config import Config, replace
 from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_windows
 from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.model.sessionrec import Spec
 from sessionrec_jax.train import spec_of
 
 
+def flops_train(config: Config, spec: Spec, items: int, sessions: int, steps: int) -> float:
+    """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw so many packed items and sessions."""
+    kinds = (len(spec.side_values), spec.feedback_kinds, spec.positions, spec.session_items, spec.ids)
+    return count.flops_train(config.model, config.loss, *kinds, items=items, sessions=sessions, steps=steps)
+
+
 def flops_per_epoch(config: Config, prepared: Prepared) -> float:
-    """Training FLOPs (count.FLOPS_CONVENTION) of one epoch of a resolved `config`: what a row would count."""
+    """Of one epoch of a resolved `config`: what its row will count."""
     cut = train_windows(config, prepared)
-    spec = spec_of(config, prepared, train_catalogue(config, prepared))
-    return count.flops_train(
-        config.model,
-        config.loss,
-        len(spec.side_values),
-        spec.feedback_kinds,
-        spec.positions,
-        spec.session_items,
-        spec.ids,
+    return flops_train(
+        config,
+        spec_of(config, prepared, train_catalogue(config, prepared)),
         items=int(cut.items_W.sum()),
         sessions=int((cut.last_W - cut.first_W).sum()),
         steps=len(Packer(cut, shape_of(config, 1), 1.0, config.train.seed)),

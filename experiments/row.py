@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import polars as pl
 
+from experiments.budget import flops_train
 from experiments.compare import PER_USER
 from sessionrec_jax import count
 from sessionrec_jax.config import Config, Loss, run_id
@@ -150,18 +151,7 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
     spec, seen = trained.spec, trained.counters
     parameters = count.parameters(config.model, spec.ids, spec.side_values, spec.feedback_kinds, spec.positions)
     sessions_unique, exposures_unique = _unique(config, prepared)
-    flops = count.flops_train(
-        config.model,
-        config.loss,
-        len(spec.side_values),
-        spec.feedback_kinds,
-        spec.positions,
-        spec.session_items,
-        spec.ids,
-        items=seen.items,
-        sessions=seen.sessions,
-        steps=trained.steps,
-    )
+    flops = flops_train(config, spec, items=seen.items, sessions=seen.sessions, steps=trained.steps)
     device = trained.mesh.devices.flat[0]
     return {
         "params_item_table": parameters.item_table,
