@@ -137,7 +137,8 @@ def _per_user(run_dir: Path) -> dict[str, pl.DataFrame]:
     path = run_dir / PER_USER
     if not path.exists():
         raise InputError(f"{path}: no such file, though the run is done; delete {run_dir} and type the sweep again")
-    parts = pl.read_parquet(path).partition_by("metric", as_dict=True)
+    sums = pl.read_parquet(path).with_columns(pl.col("x", "n").cast(pl.Float64))
+    parts = sums.partition_by("metric", as_dict=True)
     return {str(metric): frame.sort("user") for (metric,), frame in parts.items()}
 
 

@@ -54,7 +54,7 @@ def write_run(sweep, name: str, validation: float, x_U: np.ndarray, n_U: np.ndar
     }  # fmt: skip
     (folder / "row.json").write_text(json.dumps(row))
     frame = pl.DataFrame({"user": np.arange(len(x_U)), "metric": ["ndcg_at_50"] * len(x_U), "x": x_U, "n": n_U})
-    frame.write_parquet(folder / PER_USER)
+    frame.with_columns(pl.col("x", "n").cast(pl.Float32)).write_parquet(folder / PER_USER)  # as row.py writes it
 
 
 def write_plan(sweep, arms: dict[str, dict[str, list[str]]]) -> None:

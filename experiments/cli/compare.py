@@ -22,7 +22,7 @@ from experiments.compare import Estimate, Line, compare
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder import write_json
 
-LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR"}
+LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC"}
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,8 @@ def _header(lines: list[Line]) -> list[str]:
 
 def _label(metric: str) -> str:
     name, _, cutoff = metric.partition("_at_")
-    if cutoff or name in LABELS:
-        return LABELS.get(name, name) + (f"@{cutoff}" if cutoff else "")
-    return metric.replace("_", " ")
+    words = name.removeprefix("loss_").replace("_per_", "_an_").split("_")
+    return " ".join(LABELS.get(word, word) for word in words) + (f"@{cutoff}" if cutoff else "")
 
 
 def _cells(line: Line) -> list[str]:
