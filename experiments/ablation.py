@@ -7,7 +7,7 @@ history; ignored exposures in the input. The base configuration is the reference
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from experiments.comparison import Arm, Layout, Trials
 from sessionrec_jax.config import Config, replace
@@ -25,6 +25,8 @@ class Plan(Trials):
 
     tables: tuple[Table, ...] = ("session encoder", "rank loss", "retrieval loss", "history", "input")
     """Which parts."""
+
+    SETS: ClassVar[dict[str, str]] = {**Trials.SETS, "paradigm": "nothing, since it is about next sessions"}
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
         """Every run, each once. `base`: the reference."""

@@ -8,7 +8,7 @@ two are the same within five per cent they are the same runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from sessionrec_jax.config import Config, check, replace, run_id
 from sessionrec_jax.data.store import Prepared
@@ -47,6 +47,13 @@ class Trials:
     """Passes over the training sessions: of every arm at equal epochs, of the reference at equal compute."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of every arm."""
+
+    SETS: ClassVar[dict[str, str]] = {
+        "optim.learning_rate_peak": "--learning-rates",
+        "train.epochs": "--epochs",
+        "train.seed": "--seeds",
+    }
+    """Settings that the plan decides, and the flag that they are decided by."""
 
     def lay_out_arms(self, arms: list[Arm], prepared: Prepared) -> Layout:
         """The runs of all arms at both budgets, and comparison.json."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import ClassVar
 
 from experiments.base import sized
 from experiments.comparison import Layout
@@ -44,6 +45,17 @@ class Plan:
     """Leave out candidates of more users x epochs than this (the fewest epochs of a cell always stay): the larger the
     data, the fewer passes it wants."""
     seeds: tuple[int, ...] = (0,)
+
+    SETS: ClassVar[dict[str, str]] = {
+        "data.users": "--users",
+        "model.width": "--sizes",
+        "model.layers": "--sizes",
+        "model.heads": "--sizes",
+        "optim.learning_rate_peak": "--learning-rates",
+        "train.epochs": "--epochs",
+        "train.seed": "--seeds",
+    }
+    """Settings that the plan decides, and the flag that they are decided by."""
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
         """Every run, each once, and which columns `sessionrec fit` and `report` read."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from experiments.comparison import Arm, Layout, Trials
 from sessionrec_jax.config import Config, replace
@@ -24,6 +24,12 @@ class Plan(Trials):
 
     encoders: tuple[Literal["transformer", "hstu", "gru"], ...] = ("transformer", "hstu")
     """Sequence encoders; a table each."""
+
+    SETS: ClassVar[dict[str, str]] = {
+        **Trials.SETS,
+        "model.sequence_encoder": "--encoders",
+        "paradigm": "nothing, since each is an arm",
+    }
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
         """Every run, each once. `base`: the settings that all arms share."""

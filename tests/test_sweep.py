@@ -17,6 +17,7 @@ from experiments import sweepfolder
 from experiments.__main__ import main
 from experiments.base import SIZES, sized
 from experiments.grid import Plan
+from experiments.varying import varying
 from sessionrec_jax import count
 from sessionrec_jax.config import Config, replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
@@ -132,6 +133,20 @@ def test_the_states_of_runs(tmp_path):
     assert [(state.status, state.step) for state in states] == [("waiting", None), ("begun", 9), ("done", 11)]
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["grid", "--model.width", "9", "--train.epochs", "2"], "--model.width by --sizes, --train.epochs by --epochs"),
+        (["paradigm", "--paradigm", "nipp"], "--paradigm by nothing, since each is an arm"),
+        (["ablation", "--optim.learning-rate-peak", "0.1"], "--optim.learning-rate-peak by --learning-rates"),
+    ],
+)
+def test_a_setting_that_the_plan_decides_is_refused(log, tmp_path, capsys, argv, message):
+    assert main(["sweep", *argv, "--data", str(log.path), "--out", str(tmp_path / "sweep")]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_plan_is_its_product_less_what_costs_too_much():
     plan = Plan(users=(10, 100), sizes=("xxs", "s"), learning_rates=(1e-3,), epochs=(1.0, 4.0), user_epochs_max=100)
     configs = plan.configs(Config(), 1_000)
@@ -145,3 +160,16 @@ def test_the_ladder_climbs():
     bodies = [count.parameters(sized(Config(), size).model, 1_001, (("digit", 10),), 3, 32).body for size in SIZES]
     ratios = [large / small for small, large in itertools.pairwise(bodies)]
     assert all(2 < ratio < 5 for ratio in ratios), ratios
+
+
+def test_runs_are_told_apart_by_what_varies_and_nothing_else():
+    configs = [to_dict(replace(Config(), change)) for change in (
+        {"train.seed": 1, "data.items_per_row": 8}, {"train.seed": 2}, {"train.seed": 2, "paradigm": "nipp_plus"},
+    )]  # fmt: skip
+    assert varying(configs) == [
+        {"paradigm": "nspp", "train.seed": 1},
+        {"paradigm": "nspp", "train.seed": 2},
+        {"paradigm": "nipp_plus", "train.seed": 2},
+    ]
+    assert varying(configs[:1]) == [{}]
+    assert varying([]) == []

@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
     )
     if command.workers < 1:
         raise InputError(f"--workers {command.workers}; wanted at least 1")
+    _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
     base = replace(command.base, {"data.path": str(command.log)})
     layout = command.plan.lay_out(base, open_log(command.log))
     if command.dry_run:
@@ -73,6 +74,14 @@ def main(argv: list[str]) -> int:
         f"{len(rows)} runs in {command.out}, {bad} of them failed; `sessionrec {reader} {command.out}` shows them"
     )
     return 1 if bad == len(rows) else 0
+
+
+def _refuse_what_the_plan_sets(plan: str, sets: dict[str, str], base: Config) -> None:
+    """Such a setting would be taken and have no effect."""
+    flags = {field: value for field, value in varying([to_dict(Config()), to_dict(base)])[1].items() if field in sets}
+    if flags:
+        told_each = (f"--{field.replace('_', '-')} by {sets[field]}" for field in flags)
+        raise InputError(f"plan {plan} decides these settings itself: {', '.join(told_each)}")
 
 
 def _show(configs: list[Config]) -> None:
