@@ -96,6 +96,19 @@ def test_a_worker_that_dies_again_and_again_leaves_a_failed_row(tmp_path, monkey
     assert "killed 3 times" in json.loads((run_dir / "row.json").read_text())["reason"]
 
 
+def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
+    from experiments.launch import local
+
+    configs = [replace(Config(), {"train.seed": seed, "data.path": "nowhere"}) for seed in range(400)]
+
+    def fail(row) -> None:
+        raise OSError("the terminal is gone")
+
+    with pytest.raises(OSError, match="terminal"):
+        local.launch(configs, tmp_path, "grid", 1, fail)
+    assert 1 <= len(rows(tmp_path)) < 200
+
+
 def test_a_folder_holds_one_sweep(tmp_path):
     first, second = Config(), replace(Config(), {"train.seed": 1})
     sweepfolder.begin(tmp_path, "grid", [first], {})
