@@ -9,6 +9,7 @@ variance between them they are few, and the interval says so. Letters: S seeds, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,29 @@ def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[Line]:
             "`sessionrec report` reads the sweeps of other plans"
         )
     plan = read_json(sweep_dir / "comparison.json")
-    chosen = [_chosen(sweep_dir, arm, plan["select_by"]) for arm in plan["arms"]]
-    _refuse_unknown(sweep_dir, chosen, metrics)
-    lines = []
-    for group in dict.fromkeys((arm["table"], arm["budget"]) for arm in plan["arms"]):
-        arms = [(arm, rows) for arm, rows in zip(plan["arms"], chosen, strict=True) if _group(arm) == group]
-        lines += _table(sweep_dir, arms, metrics)
-    return lines
+    groups = _groups(plan["arms"])
+    chosen = [[_chosen(sweep_dir, arm, plan["select_by"]) for arm in arms] for arms in groups]
+    _refuse_unknown(sweep_dir, list(itertools.chain(*chosen)), metrics)
+    tables = (
+        _table(sweep_dir, list(zip(arms, rows, strict=True)), metrics)
+        for arms, rows in zip(groups, chosen, strict=True)
+    )
+    return list(itertools.chain(*tables))
 
 
-def _group(arm: dict[str, Any]) -> tuple[str, str]:
-    return arm["table"], arm["budget"]
+def _groups(arms: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The arms of each table at each budget; a table whose arms spend the same at every budget stands there once."""
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for arm in arms:
+        groups.setdefault(arm["table"], {}).setdefault(arm["budget"], []).append(arm)
+    found = []
+    for budgets in groups.values():
+        runs = [[arm["runs"] for arm in of_budget] for of_budget in budgets.values()]
+        if len(runs) > 1 and all(other == runs[0] for other in runs[1:]):
+            found.append([arm | {"budget": " and ".join(budgets)} for arm in next(iter(budgets.values()))])
+        else:
+            found += budgets.values()
+    return found
 
 
 def _chosen(sweep_dir: Path, arm: dict[str, Any], select_by: str) -> dict[str, dict[str, Any]]:

@@ -106,6 +106,18 @@ def test_the_p_of_each_difference_is_corrected_for_the_number_of_arms(sweep):
     assert p_b < p_c
 
 
+def test_a_table_that_both_budgets_share_stands_there_once(sweep):
+    plan = json.loads((sweep / "comparison.json").read_text())
+    doubled = plan["arms"] + [arm | {"budget": "equal compute"} for arm in plan["arms"]]
+    (sweep / "comparison.json").write_text(json.dumps(plan | {"arms": doubled}))
+    assert [(line.arm, line.budget) for line in compare(sweep, ("ndcg_at_50",))] == [
+        (arm, "equal epochs and equal compute") for arm in "abc"
+    ]
+    doubled[-1] = doubled[-1] | {"runs": doubled[0]["runs"]}
+    (sweep / "comparison.json").write_text(json.dumps(plan | {"arms": doubled}))
+    assert [line.budget for line in compare(sweep, ("ndcg_at_50",))] == ["equal epochs"] * 3 + ["equal compute"] * 3
+
+
 def test_a_seed_without_a_finished_run_is_told(sweep, capsys):
     for trial in "xy":
         (sweep / "runs" / f"b1{trial}" / "row.json").write_text('{"status": "diverged", "reason": "step 3"}')
