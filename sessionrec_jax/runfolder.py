@@ -13,9 +13,14 @@ from sessionrec_jax.errors import InputError
 
 
 def write_json(path: Path, values: Any) -> None:
-    """All or nothing: written under another name, then renamed. NaN is refused, since JSON has none."""
+    """All or nothing, as `write_text`. NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """All or nothing: written under another name, then renamed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    partial.write_text(text)
     partial.rename(path)
 
 

@@ -63,7 +63,7 @@ def parameters(model: Model):
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.5 + 0.1, jnp.float32), shapes(model))
 
 
-def close(found, wanted, rtol=2e-5):
+def assert_close(found, wanted, rtol=2e-5):
     np.testing.assert_allclose(found, wanted, rtol=rtol, atol=rtol)
 
 
@@ -157,7 +157,7 @@ def test_an_encoder_is_its_equations_for_each_user_alone(model):
         for layer in range(model.layers):
             of_layer = {name: stacked[layer] for name, stacked in p["blocks"].items()}
             x = LAYERS[model.sequence_encoder](model, of_layer, x, position_L, seconds_L)
-        close(found_RLD[row, own_L], norm(x, p["norm_out"]), rtol=1e-4)
+        assert_close(found_RLD[row, own_L], norm(x, p["norm_out"]), rtol=1e-4)
 
 
 def test_a_bucket_of_time_is_half_an_octave():
@@ -212,7 +212,7 @@ def test_a_user_packed_alone_is_the_user_packed_with_others(model):
             return moved_RL
 
         arrays = [alone(x) for x in (S_RLD, np.where(PACKED_RL, 1, 0), POSITION_RL, SECONDS_RL)]
-        close(encode(model, parameters(model), *arrays)[0, : len(own_L)], together_RLD[row, own_L])
+        assert_close(encode(model, parameters(model), *arrays)[0, : len(own_L)], together_RLD[row, own_L])
 
 
 @every_model
@@ -222,7 +222,7 @@ def test_places_enter_by_their_difference_or_by_their_embedding(model):
     if model.places == "learned":
         assert np.all(np.any(later_RLD != before_RLD, axis=2))
     else:
-        close(later_RLD, before_RLD)
+        assert_close(later_RLD, before_RLD)
     if model.places == "rotary":
         wider_RLD = encode(model, parameters(model), position_RL=2 * POSITION_RL)
         assert np.array_equal(np.any(np.abs(wider_RLD - before_RLD) > 1e-4, axis=2), POSITION_RL > 0)
@@ -231,7 +231,7 @@ def test_places_enter_by_their_difference_or_by_their_embedding(model):
 def test_a_rotation_keeps_lengths_and_place_zero_turns_nothing():
     x_RLNH = jnp.asarray(np.random.default_rng(1).normal(size=(1, 5, 2, 6)), jnp.float32)
     turned_RLNH = rotate(x_RLNH, rotary_angle(jnp.arange(5)[None], 6))
-    close(jnp.linalg.norm(turned_RLNH, axis=3), jnp.linalg.norm(x_RLNH, axis=3))
+    assert_close(jnp.linalg.norm(turned_RLNH, axis=3), jnp.linalg.norm(x_RLNH, axis=3))
     assert np.array_equal(turned_RLNH[:, 0], x_RLNH[:, 0])
 
 
@@ -259,7 +259,7 @@ def test_rematerialisation_changes_neither_value_nor_gradient(name):
     model = replace(MODELS[name], dropout=0.3)
     value_and_gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     kept, anew = (value_and_gradient(parameters(model), replace(model, remat=remat)) for remat in (False, True))
-    jax.tree.map(close, anew, kept)
+    jax.tree.map(assert_close, anew, kept)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(kept))
 
 
@@ -300,8 +300,8 @@ def test_dropout_depends_on_the_row_and_not_on_the_device(name):
     shards = jax.device_put((row_R[:, None], *(x[:, None] for x in slots)), over_data(make_mesh(Mesh(data=8))))
     eight_RLD = np.asarray(spread(*shards)[:, 0])
     reversed_RLD = np.asarray(spread(row_R[None, ::-1], *(x[None] for x in slots))[0, ::-1])
-    close(eight_RLD, one_RLD)
-    close(reversed_RLD, one_RLD)
+    assert_close(eight_RLD, one_RLD)
+    assert_close(reversed_RLD, one_RLD)
     assert all(np.any(np.abs(a - b) > 0.1) for a, b in itertools.combinations(one_RLD, 2))  # equal rows, other masks
 
 
@@ -330,7 +330,7 @@ def test_layers_are_applied_in_turn_each_with_dropout_of_its_own():
 
     x_RLD = by_hand(norm(S_RLD, np.asarray(params["norm_in"])))
     found_RLD = encode(model, params, noise=Noise(key, row_R))
-    close(found_RLD, norm(np.asarray(x_RLD), np.asarray(params["norm_out"])))
+    assert_close(found_RLD, norm(np.asarray(x_RLD), np.asarray(params["norm_out"])))
 
 
 # Sizes and costs.

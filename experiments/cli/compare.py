@@ -20,7 +20,7 @@ from rich.table import Table
 
 from experiments.compare import Estimate, Line, compare
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.runfolder import write_json
+from sessionrec_jax.runfolder import write_json, write_text
 
 LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC"}
 
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     if command.json is not None:
         write_json(command.json, [dataclasses.asdict(line) for line in lines])
     if command.out is not None:
-        command.out.write_text(markdown(lines))
+        write_text(command.out, markdown(lines))
     console = Console()
     for title, group in _tables(lines):
         table = Table(*_header(group), title=title, title_justify="left")

@@ -13,7 +13,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-_CUTOFFS = (10, 50, 100, 500)
+from sessionrec_jax.metrics import CUTOFFS
+
 _SHOWN = (
     ("loss_nats_per_item", "nats an item"),
     ("rank_nats_per_exposure", "rank nats"),
@@ -21,9 +22,9 @@ _SHOWN = (
     ("rank_gauc", "rank GAUC"),
     ("rank_ndcg", "rank NDCG"),
     ("retrieval_auc", "retrieval AUC"),
-    *((f"recall_at_{k}", f"Recall@{k}") for k in _CUTOFFS),
-    *((f"ndcg_at_{k}", f"NDCG@{k}") for k in _CUTOFFS),
-    *((f"hit_at_{k}", f"Hit@{k}") for k in _CUTOFFS),
+    *((f"recall_at_{k}", f"Recall@{k}") for k in CUTOFFS),
+    *((f"ndcg_at_{k}", f"NDCG@{k}") for k in CUTOFFS),
+    *((f"hit_at_{k}", f"Hit@{k}") for k in CUTOFFS),
     ("mrr", "MRR"),
 )
 
