@@ -10,7 +10,8 @@
 
 from scaling.errors import InputError, Refusal
 from scaling.fit import Fit, fit
+from scaling.fitted import FittedLaw, load
 from scaling.laws import LAWS, Law
 from scaling.table import Columns, Excluded, RunTable, read
 
-__all__ = ["LAWS", "Columns", "Excluded", "Fit", "InputError", "Law", "Refusal", "RunTable", "fit", "read"]
+__all__ = ["LAWS", "Columns", "Excluded", "Fit", "FittedLaw", "InputError", "Law", "Refusal", "RunTable", "fit", "load", "read"]

@@ -1,32 +1,20 @@
-"""The laws: sums of power-law terms, worked with in logs around the centre of the data.
-
-Every term is exp(size - exponent * (log x - log x_centre)), so the log of a term is linear in the parameters and a law
-is the logsumexp of linear functions. Gradient and Hessian are exact and the same code for all laws, and sizes are the
-terms' sizes at the centre of the data, where they are determined best.
+"""The laws, as sums of terms in logs: log L is the logsumexp of its terms' logs, with exact gradient and Hessian.
 
 Letters: S parameter sets, T terms, R rows, P parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from scaling.errors import InputError, near_miss
+from scaling.repeats import ExcessSize, RepeatedData
+from scaling.terms import BrokenPower, Constant, Covariates, Known, Natural, Points, Power, Sigmoid, SoftSum, Term
 
-
-@dataclass(frozen=True)
-class Term:
-    """size * x^-exponent, or a constant where there is no axis."""
-
-    size: str
-    exponent: str | None = None
-    axis: str | None = None
-    """Which column x is: "n" or "d"."""
-
-
-FLOOR = Term("E")
+FLOOR = Constant("E")
 
 
 @dataclass(frozen=True)
@@ -36,16 +24,34 @@ class Law:
     terms: tuple[Term, ...]
     source: str
     assumptions: str
+    response: str = "loss"
+    """What the law gives: "loss" (or a metric's error, 1 - metric), or "metric"."""
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The columns that the law needs: ("d",) or ("n", "d")."""
-        return tuple(term.axis for term in self.terms if term.axis)
+        """What the law is a function of: n (parameters), d (data), u (unique data), l (upstream loss)."""
+        return tuple(dict.fromkeys(axis for term in self.terms for axis in term.axes))
 
     @property
     def params(self) -> tuple[str, ...]:
-        """Sizes first, then exponents: the order of theta."""
-        return tuple(t.size for t in self.terms) + tuple(t.exponent for t in self.terms if t.exponent)
+        """Sizes first, in the order of the terms: the order of theta."""
+        names = list(dict.fromkeys(name for term in self.terms for name in term.params))
+        return tuple(sorted(names, key=lambda name: name not in self.sizes))
+
+    @property
+    def sizes(self) -> dict[str, tuple[str, ...]]:
+        """{size: the parameters that mean nothing without it}."""
+        return {size: others for term in self.terms for size, others in term.sizes.items()}
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """{parameter that is no size: the ends past which it has run away, in theta's units}."""
+        return {name: ends for term in self.terms for name, ends in term.limits.items()}
+
+    @property
+    def logs(self) -> frozenset[str]:
+        """The parameters that theta holds the log of."""
+        return frozenset(self.sizes).union(*(term.logs for term in self.terms))
 
     @property
     def has_floor(self) -> bool:
@@ -56,29 +62,85 @@ class Law:
         return tuple(p for p in self.params if known_floor is None or p != FLOOR.size)
 
 
+A_N, A_D, B_D = Power("A", "alpha", "n"), Power("A", "beta", "d"), Power("B", "beta", "d")
+HOFFMANN = "Hoffmann et al. 2022 (2203.15556), eq. 2"
+ADDS = "The limits of size and of data add; one epoch, or D counts unique data and epochs are tuned."
+
 LAWS = {
     law.name: law
     for law in (
         Law(
             "power",
             "L = A / D^beta",
-            (Term("A", "beta", "d"),),
+            (A_D,),
             "Hestness et al. 2017 (1712.00409)",
             "No irreducible loss within reach: the log-log plot is straight to the end.",
         ),
         Law(
             "power_floor",
             "L = E + A / D^beta",
-            (Term("A", "beta", "d"), FLOOR),
+            (A_D, FLOOR),
             "Hestness et al. 2017 (1712.00409); Henighan et al. 2020 (2010.14701)",
             "Body size is no bottleneck at any D of the table.",
         ),
         Law(
-            "chinchilla",
-            "L = E + A / N^alpha + B / D^beta",
-            (Term("A", "alpha", "n"), Term("B", "beta", "d"), FLOOR),
-            "Hoffmann et al. 2022 (2203.15556), eq. 2",
-            "The limits of size and of data add; one epoch, or D counts unique data and epochs are tuned.",
+            "broken",
+            "L = E + A / D^beta * (1 + (D / D_b)^(1/f))^(-c f)",
+            (BrokenPower("A", "beta", "c", "D_b", "f", "d"), FLOOR),
+            "Caballero et al. 2022 (2210.14891), eq. 1 with one break",
+            "The exponent turns once, from beta to beta + c around D_b; past the data nothing says that it is the last turn.",
+        ),
+        Law("chinchilla", "L = E + A / N^alpha + B / D^beta", (A_N, B_D, FLOOR), HOFFMANN, ADDS),
+        Law(
+            "chinchilla_no_floor",
+            "L = A / N^alpha + B / D^beta",
+            (A_N, B_D),
+            HOFFMANN + " with E = 0",
+            "No irreducible loss within reach. " + ADDS,
+        ),
+        Law(
+            "tied",
+            "L = E + A / N^alpha + B / D^alpha",
+            (A_N, Power("B", "alpha", "d"), FLOOR),
+            HOFFMANN + " with beta = alpha",
+            "Size and data are best grown alike. " + ADDS,
+        ),
+        Law(
+            "gamma",
+            "L = E + ((A / N^alpha)^(1/gamma) + (B / D^beta)^(1/gamma))^gamma",
+            (SoftSum(A_N, B_D, "gamma"), FLOOR),
+            "Kaplan et al. 2020 (2001.08361), eq. 1.5, with a floor and a free outer exponent",
+            "Between the limits of size and of data the loss bends by one number more; one epoch, or D counts unique data.",
+        ),
+        Law(
+            "kaplan",
+            "L = ((A / N^alpha)^(1/beta) + B^(1/beta) / D)^beta",
+            (SoftSum(A_N, B_D, "beta"),),
+            "Kaplan et al. 2020 (2001.08361), eq. 1.5: A = N_c^alpha_N, B = D_c^alpha_D",
+            "No irreducible loss; the loss is analytic in 1 / D.",
+        ),
+        Law(
+            "repeated",
+            "L = E + A / N'^alpha + B / D'^beta, with D' = U + U R_D (1 - exp(-(D/U - 1) / R_D)), N' likewise with R_N",
+            (ExcessSize("A", "alpha", "B", "beta", "R_N"), RepeatedData("B", "beta", "R_D"), FLOOR),
+            "Muennighoff et al. 2023 (2305.16264), eqs. 5 to 7",
+            "Repeated data, and size beyond what is best for the unique data, are worth exponentially less each time.",
+        ),
+        Law(
+            "metric_sigmoid",
+            "M = M_max / (1 + exp(k (L - L_0)))",
+            (Sigmoid("M_max", "k", "L_0", "l"),),
+            "Grattafiori et al. 2024 (2407.21783), section 3.2.1; Bhagia et al. 2024 (2412.04403)",
+            "The metric is a function of the loss alone, whatever N and D made it.",
+            "metric",
+        ),
+        Law(
+            "metric_exponential",
+            "M = M_0 + M_1 exp(-k L)",
+            (Power("M_1", "k", "l", of_log=False), Constant("M_0")),
+            "Gadre et al. 2024 (2403.08540), eq. 5",
+            "The metric is a function of the loss alone; M_0 is its value without any skill.",
+            "metric",
         ),
     )
 }
@@ -92,65 +154,138 @@ def by_name(name: str) -> Law:
 
 
 @dataclass(frozen=True)
-class Design:
-    """A law at R points: log of term t in row r = slope_TRP[t, r] @ theta + offset_TR[t, r]."""
+class Bound:
+    """A law at R points: a function of theta alone."""
 
-    slope_TRP: np.ndarray
-    offset_TR: np.ndarray
+    terms: tuple[Term, ...]
+    index_T: tuple[tuple[int, ...], ...]
+    """Where each term's parameters stand in theta."""
+    at_T: tuple[Covariates, ...]
+    params: int
 
-    def log_loss(self, theta_SP: np.ndarray) -> np.ndarray:
-        """log L, [S, R]."""
+    def log(self, theta_SP: np.ndarray) -> np.ndarray:
+        """log of the law, [S, R]."""
         return self.shares(theta_SP)[0]
 
-    def log_terms(self, theta_SP: np.ndarray) -> np.ndarray:
-        """[S, T, R]."""
-        T, R, P = self.slope_TRP.shape
-        return (theta_SP @ self.slope_TRP.reshape(T * R, P).T).reshape(-1, T, R) + self.offset_TR
+    def log_terms(self, theta_SP: np.ndarray) -> list[np.ndarray]:
+        """log of each of the T terms, [S or 1, R]."""
+        return [term.log(theta_SP[:, index], at) for term, index, at in self._parts()]
 
     def shares(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log L [S, R] and each term's share of L [S, T, R]."""
-        log_terms = self.log_terms(theta_SP)
-        highest = log_terms.max(axis=1, keepdims=True)
-        relative = np.exp(log_terms - highest)
-        total = relative.sum(axis=1, keepdims=True)
-        return (highest + np.log(total))[:, 0], relative / total
+        """log of the law [S, R] and each term's share of it [T, S, R]."""
+        return _log_sum(self.log_terms(theta_SP))
 
-    def rows(self, keep: np.ndarray) -> Design:
-        return Design(self.slope_TRP[:, keep], self.offset_TR[:, keep])
+    def derivatives(
+        self, theta_SP: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """log of the law f [S, R], its Jacobian J [S, P, R], and `bend`.
+
+        bend(w_SR) is sum_r w_r (d2 f_r + J_r J_r'), [S, P, P]: with it every Hessian of a function of f is two matrix
+        products away.
+        """
+        parts = [t.derivatives(theta_SP[:, i], at) for t, i, at in self._parts()]
+        log_SR, share_TSR = _log_sum([part.log_SR for part in parts])
+        S, R = log_SR.shape
+        jacobian_PSR = np.zeros((self.params, S, R))
+        for index, share_SR, part in zip(self.index_T, share_TSR, parts, strict=True):
+            for p, slope in zip(index, part.slope_k, strict=True):
+                jacobian_PSR[p] += share_SR * slope
+
+        def bend(weight_SR: np.ndarray) -> np.ndarray:
+            total_SPP = np.zeros((S, self.params, self.params))
+            for index, share_SR, part in zip(self.index_T, share_TSR, parts, strict=True):
+                _add_bend(total_SPP, index, weight_SR * share_SR, part)
+            return total_SPP
+
+        return log_SR, jacobian_PSR.transpose(1, 0, 2), bend
+
+    def rows(self, keep: np.ndarray) -> Bound:
+        """The law at the points where the boolean [R] `keep` holds."""
+        return Bound(self.terms, self.index_T, tuple(tuple(x[keep] for x in at) for at in self.at_T), self.params)
+
+    def _parts(self) -> zip:
+        return zip(self.terms, map(list, self.index_T), self.at_T, strict=True)
 
 
-def design(law: Law, points: dict[str, np.ndarray], centre: dict[str, float], known_floor: float | None) -> Design:
-    """`law` at `points` {axis: [R]}, its exponents acting around `centre` {axis: x}."""
+def bind(law: Law, points: Points, centre: dict[str, float], known_floor: float | None) -> Bound:
+    """`law` at `points` {axis: [R]}, its sizes taken around `centre` {axis: x}."""
     free = law.free_params(known_floor)
-    R = len(next(iter(points.values())))
-    slope_TRP = np.zeros((len(law.terms), R, len(free)))
-    offset_TR = np.zeros((len(law.terms), R))
-    for t, term in enumerate(law.terms):
-        if term == FLOOR and known_floor is not None:
-            offset_TR[t] = np.log(known_floor)
-            continue
-        slope_TRP[t, :, free.index(term.size)] = 1.0
-        if term.axis:
-            slope_TRP[t, :, free.index(term.exponent)] = -np.log(points[term.axis] / centre[term.axis])
-    return Design(slope_TRP, offset_TR)
+    terms = tuple(Known(known_floor) if t == FLOOR and known_floor is not None else t for t in law.terms)
+    return Bound(
+        terms,
+        tuple(tuple(free.index(name) for name in term.params) for term in terms),
+        tuple(term.covariates(points, centre) for term in terms),
+        len(free),
+    )
 
 
-def natural(
-    law: Law, theta_SP: np.ndarray, centre: dict[str, float], known_floor: float | None
-) -> dict[str, np.ndarray]:
+def _log_sum(log_terms: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    if len(log_terms) == 1:
+        return log_terms[0], np.ones((1, *log_terms[0].shape))
+    S = max(len(term) for term in log_terms)
+    share_TSR = np.empty((len(log_terms), S, log_terms[0].shape[1]))
+    highest = log_terms[0]
+    for term in log_terms[1:]:
+        highest = np.maximum(highest, term)
+    for t, term in enumerate(log_terms):
+        np.exp(term - highest, out=share_TSR[t])
+    total = share_TSR.sum(axis=0)
+    share_TSR /= total
+    return highest + np.log(total), share_TSR
+
+
+def _add_bend(total_SPP: np.ndarray, index: tuple[int, ...], weight_SR: np.ndarray, part) -> None:
+    """Adds sum_r w_r (curvature_r + slope_r slope_r') of one term; a parameter may stand in it twice."""
+    pairs = [(i, j) for i in range(len(index)) for j in range(i, len(index))]
+    if part.slope_k and all(slope.ndim == 1 for slope in part.slope_k):  # linear: the same for all S
+        outer = np.stack([part.slope_k[i] * part.slope_k[j] for i, j in pairs], axis=1)
+        sums = (weight_SR @ outer).T
+    else:
+        sums = []
+        for i, j in pairs:
+            bend = part.slope_k[i] * part.slope_k[j]
+            if (i, j) in part.curvature:
+                bend = bend + part.curvature[i, j]
+            sums.append(np.einsum("SR,SR->S", weight_SR, np.broadcast_to(bend, weight_SR.shape)))
+    for (i, j), value_S in zip(pairs, sums, strict=True):
+        total_SPP[:, index[i], index[j]] += value_S
+        if i != j:
+            total_SPP[:, index[j], index[i]] += value_S
+
+
+def natural(law: Law, theta_SP: np.ndarray, centre: dict[str, float], known_floor: float | None) -> Natural:
     """Parameters as the formula writes them, {name: [S]}; a size of 0 where its log has run away.
 
     A size and its exponent are almost perfectly correlated in this form: compare sizes at the centre instead.
     """
-    free = law.free_params(known_floor)
-    values = {}
+    theta = {name: theta_SP[:, p] for p, name in enumerate(law.free_params(known_floor))}
+    values: Natural = {}
     for term in law.terms:
-        if term.size not in free:
-            values[term.size] = np.full(len(theta_SP), known_floor)
-            continue
-        log_size = theta_SP[:, free.index(term.size)]
-        if term.exponent:
-            log_size = log_size + theta_SP[:, free.index(term.exponent)] * np.log(centre[term.axis])
-        values[term.size] = np.exp(np.minimum(log_size, 700.0))  # finite also under an unbounded exponent
-    values |= {t.exponent: theta_SP[:, free.index(t.exponent)] for t in law.terms if t.exponent}
+        if term == FLOOR and known_floor is not None:
+            values[FLOOR.size] = np.full(len(theta_SP), known_floor)
+        else:
+            values |= term.natural(theta, centre)
     return {name: values[name] for name in law.params}
+
+
+def from_natural(law: Law, values: dict[str, float], centre: dict[str, float], known_floor: float | None) -> np.ndarray:
+    """theta [P] of the parameters as the formula writes them: the inverse of `natural`.
+
+    Raises InputError if one is missing, unknown, or not above 0 where it must be.
+    """
+    free = law.free_params(known_floor)
+    for name in values:
+        if name not in free:
+            raise InputError(f"{law.name} ({law.formula}) has no free parameter {name!r}; {near_miss(name, free)}")
+    for name in free:
+        if name not in values:
+            raise InputError(f"{law.name} ({law.formula}) needs {name}; {', '.join(values) or 'nothing'} came")
+        if name in law.logs and not values[name] > 0:
+            raise InputError(f"{name} is {values[name]}; {law.name} wants it above 0")
+    given_P = np.array([values[name] for name in free], float)
+    is_log_P = np.array([name in law.logs for name in free])
+    theta_P = np.where(is_log_P, np.log(np.where(is_log_P, given_P, 1.0)), given_P)
+    # `natural` shifts logs and places by what the exponents and the centre say, so its error is the shift
+    back = natural(law, theta_P[None], centre, known_floor)
+    back_P = np.array([back[name][0] for name in free])
+    return theta_P + np.where(is_log_P, theta_P - np.log(np.where(is_log_P, back_P, 1.0)), given_P - back_P)

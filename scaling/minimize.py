@@ -2,7 +2,7 @@
 
 One Objective drives the point, the bootstrap and the held-out check. A result counts as a minimum by its gradient and
 curvature, never because an iteration limit or a relative change said so; nothing here depends on the objective's scale.
-Letters as in laws.py: S parameter sets (starts or bootstrap draws), T terms, R rows, P parameters.
+Letters: S parameter sets (starts or bootstrap draws), R rows, P parameters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scaling.laws import Design
+from scaling.laws import Bound
 
 BLOCK = 256
 """Parameter sets worked on together: small enough for the cache, large enough for BLAS."""
@@ -84,66 +84,81 @@ class Solution:
 
 
 def minimize(
-    design: Design,
-    log_loss_R: np.ndarray,
+    bound: Bound,
+    log_response_R: np.ndarray,
     objective: Objective,
     theta_SP: np.ndarray,
     weight_SR: np.ndarray | None = None,
+    fixed_SP: np.ndarray | None = None,
     max_steps: int = 300,
 ) -> Solution:
     """Local minima from the starts `theta_SP`, under `weight_SR` ([S, R] or [1, R]; default 1 each).
 
+    Parameters that are True in `fixed_SP` ([S, P] or [1, P]) stay where they start.
     LAD is the limit of sqrt(r^2 + delta^2) for delta -> 0, followed from the residuals' spread down to 1e-7 of it,
     where the objective is off by less than that part.
     """
-    weight_SR = np.ones((1, len(log_loss_R))) if weight_SR is None else weight_SR
+    weight_SR = np.ones((1, len(log_response_R))) if weight_SR is None else weight_SR
+    fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
+    given = (bound, log_response_R)
     if objective.name == "lad":
-        spread = adaptive_delta((log_loss_R - design.log_loss(theta_SP[:1]))[0], weight_SR[0])
+        spread = adaptive_delta((log_response_R - bound.log(theta_SP[:1]))[0], weight_SR[0])
         for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
             smooth = replace(objective, delta=spread * shrink)
-            theta_SP = _in_blocks(design, log_loss_R, smooth, theta_SP, weight_SR, 40).theta_SP
+            theta_SP = _in_blocks(*given, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
         objective = replace(objective, delta=spread * 1e-7)
-    return _in_blocks(design, log_loss_R, objective, theta_SP, weight_SR, max_steps)
+    return _in_blocks(*given, objective, theta_SP, weight_SR, fixed_SP, max_steps)
 
 
-def _in_blocks(design, log_loss_R, objective, theta_SP, weight_SR, max_steps) -> Solution:
-    blocks = [
-        _newton(
-            design,
-            log_loss_R,
-            objective,
-            theta_SP[i : i + BLOCK],
-            weight_SR if len(weight_SR) == 1 else weight_SR[i : i + BLOCK],
-            max_steps,
-        )
-        for i in range(0, len(theta_SP), BLOCK)
-    ]
+def _in_blocks(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
+    def part(values: np.ndarray, i: int) -> np.ndarray:
+        return values if len(values) == 1 else values[i : i + BLOCK]
+
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused below
+        blocks = [
+            _newton(
+                bound,
+                log_response_R,
+                objective,
+                theta_SP[i : i + BLOCK],
+                part(weight_SR, i),
+                part(fixed_SP, i),
+                max_steps,
+            )
+            for i in range(0, len(theta_SP), BLOCK)
+        ]
     names = ("theta_SP", "objective_S", "converged_S")
     return Solution(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
 
 
-def _newton(design, log_loss_R, objective, theta_SP, weight_SR, max_steps) -> Solution:
+def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
     S = len(theta_SP)
-    theta, weight = theta_SP.copy(), np.broadcast_to(weight_SR, (S, len(log_loss_R)))
-    parts = _Parts.at(design, log_loss_R, objective, theta, weight)
-    damping, converged, active = np.full(S, 1e-3), np.zeros(S, bool), np.arange(S)
+    theta, weight = theta_SP.copy(), np.broadcast_to(weight_SR, (S, len(log_response_R)))
+    fixed = np.broadcast_to(fixed_SP, theta.shape)
+    parts = _Parts.at(bound, log_response_R, objective, theta, weight, fixed)
+    damping, converged = np.full(S, 1e-3), np.zeros(S, bool)
+    active = np.flatnonzero(np.isfinite(parts.value) & parts.is_finite)
     for _ in range(max_steps):
+        if not len(active):
+            break
         now = parts.take(active)
         step, stationary = _step(now, damping[active])
         trial = theta[active] + step
-        then = _Parts.at(design, log_loss_R, objective, trial, weight[active])
-        better = then.value <= now.value + now.rounding
+        then = _Parts.at(bound, log_response_R, objective, trial, weight[active], fixed[active])
+        better = then.is_finite & (then.value <= now.value + now.rounding)
         hit = active[better]
         theta[hit] = trial[better]
         parts.put(hit, then.take(better))
         damping[active] = np.clip(np.where(better, damping[active] / 10, damping[active] * 10), 1e-15, 1e6)
         converged[active] = stationary
         active = active[~stationary]
-        if not len(active):
-            break
-    lowest = np.linalg.eigvalsh(parts.hessian)
-    converged &= lowest[:, 0] >= -1e-7 * np.abs(lowest).max(axis=1)
-    return Solution(theta, objective.total(log_loss_R - design.log_loss(theta), weight), converged)
+    converged[converged] = _no_saddle(parts.hessian[converged])
+    return Solution(theta, objective.total(log_response_R - bound.log(theta), weight), converged)
+
+
+def _no_saddle(hessian_SPP: np.ndarray) -> np.ndarray:
+    lowest = np.linalg.eigvalsh(hessian_SPP)
+    return lowest[:, 0] >= -1e-7 * np.abs(lowest).max(axis=1)
 
 
 @dataclass
@@ -160,22 +175,28 @@ class _Parts:
     the Newton step, and takes over where no row is within delta and the Hessian vanishes."""
 
     @classmethod
-    def at(cls, design, log_loss_R, objective, theta_SP, weight_SR) -> _Parts:
-        T, R, P = design.slope_TRP.shape
-        log_model_SR, share_STR = design.shares(theta_SP)
-        residual_SR = log_loss_R - log_model_SR
+    def at(cls, bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
+        log_SR, jacobian_SPR, bend = bound.derivatives(theta_SP)
+        residual_SR = log_response_R - log_SR
         rho, slope, curvature = (weight_SR * x for x in objective.rho(residual_SR))
         by_residual = np.where(residual_SR == 0, curvature, slope / np.where(residual_SR == 0, 1, residual_SR))
-        jacobian_SPR = np.matmul(share_STR.transpose(2, 0, 1), design.slope_TRP.transpose(1, 0, 2)).transpose(1, 2, 0)
-        gradient = -np.einsum("SR,SPR->SP", slope, jacobian_SPR)
-        # d2(log L) = sum_t share_t x_t x_t' - J J', with x_t the slopes of term t
-        outer = np.einsum("TRP,TRQ->TRPQ", design.slope_TRP, design.slope_TRP).reshape(T * R, P * P)
-        jacobian_SRP = np.swapaxes(jacobian_SPR, 1, 2)
-        hessian = (jacobian_SPR * (curvature + slope)[:, None]) @ jacobian_SRP
-        hessian -= ((share_STR * slope[:, None]).reshape(-1, T * R) @ outer).reshape(-1, P, P)
+        gradient = -np.matmul(jacobian_SPR, slope[..., None])[..., 0]
+        jacobian_SRP = np.ascontiguousarray(np.swapaxes(jacobian_SPR, 1, 2))
+        hessian = (jacobian_SPR * (curvature + slope)[:, None]) @ jacobian_SRP - bend(slope)
         majoriser = (jacobian_SPR * by_residual[:, None]) @ jacobian_SRP
         rounding = ROUNDING * (rho + np.abs(slope)).sum(axis=1)
+        if fixed_SP.any():
+            loose = ~fixed_SP
+            both = loose[:, :, None] & loose[:, None]
+            alone = np.eye(loose.shape[1]) * fixed_SP[:, None]
+            gradient = gradient * loose
+            hessian, majoriser = np.where(both, hessian, alone), np.where(both, majoriser, alone)
         return cls(rho.sum(axis=1), rounding, gradient, hessian, majoriser)
+
+    @property
+    def is_finite(self) -> np.ndarray:
+        """[S]."""
+        return np.isfinite(self.gradient).all(axis=1) & np.isfinite(self.hessian).all(axis=(1, 2))
 
     def take(self, rows: np.ndarray) -> _Parts:
         return _Parts(*(values[rows] for values in vars(self).values()))
@@ -202,27 +223,3 @@ def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     damped = positive + damping[:, None, None] * (parts.majoriser * units + 1e-9 * np.eye(unit.shape[1]))
     step = -unit * np.linalg.solve(damped, (parts.gradient * unit)[..., None])[..., 0]
     return step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / 2, 1), stationary
-
-
-def starts(design: Design, loss_R: np.ndarray, exponents: int) -> np.ndarray:
-    """[S, P] starts by variable projection: a grid over the last `exponents` parameters, sizes in closed form.
-
-    Each grid point gives one start with all sizes from weighted least squares (those below 0 set small) and some with
-    the sizes split evenly, so that a start exists on either side of a floor near zero.
-    """
-    T, _, P = design.slope_TRP.shape
-    axis = np.geomspace(0.03, 2.5, 24 if exponents == 1 else 12)
-    grid = np.stack(np.meshgrid(*[axis] * exponents, indexing="ij"), axis=-1).reshape(-1, exponents)
-    zero_sizes = np.concatenate([np.zeros((len(grid), P - exponents)), grid], axis=1)
-    term_STR = np.exp(design.log_terms(zero_sizes)) / loss_R
-    free = [t for t in range(T) if design.slope_TRP[t, :, : P - exponents].any()]
-    target_SR = 1 - term_STR.sum(axis=1) + term_STR[:, free].sum(axis=1)  # what a known floor leaves over
-    gram = np.einsum("STR,SUR->STU", term_STR[:, free], term_STR[:, free])
-    gram += 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(len(free))
-    size = np.linalg.solve(gram, np.einsum("STR,SR->ST", term_STR[:, free], target_SR)[..., None])[..., 0]
-    typical = 1 / term_STR[:, free].mean(axis=2)
-    projected = np.log(np.maximum(size, 1e-3 * typical))
-    variants = [projected, np.log(typical / len(free))]
-    if len(free) > 1:
-        variants.append(np.log(typical * np.where(np.arange(len(free)) == len(free) - 1, 0.8, 0.2 / (len(free) - 1))))
-    return np.concatenate([np.concatenate([sizes, grid], axis=1) for sizes in variants])

@@ -100,6 +100,15 @@ class RunTable:
             cluster=self.cluster[keep],
         )
 
+    metric = unique = None
+    flops_per_nd = 6.0
+
+    def points(self, law):
+        return {axis: getattr(self, axis) for axis in law.axes}
+
+    def response(self, law):
+        return self.loss
+
     def excluded_by_rule(self) -> dict[str, int]:
         return dict(Counter(row.rule for row in self.excluded))
 
