@@ -38,6 +38,7 @@ def fit_to_dict(fit: Fit) -> dict[str, Any]:
         "minima": fit.minima,
         "heldout": fit.heldout,
         "forms": None if fit.forms is None else vars(fit.forms) | {"spread": fit.forms.spread},
+        "variants": fit.variants,
         "warnings": fit.warnings,
         "free_floor": fit.free_floor,
         "bootstrap": {"draws": fit.bootstrap, "converged": len(fit.cloud_SP)},

@@ -20,6 +20,7 @@ from scaling.minimize import Objective, Solution, robust_sigma
 from scaling.noise import LackOfFit, SeedNoise, lack_of_fit, seed_noise
 from scaling.problem import FREE_FLOOR, FULL_TABLE, Problem
 from scaling.profile import Profile, Profiles, profile
+from scaling.sensitivity import Variant, variants
 from scaling.table import Columns, RunTable, read
 
 OBJECTIVES = ("huber", "ls", "lad")
@@ -69,6 +70,8 @@ class Fit(FittedLaw):
     minima: tuple[Minimum, ...]
     heldout: tuple[HeldOut, ...]
     forms: Forms | None
+    variants: tuple[Variant, ...]
+    """The same law under other objectives, and with the dropped runs back."""
     warnings: tuple[str, ...]
     free_floor: FreeFloor | None
     residual_sigma: float
@@ -129,9 +132,7 @@ def fit(
     floor: float | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-    profiles: bool = True,
-    heldout: bool = True,
-    forms: bool = True,
+    full: bool = True,
 ) -> Fit:
     """Fits a law to the log of the loss (or of a metric).
 
@@ -143,9 +144,8 @@ def fit(
       floor: the known irreducible loss, in the table's unit. Default: the table's floor column, if it has one.
       bootstrap: resamplings of whole clusters behind the intervals; 0 gives none.
       seed: of the bootstrap.
-      profiles: walk the profile likelihood of each parameter too; an open one takes the parameter's value away.
-      heldout: also refit without the largest runs and predict them.
-      forms: also hold every form of the law against the largest runs.
+      full: also walk the profile likelihood of each parameter (an open one takes the parameter's value away), refit
+        without the largest runs and predict them, hold every form of the law against those, and try other objectives.
 
     Raises:
       InputError: something was named wrongly.
@@ -170,20 +170,23 @@ def fit(
     if floor is None and not start.has_floor:
         known_floor = None
     found, goal = _begin(table, start, objective, delta, known_floor)
-    compared = compare_forms(table, start, goal, known_floor) if forms or law == BEST else None
+    compared = compare_forms(table, start, goal, known_floor) if full or law == BEST else None
     if law == BEST and compared.chosen not in (None, start.name):
         start = LAWS[compared.chosen]
         known_floor = known_floor if start.has_floor else None
         found, goal = _begin(table, start, objective, delta, known_floor)
-    done = _finish(found, table, goal, known_floor, bootstrap, seed, profiles, FULL_TABLE)
+    done = _finish(found, table, goal, known_floor, bootstrap, seed, full, FULL_TABLE)
     warnings = list(done.warnings)
     if law == BEST and compared.chosen is None:
         warnings.append(f"No form could be held out: {start.name} is the simplest with a floor, and not chosen.")
     free_floor = None
     if known_floor is not None:
-        free_floor = _free_floor(table, done, objective, delta, bootstrap, seed, profiles, warnings)
-    held = predict_heldout(table, start, goal, known_floor, bootstrap, seed, warnings) if heldout else ()
-    return replace(done, heldout=held, forms=compared, free_floor=free_floor, warnings=tuple(warnings))
+        free_floor = _free_floor(table, done, objective, delta, bootstrap, seed, full, warnings)
+    held = predict_heldout(table, start, goal, known_floor, bootstrap, seed, warnings) if full else ()
+    others = variants(table, start, known_floor, goal) if full else ()
+    return replace(
+        done, heldout=held, forms=compared, variants=others, free_floor=free_floor, warnings=tuple(warnings)
+    )
 
 
 def _simplest(table: RunTable) -> str:
@@ -250,6 +253,7 @@ def _finish(
         minima=_describe(minima, problem),
         heldout=(),
         forms=None,
+        variants=(),
         warnings=tuple(warnings),
         free_floor=None,
         residual_sigma=robust_sigma(residual),

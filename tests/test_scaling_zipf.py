@@ -105,10 +105,6 @@ def table() -> scaling.RunTable:
     return from_frame(pl.DataFrame(columns), scaling.Columns(loss="loss", d="d", n="n"))
 
 
-needs_gamma = pytest.mark.skipif("gamma" not in scaling.LAWS, reason="scaling has no gamma law yet")
-
-
-@needs_gamma
 def test_the_gamma_form_recovers_both_exponents_and_the_floor(table):
     fit = scaling.fit(table, law="gamma", objective="ls", bootstrap=0)
     assert fit.params["alpha"] == pytest.approx(1 / 2, rel=0.03)
@@ -117,7 +113,6 @@ def test_the_gamma_form_recovers_both_exponents_and_the_floor(table):
     assert fit.params["gamma"] < 0.5
 
 
-@needs_gamma
 def test_the_largest_runs_choose_the_gamma_form(table):
     forms = scaling.fit(table, law="gamma", objective="ls", bootstrap=0).forms
     assert forms.chosen == "gamma"
