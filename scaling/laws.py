@@ -36,6 +36,8 @@ class Law:
     terms: tuple[Term, ...]
     source: str
     assumptions: str
+    response: str = "loss"
+    """What the law describes: "loss" or "metric"."""
 
     @property
     def axes(self) -> tuple[str, ...]:
