@@ -258,7 +258,7 @@ def _finish(
         free_floor=None,
         residual_sigma=robust_sigma(residual),
         seed_noise=seed_noise(table, law),
-        lack_of_fit=lack_of_fit(residual, table, law),
+        lack_of_fit=lack_of_fit(residual, table, law, known_floor),
         bootstrap=bootstrap,
         seed=seed,
     )

@@ -1,5 +1,6 @@
 """Tables of runs: what is refused, what is left out and why, and that nothing goes missing."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,12 @@ import polars as pl
 import pytest
 
 from scaling.errors import InputError
+from scaling.laws import LAWS, Law, Term
 from scaling.table import Columns, from_frame, read
 
 COLUMNS = Columns(loss="loss", d="d", n="n")
+POWER = LAWS["power"]
+OF_LOSS = Law("of_loss", "M = A L^-beta", (Term("A", "beta", "l"),), "", "", response="metric")
 
 
 def frame(**columns) -> pl.DataFrame:
@@ -59,9 +63,21 @@ def test_a_run_without_a_row_is_listed(tmp_path):
         ({"loss": [1.0, 2, -3, 4, 5, 6]}, COLUMNS, "'loss' is -3 in c"),
         ({"loss": [True] * 6}, COLUMNS, "wants numbers"),
         ({}, Columns(loss="lost", d="d"), "did you mean 'loss'"),
-        ({}, Columns(loss="loss"), "--d-from-flops"),
+        ({}, Columns(d="d"), "--loss, or a metric with --metric"),
+        ({}, Columns(loss="loss"), "--d, or training FLOPs with --flops"),
+        ({}, Columns(loss="loss", flops="d"), "needs --n"),
+        ({}, Columns(loss="loss", metric="d", unique="d"), "needs --d"),
+        ({}, Columns(loss="loss", d="d", recipe=("optimiser",)), "'optimiser' \\(--recipe\\)"),
         ({}, Columns(loss="loss", d="d", select_by="n"), "go together"),
         ({"floor": [1.0, 1, 1, 1, 1, 2]}, Columns(loss="loss", d="d", floor="floor"), "a law has one floor"),
+        ({"d": [1.0, 2, 3, 4, 5, 1e70]}, COLUMNS, "'d' is 1e\\+70 in f"),
+        ({"loss": [[1.0]] * 6}, COLUMNS, "wants numbers"),
+        ({"n": [1e9] * 6}, COLUMNS, "Is D in millions or billions"),
+        ({"run": ["x", None] * 3}, Columns(loss="loss", d="d", cluster="run"), "is empty in b"),
+        ({"done": [1.0] * 5 + [100]}, Columns(loss="loss", d="d", progress="done"), "100 in f; wanted the fraction"),
+        ({"hit": [0.1] * 5 + [31.0]}, Columns(metric="hit", d="d"), "31 in f; .*divide the column by 100"),
+        ({"hit": [0.1] * 5 + [0.0]}, Columns(metric="hit", d="d"), "0 in f; .*status other than"),
+        ({"c": [1.0] * 5 + [-1]}, Columns(loss="loss", d="d", n="n", flops="c"), "'c' is -1 in f"),
     ],
 )
 def test_what_the_user_must_put_right(columns, named, message):
@@ -118,6 +134,89 @@ def test_tuned_runs_keep_the_best_by_validation_and_not_by_the_loss():
 def test_d_from_flops():
     table = from_frame(frame(c=[6e3 * x for x in range(1, 7)]), Columns(loss="loss", n="n", flops="c"))
     np.testing.assert_allclose(table.d, range(1, 7), rtol=1e-15)
+    assert table.flops_per_nd == 6
+
+
+def test_flops_beside_d_tell_what_a_parameter_and_an_example_cost():
+    cost = [8e3, 16e3, 24e3, 32e3, 40e3, None]
+    columns = Columns(loss="loss", n="n", d="d", flops="c")
+    table = from_frame(frame(c=cost), columns)
+    np.testing.assert_array_equal(table.d, range(1, 7))
+    assert table.flops_per_nd == 8
+    assert not table.warnings
+    assert "8 to 16" in from_frame(frame(c=[16e3, *cost[1:]]), columns).warnings[0]
+    assert from_frame(frame(c=[None] * 6), columns).flops_per_nd == 6
+
+
+def test_a_checkpoint_before_the_end_of_its_schedule_is_left_out():
+    table = from_frame(frame(schedule_fraction=[0.5, 1, 1 - 1e-12, 1, 0.999, None]), COLUMNS)
+    assert table.row_id == ("b", "c", "d", "f")
+    assert rules(table) == dict.fromkeys("ae", "before the end of its schedule")
+    assert "1 rows have no schedule_fraction" in table.warnings[0]
+
+
+def test_a_row_is_a_copy_only_if_it_is_one_throughout():
+    runs = pl.DataFrame({"d": [1.0, 2, 1, 1], "loss": [3.0, 2, 3, 3], "more": [[1.0], [2], [1], [float("nan")]]})
+    table = from_frame(runs, Columns(loss="loss", d="d"))
+    assert table.row_id == ("row 1", "row 2", "row 4")
+    (copy,) = table.excluded
+    assert (copy.row, copy.rule) == ("row 3", "a copy of an earlier row")
+    assert copy.reason == "row 3 equals row 1 in every column"
+
+
+def test_unique_data_is_at_most_all_data():
+    runs = frame().rename({"d": "sessions_seen"}).with_columns(sessions_unique=pl.lit(2.5))
+    table = from_frame(runs, Columns(loss="loss", d="sessions_seen"))
+    np.testing.assert_array_equal(table.unique, [1, 2, 2.5, 2.5, 2.5, 2.5])
+    assert from_frame(runs, Columns(loss="loss", d="n")).unique is None
+
+
+def test_a_metric_alone_is_fitted_as_its_error():
+    hit = [0.1, 0.2, 0.3, None, 0.4, 0.6]
+    base = [0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    table = from_frame(frame(hit=hit, base=base), Columns(metric="hit", d="d", baseline="base"), drop_worst=1)
+    assert table.row_id == ("c", "e", "f")
+    assert rules(table) == {"a": "does not beat the baseline", "d": "no metric", "b": "among the 1 lowest metrics"}
+    np.testing.assert_allclose(table.response(POWER), [0.7, 0.6, 0.4])
+    assert table.loss is None
+
+
+def test_a_law_gets_its_axes_and_its_response():
+    table = from_frame(frame(hit=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), Columns(loss="loss", metric="hit"))
+    np.testing.assert_array_equal(table.points(OF_LOSS)["l"], table.loss)
+    np.testing.assert_array_equal(table.response(OF_LOSS), table.metric)
+    np.testing.assert_array_equal(table.response(POWER), table.loss)
+    with pytest.raises(InputError, match=r"power .* needs D; .*--d$"):
+        table.points(POWER)
+
+
+@pytest.mark.parametrize(("axis", "flag"), [("n", "--n"), ("d", "--d"), ("u", "--unique"), ("l", "--loss")])
+def test_a_missing_axis_names_its_flag(axis, flag):
+    table = from_frame(frame(hit=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), Columns(loss="loss", metric="hit"))
+    with pytest.raises(InputError, match=f"name its column with {flag}$"):
+        dataclasses.replace(table, loss=None).points(dataclasses.replace(POWER, terms=(Term("A", "beta", axis),)))
+    with pytest.raises(InputError, match=r"name its column with --metric$"):
+        from_frame(frame(), COLUMNS).response(OF_LOSS)
+
+
+def test_part_of_a_table_keeps_every_column():
+    runs = frame(hit=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], u=[1.0, 1, 2, 2, 3, 3], run=list("xxyyzz"))
+    table = from_frame(runs, Columns(loss="loss", metric="hit", d="d", n="n", unique="u", cluster="run"))
+    part = table.take(table.d > 4)
+    assert part.row_id == ("e", "f")
+    for name in ("loss", "metric", "d", "n", "unique", "cluster"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(table, name)[4:])
+    assert part.data_hash() != table.data_hash()
+    assert part.cluster.tolist() == [2, 2]
+
+
+def test_the_hash_tells_a_loss_from_an_error():
+    runs = frame(hit=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    hashes = {
+        from_frame(runs, Columns(d="d", **named)).data_hash()
+        for named in ({"loss": "hit"}, {"metric": "hit"}, {"loss": "loss", "metric": "hit"})
+    }
+    assert len(hashes) == 3
 
 
 def test_repeated_points_of_one_seed_ask_for_a_cluster_column():

@@ -1,0 +1,271 @@
+"""Which tables may carry which law: a refusal has its reason and its cure, and no input makes anything else."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from scaling.checks import RECIPE, refuse
+from scaling.errors import InputError, Refusal
+from scaling.laws import FLOOR, LAWS, Law, Term
+from scaling.noise import lack_of_fit, seed_noise
+from scaling.table import Columns, RunTable, from_frame
+
+POWER, POWER_FLOOR, CHINCHILLA = (LAWS[name] for name in ("power", "power_floor", "chinchilla"))
+# laws of other axes, as far as a check looks at them
+REPEATED = Law("repeated", "L(N, D, U)", (*CHINCHILLA.terms, Term("R", "rho", "u")), "", "")
+BROKEN = Law("broken", "L(D)", (Term("A", "beta", "d"), Term("B", "gamma"), FLOOR), "", "")
+OF_LOSS = Law("of_loss", "M(L)", (Term("A", "beta", "l"),), "", "", response="metric")
+
+
+def grid(sizes: int = 6, datas: int = 6) -> pl.DataFrame:
+    """A table that carries every law of the project."""
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, sizes), np.geomspace(1e7, 1e10, datas)))
+    loss = 1.7 + 400 * n**-0.34 + 900 * d**-0.29
+    ids = [f"run{i}" for i in range(len(n))]
+    return pl.DataFrame({"run_id": ids, "seed": 0, "status": "done", "n": n, "d": d, "loss": loss, "hit": 1 / loss})
+
+
+def ray(rows: int = 24) -> pl.DataFrame:
+    n = np.geomspace(1e6, 1e9, rows)
+    return pl.DataFrame({"n": n, "d": 20 * n, "loss": 1.7 + 400 * n**-0.34 + 900 * (20 * n) ** -0.29})
+
+
+def table(frame: pl.DataFrame, **named) -> RunTable:
+    return from_frame(frame, Columns(**({"loss": "loss", "d": "d", "n": "n"} | named)))
+
+
+def seen(epochs: np.ndarray | float) -> RunTable:
+    """D in sessions seen, so many times the distinct ones."""
+    frame = grid().rename({"d": "sessions_seen"})
+    return table(frame.with_columns(sessions_unique=pl.col("sessions_seen") / epochs), d="sessions_seen")
+
+
+def test_a_good_table_carries_every_law_without_a_word():
+    runs = table(grid(), metric="hit")
+    assert refuse(runs, CHINCHILLA, None) == refuse(runs, CHINCHILLA, 1.7) == refuse(runs, OF_LOSS, None) == ()
+    assert refuse(table(ray(), n=None), POWER, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("law", "known_floor", "message"),
+    [
+        (CHINCHILLA, None, "needs N; name its column with --n"),
+        (OF_LOSS, None, "needs the metric column; name its column with --metric"),
+        (POWER, 0.3, "has no floor"),
+        (POWER_FLOOR, -1.0, "above 0"),
+        (POWER_FLOOR, float("nan"), "above 0"),
+    ],
+)
+def test_wrong_requests(law, known_floor, message):
+    with pytest.raises(InputError, match=message):
+        refuse(table(grid(), n=None), law, known_floor)
+
+
+def test_a_single_ray():
+    with pytest.raises(Refusal, match=r"single ray \(D grows as N\^1;.*Add runs.*IsoFLOP"):
+        refuse(table(ray()), CHINCHILLA, None)
+    assert refuse(table(ray(), n=None), POWER_FLOOR, None) == ()
+
+
+def test_a_ray_with_some_spread_is_warned_of():
+    off = np.exp(np.tile([-0.3, 0.3], 12))
+    (warning,) = refuse(table(ray().with_columns(d=pl.col("d") * off)), CHINCHILLA, None)
+    assert "almost lie on one line" in warning
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize(("law", "P"), [(POWER, 2), (POWER_FLOOR, 3), (CHINCHILLA, 5)])
+def test_three_runs_to_spare_are_the_least(rows, law, P):
+    if rows < P + 3:
+        with pytest.raises(Refusal, match=f"{P} free parameters and wants at least {P + 3} runs; {rows} remain"):
+            refuse(table(grid()[:rows]), law, None)
+    with pytest.raises(Refusal, match=f"{P + 2} remain"):
+        refuse(table(grid()[: P + 2]), law, None)
+    refuse(table(grid()[:: 36 // (P + 3)][: P + 3]), law, None)
+
+
+def test_a_known_floor_wants_one_run_less():
+    runs = table(ray(5))
+    with pytest.raises(Refusal, match="at least 6 runs"):
+        refuse(runs, POWER_FLOOR, None)
+    refuse(runs, POWER_FLOOR, 1.7)
+
+
+def test_too_few_runs_names_what_was_left_out():
+    runs = pl.DataFrame({"d": [1.0, 2, 4, 8, 16, 32], "loss": [9.0, 8, 7, 4, 3, 2], "base": [5.0] * 6})
+    with pytest.raises(Refusal, match=r"3 remain of 6 \(3 does not beat the baseline\)"):
+        refuse(table(runs, n=None, baseline="base"), POWER, None)
+    with pytest.raises(Refusal, match=r"0 remain of 36 \(36 not done\)"):
+        refuse(table(grid().with_columns(status=pl.lit("finished"))), POWER, None)
+
+
+@pytest.mark.parametrize("name", RECIPE)
+def test_mixed_recipes(name):
+    mixed = grid().with_columns(pl.Series(name, [0.5, None] * 18))
+    with pytest.raises(Refusal, match=rf"'{name}' \(0.5, \(none\)\).*Fit a table with the rows of one"):
+        refuse(table(mixed), CHINCHILLA, None)
+    refuse(table(mixed.with_columns(pl.lit("same").alias(name))), CHINCHILLA, None)
+
+
+def test_what_a_plan_tunes_is_no_recipe_unless_it_is_named():
+    tuned = ("learning_rate_peak", "epochs_planned", "width", "layers", "batch_sessions", "commit")
+    frame = grid().with_columns(pl.int_range(36).alias(name) for name in tuned)
+    assert refuse(table(frame), CHINCHILLA, None) == ()
+    with pytest.raises(Refusal, match=r"'width' \(0, 1, 2, 3, \.\.\.\)"):
+        refuse(table(frame, recipe=("width",)), CHINCHILLA, None)
+
+
+def test_a_recipe_column_may_be_the_axis():
+    refuse(table(grid().rename({"d": "negatives"}), d="negatives"), CHINCHILLA, None)
+
+
+def test_rows_of_one_run_want_a_cluster():
+    twice = pl.concat([grid(), grid().with_columns(pl.col("loss") * 1.01, pl.col("d") / 2)])
+    with pytest.raises(Refusal, match=r"72 rows are of 36 runs .*--cluster run_id, or keep one row a run"):
+        refuse(table(twice), CHINCHILLA, None)
+    refuse(table(twice, cluster="run_id"), CHINCHILLA, None)
+
+
+def test_few_clusters_are_warned_of():
+    (warning,) = refuse(table(grid().with_columns(c=pl.int_range(36) % 4), cluster="c"), CHINCHILLA, None)
+    assert "4 clusters for 5 parameters" in warning
+
+
+@pytest.mark.parametrize("law", [POWER, CHINCHILLA])
+def test_repeated_data_under_a_law_of_new_data(law):
+    with pytest.raises(Refusal, match=r"36 runs repeat .* up to 8 times .*Fit the law repeated.* --d sessions_unique"):
+        refuse(seen(8.0), law, None)
+    with pytest.raises(Refusal, match="1 runs repeat"):
+        refuse(seen(np.r_[np.ones(35), 1.06]), law, None)
+    refuse(seen(1.04), law, None)
+    refuse(seen(0.5), law, None)
+
+
+def test_the_repeated_law_wants_repetition():
+    assert refuse(seen(np.tile([1.0, 2, 4], 12)), REPEATED, None) == ()
+    for epochs in (1.0, 0.5):
+        with pytest.raises(Refusal, match=r"no run repeats its data .*Fit chinchilla, or add runs of several epochs"):
+            refuse(seen(epochs), REPEATED, None)
+
+
+def test_repeated_data_on_a_ray_is_told_apart_by_its_distinct_part():
+    frame = ray(36).rename({"d": "sessions_seen"})
+    free = frame.with_columns(sessions_unique=pl.col("sessions_seen") / np.tile([1.0, 4, 16], 12))
+    refuse(table(free, d="sessions_seen"), REPEATED, None)
+    tied = frame.with_columns(sessions_unique=pl.col("sessions_seen") / 4)
+    with pytest.raises(Refusal, match="single ray"):
+        refuse(table(tied, d="sessions_seen"), REPEATED, None)
+
+
+@pytest.mark.parametrize(("column", "law"), [("loss", POWER), ("loss", CHINCHILLA), ("hit", OF_LOSS)])
+def test_a_constant_response(column, law):
+    with pytest.raises(Refusal, match=f"column '{column}' is 0.5 in all 36 rows"):
+        refuse(table(grid().with_columns(pl.lit(0.5).alias(column)), metric="hit"), law, None)
+
+
+@pytest.mark.parametrize("axis", ["n", "d"])
+def test_a_constant_axis(axis):
+    almost = 1e7 * np.exp(1e-9 * np.arange(36))
+    for values in (np.full(36, 1e7), np.repeat([1e7, 1e8], 18), almost):
+        with pytest.raises(Refusal, match=f"distinct {axis.upper()}; .*Run more values of {axis.upper()}"):
+            refuse(table(grid().with_columns(pl.Series(axis, values))), CHINCHILLA, None)
+
+
+@pytest.mark.parametrize(("law", "wanted"), [(POWER, 3), (POWER_FLOOR, 4), (BROKEN, 8)])
+def test_distinct_data_sizes(law, wanted):
+    frame = ray(60).with_columns(seed=pl.int_range(60))
+    steps = np.arange(60) % (wanted - 1)
+    with pytest.raises(Refusal, match=f"{wanted - 1} distinct D .* at least {wanted} are needed.*over two decades"):
+        refuse(table(frame.with_columns(d=10.0 ** (5 + steps)), n=None), law, None)
+    refuse(table(frame.with_columns(d=10.0 ** (5 + np.arange(60) % wanted)), n=None), law, None)
+
+
+def test_a_metric_law_wants_different_losses_and_a_span_of_them():
+    frame = grid()
+    with pytest.raises(Refusal, match="2 distinct loss for 2"):
+        refuse(table(frame.with_columns(loss=2.0 + pl.int_range(36) % 2), metric="hit"), OF_LOSS, None)
+    near = frame.with_columns(loss=pl.Series(np.linspace(2, 2.1, 36)))
+    (warning,) = refuse(table(near, metric="hit"), OF_LOSS, None)
+    assert "spans only 5.0%" in warning
+
+
+def test_what_is_warned_of():
+    assert "below 20" in refuse(table(grid()[::2]), CHINCHILLA, None)[0]
+    assert "6 different N" in refuse(table(grid()), POWER_FLOOR, None)[0]
+    assert "at or below the known floor" in refuse(table(grid()), CHINCHILLA, 10.0)[0]
+
+
+def corrupt(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """One thing wrong with one column, or with the rows."""
+    name = str(rng.choice(frame.columns))
+    column = frame[name]
+    some = rng.random(len(frame)) < rng.choice([0.03, 0.3, 1.0])
+    odd = rng.choice([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e300, 1e-300, 5e-324, 1.0, 50.0])
+
+    def where(value) -> pl.DataFrame:
+        if column.dtype.is_nested():
+            return frame
+        values = [value if hit else old for hit, old in zip(some, column, strict=True)]
+        return frame.with_columns(pl.Series(name, values, strict=False))
+
+    changes = [
+        lambda: where(None),
+        lambda: where(float(odd)),
+        lambda: frame.with_columns(pl.Series(name, [f"{odd}" if hit else "2.5" for hit in some])),
+        lambda: frame.with_columns(
+            pl.Series(name, ["oops" if hit else str(v) for hit, v in zip(some, column, strict=True)])
+        ),
+        lambda: frame.with_columns(pl.Series(name, some)),
+        lambda: frame.with_columns(pl.Series(name, [[1.0, 2.0]] * len(frame))),
+        lambda: frame.with_columns(pl.Series(name, [None] * len(frame))),
+        lambda: frame.with_columns(pl.Series(name, column.to_list()[:1] * len(frame))),
+        lambda: frame.drop(name),
+        lambda: frame.with_columns(pl.col(name) * 10.0 ** rng.integers(-12, 12)) if column.dtype.is_float() else frame,
+        lambda: pl.concat([frame, frame.filter(some)]),
+        lambda: frame.head(int(rng.integers(0, 12))),
+        lambda: frame.sample(fraction=1.0, shuffle=True, seed=int(rng.integers(1000))),
+    ]
+    return changes[rng.integers(len(changes))]()
+
+
+NAMED = (
+    Columns(loss="loss", d="d", n="n"),
+    Columns(loss="loss", d="d", n="n", unique="unique", flops="flops", metric="hit"),
+    Columns(loss="loss", n="n", flops="flops", baseline="baseline", floor="floor", cluster="cluster"),
+    Columns(metric="hit", d="d", n="n", recipe=("cluster",)),
+    Columns(loss="loss", metric="hit"),
+    Columns(loss="loss", d="d", select_by="hit", select_within=("n", "seed")),
+)
+
+
+def test_whatever_is_wrong_with_a_table_is_told_or_listed():
+    good = grid().with_columns(
+        unique=pl.col("d") / 2, flops=6 * pl.col("n") * pl.col("d"), baseline=9.0, floor=1.7, cluster=pl.col("run_id")
+    )
+    good = good.with_columns(schedule_fraction=1.0)
+    outcomes = {"told": 0, "listed": 0, "refused": 0, "carried": 0}
+    for trial in range(600):
+        rng = np.random.default_rng(trial)
+        frame = good
+        for _ in range(rng.integers(1, 4)):
+            frame = corrupt(frame, rng)
+        columns = NAMED[trial % len(NAMED)]
+        with np.errstate(all="raise"):
+            try:
+                runs = from_frame(frame, columns, drop_worst=int(rng.integers(0, 3)))
+            except InputError:
+                outcomes["told"] += 1
+                continue
+            assert len(runs) + len(runs.excluded) == len(frame)
+            outcomes["listed"] += len(runs) < len(frame)
+            for values in (runs.loss, runs.d, runs.n, runs.unique, runs.metric):
+                assert values is None or np.all((values > 0) & np.isfinite(values))
+            for law in (*LAWS.values(), REPEATED, BROKEN, OF_LOSS):
+                try:
+                    refuse(runs, law, runs.known_floor if law.has_floor else None)
+                    outcomes["carried"] += 1
+                    seed_noise(runs, law)
+                    lack_of_fit(np.zeros(len(runs)), runs, law)
+                except InputError:
+                    outcomes["refused"] += 1
+    assert min(outcomes.values()) > 50, outcomes
