@@ -14,4 +14,17 @@ from scaling.fitted import FittedLaw, load
 from scaling.laws import LAWS, Law
 from scaling.table import Columns, Excluded, RunTable, read
 
-__all__ = ["LAWS", "Columns", "Excluded", "Fit", "FittedLaw", "InputError", "Law", "Refusal", "RunTable", "fit", "load", "read"]
+__all__ = [
+    "LAWS",
+    "Columns",
+    "Excluded",
+    "Fit",
+    "FittedLaw",
+    "InputError",
+    "Law",
+    "Refusal",
+    "RunTable",
+    "fit",
+    "load",
+    "read",
+]

@@ -62,7 +62,9 @@ def _exclusions(table: RunTable) -> str:
 
 def _check_floor(law: Law, known_floor: float) -> None:
     if not law.has_floor:
-        raise InputError(f"the law {law.name} has no floor; with a known floor fit power_floor, chinchilla or another form with E")
+        raise InputError(
+            f"the law {law.name} has no floor; with a known floor fit a form with E, such as power_floor or chinchilla"
+        )
     if not (np.isfinite(known_floor) and known_floor > 0):
         raise InputError(f"the known floor is {known_floor}; wanted a finite loss above 0 (for none: the law power)")
 

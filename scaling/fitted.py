@@ -1,4 +1,4 @@
-"""A law with its parameters and their uncertainty, without the table they came from: what predicts, and what is stored."""
+"""A law with its parameters and their uncertainty, without the table behind them: what predicts and is stored."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def compare_forms(table: RunTable, law: Law, objective: Objective, known_floor: 
 def _top(size: np.ndarray, fraction: float) -> np.ndarray:
     """[R]: the largest runs, about `fraction` of them; runs of one size stay together, and at least one is held."""
     order = np.sort(size)
-    border = order[min(int(round(len(size) * (1 - fraction))), len(size) - 1)]
+    border = order[min(round(len(size) * (1 - fraction)), len(size) - 1)]
     return size >= border * (1 - 1e-9)
 
 

@@ -88,7 +88,7 @@ LAWS = {
             "L = E + A / D^beta * (1 + (D / D_b)^(1/f))^(-c f)",
             (BrokenPower("A", "beta", "c", "D_b", "f", "d"), FLOOR),
             "Caballero et al. 2022 (2210.14891), eq. 1 with one break",
-            "The exponent turns once, from beta to beta + c around D_b; past the data nothing says that it is the last turn.",
+            "The exponent turns once, from beta to beta + c around D_b; nothing says that it is the last turn.",
         ),
         Law("chinchilla", "L = E + A / N^alpha + B / D^beta", (A_N, B_D, FLOOR), HOFFMANN, ADDS),
         Law(
@@ -110,7 +110,7 @@ LAWS = {
             "L = E + ((A / N^alpha)^(1/gamma) + (B / D^beta)^(1/gamma))^gamma",
             (SoftSum(A_N, B_D, "gamma"), FLOOR),
             "Kaplan et al. 2020 (2001.08361), eq. 1.5, with a floor and a free outer exponent",
-            "Between the limits of size and of data the loss bends by one number more; one epoch, or D counts unique data.",
+            "Between the limits of size and of data the loss bends as gamma says; one epoch, or D counts unique data.",
         ),
         Law(
             "kaplan",
@@ -175,9 +175,7 @@ class Bound:
         """log of the law [S, R] and each term's share of it [T, S, R]."""
         return _log_sum(self.log_terms(theta_SP))
 
-    def derivatives(
-        self, theta_SP: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    def derivatives(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
         """log of the law f [S, R], its Jacobian J [S, P, R], and `bend`.
 
         bend(w_SR) is sum_r w_r (d2 f_r + J_r J_r'), [S, P, P]: with it every Hessian of a function of f is two matrix

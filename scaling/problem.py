@@ -41,7 +41,9 @@ class Problem:
     """[R]: the loss, a metric, or its error."""
 
     @classmethod
-    def of(cls, table: RunTable, law: Law, known_floor: float | None, centre: dict[str, float] | None = None) -> Problem:
+    def of(
+        cls, table: RunTable, law: Law, known_floor: float | None, centre: dict[str, float] | None = None
+    ) -> Problem:
         """`law` on `table`, around the data's own centre if no other is given."""
         points = table.points(law)
         centre = centre_of(points) if centre is None else centre

@@ -34,13 +34,15 @@ def starts(
         simple = LAWS["chinchilla"]
         begin = _best(simple, points, centre, known_floor, response_R)
         names = simple.free_params(known_floor)
-        decays = [dict(R_D=np.log(d), R_N=np.log(n)) for d, n in itertools.product(REPEATS, REPEATS)]
+        decays = [{"R_D": np.log(d), "R_N": np.log(n)} for d, n in itertools.product(REPEATS, REPEATS)]
         return np.concatenate([_extended(begin, names, free, decay) for decay in decays])
     grids = {name: grid for name, grid in _shapes(law, points, centre).items() if name in free}
     grid_GK = np.stack(np.meshgrid(*grids.values(), indexing="ij"), axis=-1).reshape(-1, len(grids))
     shape_GP = np.zeros((len(grid_GK), len(free)))
     shape_GP[:, [free.index(name) for name in grids]] = grid_GK
-    return _projected(bind(law, points, centre, known_floor), shape_GP, [free.index(s) for s in law.sizes if s in free], response_R)
+    return _projected(
+        bind(law, points, centre, known_floor), shape_GP, [free.index(s) for s in law.sizes if s in free], response_R
+    )
 
 
 def usual_grid(centre: dict[str, float]) -> np.ndarray:
@@ -88,7 +90,8 @@ def _projected(bound: Bound, shape_GP: np.ndarray, sizes: list[int], response_R:
     even = np.full_like(size, 1 / len(free))
     variants = [np.maximum(size, 1e-3), even]
     if len(free) > 1:
-        variants.append(np.where(np.arange(len(free)) == len(free) - 1, 0.8, 0.2 / (len(free) - 1)) * np.ones_like(size))
+        mostly_last = np.where(np.arange(len(free)) == len(free) - 1, 0.8, 0.2 / (len(free) - 1))
+        variants.append(np.broadcast_to(mostly_last, size.shape))
     found = []
     for variant in variants:
         theta_GP = shape_GP.copy()
@@ -104,8 +107,11 @@ def _best(law, points, centre, known_floor, response_R) -> np.ndarray:
     return begin[np.argsort(miss)[:KEPT]]
 
 
-def _extended(theta_SP: np.ndarray, names: tuple[str, ...], free: tuple[str, ...], more: dict[str, float]) -> np.ndarray:
+def _extended(
+    theta_SP: np.ndarray, names: tuple[str, ...], free: tuple[str, ...], more: dict[str, float]
+) -> np.ndarray:
     """`theta_SP` of the parameters `names` as one of the parameters `free`, those in `more` set."""
     return np.stack(
-        [theta_SP[:, names.index(name)] if name in names else np.full(len(theta_SP), more[name]) for name in free], axis=1
+        [theta_SP[:, names.index(name)] if name in names else np.full(len(theta_SP), more[name]) for name in free],
+        axis=1,
     )

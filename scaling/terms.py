@@ -236,7 +236,7 @@ class SoftSum:
 
 @dataclass(frozen=True)
 class BrokenPower:
-    """size * x^-exponent * (1 + (x / break)^(1/sharpness))^-(change * sharpness): one break of Caballero et al. 2210.14891.
+    """size * x^-exponent * (1 + (x / break)^(1/sharpness))^-(change * sharpness), as in Caballero et al. 2210.14891.
 
     The exponent turns from `exponent` to `exponent` + `change`; the turn takes about `sharpness` nats of x on
     either side.
@@ -286,7 +286,8 @@ class BrokenPower:
         ds = s * (1 - s)
         slopes = (np.ones_like(u), -u, -f * soft, c1 * s, -c1 * (soft - z * s))
         curvature = {
-            (2, 3): s, (2, 4): z * s - soft, (3, 3): -c1 * ds / f, (3, 4): -c1 * ds * z / f, (4, 4): -c1 * ds * z * z / f,
+            (2, 3): s, (2, 4): z * s - soft,
+            (3, 3): -c1 * ds / f, (3, 4): -c1 * ds * z / f, (4, 4): -c1 * ds * z * z / f,
         }  # fmt: skip
         return Derivatives(self.log(theta_Sk, at), slopes, curvature)
 

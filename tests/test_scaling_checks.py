@@ -6,15 +6,12 @@ import pytest
 
 from scaling.checks import RECIPE, refuse
 from scaling.errors import InputError, Refusal
-from scaling.laws import FLOOR, LAWS, Law, Term
+from scaling.laws import LAWS
 from scaling.noise import lack_of_fit, seed_noise
 from scaling.table import Columns, RunTable, from_frame
 
 POWER, POWER_FLOOR, CHINCHILLA = (LAWS[name] for name in ("power", "power_floor", "chinchilla"))
-# laws of other axes, as far as a check looks at them
-REPEATED = Law("repeated", "L(N, D, U)", (*CHINCHILLA.terms, Term("R", "rho", "u")), "", "")
-BROKEN = Law("broken", "L(D)", (Term("A", "beta", "d"), Term("B", "gamma"), FLOOR), "", "")
-OF_LOSS = Law("of_loss", "M(L)", (Term("A", "beta", "l"),), "", "", response="metric")
+REPEATED, BROKEN, OF_LOSS = (LAWS[name] for name in ("repeated", "broken", "metric_exponential"))
 
 
 def grid(sizes: int = 6, datas: int = 6) -> pl.DataFrame:
@@ -171,7 +168,7 @@ def test_a_constant_axis(axis):
             refuse(table(grid().with_columns(pl.Series(axis, values))), CHINCHILLA, None)
 
 
-@pytest.mark.parametrize(("law", "wanted"), [(POWER, 3), (POWER_FLOOR, 4), (BROKEN, 8)])
+@pytest.mark.parametrize(("law", "wanted"), [(POWER, 3), (POWER_FLOOR, 4), (BROKEN, 9)])
 def test_distinct_data_sizes(law, wanted):
     frame = ray(60).with_columns(seed=pl.int_range(60))
     steps = np.arange(60) % (wanted - 1)
@@ -182,7 +179,7 @@ def test_distinct_data_sizes(law, wanted):
 
 def test_a_metric_law_wants_different_losses_and_a_span_of_them():
     frame = grid()
-    with pytest.raises(Refusal, match="2 distinct loss for 2"):
+    with pytest.raises(Refusal, match="2 distinct loss for 3"):
         refuse(table(frame.with_columns(loss=2.0 + pl.int_range(36) % 2), metric="hit"), OF_LOSS, None)
     near = frame.with_columns(loss=pl.Series(np.linspace(2, 2.1, 36)))
     (warning,) = refuse(table(near, metric="hit"), OF_LOSS, None)

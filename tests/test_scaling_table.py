@@ -8,12 +8,13 @@ import polars as pl
 import pytest
 
 from scaling.errors import InputError
-from scaling.laws import LAWS, Law, Term
+from scaling.laws import LAWS
 from scaling.table import Columns, from_frame, read
+from scaling.terms import Power
 
 COLUMNS = Columns(loss="loss", d="d", n="n")
 POWER = LAWS["power"]
-OF_LOSS = Law("of_loss", "M = A L^-beta", (Term("A", "beta", "l"),), "", "", response="metric")
+OF_LOSS = LAWS["metric_exponential"]
 
 
 def frame(**columns) -> pl.DataFrame:
@@ -194,7 +195,7 @@ def test_a_law_gets_its_axes_and_its_response():
 def test_a_missing_axis_names_its_flag(axis, flag):
     table = from_frame(frame(hit=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), Columns(loss="loss", metric="hit"))
     with pytest.raises(InputError, match=f"name its column with {flag}$"):
-        dataclasses.replace(table, loss=None).points(dataclasses.replace(POWER, terms=(Term("A", "beta", axis),)))
+        dataclasses.replace(table, loss=None).points(dataclasses.replace(POWER, terms=(Power("A", "beta", axis),)))
     with pytest.raises(InputError, match=r"name its column with --metric$"):
         from_frame(frame(), COLUMNS).response(OF_LOSS)
 
