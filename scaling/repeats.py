@@ -1,6 +1,6 @@
 """The terms of repeated data (Muennighoff et al. 2023, 2305.16264, eqs. 5 to 7): what comes again counts less.
 
-D data of which U are unique are worth D' = U + U R* (1 - exp(-R / R*)) with R = D / U - 1 repetitions; R* says after how
+D data with U unique are worth D' = U + U R* (1 - exp(-R / R*)) with R = D / U - 1 repetitions; R* says after how
 many repetitions more are worth little. Size beyond what is best for U decays in the same way, with its own R*.
 
 Letters: S parameter sets, R rows, k a term's parameters.
