@@ -184,7 +184,8 @@ def _flops_per_nd(ratio: np.ndarray, columns: Columns) -> tuple[float, tuple[str
         return middle, ()
     return middle, (
         f"{columns.flops} / (N D) runs from {ratio.min():.3g} to {ratio.max():.3g}; its median {middle:.3g} turns N "
-        "and D into FLOPs. Does N count the parameters that every example passes through (no item tables)?",
+        "and D into FLOPs. It is steady where N counts the parameters that every example passes (no item tables) and "
+        "D all examples, epochs included.",
     )
 
 
