@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from scaling.columns import Columns, flag, resolve, row_ids
+from scaling.columns import Columns, flag, numbers, resolve, row_ids
 from scaling.errors import InputError
 from scaling.files import load
 from scaling.laws import Law
@@ -193,7 +193,8 @@ def _flops_per_nd(ratio: np.ndarray, columns: Columns) -> tuple[float, tuple[str
         return middle, ()
     return middle, (
         f"{columns.flops} / (N D) runs from {ratio.min():.3g} to {ratio.max():.3g}; its median {middle:.3g} turns N "
-        "and D into FLOPs. Does N count the parameters that every example passes through (no item tables)?",
+        "and D into FLOPs. It is steady where N counts the parameters that every example passes (no item tables) and "
+        "D all examples, epochs included.",
     )
 
 
@@ -241,7 +242,7 @@ def _known_floor(rules: Rules, columns: Columns) -> float | None:
 
 def _unknown_progress(table: RunTable) -> tuple[str, ...]:
     name = table.columns.progress
-    unknown = 0 if name is None else table.frame[name].null_count()
+    unknown = 0 if name is None else int(np.isnan(numbers(table.frame, name, list(table.row_id))).sum())
     return (f"{unknown} rows have no {name}: whether their schedule ended is not known.",) if unknown else ()
 
 
