@@ -37,7 +37,7 @@ def fit_to_dict(fit: Fit) -> dict[str, Any]:
         "lack_of_fit": fit.lack_of_fit,
         "minima": fit.minima,
         "heldout": fit.heldout,
-        "forms": None if fit.forms is None else vars(fit.forms) | {"spread": fit.forms.spread},
+        "forms": None if fit.forms is None else vars(fit.forms) | {"near": fit.forms.near, "spread": fit.forms.spread},
         "variants": fit.variants,
         "warnings": fit.warnings,
         "free_floor": fit.free_floor,

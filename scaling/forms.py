@@ -18,6 +18,8 @@ FRACTIONS = (0.1, 0.2, 0.35, 0.5)
 """Parts of the runs, the largest ones, that are held out."""
 TARGET = 10.0
 """The target at which the forms' predictions are held beside each other: so many times the largest run."""
+NEAR = 1.5
+"""Pooled error over the best form's, up to which a form is near it."""
 FAMILIES = (
     ("power", "power_floor", "broken"),
     ("chinchilla", "chinchilla_no_floor", "tied", "kaplan", "gamma"),
@@ -56,9 +58,14 @@ class Forms:
     """{form: its prediction there, fitted to all runs}."""
 
     @property
+    def near(self) -> tuple[str, ...]:
+        """The forms that predict the held-out runs nearly as well as the best one."""
+        return tuple(name for name, error in self.pooled.items() if error <= NEAR * self.pooled[self.chosen])
+
+    @property
     def spread(self) -> float | None:
-        """Highest over lowest prediction at the target, minus 1; None for fewer than two."""
-        values = list(self.at_target.values())
+        """Highest over lowest prediction of the near forms at the target, minus 1; None for fewer than two."""
+        values = [self.at_target[name] for name in self.near if name in self.at_target]
         return max(values) / min(values) - 1 if len(values) > 1 else None
 
 
