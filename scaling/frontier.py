@@ -10,18 +10,14 @@ Letters: S parameter sets, B budgets.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scaling.errors import InputError
+from scaling.fitted import FittedLaw
+from scaling.intervals import OPEN_SHARE
 from scaling.optima import check, optima, points_at
 
-if TYPE_CHECKING:
-    from scaling.fitted import FittedLaw
-
-OPEN_SHARE = 0.025
-"""Share of draws without an optimum on one side above which a 95 % band has no end there."""
 CHEAPEST_RATIO = 1e-24
 """Smallest part of the budget that `waste` looks at."""
 
@@ -131,7 +127,7 @@ def frontier(fitted: FittedLaw, budgets_B: np.ndarray, unique: float | None = No
         d_exponent=Exponent(*(None if x is None else 1 - x for x in (a_value, a_high, a_low))),
         flops_per_nd=fitted.flops_per_nd,
         unique=unique,
-        extrapolation_B=budgets_B / _largest_flops(fitted),
+        extrapolation_B=budgets_B / fitted.ranges["c"][1],
         draws=len(fitted.cloud_SP),
         draws_without_optimum=int(missing_SB.sum(axis=0).max(initial=0)),
         open_reason=_open_reason(point.log_n_SB, cloud.log_n_SB),
@@ -199,13 +195,6 @@ def _open_reason(point_1B: np.ndarray, cloud_SB: np.ndarray) -> str | None:
 def _interval(band: Band, i: int) -> str:
     low, high = ("open" if np.isnan(x) else f"{x:.4g}" for x in (band.low_B[i], band.high_B[i]))
     return f"{band.value_B[i]:.4g} [{low}, {high}]"
-
-
-def _largest_flops(fitted: FittedLaw) -> float:
-    """Of the fitted data; where only their N and D are known, no less than it."""
-    if "c" in fitted.ranges:
-        return fitted.ranges["c"][1]
-    return fitted.flops_per_nd * fitted.ranges["n"][1] * fitted.ranges["d"][1]
 
 
 def _ratio_for_loss(fitted: FittedLaw, budget: float, loss: float, unique: float | None) -> float | None:

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scaling import vertex
 from scaling.errors import InputError, Refusal, near_miss
+from scaling.fitted import FittedLaw
 from scaling.frontier import Exponent, Frontier, frontier
 from scaling.laws import LAWS
 from scaling.table import RunTable
 from scaling.vertex import Curve, Vertex
-
-if TYPE_CHECKING:
-    from scaling.fitted import FittedLaw
 
 CURVES = {"parabola": vertex.parabola, "local": vertex.local}
 METHODS = ("surface", *CURVES)

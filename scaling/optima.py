@@ -6,22 +6,17 @@ Letters: S parameter sets, B budgets, R points of a search grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.polynomial import polynomial
 
 from scaling.errors import InputError
-
-if TYPE_CHECKING:
-    from scaling.fitted import FittedLaw
+from scaling.fitted import FittedLaw
+from scaling.problem import NEGLIGIBLE_SHARE
+from scaling.terms import EXPONENT_LIMITS, Natural, Points
 
 CLOSED_FORM = {"chinchilla": None, "chinchilla_no_floor": None, "tied": None, "gamma": "gamma", "kaplan": "beta"}
 """Laws E + ((A/N^alpha)^(1/g) + (B/D^beta)^(1/g))^g: the parameter that is their g, or None where g is 1."""
-NEGLIGIBLE_SHARE = 1e-6
-"""A term that is nowhere in the data more than this share of the loss has vanished."""
-STEEPEST_EXPONENT = 5.0
-"""Above it a term has vanished after the first step of a design."""
 SEARCH_FACTOR = 1e4
 """A numeric search looks as far as this beyond the data's N, moved along with the budget."""
 COARSE_STEP, FINE_STEP = 0.25, 0.03
@@ -61,7 +56,8 @@ def numeric_optima(
     """(log N* [S], loss [S]) at one budget for any law of N and D whose loss has one minimum along it.
 
     All S share a grid of log N, so that they are one call of the law; then each its own polynomial through the 7 points
-    around its lowest. log N* is good to 1e-8. At an end of the search it is -inf or +inf, as in `Optima`.
+    around its lowest. log N* is good to 1e-8 where the law is smooth; at a kink of the law repeated, to the fine step.
+    At an end of the search it is -inf or +inf, as in `Optima`.
     """
     log_nd = np.log(budget / fitted.flops_per_nd)
 
@@ -120,14 +116,14 @@ def _closed_form(fitted: FittedLaw, budgets_B: np.ndarray, theta_SP: np.ndarray)
     return Optima(np.where(missing, end, log_n_SB), np.where(missing, np.nan, loss_SB))
 
 
-def _inner(fitted: FittedLaw, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _inner(fitted: FittedLaw, values: Natural) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """alpha, beta and g, each in the shape of `values`."""
     alpha = values["alpha"]
     gamma = CLOSED_FORM[fitted.law.name]
     return alpha, values.get("beta", alpha), np.ones_like(alpha) if gamma is None else values[gamma]
 
 
-def _vanished(fitted: FittedLaw, theta_SP: np.ndarray, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _vanished(fitted: FittedLaw, theta_SP: np.ndarray, values: Natural) -> tuple[np.ndarray, np.ndarray]:
     """([S] the N term vanished, [S] the D term did): of no size anywhere in the data, or no decay, or over at once."""
     (n_low, n_high), (d_low, d_high) = fitted.ranges["n"], fitted.ranges["d"]
     points = {"n": np.array([n_low, n_high]), "d": np.array([d_high, d_low])}
@@ -140,12 +136,12 @@ def _vanished(fitted: FittedLaw, theta_SP: np.ndarray, values: dict[str, np.ndar
     ):
         with np.errstate(divide="ignore", over="ignore"):
             share_S = np.exp(np.log(size) - exponent * np.log(x))[:, 0] / loss_S
-        steady = (exponent[:, 0] > 0) & (exponent[:, 0] <= STEEPEST_EXPONENT)
+        steady = (exponent[:, 0] > EXPONENT_LIMITS[0]) & (exponent[:, 0] <= EXPONENT_LIMITS[1])
         gone.append(~(steady & (share_S >= NEGLIGIBLE_SHARE)))
     return gone[0], gone[1]
 
 
-def points_at(log_n_R: np.ndarray, log_nd: float, unique: float | None) -> dict[str, np.ndarray]:
+def points_at(log_n_R: np.ndarray, log_nd: float, unique: float | None) -> Points:
     """The law's axes at R values of log N with N * D fixed."""
     points = {"n": np.exp(log_n_R), "d": np.exp(log_nd - log_n_R)}
     return points if unique is None else points | {"u": np.full(len(log_n_R), float(unique))}

@@ -124,12 +124,15 @@ def _fit(curve: Curve, near: slice, degree: int) -> Vertex:
 
 
 def _minimum(coefficient_K: np.ndarray, low: float, high: float) -> float | None:
-    """The lowest stationary point between the two ends at which the polynomial bends upwards."""
-    roots = polynomial.polyroots(polynomial.polyder(coefficient_K))
-    roots = roots.real[np.abs(roots.imag) < 1e-12 * np.maximum(np.abs(roots), 1)]
-    bends_up = polynomial.polyval(roots, polynomial.polyder(coefficient_K, 2)) > 0
-    roots = roots[bends_up & (roots > low) & (roots < high)]
-    return float(roots[np.argmin(polynomial.polyval(roots, coefficient_K))]) if len(roots) else None
+    """Where a parabola or cubic is stationary and bends upwards, if between the two ends."""
+    slope, bend, twist = [*polynomial.polyder(coefficient_K), 0.0][:3]  # of slope + bend x + twist x^2
+    inside = bend**2 - 4 * twist * slope
+    if inside <= 0 or (twist == 0 and bend <= 0):
+        return None
+    root = np.sqrt(inside)
+    # of the two ways to write it, the one that does not cancel: a cubic may be a parabola to rounding
+    place = -2 * slope / (bend + root) if bend > 0 else (root - bend) / (2 * twist)
+    return float(place) if low < place < high else None
 
 
 def _no_minimum(coefficient_K: np.ndarray, n_G: np.ndarray) -> str:
