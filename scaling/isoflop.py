@@ -215,9 +215,12 @@ def isoflop(
 
 
 def _flops(table: RunTable) -> np.ndarray:
+    """C of each row: as its column has it, else flops_per_nd * N * D."""
+    computed_R = table.flops_per_nd * table.n * table.d
     if table.columns.flops is None:
-        return table.flops_per_nd * table.n * table.d
-    return table.frame[table.columns.flops].cast(float).to_numpy()
+        return computed_R
+    column_R = table.frame[table.columns.flops].cast(float).fill_null(np.nan).to_numpy()
+    return np.where(column_R > 0, column_R, computed_R)
 
 
 def _split(flops_R: np.ndarray, tolerance: float) -> list[np.ndarray]:

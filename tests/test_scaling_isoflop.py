@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 import numpy as np
+import polars as pl
 import pytest
 from planted import BUDGETS, CENTRE, isoflop_grid, planted, table_of, with_cloud
 
@@ -211,6 +212,15 @@ def test_nearly_equal_compute_is_one_budget_and_the_tolerance_bounds_it():
         np.testing.assert_array_equal(np.sort(a.row_R), b.row_R)
     named = table_of(table.n, table.d * near, table.loss, budget=[f"C{i}" for i in labels])
     assert len(isoflop(named, groups="budget").budgets) == 5
+
+
+def test_a_column_of_flops_makes_the_budgets_and_where_it_is_empty_n_and_d_do():
+    table = isoflop_grid(STEEP_N)
+    measured = [None, *(np.repeat(BUDGETS, 7)[1:] * 1.03)]
+    frame = table.frame.with_columns(pl.Series("c", measured, dtype=pl.Float64))
+    result = isoflop(dataclasses.replace(table, frame=frame, columns=dataclasses.replace(table.columns, flops="c")))
+    assert [budget.flops for budget in result.budgets[1:]] == pytest.approx(BUDGETS[1:] * 1.03)
+    assert result.budgets[0].flops_range == pytest.approx((BUDGETS[0], BUDGETS[0] * 1.03))
 
 
 def test_runs_alone_at_their_compute_are_counted():
