@@ -165,7 +165,8 @@ def isoflop(
     Args:
       table: runs with N and D. C is its column of FLOPs, else flops_per_nd * N * D.
       fitted: a law of N and D, for the surface and the biases. Best of the same table.
-      tolerance: the runs of a budget lie within C * (1 +- tolerance) or so; a wider set is split at its largest gap.
+      tolerance: the highest C of a budget is at most (1 + tolerance) / (1 - tolerance) times its lowest; a wider set of
+        runs is split at its largest gap in log C.
       groups: instead of that, [R] labels of the budgets, or the column that holds them.
 
     Raises:

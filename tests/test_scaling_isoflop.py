@@ -254,6 +254,11 @@ def test_wrong_requests(options, message):
         isoflop(isoflop_grid(STEEP_N), **options)
 
 
+def test_a_table_without_n_is_told_which_flag_names_it():
+    with pytest.raises(InputError, match="--n"):
+        isoflop(dataclasses.replace(isoflop_grid(STEEP_N), n=None))
+
+
 def test_a_table_without_budgets_is_refused_with_the_design_that_would_do():
     n = np.geomspace(1e7, 1e9, 12)
     with pytest.raises(Refusal, match=r"no IsoFLOP table.*3 or more budgets.*D = C / \(6 N\)"):
