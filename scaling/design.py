@@ -1,0 +1,129 @@
+"""Which runs to make: can a plan identify its law, what cures a table that no law fits, what to run next.
+
+    check_plan("chinchilla", None, n, d)                     # runs that are planned
+    advise(table, "chinchilla", wanted="beta", runs=4)       # runs that were made
+
+`sessionrec design` prints what these return.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from scaling import checks, laws
+from scaling.assumption import Assumption, along_ray, fit_sigma, ray_slope
+from scaling.cure import Cure, cure
+from scaling.errors import Refusal
+from scaling.fit import fit
+from scaling.fitted import FittedLaw
+from scaling.identify import Verdict, check_plan, identify, planned_points, refusal
+from scaling.propose import Points, Proposal, ProposedRun, Run, candidate_grid, propose
+from scaling.table import Columns, RunTable, from_frame, load
+
+__all__ = [
+    "Advice", "Assumption", "Cure", "Proposal", "ProposedRun", "Run", "Verdict",
+    "advise", "candidate_grid", "check_plan", "cure", "identify", "propose", "read_plan",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to run next, and why. Either a cure or a proposal is there."""
+
+    refused: str | None
+    """Why the law cannot be fitted to the table as it is."""
+    verdict: Verdict
+    cure: Cure | None
+    proposal: Proposal | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def read_plan(path: str | Path, n: str, d: str) -> tuple[np.ndarray, np.ndarray]:
+    """N and D ([R] each) of a table of runs that nobody has made; `n` and `d` name its columns.
+
+    Raises InputError: no such file or column, text or a number that is not above 0 in it, no rows.
+    """
+    frame, _ = load(path)
+    if "status" in frame.columns:
+        frame = frame.drop("status")  # none of them is done
+    frame = frame.with_columns(pl.lit(1.0).alias("planned loss"), pl.int_range(pl.len()).alias("planned row"))
+    table = from_frame(frame, Columns(loss="planned loss", n=n, d=d), source=str(path))
+    return table.n, table.d
+
+
+def advise(
+    table: RunTable,
+    law: str = "chinchilla",
+    *,
+    assumed: FittedLaw | None = None,
+    told: str = "the given law",
+    sigma: float | None = None,
+    floor: float | None = None,
+    wanted: str = "beta",
+    runs: int = 4,
+    candidates: Points | None = None,
+    flops_limit: float | None = None,
+    per: Literal["flop", "run"] = "flop",
+) -> Advice:
+    """The next runs for a table of finished ones.
+
+    Where the table is refused for its design, these are the runs that cure it; else those that shrink the interval of
+    `wanted` most.
+
+    Args:
+      table: finished runs.
+      law: a name in `laws.LAWS`, of N and D.
+      assumed: the law to reckon with, and `told` where it is from. Default: the table's own fit; on a single ray, what
+        `assumption.along_ray` lets one assume.
+      sigma: standard deviation of log loss around the law, in nats. Default: that of the table's residuals.
+      floor: a known irreducible loss. Default: the table's floor column, if it has one.
+      wanted, runs, candidates, flops_limit, per: see `propose`.
+
+    Raises:
+      InputError: something was named wrongly, or no candidate is within the limits.
+      Refusal: the table cannot carry the law for a reason that no run cures, or there is nothing to reckon with.
+    """
+    chosen = laws.by_name(law)
+    points = planned_points(chosen, table.n, table.d)
+    known_floor = table.known_floor if floor is None and chosen.has_floor else floor
+    refused = None
+    try:
+        checks.refuse(table, chosen, known_floor)
+    except Refusal as reason:
+        refused = str(reason)
+    assumptions = _assumptions(table, chosen, assumed, told, known_floor, refused)
+    if sigma is not None:
+        assumptions = tuple(dataclasses.replace(a, sigma=sigma) for a in assumptions)
+    if refused is not None and refusal(assumptions[0].law, points)[0] is None:
+        raise Refusal(refused)  # it is not for the design, so no run cures it
+    verdict = identify(assumptions[0], points, (wanted,))
+    if refused is not None:
+        found = cure(assumptions, points, candidates=candidates, flops_limit=flops_limit)
+        return Advice(refused, verdict, found, None)
+    proposal = propose(
+        assumptions[0], points, wanted, runs=runs, candidates=candidates, flops_limit=flops_limit, per=per
+    )
+    return Advice(None, verdict, None, proposal)
+
+
+def _assumptions(table, law, assumed, told, known_floor, refused) -> tuple[Assumption, ...]:
+    if assumed is not None:
+        at_table = {axis: getattr(table, axis) for axis in assumed.law.axes}
+        residual_R = np.log(table.loss) - np.log(assumed.loss_at(at_table)[0])
+        return (Assumption(assumed, fit_sigma(residual_R, 0), f"{told}; noise: the table's spread around it"),)
+    if refused is None:
+        fitted = fit(table, law.name, floor=known_floor, bootstrap=0, heldout=False)
+        sigma = fit_sigma(fitted.residual(), len(fitted.theta_P))
+        return (Assumption(fitted, sigma, f"the fit of {len(table)} runs"),)
+    slope = ray_slope(table)
+    if slope is None:
+        raise Refusal(f"{refused} To reckon which runs would cure it, assume a law: its parameters, or a fit.json.")
+    return along_ray(table, law, slope, known_floor)
