@@ -19,7 +19,7 @@ import polars as pl
 from scaling import checks, laws
 from scaling.assumption import Assumption, along_ray, fit_sigma, ray_slope
 from scaling.cure import Cure, cure
-from scaling.errors import Refusal
+from scaling.errors import InputError, Refusal, near_miss
 from scaling.fit import fit
 from scaling.fitted import FittedLaw
 from scaling.identify import Verdict, check_plan, identify, planned_points, refusal
@@ -52,6 +52,9 @@ def read_plan(path: str | Path, n: str, d: str) -> tuple[np.ndarray, np.ndarray]
     Raises InputError: no such file or column, text or a number that is not above 0 in it, no rows.
     """
     frame, _ = load(path)
+    for flag, name in (("--n", n), ("--d", d)):
+        if name not in frame.columns:
+            raise InputError(f"{path} has no column {name!r} ({flag}); {near_miss(name, frame.columns)}")
     if "status" in frame.columns:
         frame = frame.drop("status")  # none of them is done
     frame = frame.with_columns(pl.lit(1.0).alias("planned loss"), pl.int_range(pl.len()).alias("planned row"))

@@ -75,7 +75,7 @@ class Expected:
     def __str__(self) -> str:
         if self.factor95 is None:
             return f"{self.value:.4g} +- {self.half_width95:.2g}"
-        return f"{self.value:.4g} x/ {self.factor95:.3g}"
+        return f"{self.value:.4g} x/ {self.factor95:.4g}"
 
 
 def quantity(name: str, fitted: FittedLaw) -> Quantity:

@@ -63,7 +63,7 @@ def show(found: Plan, console: Console) -> None:
     for row in found.budgets:
         for wrong in row.wrong_n:
             cost = wrong.cost
-            wasted = "-" if cost.compute_ratio is None else f"{1 - cost.compute_ratio:.1%}"
+            wasted = "-" if cost.compute_ratio is None else f"{100 * (1 - cost.compute_ratio):.2g} %"
             above = f"{cost.loss - cost.best_loss:+.2g}"
             table.add_row(f"{row.flops:.4g}", wrong.choice, f"{cost.n:.4g}", f"{cost.loss:.6g}", above, wasted)
     if table.row_count:
