@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
-from scaling import checks
-from scaling.errors import InputError, near_miss
+from scaling import checks, laws
+from scaling.errors import InputError
 from scaling.fit import fit
 from scaling.fitted import FittedLaw
-from scaling.laws import Law
+from scaling.laws import FLOOR, Law
 from scaling.minimize import robust_sigma
-from scaling.table import RunTable
+from scaling.optima import CLOSED_FORM
+from scaling.table import FLOPS_PER_ND, RunTable
+from scaling.terms import Points
 
 SIGMA_TYPICAL = 0.005
 """Standard deviation of log loss between seeds, in nats, where nothing is known of it."""
@@ -35,9 +38,9 @@ class Assumption:
 def assume(
     law: Law,
     params: dict[str, float] | None,
-    points: dict[str, np.ndarray],
+    points: Points,
     known_floor: float | None = None,
-    flops_per_nd: float = 6.0,
+    flops_per_nd: float = FLOPS_PER_ND,
 ) -> FittedLaw:
     """`law` with `params` as its formula writes them; None: typical ones, the same in any units.
 
@@ -47,43 +50,34 @@ def assume(
     Raises:
       InputError: a parameter is missing, unknown or not above 0; or the law has no typical parameters.
     """
-    free = law.free_params(known_floor)
     centre = {axis: float(np.exp(np.log(points[axis]).mean())) for axis in law.axes}
-    ranges = {axis: (float(points[axis].min()), float(points[axis].max())) for axis in law.axes}
-    theta_P = np.zeros(len(free))
-    fitted = FittedLaw(law, theta_P, np.empty((0, len(free))), centre, known_floor, flops_per_nd, ranges)
     if params is None:
-        theta_P[:] = _typical(law, free)
-        return fitted
-    _check(law, params, free)
-    theta_P[:] = [0.0 if name in law.logs else params[name] for name in free]
-    unit = fitted.natural(theta_P[None])  # what the formula writes for a term of size 1 at the centre
-    for at, name in enumerate(free):
-        if name in law.logs:
-            theta_P[at] = np.log(params[name]) - np.log(unit[name][0])
-    return fitted
+        theta_P = _typical(law, law.free_params(known_floor))
+    else:
+        for name, value in params.items():
+            if not (np.isfinite(value) and value > 0):
+                raise InputError(f"the assumed {name} is {value}; wanted a finite number above 0")
+        theta_P = laws.from_natural(law, params, centre, known_floor)
+    return FittedLaw(
+        law=law,
+        theta_P=theta_P,
+        cloud_SP=np.empty((0, len(theta_P))),
+        centre=centre,
+        known_floor=known_floor,
+        flops_per_nd=flops_per_nd,
+        ranges={axis: (float(points[axis].min()), float(points[axis].max())) for axis in law.axes},
+    )
 
 
-def _check(law: Law, params: dict[str, float], free: tuple[str, ...]) -> None:
-    for name, value in params.items():
-        if name not in free:
-            raise InputError(f"{law.name} ({law.formula}) has no free parameter {name!r}; {near_miss(name, free)}")
-        if not (np.isfinite(value) and value > 0):
-            raise InputError(f"the assumed {name} is {value}; wanted a finite number above 0")
-    missing = [name for name in free if name not in params]
-    if missing:
-        raise InputError(f"{law.name} ({law.formula}) wants {', '.join(missing)} too: assume all of {', '.join(free)}")
-
-
-def _typical(law: Law, free: tuple[str, ...]) -> list[float]:
-    exponents = {"alpha": TYPICAL_EXPONENT, "beta": TYPICAL_EXPONENT, "gamma": 1.0}
-    terms = [name for name in free if name in law.logs and name != "E"]
-    values = dict.fromkeys(terms, np.log((1 - TYPICAL_FLOOR_SHARE) / len(terms))) | {"E": np.log(TYPICAL_FLOOR_SHARE)}
-    values |= exponents
+def _typical(law: Law, free: tuple[str, ...]) -> np.ndarray:
+    terms = [name for name in free if name in law.logs and name != FLOOR.size]
+    values = {"alpha": TYPICAL_EXPONENT, "beta": TYPICAL_EXPONENT, "gamma": 1.0}
+    values |= dict.fromkeys(terms, np.log((1 - TYPICAL_FLOOR_SHARE) / len(terms)))
+    values |= {FLOOR.size: np.log(TYPICAL_FLOOR_SHARE)}
     unknown = [name for name in free if name not in values]
     if unknown:
         raise InputError(f"{law.name} has no typical {', '.join(unknown)}; assume all of {', '.join(free)} yourself")
-    return [values[name] for name in free]
+    return np.array([values[name] for name in free])
 
 
 def ray_slope(table: RunTable) -> float | None:
@@ -105,27 +99,24 @@ def along_ray(table: RunTable, law: Law, slope: float, known_floor: float | None
     Raises:
       Refusal: the table does not carry the law along the ray either.
     """
-    along = fit(table, "power_floor" if law.has_floor else "power", floor=known_floor, bootstrap=0, heldout=False)
-    free = dict(zip(along.law.free_params(along.known_floor), along.theta_P, strict=True))
-    sigma = fit_sigma(along.residual(), len(free))
-    points = {axis: getattr(table, axis) for axis in law.axes}
-    blank = assume(law, None, points, known_floor, table.flops_per_nd)
-    names = law.free_params(known_floor)
+    along = fit(table, "power_floor" if law.has_floor else "power", floor=known_floor, bootstrap=0, full=False)
+    shown = dict(zip(along.free, along.theta_P, strict=True))
+    beta, sigma = shown["beta"], fit_sigma(along.residual(), len(shown))
+    blank = assume(law, None, table.points(law), known_floor, table.flops_per_nd)
+    shape = {
+        "alpha": slope * beta if "beta" in blank.free else beta,
+        "beta": beta,
+        "gamma": 1.0,
+        FLOOR.size: shown.get(FLOOR.size),
+    }
+    outer = shape.get(CLOSED_FORM[law.name], 1.0)  # two terms that are w^g and (1 - w)^g of the sum make it up
     assumptions = []
     for share in RAY_SHARES:
-        values = {
-            "A": free["A"] + np.log(share),
-            "B": free["A"] + np.log(1 - share),
-            "E": free.get("E"),
-            "alpha": slope * free["beta"] if "beta" in names else free["beta"],
-            "beta": free["beta"],
-            "gamma": 1.0,
-        }
-        theta_P = np.array([values[name] for name in names])
-        fitted = FittedLaw(law, theta_P, blank.cloud_SP, blank.centre, known_floor, table.flops_per_nd, blank.ranges)
+        values = shape | {"A": shown["A"] + outer * np.log(share), "B": shown["A"] + outer * np.log(1 - share)}
+        fitted = dataclasses.replace(blank, theta_P=np.array([values[name] for name in blank.free]))
         told = (
-            f"{along.law.formula} fitted along the ray D ~ N^{slope:.3g} (beta {free['beta']:.3g}, sigma {sigma:.2g}), "
-            f"{share:.0%} of what falls given to N and the rest to D"
+            f"{along.law.formula} fitted along the ray D ~ N^{slope:.3g} (beta {beta:.3g}), {share:.0%} of what falls "
+            "given to N and the rest to D"
         )
         assumptions.append(Assumption(fitted, sigma, told))
     return tuple(assumptions)

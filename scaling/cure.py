@@ -14,7 +14,8 @@ from scaling.assumption import Assumption
 from scaling.fitted import FittedLaw
 from scaling.identify import WANTED_WIDTH, expectations, exponents, refusal
 from scaling.information import Z95, Expected, covariance, information, jacobian
-from scaling.propose import Points, Run, candidate_grid
+from scaling.propose import Run, candidate_grid
+from scaling.terms import Points
 
 MOST_RUNS = 12
 PAIRS_AT_ONCE = 20_000
@@ -106,8 +107,7 @@ class _Search:
 
     def worst_width(self, information_KPP: np.ndarray) -> np.ndarray:
         """Of the exponents' expected intervals, over what is wanted: identified below 1, [K]."""
-        free = self.fitted.law.free_params(self.fitted.known_floor)
-        at = [free.index(name) for name in exponents(self.fitted)]
+        at = [self.fitted.free.index(name) for name in exponents(self.fitted)]
         error_KP = np.sqrt(np.diagonal(covariance(information_KPP), axis1=-2, axis2=-1))
         return (Z95 * error_KP[:, at] / (WANTED_WIDTH * np.abs(self.fitted.theta_P[at]))).max(axis=1)
 

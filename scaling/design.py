@@ -20,11 +20,14 @@ from scaling import checks, laws
 from scaling.assumption import Assumption, along_ray, fit_sigma, ray_slope
 from scaling.cure import Cure, cure
 from scaling.errors import InputError, Refusal, near_miss
+from scaling.files import load
 from scaling.fit import fit
 from scaling.fitted import FittedLaw
-from scaling.identify import Verdict, check_plan, identify, planned_points, refusal
-from scaling.propose import Points, Proposal, ProposedRun, Run, candidate_grid, propose
-from scaling.table import Columns, RunTable, from_frame, load
+from scaling.identify import Verdict, check_axes, check_plan, identify, refusal
+from scaling.noise import seed_noise
+from scaling.propose import Proposal, ProposedRun, Run, candidate_grid, propose
+from scaling.table import Columns, RunTable, from_frame
+from scaling.terms import Points
 
 __all__ = [
     "Advice", "Assumption", "Cure", "Proposal", "ProposedRun", "Run", "Verdict",
@@ -46,20 +49,20 @@ class Advice:
         return dataclasses.asdict(self)
 
 
-def read_plan(path: str | Path, n: str, d: str) -> tuple[np.ndarray, np.ndarray]:
-    """N and D ([R] each) of a table of runs that nobody has made; `n` and `d` name its columns.
+def read_plan(path: str | Path, columns: Columns) -> RunTable:
+    """A table of R runs that nobody has made: of `columns` only `n`, `d` and `flops` count, and its loss means nothing.
 
     Raises InputError: no such file or column, text or a number that is not above 0 in it, no rows.
     """
     frame, _ = load(path)
-    for flag, name in (("--n", n), ("--d", d)):
-        if name not in frame.columns:
+    for flag, name in (("--n", columns.n), ("--d", columns.d), ("--flops", columns.flops)):
+        if name is not None and name not in frame.columns:
             raise InputError(f"{path} has no column {name!r} ({flag}); {near_miss(name, frame.columns)}")
-    if "status" in frame.columns:
-        frame = frame.drop("status")  # none of them is done
-    frame = frame.with_columns(pl.lit(1.0).alias("planned loss"), pl.int_range(pl.len()).alias("planned row"))
-    table = from_frame(frame, Columns(loss="planned loss", n=n, d=d), source=str(path))
-    return table.n, table.d
+    kept = [name for name in dict.fromkeys((columns.n, columns.d, columns.flops)) if name is not None]
+    # a run of its own each, so that a second seed is no copy
+    frame = frame.select(*kept, pl.lit(1.0).alias("loss of a plan"), pl.int_range(pl.len()).alias("run of a plan"))
+    named = Columns(loss="loss of a plan", run_id="run of a plan", n=columns.n, d=columns.d, flops=columns.flops)
+    return from_frame(frame, named, source=str(path))
 
 
 def advise(
@@ -95,7 +98,8 @@ def advise(
       Refusal: the table cannot carry the law for a reason that no run cures, or there is nothing to reckon with.
     """
     chosen = laws.by_name(law)
-    points = planned_points(chosen, table.n, table.d)
+    check_axes(chosen)
+    points = table.points(chosen)
     known_floor = table.known_floor if floor is None and chosen.has_floor else floor
     refused = None
     try:
@@ -119,11 +123,13 @@ def advise(
 
 def _assumptions(table, law, assumed, told, known_floor, refused) -> tuple[Assumption, ...]:
     if assumed is not None:
-        at_table = {axis: getattr(table, axis) for axis in assumed.law.axes}
-        residual_R = np.log(table.loss) - np.log(assumed.loss_at(at_table)[0])
-        return (Assumption(assumed, fit_sigma(residual_R, 0), f"{told}; noise: the table's spread around it"),)
+        noise = seed_noise(table, assumed.law)
+        if noise is not None:
+            return (Assumption(assumed, max(noise.sigma, 1e-6), f"{told}; noise from repeated runs"),)
+        residual_R = np.log(table.response(assumed.law)) - np.log(assumed.loss_at(table.points(assumed.law))[0])
+        return (Assumption(assumed, fit_sigma(residual_R, 0), f"{told}; noise from the table's spread around it"),)
     if refused is None:
-        fitted = fit(table, law.name, floor=known_floor, bootstrap=0, heldout=False)
+        fitted = fit(table, law.name, floor=known_floor, bootstrap=0, full=False)
         sigma = fit_sigma(fitted.residual(), len(fitted.theta_P))
         return (Assumption(fitted, sigma, f"the fit of {len(table)} runs"),)
     slope = ray_slope(table)

@@ -15,6 +15,7 @@ from scaling.errors import InputError, Refusal
 from scaling.fitted import FittedLaw
 from scaling.information import Expected, covariance, expect, information, jacobian, quantity
 from scaling.table import Columns, from_frame
+from scaling.terms import Points
 
 WANTED_WIDTH = 0.5
 """An exponent is identified where half its expected 95 % interval is below this part of its value."""
@@ -71,21 +72,27 @@ def check_plan(
     return identify(Assumption(fitted, sigma, told), points)
 
 
-def planned_points(law: laws.Law, n: np.ndarray, d: np.ndarray) -> dict[str, np.ndarray]:
-    """{"n": [R], "d": [R]}. Raises InputError for a law of other axes, and for numbers that are no N and D."""
+def check_axes(law: laws.Law) -> None:
+    """Raises InputError for a law that is not of N and D alone."""
     if set(law.axes) != {"n", "d"}:
-        axes = " and ".join(law.axes).upper()
-        raise InputError(f"{law.name} is a law of {axes}; a design is of N and D: name a law of both, like chinchilla")
+        axes = " and ".join(checks.AXIS[axis] for axis in law.axes)
+        raise InputError(f"{law.name} is a law of {axes}; a design is of N and D: name a law of these, as chinchilla")
+
+
+def planned_points(law: laws.Law, n: np.ndarray, d: np.ndarray) -> Points:
+    """{"n": [R], "d": [R]}. Raises InputError for a law of other axes, and for numbers that are no N and D."""
+    check_axes(law)
     points = {"n": np.asarray(n, float), "d": np.asarray(d, float)}
     if points["n"].ndim != 1 or points["n"].shape != points["d"].shape or not len(points["n"]):
         raise InputError(f"N has shape {points['n'].shape} and D {points['d'].shape}; wanted one N and one D a run")
     for axis, values in points.items():
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            raise InputError(f"{axis.upper()} of a planned run is {values[~(values > 0)][:1]}; wanted numbers above 0")
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            raise InputError(f"{axis.upper()} of a planned run is {values[bad][0]:g}; wanted a finite number above 0")
     return points
 
 
-def identify(assumption: Assumption, points: dict[str, np.ndarray], more: tuple[str, ...] = ()) -> Verdict:
+def identify(assumption: Assumption, points: Points, more: tuple[str, ...] = ()) -> Verdict:
     """What one run at each of R `points` {axis: [R]} tells of the assumed law.
 
     Args:
@@ -124,17 +131,17 @@ def identify(assumption: Assumption, points: dict[str, np.ndarray], more: tuple[
 
 def exponents(fitted: FittedLaw) -> tuple[str, ...]:
     """The free parameters that are no sizes."""
-    return tuple(p for p in fitted.law.free_params(fitted.known_floor) if p not in fitted.law.logs)
+    return tuple(p for p in fitted.free if p not in fitted.law.logs)
 
 
 def expectations(fitted: FittedLaw, covariance_PP: np.ndarray, more: tuple[str, ...] = ()) -> tuple[Expected, ...]:
     """Each free parameter and `a` where the law has it, then `more`."""
-    free = fitted.law.free_params(fitted.known_floor)
+    free = fitted.free
     names = dict.fromkeys((*free, *(("a",) if {"alpha", "beta"} <= set(free) else ()), *more))
     return tuple(expect(fitted, quantity(name, fitted), covariance_PP) for name in names)
 
 
-def refusal(fitted: FittedLaw, points: dict[str, np.ndarray]) -> tuple[str | None, tuple[str, ...]]:
+def refusal(fitted: FittedLaw, points: Points) -> tuple[str | None, tuple[str, ...]]:
     """Why a fit of the law to runs at `points` would be refused (None: it would not), and its warnings.
 
     The losses are the assumed law's own, so nothing but the design can be at fault.
@@ -149,9 +156,9 @@ def refusal(fitted: FittedLaw, points: dict[str, np.ndarray]) -> tuple[str | Non
         return str(refused), ()
 
 
-def _weakest(fitted: FittedLaw, points: dict[str, np.ndarray], information_PP: np.ndarray, sigma: float) -> str:
+def _weakest(fitted: FittedLaw, points: Points, information_PP: np.ndarray, sigma: float) -> str:
     """The eigenvector of the least information, taken until an exponent is off by half or a size by a factor of 2."""
-    free, law = fitted.law.free_params(fitted.known_floor), fitted.law
+    free, law = fitted.free, fitted.law
     direction_P = np.linalg.eigh(information_PP)[1][:, 0]
     limit_P = np.where([p in law.logs for p in free], np.log(2), WANTED_WIDTH * np.abs(fitted.theta_P))
     reach_P = direction_P / limit_P
@@ -168,4 +175,4 @@ def _weakest(fitted: FittedLaw, points: dict[str, np.ndarray], information_PP: n
 
 
 def _told(name: str, law: laws.Law) -> str:
-    return f"{name} at the centre" if name in law.logs and name != "E" else name
+    return f"{name} at the centre" if name in law.logs and name != laws.FLOOR.size else name

@@ -16,7 +16,9 @@ import numpy as np
 
 from scaling.errors import InputError, Refusal, near_miss
 from scaling.fitted import FittedLaw
+from scaling.laws import FLOOR
 from scaling.optima import optima
+from scaling.terms import Points
 
 Z95 = 1.959964
 """Standard errors in half a 95 % interval."""
@@ -24,23 +26,23 @@ KNOWN_BEFORE = 10.0
 """Standard deviation of what is known before any run, in nats of a term's size and units of an exponent: nothing.
 It keeps the covariance of a design that identifies nothing finite."""
 STEP = 1e-3
-"""Of the differences below; their error is of the order STEP^4."""
+"""Of the differences in `slope`; their error is of the order STEP^4."""
 
 
 def slope(function: Callable[[np.ndarray], np.ndarray], theta_P: np.ndarray) -> np.ndarray:
-    """d function / d theta at `theta_P`, [P, ...]; `function` takes [S, P] and gives [S, ...]."""
+    """d function / d theta at `theta_P`, [P]; `function` takes [S, P] and gives [S]."""
     steps = STEP * np.eye(len(theta_P))
     near = function(theta_P + steps) - function(theta_P - steps)
     far = function(theta_P + 2 * steps) - function(theta_P - 2 * steps)
     return (8 * near - far) / (12 * STEP)
 
 
-def jacobian(fitted: FittedLaw, points: dict[str, np.ndarray]) -> np.ndarray:
+def jacobian(fitted: FittedLaw, points: Points) -> np.ndarray:
     """Slope of log loss in theta at R `points` {axis: [R]}, [R, P]."""
-    return slope(lambda theta_SP: np.log(fitted.loss_at(points, theta_SP)), fitted.theta_P).T
+    return fitted.bind(points).derivatives(fitted.theta_P[None])[1][0].T
 
 
-def information(fitted: FittedLaw, points: dict[str, np.ndarray], sigma: float) -> np.ndarray:
+def information(fitted: FittedLaw, points: Points, sigma: float) -> np.ndarray:
     """Fisher information of theta from one run at each of R `points`, [P, P]; sigma in nats of log loss."""
     jacobian_RP = jacobian(fitted, points)
     return jacobian_RP.T @ jacobian_RP / sigma**2
@@ -88,7 +90,7 @@ def quantity(name: str, fitted: FittedLaw) -> Quantity:
     Raises:
       InputError: the law has no such quantity.
     """
-    free = fitted.law.free_params(fitted.known_floor)
+    free = fitted.free
     kind, _, where = name.partition("@")
     if name in free:
         return _parameter(name, fitted)
@@ -124,8 +126,8 @@ def expect(fitted: FittedLaw, wanted: Quantity, covariance_PP: np.ndarray) -> Ex
 
 
 def _parameter(name: str, fitted: FittedLaw) -> Quantity:
-    at = fitted.law.free_params(fitted.known_floor).index(name)
-    if name in fitted.law.logs and name != "E":
+    at = fitted.free.index(name)
+    if name in fitted.law.logs and name != FLOOR.size:
         return Quantity(f"{name} at the centre", lambda _, theta_SP: theta_SP[:, at], is_log=True)
     return Quantity(name, lambda law, theta_SP: law.natural(theta_SP)[name])
 

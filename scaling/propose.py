@@ -16,12 +16,10 @@ import numpy as np
 from scaling.assumption import Assumption
 from scaling.errors import InputError
 from scaling.information import Expected, covariance, expect, information, jacobian, quantity, slope
+from scaling.terms import Points
 
 MOST_VALUES = 8
 """Of N and of D that candidates are made from; more are replaced by as many, evenly spaced in log."""
-
-Points = dict[str, np.ndarray]
-"""{"n": [R], "d": [R]}."""
 
 
 @dataclass(frozen=True)

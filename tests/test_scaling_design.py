@@ -16,6 +16,7 @@ from scaling.design import advise, candidate_grid, check_plan, cure, identify, p
 from scaling.errors import InputError, Refusal
 from scaling.identify import refusal
 from scaling.information import covariance, expect, information, jacobian, quantity
+from scaling.minimize import Objective, minimize
 from scaling.table import Columns, RunTable, from_frame
 
 PLANTED = {"A": 400.0, "B": 900.0, "E": 1.7, "alpha": 0.34, "beta": 0.29}
@@ -57,7 +58,7 @@ def test_assumed_parameters_are_the_formulas_own():
 def test_the_jacobian_is_each_terms_share_times_its_slope():
     law = planted().law
     share_n = PLANTED["A"] * GRID["n"] ** -PLANTED["alpha"] / law.loss_at(GRID)[0]
-    free = law.law.free_params(None)
+    free = law.free
     found = jacobian(law, GRID)
     np.testing.assert_allclose(found[:, free.index("A")], share_n, rtol=1e-9)
     np.testing.assert_allclose(found[:, free.index("alpha")], -share_n * np.log(GRID["n"] / law.centre["n"]), atol=1e-9)
@@ -73,13 +74,15 @@ def test_information_adds_over_runs_and_doubles_with_a_second_seed():
 
 
 def test_expected_errors_are_those_of_simulated_fits():
-    more = ("loss@1e9,1e11", "nstar@1e21")
+    law, more = planted().law, ("loss@1e9,1e11", "nstar@1e21")
     expected = half_widths(identify(planted(sigma=0.002), GRID, more))
-    fits = [scaling.fit(table(GRID, 0.002, seed), objective="ls", bootstrap=0, heldout=False) for seed in range(150)]
-    for name in ("A", "B", "E", "alpha", "beta", "a", *more):
-        asked = quantity(name, planted().law)
-        spread = np.std([asked.of(fit, fit.theta_P[None])[0] for fit in fits])
-        assert 1.96 * spread == pytest.approx(expected[asked.name], rel=0.15), name
+    noisy = (np.log(table(GRID, 0.002, seed).loss) for seed in range(300))
+    fits = [minimize(law.bind(GRID), log_loss, Objective("ls"), law.theta_P[None]) for log_loss in noisy]
+    assert all(fit.converged_S[0] for fit in fits)
+    theta_SP = np.concatenate([fit.theta_SP for fit in fits])
+    for name in (*law.free, "a", *more):
+        asked = quantity(name, law)
+        assert 1.96 * asked.of(law, theta_SP).std() == pytest.approx(expected[asked.name], rel=0.15), name
 
 
 def test_units_of_n_and_d_change_nothing_but_numbers_in_those_units():
@@ -119,8 +122,8 @@ def test_a_single_ray_is_not_identified_and_says_what_trades_off():
     verdict = check_plan("chinchilla", None, **RAY)
     assert not verdict.identifies
     assert "single ray" in verdict.reasons[0]
-    assert {"alpha +0.15 with beta -0.15", "beta +0.15 with alpha -0.15", "alpha -0.15 with beta +0.15",
-            "beta -0.15 with alpha +0.15"} & {verdict.weakest.partition(",")[0]}  # fmt: skip
+    assert verdict.weakest.startswith(("alpha +0.15 with beta -0.15", "alpha -0.15 with beta +0.15",
+                                       "beta +0.15 with alpha -0.15", "beta -0.15 with alpha +0.15"))  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -134,7 +137,7 @@ def test_the_two_proposed_runs_cure_a_ray(seed):
     assert len(advice.cure.runs) == 2
     assert len(advice.cure.sensitivity) == 2
     new = {"n": np.array([r.n for r in advice.cure.runs]), "d": np.array([r.d for r in advice.cure.runs])}
-    cured = scaling.fit(table(joined(RAY, new), 0.002, seed), bootstrap=0, heldout=False)
+    cured = scaling.fit(table(joined(RAY, new), 0.002, seed), bootstrap=0, full=False)
     expected = half_widths(identify(planted(sigma=0.002), joined(RAY, new)))
     for name in ("alpha", "beta"):
         assert cured.params[name] == pytest.approx(PLANTED[name], abs=1.5 * expected[name])
@@ -155,7 +158,7 @@ def test_no_cheaper_two_runs_cure_a_ray():
 
 
 def half_widths_at(assumption, points) -> list[float]:
-    at = [assumption.law.law.free_params(None).index(name) for name in ("alpha", "beta")]
+    at = [assumption.law.free.index(name) for name in ("alpha", "beta")]
     spread = covariance(information(assumption.law, points, assumption.sigma))
     return list(1.96 * np.sqrt(np.diagonal(spread)[at]))
 
@@ -234,9 +237,9 @@ def test_a_good_table_gets_a_proposal_and_a_bad_one_no_runs_that_do_not_help():
 
 def test_a_plan_may_repeat_runs_and_needs_no_loss(tmp_path):
     pl.DataFrame({"n": [1, 1, 2], "d": [3.0, 3.0, 4.0], "status": ["planned"] * 3}).write_csv(tmp_path / "plan.csv")
-    n, d = read_plan(tmp_path / "plan.csv", "n", "d")
-    assert n.tolist() == [1, 1, 2]
-    assert d.tolist() == [3, 3, 4]
+    runs = read_plan(tmp_path / "plan.csv", Columns(n="n", d="d", loss="not read"))
+    assert runs.n.tolist() == [1, 1, 2]
+    assert runs.d.tolist() == [3, 3, 4]
 
 
 @pytest.fixture
@@ -277,7 +280,7 @@ def test_command(files, tmp_path, capsys, arguments, code, proposed):
         (["grid.csv", "--quantity", "betta"], "did you mean 'beta'"),
         (["grid.csv", "--quantity", "loss@1e9"], "wants 2 finite numbers"),
         (["grid.csv", "--assume", "A=1,B"], "NAME=NUMBER"),
-        (["grid.csv", "--assume", "A=1,B=2"], "wants E, alpha, beta too"),
+        (["grid.csv", "--assume", "A=1,B=2"], "needs E"),
         (["grid.csv", "--assume", "A=1,B=2,E=-1,alpha=1,beta=1"], "assumed E is -1.0"),
         (["grid.csv", "--assume", "A=1", "--from", "fit.json"], "give one"),
         (["grid.csv", "--from", "fit.json", "--law", "power"], "leave the flag out"),

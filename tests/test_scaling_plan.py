@@ -89,7 +89,7 @@ def test_an_open_floor_leaves_n_as_it_is():
 
 def test_a_term_that_vanishes_in_draws_makes_n_a_bound():
     law = fitted()
-    law.cloud_SP[:20, law.law.free_params(None).index("B")] = -60.0
+    law.cloud_SP[:20, law.free.index("B")] = -60.0
     found = plan(law, [1e19])
     (row,) = found.budgets
     assert row.n.high is None

@@ -14,8 +14,9 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.output import columns, write
+from experiments.cli.output import columns, escape
 from scaling.errors import InputError
+from scaling.export import plain, write_json
 from scaling.plan import Plan, plan
 
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     fitted = scaling.load(args.from_)
     found = plan(fitted, args.budget, open_params=_open_params(args.from_), unique=args.unique)
     if args.json is not None:
-        write(args.json, found.to_dict())
+        write_json(plain(found.to_dict()), args.json)
     show(found, Console())
     return 0
 
@@ -55,7 +56,7 @@ def show(found: Plan, console: Console) -> None:
     for row in found.budgets:
         first = (f"{row.flops:.4g}", f"{row.extrapolation_factor:.3g}x")
         for name, value in (("N*", row.n), ("D*", row.d), ("loss", row.loss)):
-            table.add_row(*first, name, str(value).replace("[", r"\["))
+            table.add_row(*first, name, escape(str(value)))
             first = ("", "")
     table.caption = "over fitted: C over the largest C of the fitted runs"
     console.print(table)
@@ -76,4 +77,4 @@ def show(found: Plan, console: Console) -> None:
                 highlight=False,
             )
     for warning in found.warnings:
-        console.print("[yellow]warning:[/]", warning.replace("[", r"\["), highlight=False)
+        console.print("[yellow]warning:[/]", escape(warning), highlight=False)
