@@ -12,13 +12,15 @@ from scaling.errors import InputError
 from scaling.fit import fit
 from scaling.fitted import FittedLaw
 from scaling.laws import FLOOR, Law
-from scaling.minimize import robust_sigma
+from scaling.minimize import Objective, adaptive_delta
 from scaling.optima import CLOSED_FORM
 from scaling.table import FLOPS_PER_ND, RunTable
 from scaling.terms import Points
 
 SIGMA_TYPICAL = 0.005
 """Standard deviation of log loss between seeds, in nats, where nothing is known of it."""
+SIGMA_LEAST = 1e-6
+"""For tables without noise, so that information stays finite."""
 TYPICAL_EXPONENT = 0.3
 TYPICAL_FLOOR_SHARE = 0.6
 """Of the loss at the centre of the plan; the terms of N and D share the rest evenly."""
@@ -81,13 +83,13 @@ def _typical(law: Law, free: tuple[str, ...]) -> np.ndarray:
 
 
 def ray_slope(table: RunTable) -> float | None:
-    """The s of a table on a single ray, D ~ N^s; None where N and D are two variables, or one does not vary."""
+    """The s > 0 of a table on a single ray, D ~ N^s; None where N and D are two variables, or do not grow together."""
     if table.n is None or np.ptp(table.n) == 0 or np.ptp(table.d) == 0:
         return None
     log_nd = np.log(np.stack([table.n, table.d]))
     variance_2, axes = np.linalg.eigh(np.cov(log_nd, bias=True))
-    off_it = np.sqrt(max(variance_2[0], 0.0))
-    return float(axes[1, 1] / axes[0, 1]) if off_it < checks.RAY_REFUSED else None
+    slope = float(axes[1, 1] / axes[0, 1])
+    return slope if np.sqrt(max(variance_2[0], 0.0)) < checks.RAY_REFUSED and slope > 0 else None
 
 
 def along_ray(table: RunTable, law: Law, slope: float, known_floor: float | None) -> tuple[Assumption, ...]:
@@ -123,6 +125,11 @@ def along_ray(table: RunTable, law: Law, slope: float, known_floor: float | None
 
 
 def fit_sigma(residual_R: np.ndarray, parameters: int) -> float:
-    """Robust standard deviation of log loss, in nats, corrected for the `parameters` fitted to these R residuals."""
+    """The noise of log loss, in nats, that gives an adaptive Huber fit of these R residuals its standard errors.
+
+    sqrt(mean psi^2) / mean psi' (Huber 1981, section 6.3), corrected for the `parameters` fitted: 2.5 % above the
+    standard deviation of Gaussian residuals, and little moved by outliers.
+    """
+    _, psi_R, slope_R = Objective("huber", adaptive_delta(residual_R)).rho(residual_R)
     spare = max(len(residual_R) - parameters, 1)
-    return max(robust_sigma(residual_R) * float(np.sqrt(len(residual_R) / spare)), 1e-6)
+    return max(float(np.sqrt((psi_R**2).sum() / spare) / slope_R.mean()), SIGMA_LEAST)

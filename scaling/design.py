@@ -17,13 +17,13 @@ import numpy as np
 import polars as pl
 
 from scaling import checks, laws
-from scaling.assumption import Assumption, along_ray, fit_sigma, ray_slope
+from scaling.assumption import SIGMA_LEAST, Assumption, along_ray, fit_sigma, ray_slope
 from scaling.cure import Cure, cure
 from scaling.errors import InputError, Refusal, near_miss
 from scaling.files import load
 from scaling.fit import fit
 from scaling.fitted import FittedLaw
-from scaling.identify import Verdict, check_axes, check_plan, identify, refusal
+from scaling.identify import Verdict, check_axes, check_plan, exponents, identify, refusal
 from scaling.noise import seed_noise
 from scaling.propose import Proposal, ProposedRun, Run, candidate_grid, propose
 from scaling.table import Columns, RunTable, from_frame
@@ -65,6 +65,11 @@ def read_plan(path: str | Path, columns: Columns) -> RunTable:
     return from_frame(frame, named, source=str(path))
 
 
+def usual_quantity(fitted: FittedLaw) -> str:
+    """What is asked for by default: beta, or the law's only exponent."""
+    return "beta" if "beta" in fitted.free else exponents(fitted)[0]
+
+
 def advise(
     table: RunTable,
     law: str = "chinchilla",
@@ -73,7 +78,7 @@ def advise(
     told: str = "the given law",
     sigma: float | None = None,
     floor: float | None = None,
-    wanted: str = "beta",
+    wanted: str | None = None,
     runs: int = 4,
     candidates: Points | None = None,
     flops_limit: float | None = None,
@@ -91,7 +96,8 @@ def advise(
         `assumption.along_ray` lets one assume.
       sigma: standard deviation of log loss around the law, in nats. Default: that of the table's residuals.
       floor: a known irreducible loss. Default: the table's floor column, if it has one.
-      wanted, runs, candidates, flops_limit, per: see `propose`.
+      wanted: a quantity, see `information.quantity`. Default: beta, or the law's only exponent.
+      runs, candidates, flops_limit, per: see `propose`.
 
     Raises:
       InputError: something was named wrongly, or no candidate is within the limits.
@@ -111,6 +117,7 @@ def advise(
         assumptions = tuple(dataclasses.replace(a, sigma=sigma) for a in assumptions)
     if refused is not None and refusal(assumptions[0].law, points)[0] is None:
         raise Refusal(refused)  # it is not for the design, so no run cures it
+    wanted = usual_quantity(assumptions[0].law) if wanted is None else wanted
     verdict = identify(assumptions[0], points, (wanted,))
     if refused is not None:
         found = cure(assumptions, points, candidates=candidates, flops_limit=flops_limit)
@@ -125,7 +132,7 @@ def _assumptions(table, law, assumed, told, known_floor, refused) -> tuple[Assum
     if assumed is not None:
         noise = seed_noise(table, assumed.law)
         if noise is not None:
-            return (Assumption(assumed, max(noise.sigma, 1e-6), f"{told}; noise from repeated runs"),)
+            return (Assumption(assumed, max(noise.sigma, SIGMA_LEAST), f"{told}; noise from repeated runs"),)
         residual_R = np.log(table.response(assumed.law)) - np.log(assumed.loss_at(table.points(assumed.law))[0])
         return (Assumption(assumed, fit_sigma(residual_R, 0), f"{told}; noise from the table's spread around it"),)
     if refused is None:

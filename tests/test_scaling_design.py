@@ -11,7 +11,7 @@ import pytest
 import scaling
 from experiments.__main__ import main
 from scaling import laws
-from scaling.assumption import Assumption, assume
+from scaling.assumption import Assumption, assume, fit_sigma
 from scaling.design import advise, candidate_grid, check_plan, cure, identify, propose, read_plan
 from scaling.errors import InputError, Refusal
 from scaling.identify import refusal
@@ -141,6 +141,33 @@ def test_the_two_proposed_runs_cure_a_ray(seed):
     expected = half_widths(identify(planted(sigma=0.002), joined(RAY, new)))
     for name in ("alpha", "beta"):
         assert cured.params[name] == pytest.approx(PLANTED[name], abs=1.5 * expected[name])
+
+
+@pytest.mark.parametrize("law", ["chinchilla", "tied", "kaplan", "gamma"])
+def test_a_ray_is_cured_under_every_law_that_it_cannot_carry(law):
+    advice = advise(table(RAY, 0.002), law)
+    assert "single ray" in advice.refused
+    assert advice.cure.cures
+    # gamma has one exponent more than a ray and two runs can tell
+    assert (len(advice.cure.runs) > 2) == (law == "gamma")
+    assert advice.cure.note.startswith("No two runs do it") == (law == "gamma")
+
+
+def test_a_single_isoflop_budget_shows_no_exponent_and_is_cured_under_an_assumed_law():
+    budget = {"n": RAY["n"], "d": 1e17 / RAY["n"]}
+    with pytest.raises(Refusal, match=r"single ray.*assume a law"):
+        advise(table(budget, 0.002))
+    advice = advise(table(budget, 0.002), assumed=planted(budget).law)
+    assert advice.cure.cures
+    assert len(advice.cure.runs) == 2
+
+
+def test_the_noise_of_a_fit_is_that_of_its_residuals_and_not_of_outliers():
+    residual = 0.01 * np.random.default_rng(0).normal(size=20_000)
+    assert fit_sigma(residual, 0) == pytest.approx(0.01 * 0.95**-0.5, rel=0.02)
+    assert fit_sigma(7 * residual, 5) == pytest.approx(7 * fit_sigma(residual, 5), rel=1e-9)
+    residual[:200] = 100.0
+    assert fit_sigma(residual, 0) == pytest.approx(0.0103, rel=0.05)
 
 
 def test_no_cheaper_two_runs_cure_a_ray():

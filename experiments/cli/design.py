@@ -44,8 +44,8 @@ class Args(ColumnArgs):
     """The known irreducible loss; it is then no parameter."""
     sigma: float | None = None
     """Noise of log loss. Default: the table's spread around the law; 0.005 for planned runs."""
-    quantity: str = "beta"
-    """What to learn: a parameter, a (of N* ~ C^a), loss@N,D or nstar@FLOPS."""
+    quantity: str | None = None
+    """What to learn: a parameter, a (of N* ~ C^a), loss@N,D or nstar@FLOPS. Default: beta."""
     runs: int = 4
     """How many runs to propose."""
     per: Literal["flop", "run"] = "flop"
@@ -85,7 +85,7 @@ def _of_plan(args: Args) -> Advice:
     fitted, told = _assumed(args, table)
     assumption = Assumption(fitted, SIGMA_TYPICAL if args.sigma is None else args.sigma, told)
     points = table.points(fitted.law)
-    verdict = identify(assumption, points, (args.quantity,))
+    verdict = identify(assumption, points, () if args.quantity is None else (args.quantity,))
     cured = None
     if not verdict.identifies:
         candidates = candidate_grid(table.n, table.d, args.n_limits, args.d_limits)
@@ -188,7 +188,7 @@ def _show_proposal(found: Advice, console: Console) -> None:
         f"[bold]Next runs, those that tell most of {proposal.quantity} per {proposal.per}[/] (now {before}):",
         highlight=False,
     )
-    table = columns("N", "D", "FLOPs", "together", f"{proposal.quantity} with it and those above")
+    table = columns("N", "D", "FLOPs", "together", f"then {proposal.quantity}")
     for run in proposal.runs:
         table.add_row(f"{run.n:.4g}", f"{run.d:.4g}", f"{run.flops:.3g}", f"{run.flops_total:.3g}", str(run.after))
     console.print(table)
