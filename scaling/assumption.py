@@ -60,6 +60,9 @@ def assume(
             if not (np.isfinite(value) and value > 0):
                 raise InputError(f"the assumed {name} is {value}; wanted a finite number above 0")
         theta_P = laws.from_natural(law, params, centre, known_floor)
+    reached = {axis: points[axis] for axis in law.axes}
+    if {"n", "d"} <= set(reached):
+        reached["c"] = flops_per_nd * points["n"] * points["d"]
     return FittedLaw(
         law=law,
         theta_P=theta_P,
@@ -67,7 +70,7 @@ def assume(
         centre=centre,
         known_floor=known_floor,
         flops_per_nd=flops_per_nd,
-        ranges={axis: (float(points[axis].min()), float(points[axis].max())) for axis in law.axes},
+        ranges={axis: (float(values.min()), float(values.max())) for axis, values in reached.items()},
     )
 
 
