@@ -33,7 +33,7 @@ def _optimum(
 ) -> alt.LayerChart:
     everything = np.concatenate([band.value_B, band.low_B, band.high_B, values])
     everything = everything[np.isfinite(everything)]
-    x = parts.log_x("c", "C: training FLOPs", np.concatenate([path.budgets_B, flops]))
+    x = parts.log_x("c", "C: training FLOPs", np.concatenate([path.budgets_B, flops]), "~e")
     y = parts.log_y(title, _trimmed(everything, band, values), number_format=".2~s")
     low, high = float(flops.min()), float(flops.max())
     shade = alt.Chart(parts.data([{"c": low, "to": high}])).mark_rect(color=REFERENCE, opacity=0.09)

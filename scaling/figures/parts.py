@@ -46,6 +46,9 @@ def labels(table: RunTable, law: Law | None = None) -> Labels:
     def words(name: str | None) -> str:
         return (name or "").replace("_", " ")
 
+    def letter_of(axis: str, name: str | None) -> str:
+        return axis if words(name).lower() in ("", axis.lower()) else f"{axis}: {words(name)}"
+
     response = columns.loss
     if getattr(columns, "metric", None) is not None:
         if law is not None and law.response == "metric":
@@ -53,8 +56,8 @@ def labels(table: RunTable, law: Law | None = None) -> Labels:
         elif columns.loss is None:
             response = f"1 - {columns.metric}"
     return Labels(
-        n=f"N: {words(columns.n)}",
-        d=f"D: {words(columns.d)}" if columns.d else "D: training FLOPs / (6 N)",
+        n=letter_of("N", columns.n),
+        d=letter_of("D", columns.d) if columns.d or not columns.flops else "D: training FLOPs / (6 N)",
         response=words(response),
         u="unique D",
         l=f"upstream loss: {words(columns.loss)}",
@@ -201,8 +204,8 @@ def spread(values: np.ndarray) -> Iterable[float]:
     return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), 6)).round().astype(int))].tolist()
 
 
-def log_x(field: str, title: str, values: np.ndarray) -> alt.X:
-    return _log_axis(alt.X, field, title, np.asarray(values, float), ".3~s")
+def log_x(field: str, title: str, values: np.ndarray, number_format: str = ".3~s") -> alt.X:
+    return _log_axis(alt.X, field, title, np.asarray(values, float), number_format)
 
 
 def log_y(title: str, values: Iterable[float], field: str = "response", number_format: str = "~g") -> alt.Y:
@@ -229,7 +232,7 @@ def _log_axis(channel: type, field: str, title: str, values: np.ndarray, number_
 def even_axis(channel: type, field: str, title: str, low: float, high: float, **axis: Any) -> alt.X | alt.Y:
     """A linear axis from `low` to `high`."""
     scale = alt.Scale(domain=[float(low), float(high)], nice=False, zero=False)
-    return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(**({"format": "~g"} | axis)))
+    return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(**({"format": ".6~g"} | axis)))
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -30,10 +30,10 @@ def _profile_of(name: str, of: object) -> alt.LayerChart:
     first, last = (np.flatnonzero(inside)[i] for i in (0, -1)) if inside.any() else (0, len(value) - 1)
     low, high = value[max(first - 1, 0)], value[min(last + 1, len(value) - 1)]
     if low > 0 and high / low > 30:
-        x = parts.log_x("value", name, np.array([low, high]))
+        x = parts.log_x("value", "", np.array([low, high]))
         x["axis"]["values"] = parts.ticks(low, high)[:: max(1, len(parts.ticks(low, high)) // 4)]
     else:
-        x = parts.even_axis(alt.X, "value", name, low, high, tickCount=4)
+        x = parts.even_axis(alt.X, "value", "", low, high, tickCount=3)
     y = parts.even_axis(alt.Y, "rise", "rise (half chi-square)", 0, RISE_SHOWN, tickCount=5)
     rows = [{"value": v, "rise": r} for v, r in zip(value, rise, strict=True)]
     layers = [parts.line(rows, x, y, FIT)]
@@ -80,9 +80,9 @@ def _cloud_of(fit: Fit, first: str, second: str) -> alt.LayerChart:
         axes.append(parts.even_axis(channel, field, name, low - margin, high + margin, tickCount=5))
     rows = [{"x": a, "y": b} for a, b in zip(draws[first][::stride], draws[second][::stride], strict=True)]
     x, y = axes
-    dots = alt.Chart(parts.data(rows)).mark_circle(size=14, opacity=0.3, color=REFERENCE, clip=True).encode(x=x, y=y)
+    dots = alt.Chart(parts.data(rows)).mark_circle(size=9, opacity=1, color="#9aa4ae", clip=True).encode(x=x, y=y)
     at = alt.Chart(parts.data([{"x": point[first][0], "y": point[second][0]}]))
-    cross = at.mark_point(shape="cross", size=130, filled=True, color=FIT, stroke="white").encode(x=x, y=y)
+    cross = at.mark_point(shape="cross", size=130, filled=True, color=FIT, opacity=1).encode(x=x, y=y)
     return parts.panel(dots, cross)
 
 
