@@ -56,7 +56,16 @@ def _hypothesis(table: RunTable, fit: Fit | None) -> list[Item]:
     law, source = fit and fit.law, "the fit" if fit else "a fit: this one was refused"
     compared = fit and fit.forms and sorted({row.law for row in fit.forms.rows if row.refused is None})
     variables = [
-        f"{what} from {name!r}" for what, name in (("N", columns.n), ("D", columns.d), ("loss", columns.loss)) if name
+        f"{what} from {name!r}"
+        for what, name in (
+            ("N", columns.n),
+            ("D", columns.d),
+            ("C", columns.flops),
+            ("unique D", columns.unique),
+            ("loss", columns.loss),
+            ("metric", columns.metric),
+        )
+        if name
     ]
     floor = None
     if fit:
@@ -105,7 +114,10 @@ def _training(table: RunTable) -> list[Item]:
         _of_column(table, "How are FLOPs counted?", ("flops_convention",)),
         _of_column(table, "On which data?", ("dataset_fingerprint", "dataset", "data")),
         _of_column(
-            table, "Which architecture?", ("architecture", "paradigm", "session_encoder", "sequence_encoder"), every=True
+            table,
+            "Which architecture?",
+            ("architecture", "paradigm", "session_encoder", "sequence_encoder"),
+            every=True,
         ),
         _of_column(table, "Which optimizer?", ("optimizer",)),
         _of_column(table, "Which learning-rate schedule?", ("schedule", "learning_rate_schedule", "lr_schedule")),
@@ -132,9 +144,9 @@ def _collection(table: RunTable) -> list[Item]:
     final = None
     if several:
         final = f"several rows a run, told apart by {columns.cluster!r}"
-    elif getattr(columns, "progress", None) is not None or "status" in table.frame.columns:
+    elif columns.progress is not None or "status" in table.frame.columns:
         final = "final values of finished runs, one row a run"
-    what = columns.loss or getattr(columns, "metric", None)
+    what = columns.loss or columns.metric
     return [
         _told(COLLECTION, "Which measure is the response?", what, "the named column"),
         _of_column(table, "Measured on which data?", ("evaluation_set", "dataset_fingerprint", "dataset")),
@@ -186,7 +198,8 @@ def _fitting(fit: Fit | None) -> list[Item]:
         ),
         item(
             "How large is the noise between repeats?",
-            noise and f"standard deviation {noise.sigma:.2g} of log response, {noise.dof} degrees of freedom",
+            noise
+            and f"standard deviation {noise.sigma:.2g} of log response, {noise.degrees_of_freedom} degrees of freedom",
             "runs that differ in the seed alone",
         ),
         item(

@@ -26,14 +26,20 @@ def escape(text: str) -> str:
 def math(formula: str) -> str:
     """A law's formula, or a parameter's name, in math mode: "A / N^alpha" gives $A / N^{\\alpha}$."""
     braced = re.sub(r"\^-?(\w+|\([^()]*\))", lambda found: "^{" + found.group(0)[1:].strip("()") + "}", formula)
-    braced = re.sub(r"_(\w+)", r"_{\1}", braced)
-    return f"${re.sub(r'[A-Za-z]+', lambda found: _word(found.group(0)), braced)}$"
+    braced = re.sub(r"_(\w+)", r"_{\1}", braced).replace(" * ", r" \cdot ")
+    return f"${re.sub(r'\\?[A-Za-z]+', lambda found: _word(found.group(0)), braced)}$"
 
 
 def _word(word: str) -> str:
     if word in GREEK or word in FUNCTIONS:
         return f"\\{word} "
-    return word if len(word) == 1 else rf"\mathrm{{{word}}}"
+    return word if len(word) == 1 or word.startswith("\\") else rf"\mathrm{{~{word}~}}"
+
+
+def written_at_1(fit: Fit) -> set[str]:
+    """The sizes that the formula writes at N = 1 or D = 1, far from the data: to be told at the centre instead."""
+    point = fit.natural(fit.theta_P[None])
+    return {name for name, size in fit.sizes_at_centre.items() if abs(point[name][0] - size) > 1e-9 * abs(size)}
 
 
 def number(value: float, digits: int = 7) -> str:
@@ -65,12 +71,11 @@ def _refused(name: str, refusal: Refusal) -> list[str]:
 
 
 def _block(name: str, fit: Fit) -> list[str]:
-    rows = [("formula", math(fit.law.formula), "")]
+    rows, sizes = [("formula", math(fit.law.formula), "")], written_at_1(fit)
     for parameter in fit.params:
-        size = fit.sizes_at_centre.get(parameter)
-        if size is not None and parameter != "E":
+        if parameter in sizes:
             at = f"{math(parameter)} term at the centre"
-            rows.append((at, number(size), _interval(fit.sizes_at_centre95.get(parameter))))
+            rows.append((at, number(fit.sizes_at_centre[parameter]), _interval(fit.sizes_at_centre95.get(parameter))))
         else:
             rows.append((math(parameter), _value(fit, parameter), _ends(fit, parameter)))
     delta = rf", $\delta$ = {number(fit.objective.delta, 3)}" if fit.objective.name == "huber" else ""

@@ -50,8 +50,9 @@ SECTIONS = {
         "the form that does best at the most distant runs.",
     },
     "compute": {
-        "isoflop": "Runs of equal compute, one colour each. A form at the bottom is where a method puts the best N; a "
-        "hollow one is refused, with the reason below.",
+        "isoflop": "Runs of equal compute, one colour each, with the fitted law and a parabola through them. The large "
+        "marks are where each method puts the best N; a hollow one, at the lowest run, is refused: see the reason "
+        "above.",
         "frontier": "The best N and D at each amount of compute, with 95 % bootstrap bands. The grey field is the "
         "compute of the runs, the dots; beyond it the line is dashed: the law is extrapolated there.",
     },
@@ -77,7 +78,7 @@ def all_figures(
         if fit.forms is not None and any(row.refused is None for row in fit.forms.rows):
             charts["forms"] = trust.forms(fit)
     if isoflop is not None:
-        charts["isoflop"] = compute.isoflop(table, isoflop)
+        charts["isoflop"] = compute.isoflop(table, isoflop, fit)
     if frontier is not None and np.isfinite(frontier.n.value_B).any():
         charts["frontier"] = compute.frontier(table, frontier)
     return {name: themed(charts[name]) for name in CAPTIONS if name in charts}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
 
 from scaling.figures import parts
-from scaling.figures.parts import FIT, REFERENCE
+from scaling.figures.parts import FIT, INK, REFERENCE
 from scaling.table import RunTable
 
 if TYPE_CHECKING:
+    from scaling.fit import Fit
     from scaling.frontier import Band, Frontier
+    from scaling.isoflop import Budget, IsoFlop, Minimum
 
+SHAPES = {"surface": "diamond", "parabola": "triangle-down", "local": "square"}
+MINIMUM_SIZE = 150
+CURVE_POINTS = 40
 WITHIN, BEYOND = "within the data", "extrapolation"
 
 
@@ -26,6 +31,64 @@ def frontier(table: RunTable, path: Frontier) -> alt.HConcatChart:
         for band, values, title in ((path.n, table.n, text.n), (path.d, table.d, text.d))
     ]
     return alt.hconcat(*panels, spacing=40).properties(title="Compute-optimal path")
+
+
+def isoflop(table: RunTable, of: IsoFlop, fit: Fit | None) -> alt.LayerChart:
+    """Loss over N, one colour a budget: the runs, the law, the parabola, and the minima; refused ones are hollow."""
+    text = parts.labels(table, fit and fit.law)
+    loss = parts.response(table, fit and fit.law)
+    rows = np.concatenate([budget.row_R for budget in of.budgets])
+    budget_of = np.concatenate([np.full(len(budget.row_R), budget.flops) for budget in of.budgets])
+    minima = [_mark(budget, minimum) for budget in of.budgets for minimum in budget.minima.values()]
+    x = parts.log_x("n", text.n, np.concatenate([table.n[rows], [mark["n"] for mark in minima]]))
+    y = parts.log_y(text.response, np.concatenate([loss[rows], [mark["response"] for mark in minima]]))
+    colour = parts.colour_of(budget_of, "C: training FLOPs", ".2~e")
+    layers = []
+    for name, dash in (("parabola", [3, 3]), ("law", [1, 0])):
+        drawn = [row for budget in of.budgets for row in _curve(budget, name, of.flops_per_nd, fit)]
+        if drawn:
+            line = alt.Chart(parts.data(drawn)).mark_line(strokeWidth=1.3, strokeDash=dash, clip=True)
+            layers.append(line.encode(x=x, y=y, color=colour, detail="colour:Q"))
+    order = np.argsort(rows)
+    at = np.isin(np.arange(len(table)), rows)
+    fields = {"response": loss[at]}
+    layers.append(parts.points(table.take(at), None, x, y, fields, (budget_of[order], "C: training FLOPs"), ".2~e"))
+    scale = alt.Scale(domain=list(SHAPES), range=list(SHAPES.values()))
+    shape = alt.Shape("method:N", title="best N by", scale=scale, legend=alt.Legend(symbolSize=MINIMUM_SIZE))
+    tooltip = ["method:N", alt.Tooltip("n:Q", format=",.4~g"), alt.Tooltip("response:Q", format=".6~g"), "refused:N"]
+    for is_refused in (False, True):
+        marks = [mark for mark in minima if (mark["refused"] is not None) == is_refused]
+        if marks:
+            chart = alt.Chart(parts.data(marks)).mark_point(
+                filled=not is_refused, size=MINIMUM_SIZE, opacity=1, stroke=INK, strokeWidth=1.2, clip=True
+            )
+            layers.append(chart.encode(x=x, y=y, shape=shape, color=colour, tooltip=tooltip))
+    return parts.single(*layers, title="Runs of equal compute")
+
+
+def _mark(budget: Budget, minimum: Minimum) -> dict[str, Any]:
+    """Where a minimum is drawn; a refused one at the budget's lowest run."""
+    lowest = int(np.argmin(budget.curve.loss_G))
+    n, loss = (minimum.n, minimum.loss)
+    if minimum.refused is not None:
+        n, loss = budget.curve.n_G[lowest], budget.curve.loss_G[lowest]
+    return {
+        "colour": budget.flops, "method": minimum.method, "n": n, "response": loss, "refused": minimum.refused
+    }  # fmt: skip
+
+
+def _curve(budget: Budget, name: str, flops_per_nd: float, fit: Fit | None) -> list[dict[str, float]]:
+    n = np.geomspace(budget.curve.n_G[0] / 1.1, budget.curve.n_G[-1] * 1.1, CURVE_POINTS)
+    if name == "law":
+        if fit is None or "u" in fit.law.axes:
+            return []
+        loss = fit.loss_at({"n": n, "d": budget.flops / flops_per_nd / n})[0]
+    else:
+        parabola = budget.vertices["parabola"]
+        if parabola.coefficient_K is None:
+            return []
+        loss = parabola.loss_at(n)
+    return [{"colour": budget.flops, "n": a, "response": b} for a, b in zip(n, loss, strict=True) if b > 0]
 
 
 def _optimum(

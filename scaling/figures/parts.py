@@ -50,11 +50,10 @@ def labels(table: RunTable, law: Law | None = None) -> Labels:
         return axis if words(name).lower() in ("", axis.lower()) else f"{axis}: {words(name)}"
 
     response = columns.loss
-    if getattr(columns, "metric", None) is not None:
-        if law is not None and law.response == "metric":
-            response = columns.metric
-        elif columns.loss is None:
-            response = f"1 - {columns.metric}"
+    if law is not None and law.response == "metric":
+        response = columns.metric
+    elif columns.loss is None:
+        response = f"1 - {columns.metric}"
     return Labels(
         n=letter_of("N", columns.n),
         d=letter_of("D", columns.d) if columns.d or not columns.flops else "D: training FLOPs / (6 N)",
@@ -78,6 +77,7 @@ def points(
     y: alt.Y,
     fields: Mapping[str, np.ndarray],
     colour: tuple[np.ndarray, str] | None,
+    colour_format: str = ".3~s",
 ) -> alt.Chart:
     """One mark a run, that names the run and its settings; triangles where the held-out check predicts it.
 
@@ -98,21 +98,12 @@ def points(
     ]
     tooltip = ["run:N", *(alt.Tooltip(f"{name}:Q", format=",.6~g") for name in values), *(f"{s}:N" for s in shown)]
     encoding = {"x": x, "y": y, "tooltip": tooltip}
-    encoding["color"] = alt.value(INK) if colour is None else colour_of(*colour)
+    encoding["color"] = alt.value(INK) if colour is None else colour_of(*colour, colour_format)
     if held:
         scale = alt.Scale(domain=[FITTED, HELD_OUT], range=["circle", "triangle-up"])
         encoding["shape"] = alt.Shape("role:N", title=None, scale=scale, legend=alt.Legend(symbolSize=POINT_SIZE))
     mark = alt.Chart(data(rows)).mark_point(filled=True, size=POINT_SIZE, opacity=0.9, stroke="white", strokeWidth=0.6)
     return mark.encode(**encoding)
-
-
-def band(fit: Fit, at: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The law at points {axis: [R]}: (value, low, high), each [R]; NaN ends where the fit has no draws."""
-    value = fit.loss_at(dict(at))[0]
-    if not len(fit.cloud_SP):
-        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    low, high = np.percentile(fit.loss_at(dict(at), fit.cloud_SP), [2.5, 97.5], axis=0)
-    return value, low, high
 
 
 def law_over_data(fit: Fit, x: alt.X, y: alt.Y, floor: float) -> list[alt.Chart]:
@@ -126,7 +117,7 @@ def law_over_data(fit: Fit, x: alt.X, y: alt.Y, floor: float) -> list[alt.Chart]
     rows = []
     for n in spread(np.unique(table.n)) if by_size else [None]:
         at = {"d": d} | ({"n": np.full_like(d, n)} if by_size else {}) | ({"u": d} if "u" in fit.law.axes else {})
-        value, low, high = (v - floor for v in band(fit, at))
+        value, low, high = (v - floor for v in fit.band(at))
         rows += [
             {"d": d[i], "response": value[i], "low": low[i], "high": high[i]} | ({"colour": n} if by_size else {})
             for i in range(len(d))
@@ -180,17 +171,17 @@ def rule(value: float, name: str, d: np.ndarray, x: alt.X, y: alt.Y) -> list[alt
     return [dashed, text.encode(x=x, y=y, text="text:N")]
 
 
-def colour_of(values: np.ndarray, title: str, field: str = "colour") -> alt.Color:
+def colour_of(values: np.ndarray, title: str, number_format: str = ".3~s") -> alt.Color:
     distinct = np.unique(values)
     if len(distinct) <= DISCRETE_COLOURS:
         scale = alt.Scale(domain=distinct.tolist(), range=viridis(len(distinct)))
-        legend = alt.Legend(symbolSize=POINT_SIZE, symbolType="circle", symbolOpacity=1, format=".3~s")
-        return alt.Color(f"{field}:O", title=title, scale=scale, legend=legend)
+        legend = alt.Legend(symbolSize=POINT_SIZE, symbolType="circle", symbolOpacity=1, format=number_format)
+        return alt.Color("colour:O", title=title, scale=scale, legend=legend)
     low, high = float(distinct[0]), float(distinct[-1])
     scale = alt.Scale(type="log", scheme="viridis", domain=[low, high])
     # beside lines and shapes Vega-Lite turns a gradient into symbols, one for each tick: so few are named
-    legend = alt.Legend(format=".3~s", gradientLength=180, symbolSize=POINT_SIZE, values=ticks(low, high))
-    return alt.Color(f"{field}:Q", title=title, scale=scale, legend=legend)
+    legend = alt.Legend(format=number_format, gradientLength=180, symbolSize=POINT_SIZE, values=ticks(low, high))
+    return alt.Color("colour:Q", title=title, scale=scale, legend=legend)
 
 
 def viridis(count: int) -> list[str]:

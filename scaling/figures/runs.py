@@ -82,7 +82,7 @@ def metric_against_loss(fit: Fit) -> alt.LayerChart:
     low, high = float(table.loss.min()), float(table.loss.max())
     margin = 0.05 * (high - low)
     at = np.linspace(low - margin, high + margin, parts.LINE_POINTS)
-    value, lower, upper = parts.band(fit, {"l": at})
+    value, lower, upper = fit.band({"l": at})
     rows = [dict(zip(("l", "response", "low", "high"), row, strict=True)) for row in zip(at, value, lower, upper)]
     seen = [*table.response(fit.law), *value]
     reach = 0.06 * (max(seen) - min(seen))

@@ -1,24 +1,19 @@
 """One page about a table of runs: figures, fits and what they cannot tell, every run and why some were left out.
 
 The page is self-contained: it opens from disk with no network. Beside it lies `<page's stem>_figures/`: every figure as
-SVG, PNG and PDF, `fits.tex` for a paper, and `fits.json` with every fit and the reporting checklist.
+SVG, PNG and PDF, `fits.tex` for a paper, `fit_LAW.json` of each fit and `checklist.json`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scaling.checklist import checklist
 from scaling.errors import InputError, Refusal
 from scaling.fit import Fit
 from scaling.table import RunTable
 from scaling.theory import Theory
-
-if TYPE_CHECKING:
-    from scaling.frontier import Frontier
-    from scaling.isoflop import IsoFlop
 
 
 def write(
@@ -27,8 +22,6 @@ def write(
     fits: Sequence[tuple[str, Fit | Refusal]],
     theory: Theory | None = None,
     title: str = "Scaling report",
-    isoflop: IsoFlop | Refusal | None = None,
-    frontier: Frontier | None = None,
 ) -> Path:
     """Writes the page and what lies beside it, the page last and each file whole.
 
@@ -37,15 +30,13 @@ def write(
       table: the runs.
       fits: (law's name, its fit or why there is none); the first fit is drawn.
       theory: what is known of the truth, if anything is.
-      isoflop: of the drawn fit, or why there is none; None where the law has no N.
-      frontier: of the drawn fit.
 
     Returns: the folder of the figures.
 
     Raises InputError for an `out` that is no .html file or whose folder is missing.
     """
     from scaling.figures import CAPTIONS, all_figures
-    from scaling.report import exports
+    from scaling.report import compute, exports
     from scaling.report.page import page
 
     out = Path(out)
@@ -54,7 +45,7 @@ def write(
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no folder {out.parent}")
     drawn = next((fit for _, fit in fits if isinstance(fit, Fit)), None)
-    charts = {}
+    charts, isoflop, frontier = {}, compute.isoflop_of(table, drawn), compute.frontier_of(table, drawn)
     if len(table):
         minima = None if isinstance(isoflop, Refusal) else isoflop
         charts = {name: chart.to_dict() for name, chart in all_figures(table, drawn, theory, minima, frontier).items()}

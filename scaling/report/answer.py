@@ -4,33 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from scaling.fit import Fit
+from scaling.latex import written_at_1
 from scaling.report.html import interval
 from scaling.theory import Theory
 
 if TYPE_CHECKING:
     from scaling.frontier import Exponent, Frontier
 
-EXPONENTS = {"beta": ("d", "the data"), "alpha": ("n", "the parameters")}
+BOTTLENECKS = {"beta": ("the data are", "data"), "alpha": ("size is", "parameters")}
+"""{exponent: what it is an exponent of}, in the laws below."""
+PURE_POWERS = ("power", "power_floor", "chinchilla", "chinchilla_no_floor", "gamma", "kaplan")
+"""Laws in which the loss above the floor is one power of what alone limits it."""
 
 
 def answer(fit: Fit) -> str:
     """The parameters with their 95 % intervals, and what they mean."""
     law = fit.law
-    known = [_parameter(fit, name) for name in fit.params if fit.sizes_at_centre.get(name) is None or name == "E"]
+    known = [_parameter(fit, name) for name in fit.params if name not in written_at_1(fit)]
     sentences = [f"{len(fit.table)} runs give {law.formula} with {', '.join(known)}."]
-    if law.response == "loss" and "beta" in fit.params:
+    if law.name in PURE_POWERS:
         sentences += [
-            f"Ten times {what} divide{'s' if axis == 'd' else ''} the part of the loss that {what} can still remove by "
+            f"Where {limit} the bottleneck, ten times as many {what} divide the loss above the floor by "
             f"{10 ** fit.params[name]:.3g}{_tenfold(fit, name)}."
-            for name, (axis, what) in EXPONENTS.items()
-            if axis in law.axes and fit.params.get(name) is not None
+            for name, (limit, what) in BOTTLENECKS.items()
+            if fit.params.get(name) is not None
         ]
     if law.has_floor and fit.params.get("E") is not None:
         is_known = fit.known_floor is not None
-        sentences.append(f"More of both ends at a loss of {fit.params['E']:.5g}{', which is known' * is_known}.")
+        more = " and ".join({"n": "larger models", "d": "more data"}[axis] for axis in law.axes if axis in "nd")
+        sentences.append(f"With ever {more} the loss ends at {fit.params['E']:.5g}{', which is known' * is_known}.")
     return " ".join(sentences)
 
 
@@ -67,7 +70,7 @@ def noise_sentences(fit: Fit) -> list[str]:
     noise = fit.seed_noise
     sentences = [
         f"Repeats of {noise.groups} points differ by {noise.sigma:.2g} in log response (standard deviation, "
-        f"{noise.dof} degrees of freedom); residuals by {fit.residual_sigma:.2g} (robust)."
+        f"{noise.degrees_of_freedom} degrees of freedom); residuals by {fit.residual_sigma:.2g} (robust)."
     ]
     if fit.lack_of_fit is not None:
         p = fit.lack_of_fit.p_value
@@ -103,8 +106,9 @@ def _against_theory(fit: Fit, theory: Theory) -> str:
 def forms_sentence(fit: Fit) -> str:
     """Which form predicts the held-out runs best, and how far the forms part at the most distant one."""
     tried = {row.law for row in fit.forms.rows if row.refused is None}
-    says = f"{len(tried)} forms were fitted without the largest runs; {fit.forms.chosen} predicts them best."
-    spread = fit.forms.spread
-    if spread is None or not np.isfinite(spread):
+    says = f"{len(tried)} forms were fitted without the largest runs"
+    says += f"; {fit.forms.chosen} predicts them best." if fit.forms.chosen else ", and none at every share."
+    if fit.forms.spread is None:
         return says
-    return f"{says} At the furthest run that was held out the forms differ by {spread:.2g} of log response."
+    target = ", ".join(f"{axis.upper()} = {value:.3g}" for axis, value in fit.forms.target.items())
+    return f"{says} Fitted to all runs, the forms differ by {fit.forms.spread:.2%} at {target}, far past the data."

@@ -1,4 +1,4 @@
-"""What lies beside the page: each figure as SVG, PNG and PDF, the fits as LaTeX and as JSON."""
+"""What lies beside the page: each figure as SVG, PNG and PDF, the fits as LaTeX and as JSON, the checklist."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scaling import latex
 from scaling.checklist import Item, answered
 from scaling.errors import Refusal
 from scaling.fit import Fit
+from scaling.laws import LAWS
 
 PNG_PIXELS_PER_INCH = 144
 SUFFIXES = (".svg", ".png", ".pdf")
@@ -35,13 +36,15 @@ def write_figures(charts: dict[str, dict], known: Sequence[str], folder: Path) -
 
 
 def write_fits(fits: Sequence[tuple[str, Fit | Refusal]], items: Sequence[Item], folder: Path) -> None:
-    """Writes fits.tex, a table for a paper, and fits.json: every fit or its refusal, and the checklist."""
+    """Writes fits.tex, a table for a paper; fit_LAW.json of each fit, which `scaling.load` reads; checklist.json."""
     replace(folder / "fits.tex", latex.table(fits).encode())
-    values = {
-        "fits": {name: {"refused": str(fit)} if isinstance(fit, Refusal) else fit.to_dict() for name, fit in fits},
-        "checklist": checklist_dict(items),
-    }
-    replace(folder / "fits.json", (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+    done = {name: fit for name, fit in fits if isinstance(fit, Fit)}
+    for name in LAWS:
+        if name in done:
+            done[name].to_json(folder / f"fit_{name}.json")
+        else:
+            (folder / f"fit_{name}.json").unlink(missing_ok=True)
+    replace(folder / "checklist.json", (json.dumps(checklist_dict(items), indent=1) + "\n").encode())
 
 
 def checklist_dict(items: Sequence[Item]) -> dict[str, Any]:

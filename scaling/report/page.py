@@ -72,7 +72,7 @@ def _what(table: RunTable, fits: Sequence[tuple[str, Fit | Refusal]], theory: Th
     counts = f"{len(table)} runs used, {len(table.excluded)} left out, each with its reason below."
     yield paragraph(f"{counts} Source: {Path(table.source).name}.", "lead")
     columns = table.columns
-    measured = {"loss": columns.loss, "metric": getattr(columns, "metric", None), "N": columns.n, "D": columns.d}
+    measured = {"loss": columns.loss, "metric": columns.metric, "N": columns.n, "D": columns.d}
     yield paragraph(
         "A power law is fitted to the results of training runs, to tell how the result improves with more data and "
         "larger models. Columns: " + ", ".join(f"{what} is {name}" for what, name in measured.items() if name) + ". "
@@ -131,9 +131,7 @@ def _trust(
     yield "<h3>What this report cannot tell</h3>" + notes(limits)
 
 
-def _compute(
-    isoflop: IsoFlop | Refusal | None, frontier: Frontier | None, charts: dict[str, dict]
-) -> Iterable[str]:
+def _compute(isoflop: IsoFlop | Refusal | None, frontier: Frontier | None, charts: dict[str, dict]) -> Iterable[str]:
     if isoflop is None and frontier is None:
         return
     yield "<h2>The best use of compute</h2>"

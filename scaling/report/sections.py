@@ -17,7 +17,7 @@ from scaling.table import RunTable
 
 if TYPE_CHECKING:
     from scaling.frontier import Frontier
-    from scaling.isoflop import IsoFlop
+    from scaling.isoflop import IsoFlop, Minimum
 
 HELDOUT_SHOWN = 20
 PATH_SHOWN = 9
@@ -88,6 +88,50 @@ def forms(fit: Fit) -> str:
     return paragraph(answer.forms_sentence(fit)) + table(heads, rows, numbers=range(1, 7))
 
 
+def isoflop(of: IsoFlop) -> str:
+    """The best N of every budget by every method, the lines through them, what was refused and why."""
+    rows = [
+        (f"{budget.flops:.3g}", str(len(budget.curve.n_G)), *(_minimum(m) for m in budget.minima.values()))
+        for budget in of.budgets
+    ]
+    methods = list(of.lines)
+    lines = []
+    for line in of.lines.values():
+        a = line.n_exponent
+        lines.append(
+            f"{line.method}: refused. {line.refused}"
+            if line.refused
+            else f"{line.method}: N grows as C^{a.value:.3f} {interval((a.low, a.high))}."
+        )
+    refused = [
+        f"C = {budget.flops:.3g}, {minimum.method}: {minimum.refused}"
+        for budget in of.budgets
+        for minimum in budget.minima.values()
+        if minimum.refused
+    ]
+    parts = [
+        "<h3>Runs of equal compute (IsoFLOP)</h3>",
+        paragraph(
+            "The best N at each compute, found three ways: on the fitted law (surface), by a parabola through the runs "
+            "in log N, and by the runs nearest to the lowest (local). In brackets: 95 % intervals."
+        ),
+        table(("C", "sizes", *(f"best N, {method}" for method in methods)), rows, numbers=range(2 + len(methods))),
+        notes(lines),
+    ]
+    if of.bias:
+        parts.append(notes(f"{bias}." for bias in of.bias.values()))
+    if refused:
+        parts.append(paragraph("Refused minima:") + notes(refused, "refusal"))
+    return "\n".join(parts + ([notes(of.warnings, "warn")] if of.warnings else []))
+
+
+def _minimum(minimum: Minimum) -> str:
+    if minimum.refused:
+        return "refused"
+    ends = minimum.n_interval95
+    return f"{minimum.n:.4g}" + (f" {interval(ends)}" if ends else "")
+
+
 def frontier(path: Frontier) -> str:
     text = paragraph(answer.path_sentence(path))
     if path.open_reason:
@@ -123,7 +167,7 @@ def checklist(items: Sequence[Item]) -> str:
 def runs(of: RunTable) -> str:
     columns = of.columns
     named = {"run": columns.run_id, "N": columns.n, "D": columns.d or columns.flops, "loss": columns.loss}
-    named |= {"metric": getattr(columns, "metric", None)}
+    named |= {"metric": columns.metric}
     named |= {"baseline": columns.baseline, "floor": columns.floor, "tuned by": columns.select_by}
     shown = {head: name for head, name in named.items() if name is not None}
     shown |= {name.replace("_", " "): name for name in RUN_COLUMNS if name in of.frame.columns}
