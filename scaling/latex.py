@@ -27,7 +27,8 @@ def math(formula: str) -> str:
     """A law's formula, or a parameter's name, in math mode: "A / N^alpha" gives $A / N^{\\alpha}$."""
     braced = re.sub(r"\^-?(\w+|\([^()]*\))", lambda found: "^{" + found.group(0)[1:].strip("()") + "}", formula)
     braced = re.sub(r"_(\w+)", r"_{\1}", braced).replace(" * ", r" \cdot ")
-    return f"${re.sub(r'\\?[A-Za-z]+', lambda found: _word(found.group(0)), braced)}$"
+    worded = re.sub(r"\\?[A-Za-z]+", lambda found: _word(found.group(0)), braced)
+    return f"${worded}$"
 
 
 def _word(word: str) -> str:
