@@ -47,10 +47,11 @@ SECTIONS = {
         "cloud": "Each dot is the fit of one bootstrap resampling, the cross is the fit itself. A narrow ridge means "
         "that the two parameters trade off. 99 % of the draws are in view.",
         "forms": "Every form is fitted without the largest runs and predicts them. Lower is better; the bold line is "
-        "the form that does best at the most distant runs.",
+        "the form that does best over all shares.",
     },
     "compute": {
-        "isoflop": "Runs of equal compute, one colour each, with the fitted law and a parabola through them. The large "
+        "isoflop": "Runs of equal compute, one colour each, with the fitted law (solid) and a parabola through them "
+        "(dashed). The large "
         "marks are where each method puts the best N; a hollow one, at the lowest run, is refused: see the reason "
         "above.",
         "frontier": "The best N and D at each amount of compute, with 95 % bootstrap bands. The grey field is the "

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from scaling.isoflop import Budget, IsoFlop, Minimum
 
 SHAPES = {"surface": "diamond", "parabola": "triangle-down", "local": "square"}
-MINIMUM_SIZE = 150
+SIZES = {"surface": 55, "parabola": 110, "local": 190}
+"""The smaller marks lie upon the larger ones."""
 CURVE_POINTS = 40
 WITHIN, BEYOND = "within the data", "extrapolation"
 
@@ -39,7 +40,7 @@ def isoflop(table: RunTable, of: IsoFlop, fit: Fit | None) -> alt.LayerChart:
     loss = parts.response(table, fit and fit.law)
     rows = np.concatenate([budget.row_R for budget in of.budgets])
     budget_of = np.concatenate([np.full(len(budget.row_R), budget.flops) for budget in of.budgets])
-    minima = [_mark(budget, minimum) for budget in of.budgets for minimum in budget.minima.values()]
+    minima = [_mark(budget, budget.minima[method]) for method in reversed(SIZES) for budget in of.budgets]
     x = parts.log_x("n", text.n, np.concatenate([table.n[rows], [mark["n"] for mark in minima]]))
     y = parts.log_y(text.response, np.concatenate([loss[rows], [mark["response"] for mark in minima]]))
     colour = parts.colour_of(budget_of, "C: training FLOPs", ".2~e")
@@ -54,15 +55,17 @@ def isoflop(table: RunTable, of: IsoFlop, fit: Fit | None) -> alt.LayerChart:
     fields = {"response": loss[at]}
     layers.append(parts.points(table.take(at), None, x, y, fields, (budget_of[order], "C: training FLOPs"), ".2~e"))
     scale = alt.Scale(domain=list(SHAPES), range=list(SHAPES.values()))
-    shape = alt.Shape("method:N", title="best N by", scale=scale, legend=alt.Legend(symbolSize=MINIMUM_SIZE))
+    legend = alt.Legend(symbolFillColor="#c3c9cf", symbolStrokeColor=INK)
+    shape = alt.Shape("method:N", title="best N by", scale=scale, legend=legend)
+    size = alt.Size("method:N", title="best N by", scale=alt.Scale(domain=list(SIZES), range=list(SIZES.values())))
     tooltip = ["method:N", alt.Tooltip("n:Q", format=",.4~g"), alt.Tooltip("response:Q", format=".6~g"), "refused:N"]
     for is_refused in (False, True):
         marks = [mark for mark in minima if (mark["refused"] is not None) == is_refused]
         if marks:
             chart = alt.Chart(parts.data(marks)).mark_point(
-                filled=not is_refused, size=MINIMUM_SIZE, opacity=1, stroke=INK, strokeWidth=1.2, clip=True
+                filled=not is_refused, opacity=1, strokeWidth=1.2, clip=True, **({} if is_refused else {"stroke": INK})
             )
-            layers.append(chart.encode(x=x, y=y, shape=shape, color=colour, tooltip=tooltip))
+            layers.append(chart.encode(x=x, y=y, shape=shape, size=size, color=colour, tooltip=tooltip))
     return parts.single(*layers, title="Runs of equal compute")
 
 

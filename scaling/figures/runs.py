@@ -83,7 +83,7 @@ def metric_against_loss(fit: Fit) -> alt.LayerChart:
     margin = 0.05 * (high - low)
     at = np.linspace(low - margin, high + margin, parts.LINE_POINTS)
     value, lower, upper = fit.band({"l": at})
-    rows = [dict(zip(("l", "response", "low", "high"), row, strict=True)) for row in zip(at, value, lower, upper)]
+    rows = [{"l": at[i], "response": value[i], "low": lower[i], "high": upper[i]} for i in range(len(at))]
     seen = [*table.response(fit.law), *value]
     reach = 0.06 * (max(seen) - min(seen))
     x = parts.even_axis(alt.X, "l", text.l, at[0], at[-1])

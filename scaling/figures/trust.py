@@ -8,10 +8,12 @@ import numpy as np
 from scaling.figures import parts
 from scaling.figures.parts import FIT, INK, REFERENCE
 from scaling.fit import Fit
+from scaling.profile import Profile
 
 THRESHOLD95 = 1.92
 """Rise of half chi-square at the ends of a 95 % interval of one parameter: 3.84 / 2."""
 RISE_SHOWN = 5.0
+PROFILE_COLUMNS = 3
 DRAWS_SHOWN = 1000
 CLOUD_SHARE = 0.99
 """Share of the draws, in each parameter, that sets a panel's extent; the rest may lie outside it."""
@@ -20,12 +22,15 @@ PAIRS = (("alpha", "beta"), ("E", "beta"), ("E", "alpha"))
 
 def profile(fit: Fit) -> alt.ConcatChart:
     """For each parameter the rise of the objective as it is held fixed; the interval is where it stays below 1.92."""
-    panels = [_profile_of(name, profile) for name, profile in fit.profile.items()]
-    return alt.concat(*panels, columns=3, spacing=28).properties(title="Profiles")
+    panels = [
+        _profile_of(name, profile, is_first=i % PROFILE_COLUMNS == 0)
+        for i, (name, profile) in enumerate(fit.profile.items())
+    ]
+    return alt.concat(*panels, columns=PROFILE_COLUMNS, spacing=28).properties(title="Profiles")
 
 
-def _profile_of(name: str, of: object) -> alt.LayerChart:
-    value, rise = np.asarray(of.value_G, float), np.asarray(of.rise_G, float)
+def _profile_of(name: str, of: Profile, is_first: bool) -> alt.LayerChart:
+    value, rise = of.value_G, of.rise_G
     inside = rise <= RISE_SHOWN
     first, last = (np.flatnonzero(inside)[i] for i in (0, -1)) if inside.any() else (0, len(value) - 1)
     low, high = value[max(first - 1, 0)], value[min(last + 1, len(value) - 1)]
@@ -34,7 +39,7 @@ def _profile_of(name: str, of: object) -> alt.LayerChart:
         x["axis"]["values"] = parts.ticks(low, high)[:: max(1, len(parts.ticks(low, high)) // 4)]
     else:
         x = parts.even_axis(alt.X, "value", "", low, high, tickCount=3)
-    y = parts.even_axis(alt.Y, "rise", "rise (half chi-square)", 0, RISE_SHOWN, tickCount=5)
+    y = parts.even_axis(alt.Y, "rise", "rise (half chi-square)" if is_first else "", 0, RISE_SHOWN, tickCount=5)
     rows = [{"value": v, "rise": r} for v, r in zip(value, rise, strict=True)]
     layers = [parts.line(rows, x, y, FIT)]
     threshold = alt.Chart(parts.data([{"rise": THRESHOLD95}]))
@@ -111,8 +116,7 @@ def forms(fit: Fit) -> alt.LayerChart:
     palette = ["#b3342d", "#1b6ca8", "#2e8b57", "#8a5a00", "#6f4aa1", "#444c56", "#c2589b", "#5aa1a8"]
     scale = alt.Scale(domain=names, range=[palette[i % len(palette)] for i in range(len(names))])
     colour = alt.Color("form:N", title="form", scale=scale, legend=alt.Legend(symbolType="circle", symbolSize=80))
-    chosen = {"form": fit.forms.chosen}
-    width = alt.condition(alt.datum.form == chosen["form"], alt.value(3.2), alt.value(1.5))
+    width = alt.condition(alt.datum.form == fit.forms.chosen, alt.value(3.2), alt.value(1.5))
     base = alt.Chart(parts.data(rows))
     tooltip = [
         "form:N", alt.Tooltip("held:Q", title="held out", format=".0%"), alt.Tooltip("runs:Q", title="runs held out"),

@@ -66,7 +66,7 @@ def _power(power: Exponent) -> str:
 def noise_sentences(fit: Fit) -> list[str]:
     """What repeats of a point tell of the noise, and whether the law misses by more than it."""
     if fit.seed_noise is None:
-        return ["The noise between seeds is not known: no two runs differ in the seed alone."]
+        return []
     noise = fit.seed_noise
     sentences = [
         f"Repeats of {noise.groups} points differ by {noise.sigma:.2g} in log response (standard deviation, "
@@ -88,6 +88,10 @@ def limits(name: str, fit: Fit, theory: Theory | None) -> list[str]:
         notes.append(f"{name}: assumes that the loss falls to 0; with a floor, the exponent would be steeper.")
     if not fit.heldout:
         notes.append(f"{name}: how it extrapolates, since no held-out check was possible or asked for.")
+    if fit.seed_noise is None:
+        notes.append(
+            f"{name}: the noise of a run, since no two differ in the seed alone: residuals mix it with misfit."
+        )
     if theory is not None and "beta" in fit.params:
         notes.append(f"{name}: {_against_theory(fit, theory)}")
     return notes

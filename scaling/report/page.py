@@ -96,7 +96,8 @@ def _answer(fits: Sequence[tuple[str, Fit | Refusal]], drawn: tuple[str, Fit] | 
 def _figures(charts: dict[str, dict], section: str) -> Iterable[str]:
     for name in SECTIONS[section]:
         if name in charts:
-            yield f'<figure><div class=chart id="{name}"></div><figcaption>{escape(CAPTIONS[name])}</figcaption></figure>'
+            caption = f"<figcaption>{escape(CAPTIONS[name])}</figcaption>"
+            yield f'<figure><div class=chart id="{name}"></div>{caption}</figure>'
 
 
 def _trust(
@@ -119,13 +120,13 @@ def _trust(
     if drawn is not None and drawn[1].forms is not None:
         yield sections.forms(drawn[1])
     yield from _figures(charts, "trust")
+    if drawn is not None and drawn[1].variants:
+        yield sections.variants(drawn[1])
     yield from _figures(charts, "residuals")
     limits = [f"{name}: nothing, since it was refused." for name, fit in fits if isinstance(fit, Refusal)]
     limits += [note for name, fit in fitted for note in answer.limits(name, fit, theory)]
     if len(table) and table.d is not None:
         limits.append(f"The loss beyond D = {short(table.d.max())}: every prediction there is an extrapolation.")
-        if table.columns.seed is not None and table.frame[table.columns.seed].n_unique() == 1:
-            limits.append("The noise between seeds, since all runs have the same one: residuals mix it with misfit.")
     if table.known_floor is None and theory is None:
         limits.append("The true floor: the data do not come with one.")
     yield "<h3>What this report cannot tell</h3>" + notes(limits)

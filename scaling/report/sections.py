@@ -11,6 +11,7 @@ import polars as pl
 from scaling.checklist import Item, answered
 from scaling.errors import Refusal
 from scaling.fit import Fit
+from scaling.latex import written_at_1
 from scaling.report import answer
 from scaling.report.html import interval, notes, paragraph, short, table
 from scaling.table import RunTable
@@ -132,6 +133,23 @@ def _minimum(minimum: Minimum) -> str:
     return f"{minimum.n:.4g}" + (f" {interval(ends)}" if ends else "")
 
 
+def variants(fit: Fit) -> str:
+    """The same law under other choices, to see what the answer owes to them."""
+    names = [name for name in fit.params if name not in written_at_1(fit)]
+    rows = [
+        (
+            v.name,
+            str(v.rows),
+            _number(v.delta, ".3g"),
+            f"{v.objective:.6g}",
+            *(f"{v.params[name]:.5g}" for name in names),
+        )
+        for v in fit.variants
+    ]
+    text = "The same law under other objectives, and with the runs back that were dropped for their high loss:"
+    return paragraph(text) + table(("choice", "runs", "delta", "objective", *names), rows, range(1, 4 + len(names)))
+
+
 def frontier(path: Frontier) -> str:
     text = paragraph(answer.path_sentence(path))
     if path.open_reason:
@@ -142,7 +160,7 @@ def frontier(path: Frontier) -> str:
         for band in (path.n, path.d, path.loss):
             cells += [_number(band.value_B[i], ".4g"), interval((band.low_B[i], band.high_B[i]))]
         rows.append(cells)
-    heads = ("C", "of the largest", "best N", "95 %", "best D", "95 %", "loss", "95 %")
+    heads = ("C", "of the largest C", "best N", "95 %", "best D", "95 %", "loss", "95 %")
     return text + table(heads, rows, numbers=range(8))
 
 
