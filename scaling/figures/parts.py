@@ -239,10 +239,10 @@ def ticks(low: float, high: float) -> list[float]:
     return [float(f"{step * i:.12g}") for i in range(int(np.ceil(low / step)), int(high / step) + 1)]
 
 
-def data(rows: list[dict]) -> alt.Data:
-    """Plain numbers; what is no finite number is null."""
-    plain = [{k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()} for row in rows]
-    return alt.Data(values=[{k: _finite(v) for k, v in row.items()} for row in plain])
+def data(rows: list[dict]) -> alt.InlineData:
+    """Plain numbers; what is no finite number is null. As one text, for Altair copies its charts at every step."""
+    plain = [{k: _finite(v.item() if isinstance(v, np.generic) else v) for k, v in row.items()} for row in rows]
+    return alt.InlineData(values=json.dumps(plain, allow_nan=False), format=alt.JsonDataFormat(type="json"))
 
 
 def _finite(value: Any) -> Any:
