@@ -40,7 +40,11 @@ def _word(word: str) -> str:
 def written_at_1(fit: Fit) -> set[str]:
     """The sizes that the formula writes at N = 1 or D = 1, far from the data: to be told at the centre instead."""
     point = fit.natural(fit.theta_P[None])
-    return {name for name, size in fit.sizes_at_centre.items() if abs(point[name][0] - size) > 1e-9 * abs(size)}
+    return {
+        name
+        for name, size in fit.sizes_at_centre.items()
+        if fit.law.sizes[name] and abs(point[name][0] - size) > 1e-9 * abs(size)
+    }
 
 
 def number(value: float, digits: int = 7) -> str:

@@ -112,8 +112,9 @@ def _optimum(
     whole = [row for row in rows if np.isfinite([row["low"], row["high"], row["response"]]).all()]
     if whole:
         layers.append(parts.line_with_band(whole, x, y, colour)[0])
-    inside = [row for row in rows if low * (1 - 1e-9) <= row["c"] <= high * (1 + 1e-9)]
-    below, above = ([r for r in rows if r["c"] <= low], [r for r in rows if r["c"] >= high])
+    slack = 1 + 1e-9
+    inside = [row for row in rows if low / slack <= row["c"] <= high * slack]
+    below, above = ([r for r in rows if r["c"] < low / slack], [r for r in rows if r["c"] > high * slack])
     # the dashed parts begin where the solid one ends
     below, above = below + inside[:1], inside[-1:] + above
     layers += [parts.line(part, x, y, FIT, [5, 4]) for part in (below, above) if len(part) > 1]

@@ -49,12 +49,13 @@ def _tenfold(fit: Fit, name: str) -> str:
     return f" [{10 ** ends[0]:.3g}, {10 ** ends[1]:.3g}]" if ends else ""
 
 
-def path_sentence(path: Frontier) -> str:
-    """The compute-optimal path in words."""
+def path_sentence(path: Frontier, is_measured: bool) -> str:
+    """The compute-optimal path in words; `is_measured`: C / (N D) is the runs' own."""
     says = f"The best N grows as C^{_power(path.n_exponent)} and the best D as C^{_power(path.d_exponent)}"
     furthest = float(path.extrapolation_B.max())
     beyond = f" The path is drawn to {furthest:.3g} times the largest compute of the runs." if furthest > 1 else ""
-    return f"{says}, with C = {path.flops_per_nd:.4g} N D.{beyond}"
+    source = "" if is_measured else ", which is assumed: the table has no FLOPs (--flops)"
+    return f"{says}, with C = {path.flops_per_nd:.4g} N D{source}.{beyond}"
 
 
 def _power(power: Exponent) -> str:

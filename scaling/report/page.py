@@ -41,7 +41,7 @@ def page(
         "<h2>Figures</h2>" if charts else "",
         *_figures(charts, "fit"),
         *_trust(table, fits, theory, drawn, charts),
-        *_compute(isoflop, frontier, charts),
+        *_compute(table, isoflop, frontier, charts),
         sections.checklist(items),
         sections.runs(table),
         sections.exclusions(table),
@@ -132,12 +132,14 @@ def _trust(
     yield "<h3>What this report cannot tell</h3>" + notes(limits)
 
 
-def _compute(isoflop: IsoFlop | Refusal | None, frontier: Frontier | None, charts: dict[str, dict]) -> Iterable[str]:
+def _compute(
+    table: RunTable, isoflop: IsoFlop | Refusal | None, frontier: Frontier | None, charts: dict[str, dict]
+) -> Iterable[str]:
     if isoflop is None and frontier is None:
         return
     yield "<h2>The best use of compute</h2>"
     if frontier is not None:
-        yield sections.frontier(frontier)
+        yield sections.frontier(frontier, table.columns.flops is not None)
     if isinstance(isoflop, Refusal):
         yield paragraph(f"No IsoFLOP analysis: {isoflop}", "soft")
     elif isoflop is not None:

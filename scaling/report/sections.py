@@ -150,8 +150,8 @@ def variants(fit: Fit) -> str:
     return paragraph(text) + table(("choice", "runs", "delta", "objective", *names), rows, range(1, 4 + len(names)))
 
 
-def frontier(path: Frontier) -> str:
-    text = paragraph(answer.path_sentence(path))
+def frontier(path: Frontier, is_measured: bool) -> str:
+    text = paragraph(answer.path_sentence(path, is_measured))
     if path.open_reason:
         text += paragraph(f"Open: {path.open_reason}.", "warn")
     rows = []
