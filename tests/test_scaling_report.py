@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import scaling
+from experiments.__main__ import main
 from scaling import figures, latex, report
 from scaling.checklist import CATEGORIES, answered, checklist
 from scaling.errors import InputError, Refusal
@@ -227,6 +228,8 @@ def test_a_metric_is_drawn_over_its_loss(no_files, tmp_path):
     frame = pl.DataFrame({"loss": loss, "recall": 0.7 / (1 + np.exp(12 * (loss - 0.5))) * noise})
     table = from_frame(frame, Columns(loss="loss", metric="recall"))
     fit = scaling.fit(table, "metric_sigmoid", bootstrap=50, full=False)
+    report.write(tmp_path / "page.html", table, [])
+    assert shown(tmp_path) == {"metric_against_loss"}
     report.write(tmp_path / "page.html", table, [("metric_sigmoid", fit)])
     residuals = {"residuals_against_loss", "residuals_against_predicted", "residuals_quantiles"}
     assert shown(tmp_path) == {"metric_against_loss"} | residuals
@@ -398,3 +401,53 @@ def test_theory_round_trips_and_refuses(tmp_path):
 def test_where_it_cannot_be_written(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         report.write(tmp_path / name, from_frame(runs(), COLUMNS), [])
+
+
+def report_of(frame: pl.DataFrame, folder, *arguments: str) -> tuple[int, str]:
+    """(exit code, the page or "") of `sessionrec report`."""
+    frame.write_csv(folder / "runs.csv")
+    page = folder / "page.html"
+    code = main(["report", str(folder / "runs.csv"), "--out", str(page), "--bootstrap", "0", *arguments])
+    return code, page.read_text() if page.exists() else ""
+
+
+def test_the_law_is_of_both_axes_where_size_varies(no_files, tmp_path):
+    both = ["--loss", "loss", "--n", "n", "--d", "d"]
+    code, page = report_of(isoflop_runs(), tmp_path, *both)
+    assert code == 0
+    assert "<h3>chinchilla:" in page
+    code, page = report_of(isoflop_runs().with_columns(n=1e6), tmp_path, *both)
+    assert code == 0
+    assert "<h3>power_floor" in page
+    ray = surface(np.geomspace(1e5, 1e7, 12), np.geomspace(1e6, 1e8, 12))
+    code, page = report_of(ray, tmp_path, *both)
+    assert code == 0
+    assert "Refused: N and D lie on a single ray" in page
+
+
+def test_flops_and_metrics_are_named_by_flags(no_files, tmp_path):
+    frame = isoflop_runs().with_columns(
+        c=8 * pl.col("n") * pl.col("d"), recall=0.7 / (1 + (3 * (pl.col("loss") - 2.2)).exp())
+    )
+    code, page = report_of(frame, tmp_path, "--loss", "loss", "--n", "n", "--d", "d", "--flops", "c")
+    assert code == 0
+    assert "with C = 8 N D." in page
+    code, page = report_of(frame, tmp_path, "--loss", "loss", "--metric", "recall", "--n", "n", "--d", "d")
+    assert code == 0
+    assert 'id="metric_against_loss"' in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--loss", "los", "--d", "d"], "did you mean 'loss'?"),
+        (["--loss", "loss", "--d", "d", "--metric", "run_id"], "'run0'"),
+        (["--loss", "loss", "--d", "d", "--law", "chinchila"], "did you mean 'chinchilla'?"),
+        (["--loss", "loss", "--d", "d", "--flops", "d"], "--n"),
+    ],
+)
+def test_wrong_input_is_one_message(arguments, message, tmp_path, capsys):
+    assert report_of(isoflop_runs(), tmp_path, *arguments) == (2, "")
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error

@@ -88,8 +88,8 @@ def all_figures(
 def _of_runs(table: RunTable, fit: Fit | None, theory: Theory | None) -> dict[str, alt.LayerChart]:
     charts = {}
     of_metric = fit is not None and fit.law.response == "metric"
-    if of_metric and "l" in fit.law.axes:
-        charts["metric_against_loss"] = runs.metric_against_loss(fit)
+    if table.metric is not None and table.loss is not None:
+        charts["metric_against_loss"] = runs.metric_against_loss(table, fit if of_metric else None)
     if table.d is not None and (fit is None or "d" in fit.law.axes):
         charts["loss_against_data"] = runs.loss_against_data(table, fit)
         floor = runs.reference_floor(fit, theory, table)

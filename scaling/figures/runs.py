@@ -76,21 +76,23 @@ def loss_against_size(table: RunTable) -> alt.LayerChart:
     return parts.single(parts.points(table, None, x, y, {}, colour), title="Loss against size")
 
 
-def metric_against_loss(fit: Fit) -> alt.LayerChart:
-    """The metric over the upstream loss, with the law and its band."""
-    text, table = parts.labels(fit.table, fit.law), fit.table
+def metric_against_loss(table: RunTable, fit: Fit | None) -> alt.LayerChart:
+    """The metric over the upstream loss, with the band of a `fit` of one over the other."""
     low, high = float(table.loss.min()), float(table.loss.max())
     margin = 0.05 * (high - low)
     at = np.linspace(low - margin, high + margin, parts.LINE_POINTS)
-    value, lower, upper = fit.band({"l": at})
-    rows = [{"l": at[i], "response": value[i], "low": lower[i], "high": upper[i]} for i in range(len(at))]
-    seen = [*table.response(fit.law), *value]
+    rows, seen = [], [*table.metric]
+    if fit is not None:
+        value, lower, upper = fit.band({"l": at})
+        rows = [{"l": at[i], "response": value[i], "low": lower[i], "high": upper[i]} for i in range(len(at))]
+        seen += [*value]
     reach = 0.06 * (max(seen) - min(seen))
-    x = parts.even_axis(alt.X, "l", text.l, at[0], at[-1])
-    y = parts.even_axis(alt.Y, "response", text.response, max(0.0, min(seen) - reach), min(1.0, max(seen) + reach))
-    layers = parts.line_with_band(rows, x, y, {"color": alt.value(FIT)})
-    colour = None if table.n is None else (table.n, text.n)
-    runs = parts.points(table, fit, x, y, {"l": table.loss}, colour)
+    metric = (table.columns.metric or "").replace("_", " ")
+    x = parts.even_axis(alt.X, "l", parts.labels(table).l, at[0], at[-1])
+    y = parts.even_axis(alt.Y, "response", metric, max(0.0, min(seen) - reach), min(1.0, max(seen) + reach))
+    layers = parts.line_with_band(rows, x, y, {"color": alt.value(FIT)}) if rows else []
+    colour = None if table.n is None else (table.n, parts.labels(table).n)
+    runs = parts.points(table, fit, x, y, {"l": table.loss, "response": table.metric}, colour)
     return parts.single(*layers, runs, title="Metric against upstream loss")
 
 
