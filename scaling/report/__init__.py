@@ -35,8 +35,9 @@ def write(
 
     Raises InputError for an `out` that is no .html file or whose folder is missing.
     """
-    from scaling.figures import CAPTIONS, all_figures
-    from scaling.report import compute, exports
+    from scaling.figures.gallery import CAPTIONS, all_figures
+    from scaling.report.compute import frontier_of, isoflop_of
+    from scaling.report.exports import replace, write_figures, write_fits
     from scaling.report.page import page
 
     out = Path(out)
@@ -45,7 +46,7 @@ def write(
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no folder {out.parent}")
     drawn = next((fit for _, fit in fits if isinstance(fit, Fit)), None)
-    charts, isoflop, frontier = {}, compute.isoflop_of(table, drawn), compute.frontier_of(table, drawn)
+    charts, isoflop, frontier = {}, isoflop_of(table, drawn), frontier_of(table, drawn)
     if len(table):
         minima = None if isinstance(isoflop, Refusal) else isoflop
         drawings = all_figures(table, drawn, theory, minima, frontier)
@@ -55,7 +56,7 @@ def write(
     items = checklist(table, drawn)
     folder = out.with_name(f"{out.stem}_figures")
     folder.mkdir(exist_ok=True)
-    exports.write_figures(charts, list(CAPTIONS), folder)
-    exports.write_fits(fits, items, folder)
-    exports.replace(out, page(title, table, fits, theory, isoflop, frontier, items, charts).encode())
+    write_figures(charts, list(CAPTIONS), folder)
+    write_fits(fits, items, folder)
+    replace(out, page(title, table, fits, theory, isoflop, frontier, items, charts).encode())
     return folder

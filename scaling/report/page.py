@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING
 
 from scaling.checklist import Item
 from scaling.errors import Refusal
-from scaling.figures import CAPTIONS, SECTIONS
+from scaling.figures.gallery import CAPTIONS, SECTIONS
 from scaling.fit import Fit
-from scaling.report import answer, sections
+from scaling.report.answer import answer, limits, noise_sentences
 from scaling.report.html import CSS, notes, paragraph, short
+from scaling.report.sections import (
+    checklist,
+    exclusions,
+    forms,
+    heldout,
+    isoflop_section,
+    one_fit,
+    path,
+    runs,
+    variants,
+)
 from scaling.table import RunTable
 from scaling.theory import Theory
 
@@ -42,9 +53,9 @@ def page(
         *_figures(charts, "fit"),
         *_trust(table, fits, theory, drawn, charts),
         *_compute(table, isoflop, frontier, charts),
-        sections.checklist(items),
-        sections.runs(table),
-        sections.exclusions(table),
+        checklist(items),
+        runs(table),
+        exclusions(table),
     ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -87,10 +98,10 @@ def _answer(fits: Sequence[tuple[str, Fit | Refusal]], drawn: tuple[str, Fit] | 
         return
     yield "<h2>The answer</h2>"
     if drawn is not None:
-        yield paragraph(answer.answer(drawn[1]), "answer")
+        yield paragraph(answer(drawn[1]), "answer")
         yield paragraph("In brackets: 95 % intervals. The figures show this fit.", "soft")
     for name, fit in fits:
-        yield sections.one_fit(name, fit)
+        yield one_fit(name, fit)
 
 
 def _figures(charts: dict[str, dict], section: str) -> Iterable[str]:
@@ -112,24 +123,24 @@ def _trust(
     yield "<h2>How far to trust it</h2>"
     fitted = [(name, fit) for name, fit in fits if isinstance(fit, Fit)]
     if drawn is not None:
-        for sentence in answer.noise_sentences(drawn[1]):
+        for sentence in noise_sentences(drawn[1]):
             yield paragraph(sentence)
     for name, fit in fitted:
         if fit.heldout:
-            yield sections.heldout(name, fit)
+            yield heldout(name, fit)
     if drawn is not None and drawn[1].forms is not None:
-        yield sections.forms(drawn[1])
+        yield forms(drawn[1])
     yield from _figures(charts, "trust")
     if drawn is not None and drawn[1].variants:
-        yield sections.variants(drawn[1])
+        yield variants(drawn[1])
     yield from _figures(charts, "residuals")
-    limits = [f"{name}: nothing, since it was refused." for name, fit in fits if isinstance(fit, Refusal)]
-    limits += [note for name, fit in fitted for note in answer.limits(name, fit, theory)]
+    cannot = [f"{name}: nothing, since it was refused." for name, fit in fits if isinstance(fit, Refusal)]
+    cannot += [note for name, fit in fitted for note in limits(name, fit, theory)]
     if len(table) and table.d is not None:
-        limits.append(f"The loss beyond D = {short(table.d.max())}: every prediction there is an extrapolation.")
+        cannot.append(f"The loss beyond D = {short(table.d.max())}: every prediction there is an extrapolation.")
     if table.known_floor is None and theory is None:
-        limits.append("The true floor: the data do not come with one.")
-    yield "<h3>What this report cannot tell</h3>" + notes(limits)
+        cannot.append("The true floor: the data do not come with one.")
+    yield "<h3>What this report cannot tell</h3>" + notes(cannot)
 
 
 def _compute(
@@ -139,9 +150,9 @@ def _compute(
         return
     yield "<h2>The best use of compute</h2>"
     if frontier is not None:
-        yield sections.frontier(frontier, table.columns.flops is not None)
+        yield path(frontier, table.columns.flops is not None)
     if isinstance(isoflop, Refusal):
         yield paragraph(f"No IsoFLOP analysis: {isoflop}", "soft")
     elif isoflop is not None:
-        yield sections.isoflop(isoflop)
+        yield isoflop_section(isoflop)
     yield from _figures(charts, "compute")

@@ -12,7 +12,7 @@ from scaling.checklist import Item, answered
 from scaling.errors import Refusal
 from scaling.fit import Fit
 from scaling.latex import written_at_1
-from scaling.report import answer
+from scaling.report.answer import forms_sentence, path_sentence
 from scaling.report.html import interval, notes, paragraph, short, table
 from scaling.table import RunTable
 
@@ -86,10 +86,10 @@ def forms(fit: Fit) -> str:
         for row in fit.forms.rows
     ]  # fmt: skip
     heads = ("form", "held out", "runs", "past the data", "rms error", "mean", "worst", "refused because")
-    return paragraph(answer.forms_sentence(fit)) + table(heads, rows, numbers=range(1, 7))
+    return paragraph(forms_sentence(fit)) + table(heads, rows, numbers=range(1, 7))
 
 
-def isoflop(of: IsoFlop) -> str:
+def isoflop_section(of: IsoFlop) -> str:
     """The best N of every budget by every method, the lines through them, what was refused and why."""
     rows = [
         (f"{budget.flops:.3g}", str(len(budget.curve.n_G)), *(_minimum(m) for m in budget.minima.values()))
@@ -150,14 +150,15 @@ def variants(fit: Fit) -> str:
     return paragraph(text) + table(("choice", "runs", "delta", "objective", *names), rows, range(1, 4 + len(names)))
 
 
-def frontier(path: Frontier, is_measured: bool) -> str:
-    text = paragraph(answer.path_sentence(path, is_measured))
-    if path.open_reason:
-        text += paragraph(f"Open: {path.open_reason}.", "warn")
+def path(of: Frontier, is_measured: bool) -> str:
+    """The compute-optimal path in words, and at some budgets."""
+    text = paragraph(path_sentence(of, is_measured))
+    if of.open_reason:
+        text += paragraph(f"Open: {of.open_reason}.", "warn")
     rows = []
-    for i in range(0, len(path.budgets_B), max(1, len(path.budgets_B) // PATH_SHOWN)):
-        cells = [f"{path.budgets_B[i]:.3g}", f"{path.extrapolation_B[i]:.3g}×"]
-        for band in (path.n, path.d, path.loss):
+    for i in range(0, len(of.budgets_B), max(1, len(of.budgets_B) // PATH_SHOWN)):
+        cells = [f"{of.budgets_B[i]:.3g}", f"{of.extrapolation_B[i]:.3g}×"]
+        for band in (of.n, of.d, of.loss):
             cells += [_number(band.value_B[i], ".4g"), interval((band.low_B[i], band.high_B[i]))]
         rows.append(cells)
     heads = ("C", "of the largest C", "best N", "95 %", "best D", "95 %", "loss", "95 %")
