@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
 from scaling.fit import Fit
+from scaling.minimize import DECREMENT_TOLERANCE, STEP_TOLERANCE
+from scaling.problem import SCREEN_KEEPS
 from scaling.table import RunTable
 
 HYPOTHESIS, TRAINING = "scaling law hypothesis", "training setup"
@@ -94,7 +97,7 @@ def _hypothesis(table: RunTable, fit: Fit | None) -> list[Item]:
 def _training(table: RunTable) -> list[Item]:
     columns = table.columns
     return [
-        _told(
+        Item(
             TRAINING,
             "How many runs, of how many sizes and data sizes?",
             f"{len(table)} runs, {_distinct('N', table.n)}, {_distinct('D', table.d)}",
@@ -110,19 +113,22 @@ def _training(table: RunTable) -> list[Item]:
             columns.n if columns.n in COUNTED_IN_N else "N from params_body or params_total",
         ),
         Item(TRAINING, "What does D count?", _data_unit(table), columns.d or columns.flops or "--d"),
-        _of_column(table, "Is data repeated within a run?", ("epochs", "epochs_planned"), "{name} {values}"),
-        _of_column(table, "How are FLOPs counted?", ("flops_convention",)),
-        _of_column(table, "On which data?", ("dataset_fingerprint", "dataset", "data")),
+        _repeats(table),
+        _of_column(TRAINING, table, "How are FLOPs counted?", ("flops_convention",)),
+        _of_column(TRAINING, table, "On which data?", ("dataset_fingerprint", "dataset", "data")),
         _of_column(
+            TRAINING,
             table,
             "Which architecture?",
             ("architecture", "paradigm", "session_encoder", "sequence_encoder"),
             every=True,
         ),
-        _of_column(table, "Which optimizer?", ("optimizer",)),
-        _of_column(table, "Which learning-rate schedule?", ("schedule", "learning_rate_schedule", "lr_schedule")),
-        _of_column(table, "By which rule is the learning rate set?", ("learning_rate_rule", "lr_rule")),
-        _of_column(table, "Which batch size?", ("batch_size", "batch_sessions", "batch_tokens")),
+        _of_column(TRAINING, table, "Which optimizer?", ("optimizer",)),
+        _of_column(
+            TRAINING, table, "Which learning-rate schedule?", ("schedule", "learning_rate_schedule", "lr_schedule")
+        ),
+        _of_column(TRAINING, table, "By which rule is the learning rate set?", ("learning_rate_rule", "lr_rule")),
+        _of_column(TRAINING, table, "Which batch size?", ("batch_size", "batch_sessions", "batch_tokens")),
         Item(
             TRAINING,
             "Are settings tuned for each size?",
@@ -131,9 +137,11 @@ def _training(table: RunTable) -> list[Item]:
             else None,
             "--select-by" if columns.select_by else "--select-by and --select-within, with the runs of all settings",
         ),
-        _of_column(table, "How many seeds?", (columns.seed or "seed",), "{distinct} ({values})"),
-        _of_column(table, "Which code and versions trained?", ("commit", "jax_version", "torch_version"), every=True),
-        _of_column(table, "On which hardware?", ("device_kind", "hardware")),
+        _of_column(TRAINING, table, "How many seeds?", (columns.seed or "seed",), "{distinct} ({values})"),
+        _of_column(
+            TRAINING, table, "Which code and versions trained?", ("commit", "jax_version", "torch_version"), every=True
+        ),
+        _of_column(TRAINING, table, "On which hardware?", ("device_kind", "hardware")),
     ]
 
 
@@ -148,17 +156,26 @@ def _collection(table: RunTable) -> list[Item]:
         final = "final values of finished runs, one row a run"
     what = columns.loss or columns.metric
     return [
-        _told(COLLECTION, "Which measure is the response?", what, "the named column"),
-        _of_column(table, "Measured on which data?", ("evaluation_set", "dataset_fingerprint", "dataset")),
+        Item(COLLECTION, "Which measure is the response?", what, "the named column"),
+        _of_column(COLLECTION, table, "Measured on which data?", ("evaluation_set", "dataset_fingerprint", "dataset")),
         Item(
             COLLECTION,
             "Final losses or checkpoints?",
             final,
-            columns.cluster or ("status" if final else "a column status or schedule_fraction, or --cluster"),
+            columns.cluster
+            or columns.progress
+            or ("status" if final else "a column status, or --progress or --cluster"),
         ),
-        _of_column(table, "How exact is each measured value?", (f"{what}_stderr", "loss_stderr"), "from {name}"),
-        _told(COLLECTION, "Which rows were left out, and why?", rules or "none", "the rules of exclusion"),
-        _told(COLLECTION, "Which rows exactly?", f"SHA-256 {table.data_hash()[:16]} of {table.source}", "the table"),
+        _of_column(
+            COLLECTION, table, "How exact is each measured value?", (f"{what}_stderr", "loss_stderr"), "from {name}"
+        ),
+        Item(COLLECTION, "Which rows were left out, and why?", rules or "none", "the rules of exclusion"),
+        Item(
+            COLLECTION,
+            "Which rows exactly?",
+            f"SHA-256 {table.data_hash()[:16]} of {Path(table.source).name}",
+            "the table",
+        ),
     ]
 
 
@@ -173,14 +190,20 @@ def _fitting(fit: Fit | None) -> list[Item]:
     delta = f", delta {fit.objective.delta:.3g} nats" if fit.objective.name == "huber" else ""
     draws = f"{len(fit.cloud_SP)} bootstrap draws of whole clusters, 95 % percentile intervals, seed {fit.seed}"
     held = max((run.extrapolation_factor for run in fit.heldout), default=None)
+    is_usual = fit.law.name == "chinchilla" and fit.known_floor is None
+    usual = " and the 4,500 of Hoffmann et al. 2022" if is_usual else ""
     noise, misfit = fit.seed_noise, fit.lack_of_fit
     return [
         item("Which objective?", f"sum of {fit.objective.name} of residuals in log response{delta}"),
         item(
             "Which algorithm, stopped by what?",
-            "damped Newton with the exact Hessian; stopped by gradient and curvature, never by a change of the value",
+            f"damped Newton with the exact Hessian, until its step is below {STEP_TOLERANCE:g} or its decrement below "
+            f"{DECREMENT_TOLERANCE:g} of the objective",
         ),
-        item("Which starting points?", "a grid and variable projection over the exponents, the best of them converged"),
+        item(
+            "Which starting points?",
+            f"a grid of shapes with the sizes in closed form{usual}; the best {SCREEN_KEEPS} go on",
+        ),
         item(
             "Are there competing minima?",
             "none found" if gaps is None else f"{len(fit.minima) - 1}, the next {gaps:.2g} above in the objective",
@@ -211,15 +234,10 @@ def _fitting(fit: Fit | None) -> list[Item]:
     ]
 
 
-def _told(category: str, question: str, answer: str, source: str) -> Item:
-    return Item(category, question, answer, source)
-
-
 def _of_column(
-    table: RunTable, question: str, names: Sequence[str], text: str = "{values}", every: bool = False
+    category: str, table: RunTable, question: str, names: Sequence[str], text: str = "{values}", every: bool = False
 ) -> Item:
     """Answered by the first of the columns that the table has with any value, or by `every` one of them."""
-    category = COLLECTION if question in ("Measured on which data?", "How exact is each measured value?") else TRAINING
     present = [n for n in names if n in table.frame.columns and table.frame[n].null_count() < len(table.frame)]
     if not present:
         return Item(category, question, None, f"a column {' or '.join(dict.fromkeys(names))}")
@@ -255,9 +273,17 @@ def _ratio(table: RunTable) -> str | None:
     return None if table.n is None or table.d is None or not len(table) else _range(table.d / table.n)
 
 
+def _repeats(table: RunTable) -> Item:
+    question = "Is data repeated within a run?"
+    if table.unique is None:
+        return _of_column(TRAINING, table, question, ("epochs", "epochs_planned"), "{name} {values}")
+    times = table.d / table.unique
+    return Item(TRAINING, question, f"D is {times.min():.3g} to {times.max():.3g} times the distinct data", "--unique")
+
+
 def _data_unit(table: RunTable) -> str | None:
     if table.columns.d is not None:
-        return f"{table.columns.d.replace('_', ' ')}"
+        return table.columns.d.replace("_", " ")
     return "training FLOPs / (6 N)" if table.columns.flops is not None else None
 
 

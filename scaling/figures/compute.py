@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -35,25 +36,37 @@ def frontier(table: RunTable, path: Frontier) -> alt.HConcatChart:
 
 
 def isoflop(table: RunTable, of: IsoFlop, fit: Fit | None) -> alt.LayerChart:
-    """Loss over N, one colour a budget: the runs, the law, the parabola, and the minima; refused ones are hollow."""
+    """Loss over N, one colour a budget: the runs, the law, the parabola, and the minima; refused ones are hollow.
+
+    Of many budgets the ones with the most sizes are shown.
+    """
     text = parts.labels(table, fit and fit.law)
     loss = parts.response(table, fit and fit.law)
-    rows = np.concatenate([budget.row_R for budget in of.budgets])
-    budget_of = np.concatenate([np.full(len(budget.row_R), budget.flops) for budget in of.budgets])
-    minima = [_mark(budget, budget.minima[method]) for method in reversed(SIZES) for budget in of.budgets]
-    x = parts.log_x("n", text.n, np.concatenate([table.n[rows], [mark["n"] for mark in minima]]))
-    y = parts.log_y(text.response, np.concatenate([loss[rows], [mark["response"] for mark in minima]]))
-    colour = parts.colour_of(budget_of, "C: training FLOPs", ".2~e")
+    by_sizes = sorted(range(len(of.budgets)), key=lambda i: -len(of.budgets[i].curve.n_G))
+    budgets = [of.budgets[i] for i in sorted(by_sizes[: parts.DISCRETE_COLOURS])]
+    flops_R = np.full(len(table), np.nan)
+    for budget in budgets:
+        flops_R[budget.row_R] = budget.flops
+    shown = np.isfinite(flops_R)
+    minima = [_mark(budget, budget.minima[method]) for method in reversed(SIZES) for budget in budgets]
+    x = parts.log_x("n", text.n, np.concatenate([table.n[shown], [mark["n"] for mark in minima]]))
+    y = parts.log_y(text.response, np.concatenate([loss[shown], [mark["response"] for mark in minima]]))
+    colours = (flops_R[shown], "C: training FLOPs")
+    colour = parts.colour_of(*colours, ".2~e")
     layers = []
     for name, dash in (("parabola", [3, 3]), ("law", [1, 0])):
-        drawn = [row for budget in of.budgets for row in _curve(budget, name, of.flops_per_nd, fit)]
+        drawn = [row for budget in budgets for row in _curve(budget, name, of.flops_per_nd, fit)]
         if drawn:
             line = alt.Chart(parts.data(drawn)).mark_line(strokeWidth=1.3, strokeDash=dash, clip=True)
             layers.append(line.encode(x=x, y=y, color=colour, detail="colour:Q"))
-    order = np.argsort(rows)
-    at = np.isin(np.arange(len(table)), rows)
-    fields = {"response": loss[at]}
-    layers.append(parts.points(table.take(at), None, x, y, fields, (budget_of[order], "C: training FLOPs"), ".2~e"))
+    layers.append(parts.points(table.take(shown), None, x, y, {"response": loss[shown]}, colours, ".2~e"))
+    title = "Runs of equal compute"
+    if len(budgets) < len(of.budgets):
+        title += f" (the {len(budgets)} of {len(of.budgets)} budgets with the most sizes)"
+    return parts.single(*layers, *_minima(minima, x, y, colour), title=title)
+
+
+def _minima(minima: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Color) -> Iterable[alt.Chart]:
     scale = alt.Scale(domain=list(SHAPES), range=list(SHAPES.values()))
     legend = alt.Legend(symbolFillColor="#c3c9cf", symbolStrokeColor=INK)
     shape = alt.Shape("method:N", title="best N by", scale=scale, legend=legend)
@@ -62,11 +75,11 @@ def isoflop(table: RunTable, of: IsoFlop, fit: Fit | None) -> alt.LayerChart:
     for is_refused in (False, True):
         marks = [mark for mark in minima if (mark["refused"] is not None) == is_refused]
         if marks:
+            edge = {} if is_refused else {"stroke": INK}
             chart = alt.Chart(parts.data(marks)).mark_point(
-                filled=not is_refused, opacity=1, strokeWidth=1.2, clip=True, **({} if is_refused else {"stroke": INK})
+                filled=not is_refused, opacity=1, strokeWidth=1.2, clip=True, **edge
             )
-            layers.append(chart.encode(x=x, y=y, shape=shape, size=size, color=colour, tooltip=tooltip))
-    return parts.single(*layers, title="Runs of equal compute")
+            yield chart.encode(x=x, y=y, shape=shape, size=size, color=colour, tooltip=tooltip)
 
 
 def _mark(budget: Budget, minimum: Minimum) -> dict[str, Any]:

@@ -63,8 +63,9 @@ def _around_0(values: np.ndarray) -> tuple[float, float]:
 
 def _against(fit: Fit, x: alt.X, fields: dict[str, np.ndarray], title: str) -> alt.LayerChart:
     residual = fit.residual()
-    reach = 1.15 * max(float(np.abs(residual).max()), 1e-9)
-    y = parts.even_axis(alt.Y, "residual", "log response - log law (nats)", -reach, reach, tickCount=7)
+    low, high = min(float(residual.min()), -1e-9), max(float(residual.max()), 1e-9)
+    margin = 0.08 * (high - low)
+    y = parts.even_axis(alt.Y, "residual", "log response - log law (nats)", low - margin, high + margin, tickCount=7)
     zero = alt.Chart(parts.data([{"residual": 0}])).mark_rule(color=REFERENCE, strokeDash=[4, 3]).encode(y=y)
     runs = parts.points(fit.table, fit, x, y, fields | {"residual": residual}, _colour(fit))
     return parts.single(zero, runs, title=title)

@@ -83,7 +83,7 @@ def _what(table: RunTable, fits: Sequence[tuple[str, Fit | Refusal]], theory: Th
     counts = f"{len(table)} runs used, {len(table.excluded)} left out, each with its reason below."
     yield paragraph(f"{counts} Source: {Path(table.source).name}.", "lead")
     columns = table.columns
-    measured = {"loss": columns.loss, "metric": columns.metric, "N": columns.n, "D": columns.d}
+    measured = {"loss": columns.loss, "metric": columns.metric, "N": columns.n, "D": columns.d, "C": columns.flops}
     yield paragraph(
         "A power law is fitted to the results of training runs, to tell how the result improves with more data and "
         "larger models. Columns: " + ", ".join(f"{what} is {name}" for what, name in measured.items() if name) + ". "

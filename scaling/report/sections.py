@@ -104,12 +104,11 @@ def isoflop_section(of: IsoFlop) -> str:
             if line.refused
             else f"{line.method}: N grows as C^{a.value:.3f} {interval((a.low, a.high))}."
         )
-    refused = [
-        f"C = {budget.flops:.3g}, {minimum.method}: {minimum.refused}"
-        for budget in of.budgets
-        for minimum in budget.minima.values()
-        if minimum.refused
-    ]
+    refused: dict[tuple[str, str], list[str]] = {}
+    for budget in of.budgets:
+        for minimum in budget.minima.values():
+            if minimum.refused:
+                refused.setdefault((minimum.method, minimum.refused), []).append(f"{budget.flops:.3g}")
     parts = [
         "<h3>Runs of equal compute (IsoFLOP)</h3>",
         paragraph(
@@ -122,7 +121,8 @@ def isoflop_section(of: IsoFlop) -> str:
     if of.bias:
         parts.append(notes(f"{bias}." for bias in of.bias.values()))
     if refused:
-        parts.append(paragraph("Refused minima:") + notes(refused, "refusal"))
+        parts.append(paragraph("Refused minima:"))
+        parts.append(notes((f"{m} at C = {', '.join(at)}: {why}" for (m, why), at in refused.items()), "refusal"))
     return "\n".join(parts + ([notes(of.warnings, "warn")] if of.warnings else []))
 
 
