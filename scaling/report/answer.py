@@ -22,10 +22,12 @@ def answer(fit: Fit) -> str:
     """The parameters with their 95 % intervals, and what they mean."""
     law = fit.law
     known = [_parameter(fit, name) for name in fit.params if name not in written_at_1(fit)]
-    sentences = [f"{len(fit.table)} runs give {law.formula} with {', '.join(known)}."]
+    sentences = [f"{len(fit.table)} runs give {law.formula.split(', with')[0]} with {', '.join(known)}."]
+    columns = fit.table.columns
+    what_ends = "loss" if columns.loss is not None else f"error 1 - {columns.metric}"
     if law.name in PURE_POWERS:
         sentences += [
-            f"Where {limit} the bottleneck, ten times as many {what} divide the loss above the floor by "
+            f"Where {limit} the bottleneck, ten times as many {what} divide the {what_ends} above the floor by "
             f"{10 ** fit.params[name]:.3g}{_tenfold(fit, name)}."
             for name, (limit, what) in BOTTLENECKS.items()
             if fit.params.get(name) is not None
@@ -33,7 +35,9 @@ def answer(fit: Fit) -> str:
     if law.has_floor and fit.params.get("E") is not None:
         is_known = fit.known_floor is not None
         more = " and ".join({"n": "larger models", "d": "more data"}[axis] for axis in law.axes if axis in "nd")
-        sentences.append(f"With ever {more} the loss ends at {fit.params['E']:.5g}{', which is known' * is_known}.")
+        sentences.append(
+            f"With ever {more} the {what_ends} ends at {fit.params['E']:.5g}{', which is known' * is_known}."
+        )
     return " ".join(sentences)
 
 
