@@ -22,14 +22,16 @@ from _bench import in_turns, ratio, report, significant
 
 from experiments.base import sized
 from experiments.cli.demo import OVERRIDES, PROCESS
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import Batch, shape_of, train_batches, train_catalogue
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.loss import proposal
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, replicated
-from sessionrec_jax.train import Scalars, initial_state, make_step, resolve, spec_of
+from sessionrec_jax.step import Scalars, initial_state, make_step
+from sessionrec_jax.train import resolve, spec_of
 
 USERS = 4_000
 SIZES = ("xxs", "s")  # the demo's smallest and largest model

@@ -22,7 +22,8 @@ import numpy as np
 from _bench import in_turns, ratio, report, significant
 
 from sessionrec_jax import count
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, IGNORED, TRAIN, Batch, Packer, Shape
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.data.paradigm import slots
@@ -31,7 +32,7 @@ from sessionrec_jax.data.windows import windows
 from sessionrec_jax.loss import proposal
 from sessionrec_jax.model.sessionrec import Spec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, replicated
-from sessionrec_jax.train import Scalars, initial_state, make_step
+from sessionrec_jax.step import Scalars, initial_state, make_step
 
 USERS, SESSIONS, CATALOGUE = 4, 32, 4_096
 RUNS = {1: 30, 2: 30, 5: 20, 10: 15, 20: 9, 40: 5}  # by items a session

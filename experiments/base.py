@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.errors import InputError, near_miss
 
 # Each step about triples the body (count.parameters): width grows first, then depth.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sessionrec_jax import count
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_windows
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.model.sessionrec import Spec

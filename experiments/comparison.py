@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from sessionrec_jax.config import Config, check, replace, run_id
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_rules import check
+from sessionrec_jax.config_values import replace, run_id
 from sessionrec_jax.data.store import Prepared
 
 SELECT_BY = "validation_ndcg_at_50"

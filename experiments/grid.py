@@ -12,7 +12,9 @@ from typing import ClassVar
 
 from experiments.base import sized
 from experiments.comparison import Layout
-from sessionrec_jax.config import Config, check, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_rules import check
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.sessionlog import ROLES
 from sessionrec_jax.data.store import Prepared
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from experiments.comparison import Arm, Layout, Trials
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.store import Prepared
 
 TITLES = {"nspp": "NSPP, next session", "nipp": "NIPP, next click", "nipp_plus": "NIPP+, next exposure"}

@@ -22,7 +22,8 @@ import polars as pl
 from experiments.budget import flops_train
 from experiments.compare import PER_USER
 from sessionrec_jax import count
-from sessionrec_jax.config import Config, Loss, run_id
+from sessionrec_jax.config import Config, Loss
+from sessionrec_jax.config_values import run_id
 from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_users
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError

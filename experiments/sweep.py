@@ -14,7 +14,8 @@ from experiments import sweepfolder
 from experiments.comparison import Layout
 from experiments.launch import local
 from experiments.varying import told, varying
-from sessionrec_jax.config import Config, run_id, to_dict
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import run_id, to_dict
 
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
 

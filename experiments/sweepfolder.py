@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sessionrec_jax.config import Config, run_id, to_dict
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import run_id, to_dict
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder import read_json, write_json
 

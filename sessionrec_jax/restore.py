@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from sessionrec_jax.checkpoint import Checkpoints
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import MANIFEST, Prepared, open_log
@@ -18,7 +19,8 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.sessionrec import Params, Spec
 from sessionrec_jax.partition import make_mesh, replicated
 from sessionrec_jax.runfolder import read_config
-from sessionrec_jax.train import initial_state, resolve, spec_of
+from sessionrec_jax.step import initial_state
+from sessionrec_jax.train import resolve, spec_of
 
 
 class Restored(NamedTuple):

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sessionrec_jax.config import Config, from_dict, run_id, to_dict
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import from_dict, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
 

@@ -28,7 +28,8 @@ def log(tmp_path_factory):
 @pytest.fixture(scope="session")
 def config(log):
     """A resolved Config of about a thousand parameters on one device; eight rows of sixteen sessions."""
-    from sessionrec_jax.config import Config, replace
+    from sessionrec_jax.config import Config
+    from sessionrec_jax.config_values import replace
     from sessionrec_jax.train import resolve
 
     small = {

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
 from sessionrec_jax.loss import proposal
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
-from sessionrec_jax.train import Scalars, initial_state, make_step, spec_of
+from sessionrec_jax.step import Scalars, initial_state, make_step
+from sessionrec_jax.train import spec_of
 
 
 def by_name(tree) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from sessionrec_jax import baselines
 from sessionrec_jax.baselines import HeldOut, Predictor, evaluate_baselines, measure_baselines
-from sessionrec_jax.config import replace
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, TEST, TRAIN, train_catalogue
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.data.store import FlatLog

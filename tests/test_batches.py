@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sessionrec_jax.config import replace
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import (
     CLICKED,
     TEST,

@@ -9,7 +9,9 @@ import typing
 
 import pytest
 
-from sessionrec_jax.config import Config, check, from_dict, replace, run_id, to_dict
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_rules import check
+from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
 WATCHED_ONLY = {"data.path", "mesh.data", "train.checkpoint_every_seconds", "train.log_every_steps"}

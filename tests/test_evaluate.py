@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from sessionrec_jax.baselines import evaluate_baselines
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, CONTEXT, TEST, VALIDATION, eval_batches, shape_of, train_catalogue
 from sessionrec_jax.evaluate import evaluate, measure
 from sessionrec_jax.metrics import CUTOFFS
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
 from sessionrec_jax.scoring import BLOCK, PAIRS, ItemTable, count_above, log_prob_and_rank
-from sessionrec_jax.train import initial_state, spec_of
+from sessionrec_jax.step import initial_state
+from sessionrec_jax.train import spec_of
 
 RANKING = ("mrr", *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS))
 

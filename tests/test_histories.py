@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.histories import log_histories, read_histories
 

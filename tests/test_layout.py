@@ -21,7 +21,18 @@ MAY_IMPORT = {
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 # Of sessionrec_jax, beside all of its data/.
-NO_JAX = ("config", "count", "errors", "histories", "metrics", "progress", "runfolder", "seen")
+NO_JAX = (
+    "config",
+    "config_rules",
+    "config_values",
+    "count",
+    "errors",
+    "histories",
+    "metrics",
+    "progress",
+    "runfolder",
+    "seen",
+)
 MOST_LINES = 400
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|scratch)/\w")
 

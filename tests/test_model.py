@@ -24,7 +24,8 @@ from sessionrec_jax.model.sequence_encoder import attention_mask
 from sessionrec_jax.model.sessionrec import Inputs, Spec
 from sessionrec_jax.optim import is_table
 from sessionrec_jax.partition import make_mesh
-from sessionrec_jax.train import initial_state, spec_of
+from sessionrec_jax.step import initial_state
+from sessionrec_jax.train import spec_of
 
 ROWS, SLOTS, ITEMS_A_SESSION = 2, 6, 2
 SESSIONS = ROWS * SLOTS

@@ -8,7 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import check, replace
+from sessionrec_jax.config_rules import check
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data import paradigm
 from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, eval_batches, shape_of
 from sessionrec_jax.data.paradigm import slots, targets

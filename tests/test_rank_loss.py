@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Loss, replace
+from sessionrec_jax.config import Loss
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, shape_of, train_batches, train_catalogue
 from sessionrec_jax.loss import proposal, rank_loss_sums, targets
 from sessionrec_jax.partition import make_mesh, over_data, put_batch, put_replicated
+from sessionrec_jax.step import Scalars, initial_state, make_step
 from sessionrec_jax.targets import Targets
-from sessionrec_jax.train import Scalars, initial_state, make_step, spec_of
+from sessionrec_jax.train import spec_of
 
 RANKS = ("pointwise", "pairwise", "listwise")
 SLOTS, T = 12, 40

@@ -14,7 +14,8 @@ import pytest
 
 from experiments.__main__ import main
 from sessionrec_jax import recommend as module
-from sessionrec_jax.config import Config, Mesh, replace
+from sessionrec_jax.config import Config, Mesh
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_catalogue
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic

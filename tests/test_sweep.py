@@ -19,7 +19,8 @@ from experiments.base import SIZES, sized
 from experiments.grid import Plan
 from experiments.varying import varying
 from sessionrec_jax import count
-from sessionrec_jax.config import Config, replace, run_id, to_dict
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
 PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --epochs 3 --workers 2"

@@ -18,7 +18,8 @@ from onestep import OneStep, assert_same_step, by_name
 
 from sessionrec_jax import optim
 from sessionrec_jax.checkpoint import Checkpoints
-from sessionrec_jax.config import Optim, replace, to_dict
+from sessionrec_jax.config import Optim
+from sessionrec_jax.config_values import replace, to_dict
 from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_batches
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import evaluate
@@ -31,7 +32,7 @@ from sessionrec_jax.train import Diverged, resolve, train
 TRAIN_IN_A_PROCESS_OF_ITS_OWN = """
 import json, sys
 from pathlib import Path
-from sessionrec_jax.config import from_dict
+from sessionrec_jax.config_values import from_dict
 from sessionrec_jax.data.store import open_log
 from sessionrec_jax.train import train
 config = from_dict(json.loads(sys.argv[1]))

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from onestep import OneStep, assert_same_step, by_name
 
-from sessionrec_jax.config import replace
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import TEST
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic

@@ -20,7 +20,8 @@ from experiments.grid import Plan
 from experiments.sweep import default_workers, run_sweep
 from scaling import report, table
 from scaling.theory import Theory, read_theory
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data import sources
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.store import Prepared, open_log

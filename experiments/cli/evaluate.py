@@ -47,7 +47,7 @@ class Command:
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
     from sessionrec_jax.baselines import evaluate_baselines
-    from sessionrec_jax.config import replace
+    from sessionrec_jax.config_values import replace
     from sessionrec_jax.data.batches import TEST, VALIDATION, shape_of
     from sessionrec_jax.evaluate import evaluate
     from sessionrec_jax.restore import restore

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from experiments.sweep import default_workers, run_sweep
 from experiments.varying import told, varying
-from sessionrec_jax.config import Config, replace, run_id, to_dict
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace, run_id, to_dict
 from sessionrec_jax.data.store import open_log
 from sessionrec_jax.errors import InputError, near_miss
 

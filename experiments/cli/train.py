@@ -14,7 +14,8 @@ from typing import Annotated
 import tyro
 
 from experiments.cli.evaluate import print_metrics
-from sessionrec_jax.config import Config, replace
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
 
 
 @dataclass(frozen=True)

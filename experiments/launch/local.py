@@ -17,7 +17,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from sessionrec_jax.config import Config, run_id
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import run_id
 from sessionrec_jax.runfolder import claim, read_json, write_json
 
 ATTEMPTS = 3

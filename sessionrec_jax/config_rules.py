@@ -1,0 +1,80 @@
+"""What a Config must hold to be able to run: every rule, and every pair of choices that exclude each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sessionrec_jax.config import Config
+from sessionrec_jax.errors import InputError
+
+
+def check(config: Config) -> Config:
+    """Returns `config`, or raises InputError naming every field that cannot work and what it should be."""
+    data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
+    rules = [
+        ("data.users", data.users >= 0, "0 (all) or more"),
+        ("data.eval_users", data.eval_users >= 0, "0 (all) or more"),
+        ("data.rows", data.rows >= 1, "at least 1"),
+        ("data.sessions_per_row", data.sessions_per_row >= 2, "at least 2: a history and a target"),
+        ("data.window", data.window == 0 or 2 <= data.window <= data.sessions_per_row,
+         f"0 (a whole row), or from 2 to data.sessions_per_row {data.sessions_per_row}"),
+        ("data.items_per_row", data.items_per_row >= 0, "0 (from the log) or more"),
+        ("model.width", model.width >= 1, "at least 1"),
+        ("model.layers", model.layers >= 0, "0 or more"),
+        ("model.heads", model.heads >= 1 and model.width % model.heads == 0, f"a divisor of model.width {model.width}"),
+        ("model.mlp_ratio", model.mlp_ratio >= 1, "at least 1"),
+        ("model.id_width", model.id_width >= 0, "0 (no ID table) or more"),
+        ("model.side_width", model.side_width >= 1, "at least 1"),
+        ("model.dropout", 0 <= model.dropout < 1, "at least 0 and below 1"),
+        ("model.temperature", model.temperature > 0, "above 0"),
+        ("loss.alpha", loss.alpha >= 0, "0 or more"),
+        ("loss.negatives", loss.negatives >= 1, "at least 1"),
+        ("loss.negatives_uniform", 0 < loss.negatives_uniform <= 1,
+         "above 0, so that every item can be a negative, and at most 1"),
+        ("optim.learning_rate_peak", optim.learning_rate_peak > 0, "above 0"),
+        ("optim.warmup_fraction", 0 <= optim.warmup_fraction < 1, "at least 0 and below 1"),
+        ("optim.weight_decay", optim.weight_decay >= 0, "0 or more"),
+        ("optim.table_rate_ratio", optim.table_rate_ratio >= 0, "0 or more"),
+        ("optim.table_prior", optim.table_prior >= 0, "0 or more"),
+        ("optim.clip_norm", optim.clip_norm > 0, "above 0"),
+        ("optim.beta1", 0 <= optim.beta1 < 1, "at least 0 and below 1"),
+        ("optim.beta2", 0 <= optim.beta2 < 1, "at least 0 and below 1"),
+        ("mesh.data", config.mesh.data >= 0, "0 (all devices) or more"),
+        ("train.epochs", train.epochs > 0, "above 0"),
+        ("train.seed", train.seed >= 0, "0 or more"),
+        ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
+        ("train.log_every_steps", train.log_every_steps >= 1, "at least 1"),
+    ]  # fmt: skip
+    wrong = list(_contradictions(config))
+    for path, holds, wanted in rules:
+        room, _, name = path.partition(".")
+        came = getattr(getattr(config, room), name)
+        if not (holds and math.isfinite(came)):
+            finite = "" if math.isfinite(came) else ", and finite"
+            wrong.append(f"--{path.replace('_', '-')} is {came}; wanted {wanted}{finite}")
+    if wrong:
+        raise InputError("this configuration cannot run: " + "; ".join(wrong))
+    return config
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """Choices that exclude each other."""
+    model, loss = config.model, config.loss
+    if config.paradigm == "nipp" and loss.alpha:
+        yield (
+            f"--loss.alpha is {loss.alpha}, but --paradigm nipp sees clicked items only and has nothing to rank them "
+            "against; wanted --loss.alpha 0"
+        )
+    if config.paradigm == "nipp_plus" and loss.alpha and loss.rank != "pointwise":
+        yield (
+            f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure a slot and so no pairs; wanted "
+            "--loss.rank pointwise, or --loss.alpha 0"
+        )
+    if model.places == "rotary" and model.heads >= 1 and model.width // model.heads % 2:
+        yield (
+            f"--model.positions is rotary, which turns pairs of features, but a head has width "
+            f"{model.width // model.heads}; wanted an even --model.width / --model.heads"
+        )
+    if model.sequence_encoder == "gru" and model.positions != "auto":
+        yield f"--model.positions is {model.positions}, but the GRU has no attention; wanted auto"
