@@ -29,7 +29,7 @@ from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.loss import proposal
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, replicated
+from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, put_side, replicated
 from sessionrec_jax.step import Scalars, initial_state, make_step
 from sessionrec_jax.train import resolve, spec_of
 
@@ -64,7 +64,7 @@ def case(prepared: Prepared, size: str) -> dict[str, float | str]:
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
     step_fn = make_step(spec, config.loss, config.optim, mesh)
-    side, negatives = put_replicated((catalogue.side, proposal(config.loss, catalogue)), mesh)
+    side, negatives = put_side(catalogue.side, spec.rows, mesh), put_replicated(proposal(config.loss, catalogue), mesh)
     scalars = put_replicated(Scalars(np.float32(config.optim.learning_rate_peak), np.float32(0)), mesh)
     key = jax.device_put(jax.random.key(0), replicated(mesh))
     state = initial_state(config, spec, catalogue, mesh)

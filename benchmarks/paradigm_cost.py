@@ -31,7 +31,7 @@ from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import windows
 from sessionrec_jax.loss import proposal
 from sessionrec_jax.model.sessionrec import Spec
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, replicated
+from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, put_side, replicated
 from sessionrec_jax.step import Scalars, initial_state, make_step
 
 USERS, SESSIONS, CATALOGUE = 4, 32, 4_096
@@ -122,7 +122,8 @@ def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
     longest = items if paradigm == "nspp" else 1
     spec = Spec(config.model, CATALOGUE + 1, (), FEEDBACK_KINDS, row_slots, longest)
     mesh = make_mesh(config.mesh)
-    side, of_negatives = put_replicated((catalogue.side, proposal(config.loss, catalogue)), mesh)
+    side = put_side(catalogue.side, spec.rows, mesh)
+    of_negatives = put_replicated(proposal(config.loss, catalogue), mesh)
     scalars = put_replicated(Scalars(np.float32(config.optim.learning_rate_peak), np.float32(0)), mesh)
     rest = (*put_batch(batch, mesh), side, of_negatives, jax.device_put(jax.random.key(0), replicated(mesh)), scalars)
     state = initial_state(config, spec, catalogue, mesh)

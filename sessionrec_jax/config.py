@@ -149,7 +149,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW (body) and row-wise Adagrad (item tables) under linear warm-up and cosine decay to zero. All our choice."""
+    """AdamW (body) and `table_rule` (item tables) under linear warm-up and cosine decay to zero. All our choice."""
 
     learning_rate_peak: float = 3e-3
     warmup_fraction: float = 0.05
@@ -157,7 +157,14 @@ class Optim:
     weight_decay: float = 0.01
     """Decoupled decay (times the learning rate) of the body's matrices."""
     table_rate_ratio: float = 10.0
-    """Learning rate of the item tables (row-wise Adagrad) over that of the body (AdamW)."""
+    """Learning rate of the item tables over that of the body."""
+    table_rule: Literal["adagrad", "adam"] = "adagrad"
+    """adagrad: row-wise, one accumulator a row. adam: two moments a number, without decay."""
+    table_update: Literal["dense", "sparse"] = "dense"
+    """dense: every row of the item tables in each step
+    sparse: the rows that the step reads; its cost does not grow with the catalogue. Under adagrad without a prior the
+    same numbers; under adam the lazy variant: a row's moments stand still while it is not read. The prior acts on the
+    rows that are read."""
     table_prior: float = 0.0
     """Precision of a Gaussian prior on the ID table: adds table_prior / (2 target sessions) x squared norm to the loss,
     so that the same value suits every amount of data."""
@@ -172,7 +179,11 @@ class Mesh:
     """Devices. One device is the same code."""
 
     data: int = 0
-    """Devices on the `data` axis, over which the batch is sharded. 0: all there are."""
+    """Devices on the `data` axis, over which the batch is shared out. 0: all that the other axes leave."""
+    fsdp: int = 1
+    """Devices on the `fsdp` axis: the batch is shared out over it too, and so are the body's matrices."""
+    model: int = 1
+    """Devices on the `model` axis: the rows of the item tables and the body's hidden widths are shared out over it."""
 
 
 @dataclass(frozen=True)

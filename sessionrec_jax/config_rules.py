@@ -41,6 +41,8 @@ def check(config: Config) -> Config:
         ("optim.beta1", 0 <= optim.beta1 < 1, "at least 0 and below 1"),
         ("optim.beta2", 0 <= optim.beta2 < 1, "at least 0 and below 1"),
         ("mesh.data", config.mesh.data >= 0, "0 (all devices) or more"),
+        ("mesh.fsdp", config.mesh.fsdp >= 1, "at least 1"),
+        ("mesh.model", config.mesh.model >= 1, "at least 1"),
         ("train.epochs", train.epochs > 0, "above 0"),
         ("train.seed", train.seed >= 0, "0 or more"),
         ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
@@ -70,6 +72,11 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure a slot and so no pairs; wanted "
             "--loss.rank pointwise, or --loss.alpha 0"
+        )
+    if config.optim.table_update == "sparse" and loss.retrieval == "full_softmax":
+        yield (
+            "--optim.table-update is sparse, but --loss.retrieval full_softmax reads every row of the item tables; "
+            "wanted --optim.table-update dense, or a sampled loss"
         )
     if model.places == "rotary" and model.heads >= 1 and model.width // model.heads % 2:
         yield (

@@ -15,6 +15,8 @@ from sessionrec_jax.errors import InputError, near_miss
 _NOT_IN_RUN_ID = (
     ("data", "path"),
     ("mesh", "data"),
+    ("mesh", "fsdp"),
+    ("mesh", "model"),
     ("train", "checkpoint_every_seconds"),
     ("train", "log_every_steps"),
 )

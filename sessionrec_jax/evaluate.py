@@ -30,7 +30,7 @@ from sessionrec_jax.loss import rank_logits, rank_loss_sums, targets
 from sessionrec_jax.metrics import Metrics, add_ranking, add_within_session
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
-from sessionrec_jax.partition import over_data, put_batch, put_replicated
+from sessionrec_jax.partition import over_batch, put_batch, put_side
 from sessionrec_jax.scoring import (
     BLOCK,
     ItemTable,
@@ -80,7 +80,7 @@ def measure(
     `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are neither targets nor
     candidates of recall, ndcg, hit and mrr. Nothing here trains or tunes.
     """
-    side = put_replicated(catalogue.side, mesh)
+    side = put_side(catalogue.side, spec.rows, mesh)
     table = item_table(spec, params, side)
     log = prepared.arrays()
     truth = known_truth(prepared.path, prepared.fingerprint)
@@ -93,7 +93,7 @@ def measure(
         pairs = None
         if config.data.eval_seen == "masked":
             pairs = stack_pairs([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
-        on_device = jax.device_put((place_GN, pairs), over_data(mesh))
+        on_device = jax.device_put((place_GN, pairs), over_batch(mesh))
         on_device = (table, side, *put_batch(batch, mesh), *on_device)
         scores, rank_sums = jax.device_get(_score(spec, config.loss.rank, params, *on_device))
         if config.loss.alpha:

@@ -16,14 +16,16 @@ from sessionrec_jax.config import Loss
 from sessionrec_jax.model.sessionrec import Queries
 from sessionrec_jax.negatives import Negatives, Proposal, draw_negatives, proposal, sample_negatives
 from sessionrec_jax.rank_loss import rank_logits, rank_loss_sums
-from sessionrec_jax.retrieval_loss import Embed, bce_sums, full_softmax_sums, sampled_softmax_sums
+from sessionrec_jax.retrieval_loss import Rows, bce_sums, catalogue_log_sum, full_softmax_sums, sampled_softmax_sums
 from sessionrec_jax.targets import Targets, targets
 
 __all__ = [
     "Negatives",
     "Proposal",
+    "Rows",
     "Sums",
     "Targets",
+    "catalogue_log_sum",
     "draw_negatives",
     "proposal",
     "rank_logits",
@@ -60,13 +62,13 @@ def session_loss(
     log_q_V: Float[Array, " V"],
     negatives: Negatives | None,
     e_ND: Float[Array, "N D"] | None,
-    embed: Embed | None = None,
+    log_sum_S: Float[Array, " S"] | None = None,
 ) -> Sums:
-    """Both losses of one shard. The full softmax reads `embed`, the sampled losses `negatives` and `e_ND`; what is not
-    read may be None. With alpha = 0 the rank loss is not computed."""
+    """Both losses of one shard. The full softmax reads `log_sum_S`, the sampled losses `negatives` and `e_ND`; what is
+    not read may be None. With alpha = 0 the rank loss is not computed."""
     scored = (config, queries.retrieval_SD, e_TD, item_T, targets, heads["item_bias"])
     if config.retrieval == "full_softmax":
-        retrieval = full_softmax_sums(*scored, embed)
+        retrieval = full_softmax_sums(*scored, log_sum_S)
     elif config.retrieval == "bce":
         retrieval = bce_sums(*scored, log_q_V, negatives, e_ND)
     else:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from sessionrec_jax.config import Optim
+from sessionrec_jax.partition import is_table
 
 
 def learning_rate(config: Optim, step: int, steps: int) -> float:
@@ -22,14 +23,9 @@ def learning_rate(config: Optim, step: int, steps: int) -> float:
     return config.learning_rate_peak * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def is_table(name: str) -> bool:
-    """Parameters with a row an item: row-wise Adagrad. All others: AdamW."""
-    return name in ("item_table", "item_bias")
-
-
 def chain(config: Optim) -> optax.GradientTransformation:
-    """Clipping, then AdamW for the body and row-wise Adagrad for the item tables; the update is a direction, still to
-    be scaled by -learning_rate.
+    """Clipping, then AdamW for the body and `table_rule` for the item tables; the update is a direction, still to be
+    scaled by -learning_rate.
 
     A rare row sees a gradient once in hundreds of steps. Adam forgets its scale in between, so that the row jumps by
     the full rate whenever it is seen; Adagrad does not forget.
@@ -38,14 +34,15 @@ def chain(config: Optim) -> optax.GradientTransformation:
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2),
         optax.add_decayed_weights(config.weight_decay, mask=_matrices),
     )
-    tables = optax.chain(_scale_by_row_rss(), optax.scale(config.table_rate_ratio))
+    rule = _scale_by_row_rss() if config.table_rule == "adagrad" else optax.scale_by_adam(config.beta1, config.beta2)
+    tables = optax.chain(rule, optax.scale(config.table_rate_ratio))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm), optax.partition({"body": body, "tables": tables}, _groups)
     )
 
 
 def _groups(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: "tables" if is_table(path[-1].key) else "body", params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: "tables" if is_table(path) else "body", params)
 
 
 def _matrices(params: Any) -> Any:

@@ -1,7 +1,13 @@
-"""The mesh, where every array lies on it, and the way of a host batch to the devices."""
+"""The mesh, where every array lies on it, and the way of a host batch to the devices.
+
+Axes: `data` and `fsdp` share out the batch; `fsdp` also the body's matrices and their optimizer state; `model` the rows
+of the item tables and the hidden widths of the body.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import jax
@@ -11,31 +17,97 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sessionrec_jax.config import Mesh
 from sessionrec_jax.data.batches import Batch
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.model.sessionrec import Inputs
+from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Side
 
-DATA_AXIS = "data"
+BATCH_AXES = ("data", "fsdp")
+"""A packed batch has one shard for each pair of places on these axes."""
+TABLE_AXIS = "model"
+TABLES = ("item_table", "item_bias")
+"""Parameters with a row an item."""
+RULES = (
+    ("|".join(TABLES), (TABLE_AXIS,)),
+    (r"qkv|uvqk|mlp_in|mlp_gate|gates_in|gates_state", ("fsdp", "model")),
+    (r"attention_out|out|mlp_out", ("model", "fsdp")),
+    (r"project|linear|retrieval|rank", ("fsdp", None)),
+    (r"side_.*|feedback|position|attention|norm.*|(mlp|gates|place|time|rank)_bias|bias|log_temperature", ()),
+)
+"""(last name of a parameter, axes of its rows for the tables, of its last two dimensions for matrices). Each parameter
+has exactly one rule; its optimizer state lies as it does. An axis that does not divide a dimension leaves it whole."""
 
 
 def make_mesh(config: Mesh) -> jax.sharding.Mesh:
-    """One axis, `data`, over the first `config.data` devices (0: all). Raises InputError where there are fewer."""
+    """The mesh of `config`; data 0 takes all devices that fsdp and model leave.
+
+    Raises InputError where there are fewer devices, saying which mesh would fit.
+    """
     devices = jax.devices()
-    if config.data > len(devices):
+    others = config.fsdp * config.model
+    if others > len(devices) or (config.data or 1) * others > len(devices):
+        wanted = (config.data or 1) * others
+        fits = max(len(devices) // others, 1) if others <= len(devices) else 0
+        told = f"--mesh.data {config.data}" if others == 1 else f"--mesh data={config.data},{_others(config)}"
+        fitting = f"data={fits},{_others(config)}" if fits else f"data={len(devices)},fsdp=1,model=1"
+        use = f"--mesh.data {fits}, or 0 for all" if others == 1 else f"--mesh {fitting}"
         raise InputError(
-            f"--mesh.data {config.data} wants {config.data} devices, but there are {len(devices)} "
-            f"({devices[0].device_kind}); use --mesh.data {len(devices)}, or 0 for all"
+            f"{told} wants {wanted} devices, but there are {len(devices)} ({devices[0].device_kind}); use {use}"
         )
-    count = config.data or len(devices)
+    if ROW_MULTIPLE % config.model:
+        raise InputError(
+            f"--mesh.model is {config.model}; wanted a divisor of {ROW_MULTIPLE}, so that the rows of tables spread"
+        )
+    data = config.data or len(devices) // others
+    shape = (data, config.fsdp, config.model)
     # Explicit axes, the default of make_mesh, refuse plain table lookups.
-    return jax.make_mesh((count,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+    kinds = (AxisType.Auto,) * len(shape)
+    return jax.make_mesh(shape, (*BATCH_AXES, TABLE_AXIS), axis_types=kinds, devices=devices[: math.prod(shape)])
+
+
+def _others(config: Mesh) -> str:
+    return f"fsdp={config.fsdp},model={config.model}"
+
+
+def batch_shards(mesh: jax.sharding.Mesh) -> int:
+    """G, the shards of a packed batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_data(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The leading axis G of every batch array: a shard a device."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+def over_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The leading axis G of every batch array."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def shardings(mesh: jax.sharding.Mesh, tree: Any) -> Any:
+    """Where every leaf of parameters or of their optimizer state lies, by RULES; leaves without a name are replicated.
+
+    Raises ValueError for a name that has no rule, or more than one.
+    """
+
+    def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        axes = _axes(path[-1].key) if path and isinstance(path[-1], jax.tree_util.DictKey) else ()
+        free = len(leaf.shape) - len(axes)
+        rest = (None,) * max(free, 0)
+        # of a table the rows lead, and what stands behind them, or does not (a sum a row), is whole
+        places = [*axes, *rest] if axes == (TABLE_AXIS,) else [*rest, *axes]
+        fitting = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(places, leaf.shape, strict=True)]
+        return NamedSharding(mesh, PartitionSpec(*fitting))
+
+    return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def is_table(path: tuple[Any, ...]) -> bool:
+    """Whether a leaf of parameters or of their optimizer state has a row an item, by the last name on its path."""
+    return bool(path) and isinstance(path[-1], jax.tree_util.DictKey) and path[-1].key in TABLES
+
+
+def _axes(name: str) -> tuple[str | None, ...]:
+    found = [axes for pattern, axes in RULES if re.fullmatch(pattern, name)]
+    if len(found) != 1:
+        raise ValueError(f"the parameter {name!r} has {len(found)} rules in partition.RULES; wanted one")
+    return found[0]
 
 
 def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]:
@@ -49,7 +121,16 @@ def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]
         batch.seconds_GRL,
     )
     target_GS = batch.target_GRL.reshape(len(batch.target_GRL), -1)
-    return jax.device_put((inputs, target_GS), over_data(mesh))
+    return jax.device_put((inputs, target_GS), over_batch(mesh))
+
+
+def put_side(side: dict[str, np.ndarray], rows: int, mesh: jax.sharding.Mesh) -> Side:
+    """The items' side information, spread as the rows of the item tables are."""
+    by_row = NamedSharding(mesh, PartitionSpec(TABLE_AXIS))
+    return {
+        name: jax.device_put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), by_row)
+        for name, code_VW in side.items()
+    }
 
 
 def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -29,7 +29,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.histories import Histories
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
-from sessionrec_jax.partition import DATA_AXIS, over_data, put_batch, put_replicated
+from sessionrec_jax.partition import BATCH_AXES, batch_shards, over_batch, put_batch, put_side
 from sessionrec_jax.progress import Bar
 from sessionrec_jax.restore import Restored
 from sessionrec_jax.scoring import BLOCK, ItemTable, item_table, stack_pairs, top_k
@@ -97,7 +97,7 @@ def _refuse_long_sessions(histories: Histories, run: Restored, recent: Windows) 
 
 def _shape(run: Restored) -> Shape:
     """Of the batches that are read; for an item-level paradigm with room for an item in each slot, as in evaluation."""
-    shape = shape_of(run.config, run.mesh.size)
+    shape = shape_of(run.config, batch_shards(run.mesh))
     if run.config.paradigm == "nspp":
         return shape
     return dataclasses.replace(shape, items_per_row=max(shape.items_per_row, shape.sessions_per_row))
@@ -138,7 +138,7 @@ def _queries(run: Restored, recent: Windows, quiet: bool) -> Float[np.ndarray, "
     shape = _shape(run)
     packer = Packer(recent, shape, 1.0, None)
     rows, rows_per_batch = packer.epoch(0), shape.shards * shape.rows
-    side = put_replicated(run.catalogue.side, run.mesh)
+    side = put_side(run.catalogue.side, run.spec.rows, run.mesh)
     query_WD = np.empty((len(recent), run.config.model.width), np.float32)
     with Bar("histories", len(packer), quiet=quiet) as bar:
         for index in range(len(packer)):
@@ -174,8 +174,8 @@ def _rank(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(dense ids, log probabilities) of each query's best `k`, fewer where there are fewer. `seen_by`: a log, and its
     user of each query, whose items are left out; None: among all items."""
-    table = item_table(run.spec, run.params, put_replicated(run.catalogue.side, run.mesh))
-    best_of, block = _make_top_k(run.mesh, k), BLOCK * run.mesh.size
+    table = item_table(run.spec, run.params, put_side(run.catalogue.side, run.spec.rows, run.mesh))
+    best_of, block = _make_top_k(run.mesh, k), BLOCK * batch_shards(run.mesh)
     with Bar("ranking", -(-len(query_WD) // block), quiet=quiet) as bar:
         for first in range(0, len(query_WD), block):
             query_BD = query_WD[first : first + block]
@@ -183,8 +183,8 @@ def _rank(
             pairs = None
             if seen_by is not None:
                 log, user_W = seen_by
-                pairs = _seen_pairs(log, user_W[first : first + block], run.mesh.size, run.spec.ids)
-            on_device = jax.device_put((filled_BD, pairs), over_data(run.mesh))
+                pairs = _seen_pairs(log, user_W[first : first + block], batch_shards(run.mesh), run.spec.ids)
+            on_device = jax.device_put((filled_BD, pairs), over_batch(run.mesh))
             item_BK, score_BK = jax.device_get(best_of(table, *on_device))
             for item_K, score_K in zip(item_BK[: len(query_BD)], score_BK[: len(query_BD)], strict=True):
                 there_K = score_K > -np.inf
@@ -214,5 +214,5 @@ def _make_top_k(mesh: jax.sharding.Mesh, k: int) -> Any:
     ) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
         return top_k(table, query_BD, k, None if pairs is None else (pairs[0][0], pairs[1][0]))
 
-    whole, by_query = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    whole, by_query = PartitionSpec(), PartitionSpec(BATCH_AXES)
     return jax.jit(jax.shard_map(of_device, mesh=mesh, in_specs=(whole, by_query, by_query), out_specs=by_query))

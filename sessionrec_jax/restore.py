@@ -17,7 +17,7 @@ from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import MANIFEST, Prepared, open_log
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.sessionrec import Params, Spec
-from sessionrec_jax.partition import make_mesh, replicated
+from sessionrec_jax.partition import make_mesh, shardings
 from sessionrec_jax.runfolder import read_config
 from sessionrec_jax.step import initial_state
 from sessionrec_jax.train import resolve, spec_of
@@ -50,7 +50,8 @@ def restore(run_dir: Path, data: Path | None = None) -> Restored:
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
     shapes = jax.eval_shape(functools.partial(initial_state, config, spec, catalogue, mesh))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+    places = shardings(mesh, shapes)
+    like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
     folder = run_dir / "checkpoints"
     found = None
     if folder.is_dir():  # opening makes it

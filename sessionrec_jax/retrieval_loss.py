@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,19 @@ from sessionrec_jax.targets import Targets
 
 Embed = Callable[[Int[Array, " N"]], Float[Array, "N D"]]
 """Embeddings of any items, differentiable in what it closes over."""
+
+
+class Rows(NamedTuple):
+    """A part of the catalogue: rows that stand together in the item tables."""
+
+    embed: Embed
+    """Of places among these rows."""
+    item_bias_R: Float[Array, " R"]
+    first: Int[Array, ""] | int
+    """Dense id of the first row."""
+    ids: int
+    """Ids of the whole catalogue: no row from there on is an item."""
+
 
 _CHUNK_ITEMS = 4_096
 """Items whose scores after every session of a shard are held at once by the full softmax."""
@@ -94,37 +108,51 @@ def full_softmax_sums(
     item_T: Int[Array, " T"],
     targets: Targets,
     item_bias_V: Float[Array, " V"],
-    embed: Embed,
-    chunk_items: int = _CHUNK_ITEMS,
+    log_sum_S: Float[Array, " S"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Softmax over the whole catalogue, one term for each clicked item i of each target session:
 
         -log [ exp(s_i) / sum_j exp(s_j) ],  j every item; masked: i and every item that the session did not click.
 
-    The catalogue is embedded and scored chunk by chunk, and again in the backward pass, so that memory grows with
-    S x `chunk_items` and not with S x V.
+    `log_sum_S`: log of the sum over j after each session, from `catalogue_log_sum`.
     """
-    items = item_bias_V.shape[0] - 1
-    chunks = -(-items // chunk_items)
-    size = -(-items // chunks)  # even chunks, so that the last one is not mostly empty
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # under the loop nothing can be shared
-    def log_sum_of_chunk(first: Int[Array, ""]) -> Float[Array, " S"]:
-        item_C = first + jnp.arange(size)
-        known_C = jnp.minimum(item_C, items)
-        score_SC = _scores(queries_SD, embed(known_C), item_bias_V, known_C)
-        score_SC = jnp.where(item_C <= items, score_SC, -jnp.inf)
-        if config.other_clicks == "masked":
-            place_T = item_T - first
-            score_SC = _at_own_clicks(score_SC, -jnp.inf, targets, place_T, (place_T >= 0) & (place_T < size))
-        return _logsumexp(score_SC)
-
-    log_sum_KS = jax.lax.map(log_sum_of_chunk, 1 + size * jnp.arange(chunks))
-    log_sum_S = _logsumexp(log_sum_KS.T)
     positive_T = _own_scores(queries_SD, e_TD, item_T, targets, item_bias_V)
     if config.other_clicks == "masked":
         return _softmax_sums(positive_T, log_sum_S, targets)
     return _sums(log_sum_S[targets.query_T] - positive_T, targets)
+
+
+def catalogue_log_sum(
+    config: Loss,
+    queries_SD: Float[Array, "S D"],
+    item_T: Int[Array, " T"],
+    targets: Targets,
+    rows: Rows,
+    chunk_items: int = _CHUNK_ITEMS,
+) -> Float[Array, " S"]:
+    """log sum_j exp(s_j) over the items among `rows`; masked: but those that the next session clicked.
+
+    They are embedded and scored chunk by chunk, and again in the backward pass, so that memory grows with
+    S x `chunk_items` and not with S x V. Where there is no item the result is far below any score.
+    """
+    held = rows.item_bias_R.shape[0]
+    chunks = -(-held // chunk_items)
+    size = -(-held // chunks)  # even chunks, so that the last one is not mostly empty
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # under the loop nothing can be shared
+    def log_sum_of_chunk(start: Int[Array, ""]) -> Float[Array, " S"]:
+        place_C = start + jnp.arange(size)
+        known_C = jnp.minimum(place_C, held - 1)
+        score_SC = _scores(queries_SD, rows.embed(known_C), rows.item_bias_R, known_C)
+        item_C = rows.first + place_C
+        score_SC = jnp.where((place_C < held) & (item_C > 0) & (item_C < rows.ids), score_SC, -jnp.inf)
+        if config.other_clicks == "masked":
+            place_T = item_T - rows.first - start
+            score_SC = _at_own_clicks(score_SC, -jnp.inf, targets, place_T, (place_T >= 0) & (place_T < size))
+        return _logsumexp(score_SC)
+
+    log_sum_KS = jax.lax.map(log_sum_of_chunk, size * jnp.arange(chunks))
+    return _logsumexp(log_sum_KS.T)
 
 
 def _scores(

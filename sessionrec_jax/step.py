@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import optax
 
 from sessionrec_jax import optim
+from sessionrec_jax.catalogue_read import Read, Reading, full_log_sum
 from sessionrec_jax.config import Config, Loss, Optim
 from sessionrec_jax.data.catalogue import Catalogue
-from sessionrec_jax.loss import Negatives, Proposal, Sums, draw_negatives, session_loss, targets
+from sessionrec_jax.loss import Negatives, Proposal, Sums, Targets, draw_negatives, session_loss, targets
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sequence_encoder import Noise
-from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
-from sessionrec_jax.partition import replicated
+from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
+from sessionrec_jax.partition import replicated, shardings
 
 _INIT_STREAM = 0
 _NEGATIVES_OF_STEP, _DROPOUT_OF_STEP = 0, 1
@@ -45,34 +46,34 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
     Sums are global; the objective is their ratio, so the loss does not depend on how the batch is spread.
     """
     update_rule = optim.chain(optimizer)
+    is_full, is_sparse = loss.retrieval == "full_softmax", optimizer.table_update == "sparse"
 
     def drawn(inputs: Inputs, target_GS: jax.Array, proposal: Proposal, key: jax.Array) -> Negatives | None:
-        if loss.retrieval == "full_softmax":
+        if is_full:
             return None
         wanted = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
         return draw_negatives(loss, key, proposal, inputs.item_T, wanted.clicked_T)
 
-    def session_sums(
-        params: Params,
-        inputs: Inputs,
-        target_GS: jax.Array,
-        side: Side,
-        negatives: Negatives | None,
-        log_q_V: jax.Array,
-        noise_G: Noise | None,
-    ) -> Sums:
-        def embed(item_N: jax.Array) -> jax.Array:
-            return sessionrec.embed(spec, params, item_N, side)
+    def session_sums(read: Read, inputs: Inputs, target_GS: jax.Array, noise_G: Noise | None, log_sums: Any) -> Sums:
+        """Of all shards. `read` has the ids of the part of the catalogue that is read, `inputs` those of the whole."""
+        spec, params, negatives = read.spec, read.params, read.negatives
+        e_ND = None
+        if negatives is not None:
+            e_ND = sessionrec.embed(spec, params, jnp.minimum(negatives.item_N, spec.ids - 1), read.side)
 
-        e_ND = None if negatives is None else embed(jnp.minimum(negatives.item_N, spec.ids - 1))
-
-        def shard(inputs: Inputs, target_S: jax.Array, noise: Noise | None) -> Sums:
-            e_TD, queries = sessionrec.apply(spec, params, inputs, side, noise)
+        def encoded(inputs: Inputs, target_S: jax.Array, noise: Noise | None) -> Any:
             wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
-            heads = params["heads"]
-            return session_loss(loss, queries, e_TD, inputs.item_T, wanted, heads, log_q_V, negatives, e_ND, embed)
+            return *sessionrec.apply(spec, params, inputs, read.side, noise), wanted
 
-        return jax.tree.map(lambda x_G: x_G.sum(), jax.vmap(shard)(inputs, target_GS, noise_G))
+        e_GTD, queries_G, wanted_G = jax.vmap(encoded)(inputs._replace(item_T=read.item_GT), target_GS, noise_G)
+        log_sum_GS = log_sums(queries_G.retrieval_SD, inputs.item_T, wanted_G) if is_full else None
+
+        def lost(queries: Queries, e_TD: jax.Array, item_T: jax.Array, wanted: Targets, log_sum_S: Any) -> Sums:
+            scored = (loss, queries, e_TD, item_T, wanted, params["heads"], read.log_q_V)
+            return session_loss(*scored, negatives, e_ND, log_sum_S)
+
+        of_shards = jax.vmap(lost)(queries_G, e_GTD, read.item_GT, wanted_G, log_sum_GS)
+        return jax.tree.map(lambda x_G: x_G.sum(), of_shards)
 
     def step(
         state: State,
@@ -86,17 +87,30 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
         step_key = jax.random.fold_in(key, state.step)
         negatives = drawn(inputs, target_GS, proposal, jax.random.fold_in(step_key, _NEGATIVES_OF_STEP))
         noise_G = _noise(jax.random.fold_in(step_key, _DROPOUT_OF_STEP), inputs) if spec.model.dropout else None
+        reading = Reading.of(spec, mesh, inputs.item_T, negatives)
 
-        def objective(params: Params) -> tuple[jax.Array, Sums]:
-            sums = session_sums(params, inputs, target_GS, side, negatives, proposal.log_q_V, noise_G)
-            return sums.objective(loss.alpha) + scalars.prior * sessionrec.id_table_norm(params), sums
+        def objective(part: Params, whole: Params) -> tuple[jax.Array, Sums]:
+            read = reading.read(part, side, proposal.log_q_V)
+            log_sums = functools.partial(full_log_sum, spec, loss, mesh, whole, side) if is_full else None
+            sums = session_sums(read, inputs, target_GS, noise_G, log_sums)
+            norm = sessionrec.id_table_norm(part if is_sparse else whole)
+            return sums.objective(loss.alpha) + scalars.prior * norm, sums
 
-        gradient, sums = jax.grad(objective, has_aux=True)(state.params)
-        direction, optimizer_state = update_rule.update(gradient, state.optimizer, state.params)
-        params = optax.tree.add_scale(state.params, -scalars.learning_rate, direction)
+        part = reading.take(state.params)
+        (of_part, of_whole), sums = jax.grad(objective, argnums=(0, 1), has_aux=True)(part, state.params)
+        if is_sparse:
+            optimizer_part = reading.take(state.optimizer)
+            direction, optimizer_part = update_rule.update(of_part, optimizer_part, part)
+            part = optax.tree.add_scale(part, -scalars.learning_rate, direction)
+            params, optimizer_state = reading.put(state.params, part), reading.put(state.optimizer, optimizer_part)
+        else:
+            gradient = optax.tree.add(reading.put(optax.tree.zeros_like(state.params), of_part), of_whole)
+            direction, optimizer_state = update_rule.update(gradient, state.optimizer, state.params)
+            params = optax.tree.add_scale(state.params, -scalars.learning_rate, direction)
         return State(state.step + 1, params, optimizer_state), sums
 
-    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh))
+    places = (shardings(mesh, abstract_state(spec, optimizer)), replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=places)
 
 
 def _noise(key: jax.Array, inputs: Inputs) -> Noise:
@@ -105,8 +119,19 @@ def _noise(key: jax.Array, inputs: Inputs) -> Noise:
     return Noise(jnp.broadcast_to(key, (shards,)), jnp.arange(shards * rows).reshape(shards, rows))
 
 
+def abstract_state(spec: Spec, optimizer: Optim) -> State:
+    """Shapes and types of a State."""
+
+    def state() -> State:
+        params = sessionrec.random(spec, jax.random.key(0))
+        return State(jnp.zeros((), jnp.int32), params, optim.chain(optimizer).init(params))
+
+    return jax.eval_shape(state)
+
+
 def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sharding.Mesh) -> State:
+    """Spread over the mesh."""
     key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM)
     params = sessionrec.init(spec, key, catalogue)
     state = State(jnp.zeros((), jnp.int32), params, optim.chain(config.optim).init(params))
-    return jax.device_put(state, replicated(mesh))
+    return jax.device_put(state, shardings(mesh, state))

@@ -29,8 +29,8 @@ from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.loss import Sums, proposal
-from sessionrec_jax.model.sessionrec import Params, Spec
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, replicated
+from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Params, Spec
+from sessionrec_jax.partition import batch_shards, make_mesh, put_batch, put_replicated, put_side, replicated
 from sessionrec_jax.progress import Bar
 from sessionrec_jax.runfolder import MetricsLog, claim
 from sessionrec_jax.step import Scalars, initial_state, make_step
@@ -130,6 +130,7 @@ def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:
         len(prepared.feedback_names),
         config.data.sessions_per_row,
         prepared.manifest["max_session_items"] if config.paradigm == "nspp" else 1,
+        -(catalogue.items + 1) % ROW_MULTIPLE,
     )
 
 
@@ -137,14 +138,15 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     """Trains `config` (resolved) in `run_dir`, or goes on from its newest checkpoint. Raises Diverged."""
     claim(run_dir, config)
     mesh = make_mesh(config.mesh)
-    shape = shape_of(config, mesh.size)
+    shape = shape_of(config, batch_shards(mesh))
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
     batches = train_batches(config, prepared, shape)
     steps = len(batches)
     step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh)
 
-    side, negatives = put_replicated((catalogue.side, proposal(config.loss, catalogue)), mesh)
+    side = put_side(catalogue.side, spec.rows, mesh)
+    negatives = put_replicated(proposal(config.loss, catalogue), mesh)
     key = jax.device_put(jax.random.fold_in(jax.random.key(config.train.seed), _STEPS_STREAM), replicated(mesh))
     state = initial_state(config, spec, catalogue, mesh)
     target_slots = batches.packer.cut.target_sessions

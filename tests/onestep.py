@@ -10,7 +10,7 @@ from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
 from sessionrec_jax.loss import proposal
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
+from sessionrec_jax.partition import batch_shards, make_mesh, put_batch, put_replicated, put_side, replicated
 from sessionrec_jax.step import Scalars, initial_state, make_step
 from sessionrec_jax.train import spec_of
 
@@ -20,10 +20,12 @@ def by_name(tree) -> dict[str, np.ndarray]:
 
 
 class OneStep:
-    """The first step of training on the first batch, on so many devices."""
+    """The first step of training on the first batch, on so many devices of the `data` axis, or on another mesh."""
 
-    def __init__(self, config: Config, log, devices: int):
-        mesh, shape = make_mesh(replace(config, {"mesh.data": devices}).mesh), shape_of(config, devices)
+    def __init__(self, config: Config, log, devices: int | dict[str, int]):
+        axes = devices if isinstance(devices, dict) else {"data": devices}
+        mesh = make_mesh(replace(config, {f"mesh.{axis}": size for axis, size in axes.items()}).mesh)
+        shape = shape_of(config, batch_shards(mesh))
         catalogue = train_catalogue(config, log)
         spec = spec_of(config, log, catalogue)
         self.batch = next(train_batches(config, log, shape))
@@ -31,10 +33,10 @@ class OneStep:
         self.key = jax.random.key(3)
         self.proposal = proposal(config.loss, catalogue)
         state = initial_state(config, spec, catalogue, mesh)
-        arguments = (catalogue.side, self.proposal, Scalars(np.float32(1e-2), np.float32(0)))
-        side, q, scalars = put_replicated(arguments, mesh)
+        side = put_side(catalogue.side, spec.rows, mesh)
+        q, scalars = put_replicated((self.proposal, Scalars(np.float32(1e-2), np.float32(0))), mesh)
         step = make_step(spec, config.loss, config.optim, mesh)
-        key = jax.device_put(self.key, side["category"].sharding)
+        key = jax.device_put(self.key, replicated(mesh))
         self.state, self.sums = jax.device_get(step(state, *put_batch(self.batch, mesh), side, q, key, scalars))
 
 

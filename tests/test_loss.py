@@ -13,7 +13,7 @@ from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.loss import Negatives, Sums, Targets, proposal, session_loss, targets
 from sessionrec_jax.model.sessionrec import Queries
-from sessionrec_jax.retrieval_loss import bce_sums, full_softmax_sums, sampled_softmax_sums
+from sessionrec_jax.retrieval_loss import Rows, bce_sums, catalogue_log_sum, full_softmax_sums, sampled_softmax_sums
 
 ITEMS, SLOTS, WIDTH = 12, 5, 4
 # Two users in one row of five slots: sessions 0 1 2 and 3 4; slots 1, 2 and 4 are targets. Item 0 is padding.
@@ -88,8 +88,9 @@ def retrieval(
 def full(world, wanted, other_clicks: str, chunk_items: int = 5, item_T=ITEM_T):
     item_T, e_VD = jnp.asarray(item_T), world["e_VD"]
     config, bias_V = Loss(other_clicks=other_clicks), world["item_bias_V"]
-    args = (world["queries_SD"], e_VD[item_T], item_T, wanted, bias_V, lambda item_N: e_VD[item_N])
-    return full_softmax_sums(config, *args, chunk_items)
+    rows = Rows(lambda item_N: e_VD[item_N], bias_V, 0, len(bias_V))
+    log_sum_S = catalogue_log_sum(config, world["queries_SD"], item_T, wanted, rows, chunk_items)
+    return full_softmax_sums(config, world["queries_SD"], e_VD[item_T], item_T, wanted, bias_V, log_sum_S)
 
 
 def log_softmax(world) -> np.ndarray:
@@ -215,8 +216,9 @@ def test_the_full_softmax_holds_no_array_of_sessions_times_the_catalogue():
     def nats(e_VD, queries_SD):
         wanted = Targets(jnp.arange(sessions), jnp.ones(sessions, bool), jnp.ones(sessions, bool))
         item_T = jnp.arange(1, sessions + 1)
-        args = (queries_SD, e_VD[item_T], item_T, wanted, jnp.zeros(ids), lambda item_N: e_VD[item_N])
-        return full_softmax_sums(Loss(), *args, chunk_items=128)[0]
+        rows = Rows(lambda item_N: e_VD[item_N], jnp.zeros(ids), 0, ids)
+        log_sum_S = catalogue_log_sum(Loss(), queries_SD, item_T, wanted, rows, chunk_items=128)
+        return full_softmax_sums(Loss(), queries_SD, e_VD[item_T], item_T, wanted, rows.item_bias_R, log_sum_S)[0]
 
     shapes = (jax.ShapeDtypeStruct((ids, width), jnp.float32), jax.ShapeDtypeStruct((sessions, width), jnp.float32))
     compiled = jax.jit(jax.grad(nats, argnums=(0, 1))).lower(*shapes).compile()
@@ -320,7 +322,9 @@ def both(config: Loss, world, wanted: Targets, drawn: Negatives) -> Sums:
     heads = {"item_bias": world["item_bias_V"], "rank_bias": jnp.asarray(0.3)}
     queries = Queries(world["queries_SD"], world["rank_SD"])
     e_ND = e_VD[jnp.minimum(drawn.item_N, ITEMS)]
-    return session_loss(config, queries, e_VD[item_T], item_T, wanted, heads, uniform(), drawn, e_ND, lambda i: e_VD[i])
+    rows = Rows(lambda i: e_VD[i], heads["item_bias"], 0, ITEMS + 1)
+    log_sum_S = catalogue_log_sum(config, queries.retrieval_SD, item_T, wanted, rows)
+    return session_loss(config, queries, e_VD[item_T], item_T, wanted, heads, uniform(), drawn, e_ND, log_sum_S)
 
 
 @pytest.mark.parametrize("kinds", FORMS)

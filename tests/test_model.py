@@ -22,7 +22,7 @@ from sessionrec_jax.loss import Negatives, session_loss, targets
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sequence_encoder import attention_mask
 from sessionrec_jax.model.sessionrec import Inputs, Spec
-from sessionrec_jax.optim import is_table
+from sessionrec_jax.partition import is_table
 from sessionrec_jax.partition import make_mesh
 from sessionrec_jax.step import initial_state
 from sessionrec_jax.train import spec_of
@@ -214,7 +214,7 @@ VARIANTS = {
 def test_parameters_are_counted_by_group(name):
     model, side_values = VARIANTS[name]
     tree = shapes(Spec(model, 1_001, side_values, 4, 32, 8))
-    sizes = [(is_table(path[-1].key), leaf.size) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    sizes = [(is_table(path), leaf.size) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     counted = count.parameters(model, 1_001, side_values, feedback_kinds=4, positions=32)
     assert counted.item_table == sum(size for table, size in sizes if table)
     assert counted.body == sum(size for table, size in sizes if not table)

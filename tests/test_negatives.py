@@ -12,7 +12,7 @@ import pytest
 from sessionrec_jax.config import Loss, Mesh
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.negatives import Negatives, draw_negatives, proposal, sample_in_batch
-from sessionrec_jax.partition import make_mesh, over_data
+from sessionrec_jax.partition import make_mesh, over_batch
 
 ITEMS = 12
 PLACES = ("mixed", "uniform", "log_uniform", "in_batch")
@@ -130,7 +130,7 @@ def test_one_shard_draws_what_eight_draw():
     packed = item_GT > 0
     padding = np.zeros(np.sum(~packed), int)
     item_1T, clicked_1T = np.append(item_GT[packed], padding)[None], np.append(clicked_GT[packed], padding > 0)[None]
-    eight = in_batch(*jax.device_put((item_GT, clicked_GT), over_data(make_mesh(Mesh(data=8)))))
+    eight = in_batch(*jax.device_put((item_GT, clicked_GT), over_batch(make_mesh(Mesh(data=8)))))
     one = in_batch(item_1T, clicked_1T)
     np.testing.assert_array_equal(one.item_N, eight.item_N)
     np.testing.assert_array_equal(one.times_N, eight.times_N)

@@ -14,7 +14,7 @@ from sessionrec_jax.config import Loss
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, shape_of, train_batches, train_catalogue
 from sessionrec_jax.loss import proposal, rank_loss_sums, targets
-from sessionrec_jax.partition import make_mesh, over_data, put_batch, put_replicated
+from sessionrec_jax.partition import make_mesh, over_batch, put_batch, put_replicated, put_side
 from sessionrec_jax.step import Scalars, initial_state, make_step
 from sessionrec_jax.targets import Targets
 from sessionrec_jax.train import spec_of
@@ -158,7 +158,7 @@ def test_shards_under_vmap_and_a_mesh_have_the_sums_of_each(rank, config):
 
         return jax.value_and_grad(nats, has_aux=True)(logit_GT)
 
-    (nats, terms), gradient_GT = jax.device_get(summed(*jax.device_put((logit_GT, *arrays), over_data(mesh))))
+    (nats, terms), gradient_GT = jax.device_get(summed(*jax.device_put((logit_GT, *arrays), over_batch(mesh))))
     alone = [of(rank, x) for x in shards]
     assert terms == sum(x[1] for x in alone)
     assert nats == pytest.approx(sum(float(x[0]) for x in alone), rel=1e-5)
@@ -175,7 +175,8 @@ def test_a_step_of_training_is_the_same_on_one_device_and_on_eight(config, log):
         spec = spec_of(here, log, catalogue)
         batch = next(train_batches(here, log, shape_of(here, devices)))
         scalars = Scalars(np.float32(1e-2), np.float32(0))
-        side, q, scalars = put_replicated((catalogue.side, proposal(here.loss, catalogue), scalars), mesh)
+        side = put_side(catalogue.side, spec.rows, mesh)
+        q, scalars = put_replicated((proposal(here.loss, catalogue), scalars), mesh)
         state, key = initial_state(here, spec, catalogue, mesh), put_replicated(np.zeros(2, np.uint32), mesh)
         step = make_step(spec, here.loss, here.optim, mesh)
         state, sums = step(state, *put_batch(batch, mesh), side, q, jax.random.wrap_key_data(key), scalars)

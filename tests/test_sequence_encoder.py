@@ -17,7 +17,7 @@ from sessionrec_jax.model.attention import TIME_BUCKETS, rotary_angle, rotate, s
 from sessionrec_jax.model.dropout import Noise, drop, row_keys
 from sessionrec_jax.model.sequence_encoder import SequenceEncoder
 from sessionrec_jax.model.transformer import TransformerBlock
-from sessionrec_jax.partition import make_mesh, over_data
+from sessionrec_jax.partition import make_mesh, over_batch
 
 ROWS, SLOTS, WIDTH = 2, 6, 8
 USER_RL = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 3, 3, 3]])
@@ -297,7 +297,7 @@ def test_dropout_depends_on_the_row_and_not_on_the_device(name):
         return jax.vmap(lambda row_R, *of_shard: encoder.apply(params, *of_shard, Noise(key, row_R)))(row_GR, *slots_GR)
 
     one_RLD = np.asarray(spread(row_R[None], *(x[None] for x in slots))[0])
-    shards = jax.device_put((row_R[:, None], *(x[:, None] for x in slots)), over_data(make_mesh(Mesh(data=8))))
+    shards = jax.device_put((row_R[:, None], *(x[:, None] for x in slots)), over_batch(make_mesh(Mesh(data=8))))
     eight_RLD = np.asarray(spread(*shards)[:, 0])
     reversed_RLD = np.asarray(spread(row_R[None, ::-1], *(x[None] for x in slots))[0, ::-1])
     assert_close(eight_RLD, one_RLD)

@@ -50,12 +50,13 @@ def main(argv: list[str]) -> int:
     from sessionrec_jax.config_values import replace
     from sessionrec_jax.data.batches import TEST, VALIDATION, shape_of
     from sessionrec_jax.evaluate import evaluate
+    from sessionrec_jax.partition import batch_shards
     from sessionrec_jax.restore import restore
     from sessionrec_jax.runfolder import write_json
 
     run = restore(command.run, command.data)
     role = VALIDATION if command.split == "validation" else TEST
-    shape = shape_of(run.config, run.mesh.size)
+    shape = shape_of(run.config, batch_shards(run.mesh))
     config = replace(run.config, {} if command.seen is None else {"data.eval_seen": command.seen})
     metrics = evaluate(config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, role)
     metrics |= evaluate_baselines(config, run.prepared, run.catalogue, role)

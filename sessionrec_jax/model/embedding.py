@@ -20,8 +20,8 @@ class ItemEmbedding(nn.Module):
     unbent. A list column enters as the mean of its values; a missing value as zero."""
 
     config: Model
-    ids: int
-    """Rows of the ID table: items + 1."""
+    rows: int
+    """Of the ID table: items + 1, rounded up."""
     side_values: tuple[tuple[str, int], ...]
     """Side columns and their number of codes."""
 
@@ -29,7 +29,7 @@ class ItemEmbedding(nn.Module):
     def __call__(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
         config, parts = self.config, []
         if config.id_width:
-            table_VE = self.param("item_table", nn.initializers.normal(0.02), (self.ids, config.id_width))
+            table_VE = self.param("item_table", nn.initializers.normal(0.02), (self.rows, config.id_width))
             parts.append(table_VE[item_N])
         for name, values in self.side_values:
             table_CE = self.param(f"side_{name}", nn.initializers.normal(0.1), (values + 1, config.side_width))

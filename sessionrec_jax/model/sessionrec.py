@@ -26,6 +26,8 @@ from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
 from sessionrec_jax.model.session_encoder import SessionEncoder
 
 Params = dict[str, Any]
+ROW_MULTIPLE = 64
+"""Of the rows of the item tables: they spread over every number of devices that divides it."""
 
 
 class Spec(NamedTuple):
@@ -39,6 +41,13 @@ class Spec(NamedTuple):
     positions: int
     session_items: int
     """Most exposures of a session."""
+    extra_rows: int = 0
+    """Rows of the item tables past `ids`, of no item: with them the rows spread evenly over devices."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the item tables."""
+        return self.ids + self.extra_rows
 
 
 class Inputs(NamedTuple):
@@ -69,7 +78,7 @@ class SessionRec(nn.Module):
 
     def setup(self) -> None:
         spec = self.spec
-        self.item_embedding = ItemEmbedding(spec.model, spec.ids, spec.side_values)
+        self.item_embedding = ItemEmbedding(spec.model, spec.rows, spec.side_values)
         self.session_encoder = SessionEncoder(spec.model, spec.feedback_kinds, spec.session_items)
         self.sequence_encoder = SequenceEncoder(spec.model, spec.positions)
         self.heads = Heads(spec)
@@ -98,7 +107,7 @@ class Heads(nn.Module):
         start = nn.initializers.lecun_normal() if cosine else nn.initializers.zeros
         retrieval_DD = self.param("retrieval", start, (model.width, model.width))
         rank_DD = self.param("rank", nn.initializers.zeros, (model.width, model.width))
-        self.param("item_bias", nn.initializers.zeros, (self.spec.ids,))
+        self.param("item_bias", nn.initializers.zeros, (self.spec.rows,))
         self.param("rank_bias", nn.initializers.zeros, ())
         log_temperature = math.log(model.temperature)
         if model.temperature_learned:
@@ -126,15 +135,17 @@ def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
             "--model.id-width is 0 and the log has no side information, so nothing tells items apart; "
             "use --model.id-width 32, or prepare the log with an item table"
         )
-    params = _random(spec, key)
+    params = random(spec, key)
     rate = np.clip(catalogue.click_rate, 1e-6, 1 - 1e-6)
-    params["heads"]["item_bias"] = jnp.asarray(np.maximum(catalogue.log_popularity_V, -1e4))
+    params["heads"]["item_bias"] = jnp.asarray(
+        np.pad(np.maximum(catalogue.log_popularity_V, -1e4), (0, spec.rows - spec.ids), constant_values=-1e4)
+    )
     params["heads"]["rank_bias"] = jnp.asarray(np.log(rate / (1 - rate)), jnp.float32)
     return params
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _random(spec: Spec, key: Array) -> Params:
+def random(spec: Spec, key: Array) -> Params:
     one = jnp.zeros((1,), jnp.int32)
     slots = jnp.zeros((1, spec.positions), jnp.int32)
     inputs = Inputs(one, one, one, slots, slots, slots)

@@ -1,0 +1,174 @@
+"""The part of the catalogue that one step reads: its rows taken out of the tables, and put back.
+
+A step of a sampled loss reads the items of its batch and the negatives, each many times. Taken out once, in ascending
+order, they are a catalogue of their own: the model and the losses run on it as on any other, the gradient comes with
+one row an item, and the cost of a step does not grow with the catalogue. Of tables that are sharded by rows, ids are
+sent and rows come back; no table is ever gathered. A catalogue smaller than what a step may read is read whole.
+
+Letters: M rows taken out, V rows of a table, G shards, T items, N negatives, S session slots, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from sessionrec_jax.config import Loss
+from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.sessionrec import Params, Side, Spec
+from sessionrec_jax.negatives import Negatives
+from sessionrec_jax.partition import BATCH_AXES, TABLE_AXIS, is_table
+from sessionrec_jax.retrieval_loss import Rows, catalogue_log_sum
+from sessionrec_jax.targets import Targets
+
+PAST = 2**31 - 1
+"""Of no item: what fills up `item_M`."""
+
+
+class Read(NamedTuple):
+    """What model and losses see of the catalogue in one step; ids are places among the rows read."""
+
+    spec: Spec
+    params: Params
+    side: Side
+    log_q_V: Array
+    item_GT: Int[Array, "G T"]
+    negatives: Negatives | None
+
+
+class Reading(NamedTuple):
+    """Which rows a step reads, and where the batch's items and the negatives stand among them."""
+
+    spec: Spec
+    mesh: jax.sharding.Mesh
+    item_M: Int[Array, " M"] | None
+    """Ascending from 0, the padding; filled up with PAST. None: the catalogue is read whole."""
+    item_GT: Int[Array, "G T"]
+    negatives: Negatives | None
+    """Their item_N is M for the fill."""
+
+    @classmethod
+    def of(
+        cls, spec: Spec, mesh: jax.sharding.Mesh, item_GT: Int[Array, "G T"], negatives: Negatives | None
+    ) -> Reading:
+        """The distinct items of a step. Under a sharded full softmax these are the batch's own: the sum over the
+        catalogue is `full_log_sum`'s."""
+        drawn = 0 if negatives is None else len(negatives.item_N)
+        size = 1 + item_GT.size + drawn
+        is_full = negatives is None and mesh.shape[TABLE_AXIS] == 1
+        if is_full or size >= spec.ids:
+            return cls(spec, mesh, None, item_GT, negatives)
+        drawn_N = jnp.zeros(0, jnp.int32) if negatives is None else negatives.item_N.astype(jnp.int32)
+        is_item_N = drawn_N < spec.ids
+        every_X = jnp.concatenate([jnp.zeros(1, jnp.int32), item_GT.reshape(-1), jnp.where(is_item_N, drawn_N, 0)])
+        item_M = jnp.unique(every_X, size=size, fill_value=PAST)
+        place_X = jnp.searchsorted(item_M, every_X).astype(jnp.int32)
+        place_GT = place_X[1 : 1 + item_GT.size].reshape(item_GT.shape)
+        if negatives is not None:
+            place_N = jnp.where(is_item_N, place_X[1 + item_GT.size :], size)
+            negatives = Negatives(place_N, negatives.times_N)
+        return cls(spec, mesh, item_M, place_GT, negatives)
+
+    def read(self, part: Params, side: Side, log_q_V: Array) -> Read:
+        """With `part`, parameters from `take`."""
+        spec = self.spec
+        if self.item_M is not None:
+            spec = spec._replace(ids=len(self.item_M), extra_rows=0)
+            side = jax.tree.map(lambda code_VW: _rows(self.mesh, code_VW, self.item_M), side)
+            log_q_V = log_q_V.at[self.item_M].get(mode="fill", fill_value=0.0)
+        return Read(spec, part, side, log_q_V, self.item_GT, self.negatives)
+
+    def take(self, tree: Any) -> Any:
+        """`tree` with the rows read in the place of each table; rows past the catalogue are zero."""
+        if self.item_M is None:
+            return tree
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _rows(self.mesh, leaf, self.item_M) if is_table(path) else leaf, tree
+        )
+
+    def put(self, tree: Any, part: Any) -> Any:
+        """`tree` with `part`, a tree like one from `take`, in the rows that were read; leaves that are no tables are
+        those of `part`."""
+        if self.item_M is None:
+            return part
+
+        def back(path: tuple[Any, ...], table: Array, rows_M: Array) -> Array:
+            return _with_rows(self.mesh, table, rows_M, self.item_M) if is_table(path) else rows_M
+
+        return jax.tree_util.tree_map_with_path(back, tree, part)
+
+
+def full_log_sum(
+    spec: Spec,
+    loss: Loss,
+    mesh: jax.sharding.Mesh,
+    params: Params,
+    side: Side,
+    queries_GSD: Float[Array, "G S D"],
+    item_GT: Int[Array, "G T"],
+    wanted_G: Targets,
+) -> Float[Array, "G S"]:
+    """`catalogue_log_sum` over the whole catalogue, of every shard: of tables sharded by rows each device sums its own,
+    and only the sums travel."""
+
+    def of_rows(params: Params, side: Side, first: Any, *batch_G: Any) -> Array:
+        bias_R = params["heads"]["item_bias"]
+        part = spec._replace(ids=len(bias_R), extra_rows=0)
+        rows = Rows(lambda place: sessionrec.embed(part, params, place, side), bias_R, first, spec.ids)
+        return jax.vmap(lambda *batch: catalogue_log_sum(loss, *batch, rows))(*batch_G)
+
+    if mesh.shape[TABLE_AXIS] == 1:
+        return of_rows(params, side, 0, queries_GSD, item_GT, wanted_G)
+
+    def of_device(params: Params, side: Side, *batch_G: Any) -> Array:
+        first = jax.lax.axis_index(TABLE_AXIS) * len(params["heads"]["item_bias"])
+        own_GS = of_rows(params, side, first, *batch_G)
+        top_GS = jax.lax.pmax(jax.lax.stop_gradient(own_GS), TABLE_AXIS)
+        return jnp.log(jax.lax.psum(jnp.exp(own_GS - top_GS), TABLE_AXIS)) + top_GS
+
+    whole, by_row, by_shard = PartitionSpec(), PartitionSpec(TABLE_AXIS), PartitionSpec(BATCH_AXES)
+    tables = jax.tree_util.tree_map_with_path(lambda path, _: by_row if is_table(path) else whole, params)
+    specs = (tables, jax.tree.map(lambda _: by_row, side), by_shard, by_shard, by_shard)
+    return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=by_shard)(
+        params, side, queries_GSD, item_GT, wanted_G
+    )
+
+
+def _rows(mesh: jax.sharding.Mesh, table: Array, item_M: Int[Array, " M"]) -> Array:
+    """The rows `item_M` of an array with a row an item; zero past its end."""
+
+    def rows(table: Array, place_M: Array) -> Array:
+        return table.at[place_M].get(mode="fill", fill_value=0)
+
+    def of_device(table: Array, item_M: Array) -> Array:
+        return jax.lax.psum(rows(table, _local(table, item_M)), TABLE_AXIS)
+
+    if mesh.shape[TABLE_AXIS] == 1:
+        return rows(table, item_M)
+    by_row, whole = PartitionSpec(TABLE_AXIS), PartitionSpec()
+    return jax.shard_map(of_device, mesh=mesh, in_specs=(by_row, whole), out_specs=whole)(table, item_M)
+
+
+def _with_rows(mesh: jax.sharding.Mesh, table: Array, rows_M: Array, item_M: Int[Array, " M"]) -> Array:
+    """`table` with other rows `item_M`; those past its end are dropped."""
+
+    def set_rows(table: Array, rows_M: Array, place_M: Array) -> Array:
+        return table.at[place_M].set(rows_M.astype(table.dtype), mode="drop")
+
+    def of_device(table: Array, rows_M: Array, item_M: Array) -> Array:
+        return set_rows(table, rows_M, _local(table, item_M))
+
+    if mesh.shape[TABLE_AXIS] == 1:
+        return set_rows(table, rows_M, item_M)
+    by_row, whole = PartitionSpec(TABLE_AXIS), PartitionSpec()
+    return jax.shard_map(of_device, mesh=mesh, in_specs=(by_row, whole, whole), out_specs=by_row)(table, rows_M, item_M)
+
+
+def _local(table: Array, item_M: Array) -> Array:
+    """Places in this device's rows; past its end where another has the row."""
+    place_M = item_M - jax.lax.axis_index(TABLE_AXIS) * len(table)
+    return jnp.where((place_M < 0) | (place_M >= len(table)), len(table), place_M)
