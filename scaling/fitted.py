@@ -63,13 +63,17 @@ class FittedLaw:
         (value, low, high), 95 % band.
 
         The band is the bootstrap's, of the law and not of a single run; NaN where the fit was made without bootstrap.
-        Raises InputError if the law needs an axis that is not given, or a value is not above 0.
+        Raises InputError if the law needs an axis that is not given, or what is given is no number above 0.
         """
         given = {"n": N, "d": D, "u": U, "l": L}
         missing = [axis.upper() for axis in self.law.axes if given[axis] is None]
         if missing:
             raise InputError(f"{self.law.name} ({self.law.formula}) needs {' and '.join(missing)} to predict")
-        arrays = np.broadcast_arrays(*(np.asarray(given[a], float) for a in self.law.axes))
+        try:
+            arrays = np.broadcast_arrays(*(np.asarray(given[a], float) for a in self.law.axes))
+        except (ValueError, TypeError) as error:
+            names = " and ".join(axis.upper() for axis in self.law.axes)
+            raise InputError(f"{names} want numbers, or arrays that broadcast: {error}") from error
         points = {axis: values.ravel() for axis, values in zip(self.law.axes, arrays, strict=True)}
         for axis, values in points.items():
             if not np.all(values > 0):
@@ -109,19 +113,39 @@ def load(path: str | Path) -> FittedLaw:
     missing = [name for name in FIELDS if not isinstance(values, dict) or name not in values]
     if missing:
         raise InputError(f"{path} is no fit of this version: it has no {', '.join(missing)}; fit again with --json")
-    law = laws.by_name(values["law"])
-    free = law.free_params(values["known_floor"])
-    try:
-        theta_P = np.array(values["theta"], float).reshape(len(free))
-        cloud_SP = np.array(values["cloud"], float).reshape(-1, len(free))
-        return FittedLaw(
-            law=law,
-            theta_P=theta_P,
-            cloud_SP=cloud_SP,
-            centre={axis: float(x) for axis, x in values["centre"].items()},
-            known_floor=values["known_floor"],
-            flops_per_nd=float(values["flops_per_nd"]),
-            ranges={axis: (float(low), float(high)) for axis, (low, high) in values["ranges"].items()},
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}; fit again with --json") from error
+    law = laws.by_name(str(values["law"]))
+
+    def numbers(name: str, value: Any, shape: tuple[int, ...], wanted: str, above: float = -np.inf) -> np.ndarray:
+        try:
+            array = np.asarray(value, float)
+            array = array if array.size else array.reshape(shape)
+            good = array.ndim == len(shape) and array.shape[-1:] == shape[-1:]
+            good = good and bool(np.all(np.isfinite(array) & (array > above)))
+        except (ValueError, TypeError):
+            good = False
+        if not good:
+            raise InputError(f"{path} is damaged: {name} is {str(value)[:60]}; wanted {wanted}. Fit again with --json")
+        return array
+
+    def entries(name: str) -> dict[str, Any]:
+        if not isinstance(values[name], dict):
+            numbers(name, None, (), "an object with a value for each axis")
+        return values[name]
+
+    def positive(name: str, value: Any) -> float:
+        return float(numbers(name, value, (), "a number above 0", above=0))
+
+    known_floor = None if values["known_floor"] is None else positive("known_floor", values["known_floor"])
+    P = len(law.free_params(known_floor))
+    return FittedLaw(
+        law=law,
+        theta_P=numbers("theta", values["theta"], (P,), f"{P} numbers"),
+        cloud_SP=numbers("cloud", values["cloud"], (-1, P), f"lists of {P} numbers"),
+        centre={axis: positive(f"centre of {axis}", entries("centre").get(axis)) for axis in law.axes},
+        known_floor=known_floor,
+        flops_per_nd=positive("flops_per_nd", values["flops_per_nd"]),
+        ranges={
+            axis: tuple(numbers(f"ranges of {axis}", ends, (2,), "two numbers above 0", above=0).tolist())
+            for axis, ends in entries("ranges").items()
+        },
+    )
