@@ -1,4 +1,4 @@
-"""A law with its parameters and their uncertainty, without the table they came from: what predicts, and what is stored."""
+"""A law with its parameters and their uncertainty, without the table behind them: what predicts and is stored."""
 
 from __future__ import annotations
 
@@ -113,39 +113,56 @@ def load(path: str | Path) -> FittedLaw:
     missing = [name for name in FIELDS if not isinstance(values, dict) or name not in values]
     if missing:
         raise InputError(f"{path} is no fit of this version: it has no {', '.join(missing)}; fit again with --json")
+    stored = _Stored(path, values)
     law = laws.by_name(str(values["law"]))
-
-    def numbers(name: str, value: Any, shape: tuple[int, ...], wanted: str, above: float = -np.inf) -> np.ndarray:
-        try:
-            array = np.asarray(value, float)
-            array = array if array.size else array.reshape(shape)
-            good = array.ndim == len(shape) and array.shape[-1:] == shape[-1:]
-            good = good and bool(np.all(np.isfinite(array) & (array > above)))
-        except (ValueError, TypeError):
-            good = False
-        if not good:
-            raise InputError(f"{path} is damaged: {name} is {str(value)[:60]}; wanted {wanted}. Fit again with --json")
-        return array
-
-    def entries(name: str) -> dict[str, Any]:
-        if not isinstance(values[name], dict):
-            numbers(name, None, (), "an object with a value for each axis")
-        return values[name]
-
-    def positive(name: str, value: Any) -> float:
-        return float(numbers(name, value, (), "a number above 0", above=0))
-
-    known_floor = None if values["known_floor"] is None else positive("known_floor", values["known_floor"])
+    known_floor = None if values["known_floor"] is None else stored.positive("known_floor")
     P = len(law.free_params(known_floor))
     return FittedLaw(
         law=law,
-        theta_P=numbers("theta", values["theta"], (P,), f"{P} numbers"),
-        cloud_SP=numbers("cloud", values["cloud"], (-1, P), f"lists of {P} numbers"),
-        centre={axis: positive(f"centre of {axis}", entries("centre").get(axis)) for axis in law.axes},
+        theta_P=stored.numbers("theta", (P,), f"{P} numbers"),
+        cloud_SP=stored.numbers("cloud", (-1, P), f"lists of {P} numbers"),
+        centre={axis: stored.inside("centre").positive(axis) for axis in law.axes},
         known_floor=known_floor,
-        flops_per_nd=positive("flops_per_nd", values["flops_per_nd"]),
+        flops_per_nd=stored.positive("flops_per_nd"),
         ranges={
-            axis: tuple(numbers(f"ranges of {axis}", ends, (2,), "two numbers above 0", above=0).tolist())
-            for axis, ends in entries("ranges").items()
+            axis: tuple(stored.inside("ranges").numbers(axis, (2,), "two numbers").tolist())
+            for axis in stored.inside("ranges").values
         },
     )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The fields of a file. Each is checked as it is read, and the damaged one named in an InputError."""
+
+    path: Path
+    values: dict[str, Any]
+    within: str = ""
+
+    def numbers(self, name: str, shape: tuple[int, ...], wanted: str) -> np.ndarray:
+        """Finite numbers of `shape`, whose first length may be -1: any."""
+        try:
+            array = np.asarray(self.values.get(name), float)
+            array = array if array.size else array.reshape(shape)
+        except (ValueError, TypeError):
+            raise self._damaged(name, wanted) from None
+        if array.ndim != len(shape) or array.shape[-1:] != shape[-1:] or not np.isfinite(array).all():
+            raise self._damaged(name, wanted)
+        return array
+
+    def positive(self, name: str) -> float:
+        value = float(self.numbers(name, (), "a number above 0"))
+        if not value > 0:
+            raise self._damaged(name, "a number above 0")
+        return value
+
+    def inside(self, name: str) -> _Stored:
+        if not isinstance(self.values[name], dict):
+            raise self._damaged(name, "an object with an entry for each axis")
+        return _Stored(self.path, self.values[name], f"{name} of ")
+
+    def _damaged(self, name: str, wanted: str) -> InputError:
+        came = str(self.values.get(name))[:60]
+        return InputError(
+            f"{self.path} is damaged: {self.within}{name} is {came}; wanted {wanted}. Fit again with --json"
+        )
