@@ -69,14 +69,14 @@ FLOORED = tuple(name for name, law in laws.LAWS.items() if law.has_floor)
 
 
 def points(law: str) -> Points:
-    """Seven N by seven D over three decades each (every D once new and twice repeated for "u"), or 24 of one axis."""
+    """Seven N by seven D over three decades each (with "u" five by five, new and repeated), or 24 of one axis."""
     axes = laws.LAWS[law].axes
     if axes == ("d",):
         return {"d": np.geomspace(1e4, 1e9, 24)}
     if axes == ("l",):
         return {"l": np.linspace(1.5, 3.5, 24)}
-    epochs = np.array([1.0, 6.0, 30.0]) if "u" in axes else np.ones(1)
-    n, d, e = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, 7), np.geomspace(1e7, 1e10, 7), epochs))
+    epochs, steps = (np.array([1.0, 6.0, 30.0]), 5) if "u" in axes else (np.ones(1), 7)
+    n, d, e = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, steps), np.geomspace(1e7, 1e10, steps), epochs))
     x = {"n": n, "d": d, "u": d / e}
     return {axis: x[axis] for axis in axes}
 

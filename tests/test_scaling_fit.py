@@ -43,7 +43,7 @@ def test_scaling_the_objective_changes_nothing(law, objective):
 
 
 @every_objective
-@pytest.mark.parametrize("law", ["power_floor", "chinchilla", "broken"])
+@pytest.mark.parametrize("law", ["power_floor", "chinchilla"])
 def test_a_row_twice_is_weight_two(law, objective):
     runs = planted(law, 0.01, seed=2)
     twice = np.r_[np.arange(len(runs)), 0, 0, 3]
@@ -79,7 +79,7 @@ def test_a_cluster_is_drawn_whole():
 
 
 @pytest.mark.parametrize("objective", ["huber", "ls", "lad"])
-@pytest.mark.parametrize("law", ["power_floor", "chinchilla_no_floor", "gamma"])
+@pytest.mark.parametrize("law", ["power_floor", "gamma"])
 def test_permuting_rows_changes_nothing(law, objective):
     runs = planted(law, 0.01, seed=4)
     order = np.random.default_rng(1).permutation(len(runs))
@@ -217,8 +217,8 @@ def test_the_bootstrap_is_its_seeds_alone_and_no_two_streams_share_draws():
 
 
 def test_variants_are_the_fits_that_one_would_have_made():
-    x = points("power_floor")
-    loss = planted("power_floor", 0.01, seed=9).loss * np.where(x["d"] < 3e4, 1.3, 1.0)
+    x = {"d": line().d}
+    loss = line(sigma=0.01, seed=9).loss * np.where(np.arange(18) < 2, 1.3, 1.0)
     runs = table(loss, **x, drop_worst=2)
     fit = scaling.fit(runs, "power_floor", delta=5e-3, bootstrap=0)
     separate = {

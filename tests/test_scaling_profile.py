@@ -135,9 +135,8 @@ def test_rows_that_share_a_cluster_count_as_their_cluster():
 
 
 @pytest.mark.parametrize("law", ["power_floor", "chinchilla"])
-@pytest.mark.parametrize("seed", [2, 3])
-def test_a_floor_of_zero_is_bounded_above_only(law, seed):
-    runs = planted(law, 0.01, seed=seed, E=0.0)
+def test_a_floor_of_zero_is_bounded_above_only(law):
+    runs = planted(law, 0.01, seed=3, E=0.0)
     for objective in (LEAST_SQUARES, HUBER):
         _, _, found = walked(runs, law, objective)
         assert found.by_name["E"].open
@@ -197,7 +196,7 @@ def test_a_profile_that_walks_into_a_lower_minimum_tells_it():
 
 
 @pytest.mark.parametrize("objective", [LEAST_SQUARES, HUBER, LAD], ids=["ls", "huber", "lad"])
-@pytest.mark.parametrize("law", ["chinchilla", "power_floor", "gamma"])
+@pytest.mark.parametrize("law", ["chinchilla", "power_floor"])
 def test_what_counts_as_a_minimum_has_no_slope_also_where_a_floor_has_run_to_zero(law, objective):
     """The floor's curvature vanishes with it, and must not drown that of the other parameters."""
     problem = problem_of(planted(law, 0.01, seed=2, E=0.0), law)
