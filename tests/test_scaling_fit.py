@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import PLANTED, line, planted, points, problem_of, table
+from planted_laws import PLANTED, line, planted, points, problem_of, table
 
 import scaling
 from scaling import checks, laws

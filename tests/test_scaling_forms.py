@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from planted import line, planted
+from planted_laws import line, planted
 
 import scaling
 from scaling import laws

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from planted import FLOORED, FORMULA, PLANTED, exact, planted, points, problem_of, truth
+from planted_laws import FLOORED, FORMULA, PLANTED, exact, planted, points, problem_of, truth
 
 from scaling.errors import InputError
 from scaling.laws import LAWS, bind, by_name, from_natural, natural

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from planted import exact, line, noise, planted, points, problem_of, table
+from planted_laws import exact, line, noise, planted, points, problem_of, table
 
 import scaling
 from scaling import laws

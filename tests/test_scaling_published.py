@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import problem_of
+from planted_laws import problem_of
 
 import scaling
 from scaling import laws

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from planted import FORMULA, PLANTED, line, planted, points
+from planted_laws import FORMULA, PLANTED, line, planted, points
 
 import scaling
 from scaling import laws
