@@ -1,4 +1,7 @@
-"""What the bootstrap and the profiles together say of each parameter: a value with an interval, or only a bound."""
+"""What the bootstrap and the profiles together say of each parameter: a value with an interval, or only a bound.
+
+Letters: S bootstrap draws, P parameters.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,53 @@ import numpy as np
 from scaling import laws
 from scaling.problem import Problem
 from scaling.profile import Profile
+from scaling.terms import exp_capped
 
+NORMAL95 = 1.9599639845
+"""97.5 % point of the normal distribution."""
+VANISHED = 1e-12
+"""Part of the response that a widened size is left with where it would be below 0."""
 OPEN_SHARE = 0.025
 """Share of bootstrap draws at a bound above which a 95 % interval has no end on that side."""
 
 Interval = tuple[float | None, float | None]
 """A 95 % interval; None is an end that the data do not give."""
+
+
+def widening(clusters: int, P: int) -> float:
+    """How much farther than the bootstrap's draws a 95 % interval of few runs must reach; 1 for many.
+
+    sqrt(G / (G - P)) for G clusters, since residuals around a fit are smaller than the noise (the bootstrap of pairs
+    estimates the sandwich HC0, and this makes it HC1: MacKinnon & White 1985), times Student's t of G - P degrees of
+    freedom over the normal's 1.96.
+    """
+    from scipy.special import stdtrit
+
+    spare = max(clusters - P, 1)
+    return float(np.sqrt(clusters / spare) * stdtrit(spare, 0.975) / NORMAL95)
+
+
+def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, clusters: int) -> np.ndarray:
+    """[S, P]: the draws, `widening` times as far from the point: the cloud whose percentiles are the 95 % intervals.
+
+    Sizes move in their own unit, in which laws are linear and end at 0; all others in theta's. A parameter that ran to
+    a bound, in the point or in a draw, stays there.
+    """
+    factor = widening(clusters, len(theta_P))
+    point, draws = problem.at_bound(theta_P[None]), problem.at_bound(draws_SP)
+    cloud_SP = draws_SP.copy()
+    for p, name in enumerate(problem.free):
+        (low, high), (low_S, high_S) = point[name], draws[name]
+        if name in problem.law.sizes:
+            size, size_S = exp_capped(theta_P[p]), exp_capped(draws_SP[:, p])
+            moved_S = np.log(np.maximum(size + factor * (size_S - size), VANISHED * problem.response.min()))
+            stays_S = high | high_S
+        else:
+            moved_S = theta_P[p] + factor * (draws_SP[:, p] - theta_P[p])
+            moved_S = np.clip(moved_S, *problem.law.limits.get(name, (-np.inf, np.inf)))
+            stays_S = low | high | low_S | high_S
+        cloud_SP[:, p] = np.where(stays_S, draws_SP[:, p], moved_S)
+    return cloud_SP
 
 
 def intervals(
