@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from scaling import laws
+from scaling.minimize import Objective, minimize
 from scaling.problem import Problem
 from scaling.profile import Profile
-from scaling.terms import exp_capped
 
 NORMAL95 = 1.9599639845
 """97.5 % point of the normal distribution."""
-VANISHED = 1e-12
-"""Part of the response that a widened size is left with where it would be below 0."""
+WIDENING_STEPS = 30
+"""Enough for laws near their draws; those on the way to a bound go as far as it takes to vanish."""
 OPEN_SHARE = 0.025
 """Share of bootstrap draws at a bound above which a 95 % interval has no end on that side."""
 
@@ -39,24 +39,21 @@ def widening(clusters: int, P: int) -> float:
 def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, clusters: int) -> np.ndarray:
     """[S, P]: the draws, `widening` times as far from the point: the cloud whose percentiles are the 95 % intervals.
 
-    Sizes move in their own unit, in which laws are linear and end at 0; all others in theta's. A parameter that ran to
-    a bound, in the point or in a draw, stays there.
+    Farther in log response at the runs, not in theta: each is the law whose curve is nearest to the moved one. So a
+    size that ran to 0 stays there, and no draw leaves the ridge of parameters that fit alike.
+
+    Measured on planted laws (tests/test_scaling_coverage.py; 21 to 50 runs, Gaussian and heavy-tailed noise, 200 tables
+    each): parameters are covered by 92 to 99 % of these intervals, at widths of 1.0 to 1.3 times the ideal; predictions
+    at and past the largest run by 90 to 97 %. As drawn it was 89 to 97 and 86 to 97 %. BCa intervals gain nothing over
+    percentiles; exponential weights cover 82 to 95 %; drawing fewer clusters instead is wider still. Profiles
+    cover 90 to 97 % in nine tenths of the width, but 83 to 93 % once the noise grows with the run, where these cover
+    92 to 98 %.
     """
-    factor = widening(clusters, len(theta_P))
-    point, draws = problem.at_bound(theta_P[None]), problem.at_bound(draws_SP)
-    cloud_SP = draws_SP.copy()
-    for p, name in enumerate(problem.free):
-        (low, high), (low_S, high_S) = point[name], draws[name]
-        if name in problem.law.sizes:
-            size, size_S = exp_capped(theta_P[p]), exp_capped(draws_SP[:, p])
-            moved_S = np.log(np.maximum(size + factor * (size_S - size), VANISHED * problem.response.min()))
-            stays_S = high | high_S
-        else:
-            moved_S = theta_P[p] + factor * (draws_SP[:, p] - theta_P[p])
-            moved_S = np.clip(moved_S, *problem.law.limits.get(name, (-np.inf, np.inf)))
-            stays_S = low | high | low_S | high_S
-        cloud_SP[:, p] = np.where(stays_S, draws_SP[:, p], moved_S)
-    return cloud_SP
+    if not len(draws_SP):
+        return draws_SP
+    log_R, log_SR = problem.bound.log(theta_P[None]), problem.bound.log(draws_SP)
+    moved_SR = log_R + widening(clusters, len(theta_P)) * (log_SR - log_R)
+    return minimize(problem.bound, moved_SR, Objective("ls"), draws_SP, max_steps=WIDENING_STEPS).theta_SP
 
 
 def intervals(

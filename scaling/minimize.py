@@ -87,7 +87,7 @@ class Solution:
 
 def minimize(
     bound: Bound,
-    log_response_R: np.ndarray,
+    log_response: np.ndarray,
     objective: Objective,
     theta_SP: np.ndarray,
     weight_SR: np.ndarray | None = None,
@@ -96,15 +96,17 @@ def minimize(
 ) -> Solution:
     """Local minima from the starts `theta_SP`, under `weight_SR` ([S, R] or [1, R]; default 1 each).
 
+    `log_response` is that of the rows, [R], or of the rows under each start, [S, R].
     Parameters that are True in `fixed_SP` ([S, P] or [1, P]) stay where they start.
     LAD is the limit of sqrt(r^2 + delta^2) for delta -> 0, followed from the residuals' spread down to 1e-7 of it,
     where the objective is off by less than that part.
     """
-    weight_SR = np.ones((1, len(log_response_R))) if weight_SR is None else weight_SR
+    log_response_SR = np.atleast_2d(log_response)
+    weight_SR = np.ones((1, log_response_SR.shape[1])) if weight_SR is None else weight_SR
     fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
-    given = (bound, log_response_R)
+    given = (bound, log_response_SR)
     if objective.name == "lad":
-        spread = adaptive_delta((log_response_R - bound.log(theta_SP[:1]))[0], weight_SR[0])
+        spread = adaptive_delta((log_response_SR - bound.log(theta_SP[:1]))[0], weight_SR[0])
         for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
             smooth = replace(objective, delta=spread * shrink)
             theta_SP = _in_blocks(*given, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
@@ -112,7 +114,7 @@ def minimize(
     return _in_blocks(*given, objective, theta_SP, weight_SR, fixed_SP, max_steps)
 
 
-def _in_blocks(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
+def _in_blocks(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
     def part(values: np.ndarray, i: int) -> np.ndarray:
         return values if len(values) == 1 else values[i : i + BLOCK]
 
@@ -120,7 +122,7 @@ def _in_blocks(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, 
         blocks = [
             _newton(
                 bound,
-                log_response_R,
+                part(log_response_SR, i),
                 objective,
                 theta_SP[i : i + BLOCK],
                 part(weight_SR, i),
@@ -133,11 +135,11 @@ def _in_blocks(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, 
     return Solution(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
 
 
-def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
+def _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
     S = len(theta_SP)
-    theta, weight = theta_SP.copy(), np.broadcast_to(weight_SR, (S, len(log_response_R)))
-    fixed = np.broadcast_to(fixed_SP, theta.shape)
-    parts = _Parts.at(bound, log_response_R, objective, theta, weight, fixed)
+    theta, fixed = theta_SP.copy(), np.broadcast_to(fixed_SP, theta_SP.shape)
+    log_response, weight = (np.broadcast_to(x, (S, x.shape[1])) for x in (log_response_SR, weight_SR))
+    parts = _Parts.at(bound, log_response, objective, theta, weight, fixed)
     damping, converged = np.full(S, 1e-3), np.zeros(S, bool)
     active = np.flatnonzero(np.isfinite(parts.value) & parts.is_finite)
     for _ in range(max_steps):
@@ -146,7 +148,7 @@ def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max
         now = parts.take(active)
         step, stationary = _step(now, damping[active])
         trial = theta[active] + np.where(fixed[active], 0.0, step)
-        then = _Parts.at(bound, log_response_R, objective, trial, weight[active], fixed[active])
+        then = _Parts.at(bound, log_response[active], objective, trial, weight[active], fixed[active])
         better = then.is_finite & (then.value <= now.value + now.rounding)
         hit = active[better]
         theta[hit] = trial[better]
@@ -155,7 +157,7 @@ def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max
         converged[active] = stationary
         active = active[~stationary]
     converged[converged] = _no_saddle(parts.hessian[converged])
-    return Solution(theta, objective.total(log_response_R - bound.log(theta), weight), converged)
+    return Solution(theta, objective.total(log_response - bound.log(theta), weight), converged)
 
 
 def _no_saddle(hessian_SPP: np.ndarray) -> np.ndarray:
@@ -177,9 +179,9 @@ class _Parts:
     the Newton step, and takes over where no row is within delta and the Hessian vanishes."""
 
     @classmethod
-    def at(cls, bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
+    def at(cls, bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
         log_SR, jacobian_SPR, bend = bound.derivatives(theta_SP)
-        residual_SR = log_response_R - log_SR
+        residual_SR = log_response_SR - log_SR
         rho, slope, curvature = (weight_SR * x for x in objective.rho(residual_SR))
         by_residual = np.where(residual_SR == 0, curvature, slope / np.where(residual_SR == 0, 1, residual_SR))
         gradient = -np.matmul(jacobian_SPR, slope[..., None])[..., 0]
