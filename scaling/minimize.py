@@ -13,7 +13,9 @@ import numpy as np
 
 from scaling.laws import Bound
 
-BLOCK = 256
+COUNT=[0,0]
+FIRST_DAMPING=1e-3
+BLOCK = 128
 """Parameter sets worked on together: small enough for the cache, large enough for BLAS."""
 DECREMENT_TOLERANCE = 1e-15
 """Newton decrement over the objective at which a point is stationary."""
@@ -46,9 +48,10 @@ class Objective:
         """rho, its derivative and its second derivative, as the minimiser sees them."""
         if self.name == "lad":
             smooth = np.hypot(residual, self.delta)
-            return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth
-        clipped = np.clip(residual, -self.delta, self.delta)
-        return clipped * (residual - clipped / 2), clipped, (np.abs(residual) <= self.delta).astype(float)
+            return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth, 1 / smooth
+        by_residual = np.minimum(self.delta / np.abs(residual), 1)
+        slope = residual * by_residual
+        return slope * (residual - slope / 2), slope, (by_residual == 1).astype(float), by_residual
 
 
 def robust_sigma(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
@@ -100,60 +103,51 @@ def minimize(
     """
     weight_SR = np.ones((1, len(log_response_R))) if weight_SR is None else weight_SR
     fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
-    given = (bound, log_response_R)
     if objective.name == "lad":
         spread = adaptive_delta((log_response_R - bound.log(theta_SP[:1]))[0], weight_SR[0])
         for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
             smooth = replace(objective, delta=spread * shrink)
-            theta_SP = _in_blocks(*given, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
+            theta_SP = _newton(bound, log_response_R, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
         objective = replace(objective, delta=spread * 1e-7)
-    return _in_blocks(*given, objective, theta_SP, weight_SR, fixed_SP, max_steps)
-
-
-def _in_blocks(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
-    def part(values: np.ndarray, i: int) -> np.ndarray:
-        return values if len(values) == 1 else values[i : i + BLOCK]
-
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused below
-        blocks = [
-            _newton(
-                bound,
-                log_response_R,
-                objective,
-                theta_SP[i : i + BLOCK],
-                part(weight_SR, i),
-                part(fixed_SP, i),
-                max_steps,
-            )
-            for i in range(0, len(theta_SP), BLOCK)
-        ]
-    names = ("theta_SP", "objective_S", "converged_S")
-    return Solution(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+    np.empty(30 << 20, np.uint8)
+    with np.errstate(over='ignore', invalid='ignore', divide='ignore'):  # steps out of a law's domain are refused below
+        return _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps)
 
 
 def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
+    """All S by damped Newton steps, BLOCK at a time: whoever is done makes room for the next."""
     S = len(theta_SP)
-    theta, weight = theta_SP.copy(), np.broadcast_to(weight_SR, (S, len(log_response_R)))
-    fixed = np.broadcast_to(fixed_SP, theta.shape)
-    parts = _Parts.at(bound, log_response_R, objective, theta, weight, fixed)
-    damping, converged = np.full(S, 1e-3), np.zeros(S, bool)
-    active = np.flatnonzero(np.isfinite(parts.value) & parts.is_finite)
-    for _ in range(max_steps):
-        if not len(active):
-            break
+    theta, fixed = theta_SP.copy(), np.broadcast_to(fixed_SP, theta_SP.shape)
+
+    def around(theta_SP: np.ndarray, rows: np.ndarray) -> _Parts:
+        weight = weight_SR if len(weight_SR) == 1 else weight_SR[rows]
+        return _Parts.at(bound, log_response_R, objective, theta_SP, weight, fixed[rows])
+
+    parts = _Parts.empty(*theta.shape)
+    damping, steps, converged = np.full(S, FIRST_DAMPING), np.zeros(S, int), np.zeros(S, bool)
+    active, queue = np.empty(0, int), 0
+    while queue < S or len(active):
+        if queue < S and len(active) <= BLOCK * 3 // 4:
+            fresh = np.arange(queue, min(queue + BLOCK - len(active), S))
+            queue = fresh[-1] + 1
+            parts.put(fresh, around(theta[fresh], fresh))
+            active = np.concatenate([active, fresh[parts.is_finite[fresh]]])
+            continue
         now = parts.take(active)
         step, stationary = _step(now, damping[active])
         trial = theta[active] + step
-        then = _Parts.at(bound, log_response_R, objective, trial, weight[active], fixed[active])
+        then = around(trial, active)
         better = then.is_finite & (then.value <= now.value + now.rounding)
         hit = active[better]
         theta[hit] = trial[better]
         parts.put(hit, then.take(better))
         damping[active] = np.clip(np.where(better, damping[active] / 10, damping[active] * 10), 1e-15, 1e6)
         converged[active] = stationary
-        active = active[~stationary]
+        steps[active] += 1
+        COUNT[0] += len(active); COUNT[1] += better.sum()
+        active = active[~stationary & (steps[active] < max_steps)]
     converged[converged] = _no_saddle(parts.hessian[converged])
-    return Solution(theta, objective.total(log_response_R - bound.log(theta), weight), converged)
+    return Solution(theta, objective.total(log_response_R - bound.log(theta), weight_SR), converged)
 
 
 def _no_saddle(hessian_SPP: np.ndarray) -> np.ndarray:
@@ -176,15 +170,15 @@ class _Parts:
 
     @classmethod
     def at(cls, bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
-        log_SR, jacobian_SPR, bend = bound.derivatives(theta_SP)
-        residual_SR = log_response_R - log_SR
-        rho, slope, curvature = (weight_SR * x for x in objective.rho(residual_SR))
-        by_residual = np.where(residual_SR == 0, curvature, slope / np.where(residual_SR == 0, 1, residual_SR))
-        gradient = -np.matmul(jacobian_SPR, slope[..., None])[..., 0]
-        jacobian_SRP = np.ascontiguousarray(np.swapaxes(jacobian_SPR, 1, 2))
-        hessian = (jacobian_SPR * (curvature + slope)[:, None]) @ jacobian_SRP - bend(slope)
-        majoriser = (jacobian_SPR * by_residual[:, None]) @ jacobian_SRP
+        law = bound.expand(theta_SP)
+        rho, slope, curvature, by_residual = objective.rho(log_response_R - law.log_SR)
+        for part in (rho, slope, curvature, by_residual):
+            part *= weight_SR
+        gradient = -law.gradient(slope)
         rounding = ROUNDING * (rho + np.abs(slope)).sum(axis=1)
+        curvature += slope
+        hessian = law.hessian(curvature, -slope)
+        majoriser = law.hessian(by_residual)
         if fixed_SP.any():
             loose = ~fixed_SP
             both = loose[:, :, None] & loose[:, None]
@@ -192,6 +186,10 @@ class _Parts:
             gradient = gradient * loose
             hessian, majoriser = np.where(both, hessian, alone), np.where(both, majoriser, alone)
         return cls(rho.sum(axis=1), rounding, gradient, hessian, majoriser)
+
+    @classmethod
+    def empty(cls, S: int, P: int) -> _Parts:
+        return cls(np.full(S, np.nan), np.empty(S), np.empty((S, P)), np.full((S, P, P), np.nan), np.empty((S, P, P)))
 
     @property
     def is_finite(self) -> np.ndarray:
