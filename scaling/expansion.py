@@ -9,7 +9,7 @@ Letters: S parameter sets, T terms, R rows, P parameters, k a term's parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 

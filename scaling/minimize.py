@@ -13,10 +13,16 @@ import numpy as np
 
 from scaling.laws import Bound
 
-COUNT=[0,0]
-FIRST_DAMPING=1e-3
-BLOCK = 128
+BLOCK = 256
 """Parameter sets worked on together: small enough for the cache, large enough for BLAS."""
+REFILL = 64
+"""Empty places of a block that are worth a call to fill."""
+HEAP_BYTES = 30 << 20
+"""Below the 32 MiB up to which glibc learns what to keep, see `minimize`."""
+FIRST_DAMPING, DAMP_MORE, DAMP_LESS = 0.1, 20, 3
+"""In units of the majoriser; after a step that failed, and one that went down."""
+LONGEST_STEP = 2.0
+"""In logs and exponents."""
 DECREMENT_TOLERANCE = 1e-15
 """Newton decrement over the objective at which a point is stationary."""
 STEP_TOLERANCE = 1e-10
@@ -44,8 +50,8 @@ class Objective:
             return np.sum(weight_SR * np.abs(residual_SR), axis=1)
         return np.sum(weight_SR * self.rho(residual_SR)[0], axis=1)
 
-    def rho(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """rho, its derivative and its second derivative, as the minimiser sees them."""
+    def rho(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """rho, its derivative, its second derivative, and derivative / residual, as the minimiser sees them."""
         if self.name == "lad":
             smooth = np.hypot(residual, self.delta)
             return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth, 1 / smooth
@@ -103,19 +109,21 @@ def minimize(
     """
     weight_SR = np.ones((1, len(log_response_R))) if weight_SR is None else weight_SR
     fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
-    if objective.name == "lad":
-        spread = adaptive_delta((log_response_R - bound.log(theta_SP[:1]))[0], weight_SR[0])
-        for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
-            smooth = replace(objective, delta=spread * shrink)
-            theta_SP = _newton(bound, log_response_R, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
-        objective = replace(objective, delta=spread * 1e-7)
-    np.empty(30 << 20, np.uint8)
-    with np.errstate(over='ignore', invalid='ignore', divide='ignore'):  # steps out of a law's domain are refused below
+    # glibc hands freed pages back and faults them in again at every temporary array, 4 times the time of the work on
+    # them, until one large block was freed: then it keeps that much
+    np.empty(HEAP_BYTES, np.uint8)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused below
+        if objective.name == "lad":
+            spread = adaptive_delta((log_response_R - bound.log(theta_SP[:1]))[0], weight_SR[0])
+            for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
+                smooth = replace(objective, delta=spread * shrink)
+                theta_SP = _newton(bound, log_response_R, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
+            objective = replace(objective, delta=spread * 1e-7)
         return _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps)
 
 
 def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
-    """All S by damped Newton steps, BLOCK at a time: whoever is done makes room for the next."""
+    """All S, a block at a time: whoever is done makes room for the next, so that stragglers share their blocks."""
     S = len(theta_SP)
     theta, fixed = theta_SP.copy(), np.broadcast_to(fixed_SP, theta_SP.shape)
 
@@ -125,11 +133,11 @@ def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max
 
     parts = _Parts.empty(*theta.shape)
     damping, steps, converged = np.full(S, FIRST_DAMPING), np.zeros(S, int), np.zeros(S, bool)
-    active, queue = np.empty(0, int), 0
-    while queue < S or len(active):
-        if queue < S and len(active) <= BLOCK * 3 // 4:
-            fresh = np.arange(queue, min(queue + BLOCK - len(active), S))
-            queue = fresh[-1] + 1
+    active, begun = np.empty(0, int), 0
+    while begun < S or len(active):
+        if begun < S and len(active) <= BLOCK - REFILL:
+            fresh = np.arange(begun, min(begun + BLOCK - len(active), S))
+            begun += len(fresh)
             parts.put(fresh, around(theta[fresh], fresh))
             active = np.concatenate([active, fresh[parts.is_finite[fresh]]])
             continue
@@ -141,13 +149,14 @@ def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max
         hit = active[better]
         theta[hit] = trial[better]
         parts.put(hit, then.take(better))
-        damping[active] = np.clip(np.where(better, damping[active] / 10, damping[active] * 10), 1e-15, 1e6)
+        damping[active] = np.clip(damping[active] * np.where(better, 1 / DAMP_LESS, DAMP_MORE), 1e-15, 1e6)
         converged[active] = stationary
         steps[active] += 1
-        COUNT[0] += len(active); COUNT[1] += better.sum()
         active = active[~stationary & (steps[active] < max_steps)]
     converged[converged] = _no_saddle(parts.hessian[converged])
-    return Solution(theta, objective.total(log_response_R - bound.log(theta), weight_SR), converged)
+    if objective.name == "lad":  # the value so far is the smoothed one
+        return Solution(theta, objective.total(log_response_R - bound.log(theta), weight_SR), converged)
+    return Solution(theta, parts.value, converged)
 
 
 def _no_saddle(hessian_SPP: np.ndarray) -> np.ndarray:
@@ -194,7 +203,11 @@ class _Parts:
     @property
     def is_finite(self) -> np.ndarray:
         """[S]."""
-        return np.isfinite(self.gradient).all(axis=1) & np.isfinite(self.hessian).all(axis=(1, 2))
+        return (
+            np.isfinite(self.value)
+            & np.isfinite(self.gradient).all(axis=1)
+            & np.isfinite(self.hessian).all(axis=(1, 2))
+        )
 
     def take(self, rows: np.ndarray) -> _Parts:
         return _Parts(*(values[rows] for values in vars(self).values()))
@@ -210,14 +223,40 @@ def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     diagonal = np.diagonal(parts.majoriser, axis1=1, axis2=2)
     unit = 1 / np.sqrt(np.maximum(diagonal, 1e-300))
     units = unit[:, :, None] * unit[:, None]
-    eigenvalues, vectors = np.linalg.eigh(parts.hessian * units)
-    bend = np.maximum(np.abs(eigenvalues), 1e-14 * np.maximum(np.abs(eigenvalues).max(axis=1, keepdims=True), 1))
-    along = np.einsum("SPQ,SP->SQ", vectors, parts.gradient * unit)
-    decrement = 0.5 * np.sum(along**2 / bend, axis=1)
-    undamped = np.abs(unit * np.einsum("SPQ,SQ->SP", vectors, along / bend)).max(axis=1)
+    hessian, gradient = parts.hessian * units, parts.gradient * unit
+    undamped, positive = _solve_positive(hessian, gradient)
+    if not positive.all():
+        bent = ~positive
+        hessian[bent], undamped[bent] = _turned_upwards(hessian[bent], gradient[bent])
+    decrement = 0.5 * np.sum(undamped * gradient, axis=1)
     unresolved = DECREMENT_TOLERANCE * parts.value + ROUNDING**2 * diagonal.sum(axis=1)
-    stationary = (decrement <= unresolved) | (undamped <= STEP_TOLERANCE)
-    positive = (vectors * bend[:, None]) @ np.swapaxes(vectors, 1, 2)
-    damped = positive + damping[:, None, None] * (parts.majoriser * units + 1e-9 * np.eye(unit.shape[1]))
-    step = -unit * np.linalg.solve(damped, (parts.gradient * unit)[..., None])[..., 0]
-    return step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / 2, 1), stationary
+    stationary = (decrement <= unresolved) | (np.abs(unit * undamped).max(axis=1) <= STEP_TOLERANCE)
+    damped = hessian + damping[:, None, None] * (parts.majoriser * units + 1e-9 * np.eye(unit.shape[1]))
+    step = -unit * np.linalg.solve(damped, gradient[..., None])[..., 0]
+    return step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / LONGEST_STEP, 1), stationary
+
+
+def _solve_positive(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """matrix^-1 right [S, P], and whether the matrix is safely positive definite [S]; elsewhere the solution is void.
+
+    Elimination over all S together; the pivots tell, and numpy's Cholesky would stop at the first that is not.
+    """
+    S, P = right_SP.shape
+    rows = np.concatenate([matrix_SPP, right_SP[..., None]], axis=2)
+    positive = np.ones(S, bool)
+    for p in range(P):
+        positive &= rows[:, p, p] > 1e-12
+        rows[:, p] /= rows[:, p, p, None].copy()
+        factor = rows[:, :, p].copy()
+        factor[:, p] = 0
+        rows -= factor[:, :, None] * rows[:, None, p]
+    return rows[:, :, P], positive
+
+
+def _turned_upwards(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix with its eigenvalues' absolute values [S, P, P], and its inverse times right [S, P]."""
+    eigenvalues, vectors = np.linalg.eigh(matrix_SPP)
+    bend = np.maximum(np.abs(eigenvalues), 1e-14 * np.maximum(np.abs(eigenvalues).max(axis=1, keepdims=True), 1))
+    along = np.einsum("SPQ,SP->SQ", vectors, right_SP)
+    solution = np.einsum("SPQ,SQ->SP", vectors, along / bend)
+    return (vectors * bend[:, None]) @ np.swapaxes(vectors, 1, 2), solution
