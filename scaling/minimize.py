@@ -109,8 +109,8 @@ def minimize(
     """
     weight_SR = np.ones((1, len(log_response_R))) if weight_SR is None else weight_SR
     fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
-    # glibc hands freed pages back and faults them in again at every temporary array, 4 times the time of the work on
-    # them, until one large block was freed: then it keeps that much
+    # glibc gives the pages of freed arrays back and faults them in anew for the next ones, which doubles the time of a
+    # fit; having freed one large block it keeps that much
     np.empty(HEAP_BYTES, np.uint8)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused below
         if objective.name == "lad":
