@@ -18,8 +18,8 @@ from rich.table import Table
 import scaling.errors
 
 COMMANDS = (
-    "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "status", "compare", "fit", "report",
-    "demo",
+    "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "status", "compare", "fit", "plan",
+    "design", "report", "demo",
 )  # fmt: skip
 
 

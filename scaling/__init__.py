@@ -11,6 +11,7 @@
 from scaling.errors import InputError, Refusal
 from scaling.fit import Fit, fit
 from scaling.fitted import FittedLaw, load
+from scaling.forms import Forms
 from scaling.laws import LAWS, Law
 from scaling.table import Columns, Excluded, RunTable, read
 
@@ -20,6 +21,7 @@ __all__ = [
     "Excluded",
     "Fit",
     "FittedLaw",
+    "Forms",
     "InputError",
     "Law",
     "Refusal",

@@ -1,52 +1,15 @@
-"""A fit as JSON: contract 4 with more keys, whole or not at all."""
+"""Results as JSON: whole or not at all, with all digits."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from scaling.errors import InputError
-
-if TYPE_CHECKING:
-    from scaling.fit import Fit
-
-
-def fit_to_dict(fit: Fit) -> dict[str, Any]:
-    """Contract 4 and what a FittedLaw is made of; NaN and infinity become None."""
-    values = fit.stored() | {
-        "formula": fit.law.formula,
-        "objective_name": fit.objective.name,
-        "delta": fit.objective.delta if fit.objective.name == "huber" else None,
-        "objective": fit.objective_value,
-        "n_rows": len(fit.table),
-        "excluded": [vars(row) for row in fit.table.excluded],
-        "params": fit.params,
-        "interval95": fit.interval95,
-        "standard_error": fit.standard_error(),
-        "open_intervals": fit.open_intervals,
-        "bounds": fit.bounds,
-        "sizes_at_centre": fit.sizes_at_centre,
-        "sizes_at_centre_interval95": fit.sizes_at_centre95,
-        "profile": fit.profile,
-        "residual_sigma": fit.residual_sigma,
-        "seed_noise": fit.seed_noise,
-        "lack_of_fit": fit.lack_of_fit,
-        "minima": fit.minima,
-        "heldout": fit.heldout,
-        "forms": None if fit.forms is None else vars(fit.forms) | {"spread": fit.forms.spread},
-        "variants": fit.variants,
-        "warnings": fit.warnings,
-        "free_floor": fit.free_floor,
-        "bootstrap": {"draws": fit.bootstrap, "converged": len(fit.cloud_SP)},
-        "seed": fit.seed,
-        "source": fit.table.source,
-        "data_hash": fit.table.data_hash(),
-    }
-    return plain(values)
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:

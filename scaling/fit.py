@@ -10,7 +10,7 @@ import numpy as np
 
 from scaling import checks, laws
 from scaling.errors import InputError, Refusal, near_miss
-from scaling.export import fit_to_dict, write_json
+from scaling.export import plain, write_json
 from scaling.fitted import FittedLaw
 from scaling.forms import Forms, compare_forms
 from scaling.heldout import HeldOut, predict_heldout
@@ -115,7 +115,38 @@ class Fit(FittedLaw):
 
     def to_dict(self) -> dict[str, Any]:
         """Contract 4, with more keys. NaN and infinity become None."""
-        return fit_to_dict(self)
+        values = self.stored() | {
+            "formula": self.law.formula,
+            "objective_name": self.objective.name,
+            "delta": self.objective.delta if self.objective.name == "huber" else None,
+            "objective": self.objective_value,
+            "n_rows": len(self.table),
+            "excluded": [vars(row) for row in self.table.excluded],
+            "params": self.params,
+            "interval95": self.interval95,
+            "standard_error": self.standard_error(),
+            "open_intervals": self.open_intervals,
+            "bounds": self.bounds,
+            "sizes_at_centre": self.sizes_at_centre,
+            "sizes_at_centre_interval95": self.sizes_at_centre95,
+            "profile": self.profile,
+            "residual_sigma": self.residual_sigma,
+            "seed_noise": self.seed_noise,
+            "lack_of_fit": self.lack_of_fit,
+            "minima": self.minima,
+            "heldout": self.heldout,
+            "forms": None
+            if self.forms is None
+            else vars(self.forms) | {"near": self.forms.near, "spread": self.forms.spread},
+            "variants": self.variants,
+            "warnings": self.warnings,
+            "free_floor": self.free_floor,
+            "bootstrap": {"draws": self.bootstrap, "converged": len(self.cloud_SP)},
+            "seed": self.seed,
+            "source": self.table.source,
+            "data_hash": self.table.data_hash(),
+        }
+        return plain(values)
 
     def to_json(self, path: str | Path) -> None:
         """Writes `to_dict` with all 17 digits, whole or not at all. `scaling.load` reads it."""

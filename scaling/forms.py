@@ -18,6 +18,8 @@ FRACTIONS = (0.1, 0.2, 0.35, 0.5)
 """Parts of the runs, the largest ones, that are held out."""
 TARGET = 10.0
 """The target at which the forms' predictions are held beside each other: so many times the largest run."""
+NEAR = 1.5
+"""Pooled error over the best form's, up to which a form is near it."""
 FAMILIES = (
     ("power", "power_floor", "broken"),
     ("chinchilla", "chinchilla_no_floor", "tied", "kaplan", "gamma"),
@@ -47,7 +49,7 @@ class FormError:
 class Forms:
     rows: tuple[FormError, ...]
     pooled: dict[str, float]
-    """{form: root mean square over the fractions of its rms}, of those that every usable fraction could carry."""
+    """{form: root mean square of its rms over the fractions that all these forms could carry}."""
     chosen: str | None
     """The form of lowest `pooled`; None where no fraction left enough."""
     target: dict[str, float]
@@ -56,9 +58,14 @@ class Forms:
     """{form: its prediction there, fitted to all runs}."""
 
     @property
+    def near(self) -> tuple[str, ...]:
+        """The forms that predict the held-out runs nearly as well as the best one."""
+        return tuple(name for name, error in self.pooled.items() if error <= NEAR * self.pooled[self.chosen])
+
+    @property
     def spread(self) -> float | None:
-        """Highest over lowest prediction at the target, minus 1; None for fewer than two."""
-        values = list(self.at_target.values())
+        """Highest over lowest prediction of the near forms at the target, minus 1; None for fewer than two."""
+        values = [self.at_target[name] for name in self.near if name in self.at_target]
         return max(values) / min(values) - 1 if len(values) > 1 else None
 
 
@@ -111,12 +118,17 @@ def _error(table, form, objective, known_floor, held, size) -> FormError:
 
 
 def _pooled(rows: list[FormError]) -> dict[str, float]:
-    usable = {row.fraction_held for row in rows if row.refused is None}
-    by_form: dict[str, list[float]] = {}
+    """All forms on the same fractions. A form that leaves none to share, because it could carry so few, is left out."""
+    by_form: dict[str, dict[float, float]] = {}
     for row in rows:
         if row.refused is None:
-            by_form.setdefault(row.law, []).append(row.rms_log_error)
-    return {name: float(np.sqrt(np.mean(np.square(e)))) for name, e in by_form.items() if len(e) == len(usable)}
+            by_form.setdefault(row.law, {})[row.fraction_held] = row.rms_log_error
+    while by_form:
+        shared = set.intersection(*map(set, by_form.values()))
+        if shared:
+            return {name: float(np.sqrt(np.mean([e[f] ** 2 for f in shared]))) for name, e in by_form.items()}
+        del by_form[min(by_form, key=lambda name: len(by_form[name]))]
+    return {}
 
 
 def _target(table: RunTable, law: Law, size: np.ndarray) -> Points:

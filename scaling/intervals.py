@@ -21,8 +21,10 @@ def intervals(
     """(params, interval95, bounds), each by the parameter's name.
 
     A parameter is open on a side where the point or over 2.5 % of the draws ran to its bound, or where its profile
-    never passes the threshold. It then has no value and no interval, only a bound on the other side.
+    never passes the threshold. It then has no value and no interval, only a bound on the other side: the draws', or
+    the profile's where there are none.
     """
+    at_centre = {size for term in problem.law.terms if term.axes for size in term.sizes}
     point = {
         name: float(values[0])
         for name, values in laws.natural(problem.law, theta_P[None], problem.centre, problem.known_floor).items()
@@ -36,7 +38,11 @@ def intervals(
             bool(point_at[0]) or (len(cloud_SP) > 0 and bool(draws_at.mean() > OPEN_SHARE)) or by_profile
             for point_at, draws_at, by_profile in zip(of_point[name], of_draws[name], walked, strict=True)
         ]
-        ends = [float(x) for x in np.percentile(draws[name], [2.5, 97.5])] if len(cloud_SP) else [None, None]
+        ends = [None, None]
+        if len(cloud_SP):
+            ends = [float(x) for x in np.percentile(draws[name], [2.5, 97.5])]
+        elif name in profiles and name not in at_centre:
+            ends = profiles[name].interval95
         if any(open_ends):
             params[name] = None
             # with all draws at one end the other percentile lies there too, and bounds nothing

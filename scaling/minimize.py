@@ -29,6 +29,8 @@ STEP_TOLERANCE = 1e-10
 """Largest undamped Newton step, in logs and exponents, at which a point is stationary."""
 ROUNDING = 1e-15
 """Error of a row's log loss in float64, in nats: steps that change no row by more lead nowhere."""
+VANISHED = 1e-30
+"""A parameter's curvature over the largest one's, below which the objective no longer feels it."""
 GAUSSIAN_EFFICIENCY = 1.345
 """Huber's threshold in robust standard deviations: 95 % efficient under Gaussian noise."""
 
@@ -55,7 +57,8 @@ class Objective:
         if self.name == "lad":
             smooth = np.hypot(residual, self.delta)
             return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth, 1 / smooth
-        by_residual = np.minimum(self.delta / np.abs(residual), 1)
+        with np.errstate(divide="ignore"):
+            by_residual = np.minimum(self.delta / np.abs(residual), 1)
         slope = residual * by_residual
         return slope * (residual - slope / 2), slope, (by_residual == 1).astype(float), by_residual
 
@@ -143,7 +146,7 @@ def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max
             continue
         now = parts.take(active)
         step, stationary = _step(now, damping[active])
-        trial = theta[active] + step
+        trial = theta[active] + np.where(fixed[active], 0.0, step)
         then = around(trial, active)
         better = then.is_finite & (then.value <= now.value + now.rounding)
         hit = active[better]
@@ -219,9 +222,13 @@ class _Parts:
 
 def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The damped Newton step [S, P], downhill also where the Hessian is indefinite, and who is stationary [S]."""
-    # in units of each parameter's own curvature: a floor on its way to 0 then keeps its digits beside the other terms
+    # in units of each parameter's own curvature: a floor on its way to 0 then keeps its digits beside the other terms.
+    # Of a vanishing size the Hessian's is of first order and the majoriser's of second, and far below the others' both
+    # are rounding
     diagonal = np.diagonal(parts.majoriser, axis1=1, axis2=2)
-    unit = 1 / np.sqrt(np.maximum(diagonal, 1e-300))
+    own = np.maximum(diagonal, np.abs(np.diagonal(parts.hessian, axis1=1, axis2=2)))
+    own = np.maximum(own, np.maximum(VANISHED * own.max(axis=1, keepdims=True), 1e-300))
+    unit = 1 / np.sqrt(own)
     units = unit[:, :, None] * unit[:, None]
     hessian, gradient = parts.hessian * units, parts.gradient * unit
     undamped, positive = _solve_positive(hessian, gradient)
@@ -231,7 +238,8 @@ def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     decrement = 0.5 * np.sum(undamped * gradient, axis=1)
     unresolved = DECREMENT_TOLERANCE * parts.value + ROUNDING**2 * diagonal.sum(axis=1)
     stationary = (decrement <= unresolved) | (np.abs(unit * undamped).max(axis=1) <= STEP_TOLERANCE)
-    damped = hessian + damping[:, None, None] * (parts.majoriser * units + 1e-9 * np.eye(unit.shape[1]))
+    damper = parts.majoriser * units + (1 + 1e-9 - diagonal * unit**2)[:, None] * np.eye(unit.shape[1])
+    damped = hessian + damping[:, None, None] * damper
     step = -unit * np.linalg.solve(damped, gradient[..., None])[..., 0]
     return step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / LONGEST_STEP, 1), stationary
 

@@ -42,7 +42,7 @@ def variants(table: RunTable, law: Law, known_floor: float | None, fitted: Objec
     if whole is not None:
         try:
             checks.refuse(whole, law, known_floor)
-            back = f"{len(whole) - len(table)} dropped runs back"
+            back = "dropped back"
             found.append(_variant(back, Problem.of(whole, law, known_floor), fitted))
         except Refusal:
             pass  # what the whole table cannot carry is no comparison

@@ -210,7 +210,7 @@ def _against_counting(fit: scaling.Fit, theory: Theory) -> str:
     curve = [(d, theory.floor + excess) for d, excess in theory.curve if d >= 0.95 * fit.table.d.min()]
     frame = pl.DataFrame(curve, schema=["d", "loss"], orient="row")
     points = table.from_frame(frame, scaling.Columns(loss="loss", d="d"), source="reference curve")
-    reference = scaling.fit(points, fit.law.name, floor=theory.floor, bootstrap=0, heldout=False).params["beta"]
+    reference = scaling.fit(points, fit.law.name, floor=theory.floor, bootstrap=0, full=False).params["beta"]
     off = "" if fit.params["beta"] is None else f" ({fit.params['beta'] / reference - 1:+.1%})"
     return f"fitted {fit.describe('beta')}, the counting learner on such logs {reference:.4f}{off}"
 

@@ -1,0 +1,196 @@
+"""Which runs to make next, or whether planned runs can identify their law at all.
+
+sessionrec design runs.csv --n params --d tokens --loss loss --quantity beta --runs 4
+sessionrec design plan.csv --n params --d tokens --planned
+
+Planned runs: exit code 0 where they identify the law, 2 with the reason where they do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+import scaling
+from experiments.cli.columns import ColumnArgs
+from experiments.cli.output import columns, escape
+from scaling import laws
+from scaling.assumption import SIGMA_TYPICAL, Assumption, assume
+from scaling.design import Advice, advise, candidate_grid, cure, identify, read_plan
+from scaling.errors import InputError, Refusal
+from scaling.export import plain, write_json
+from scaling.fitted import FittedLaw
+from scaling.identify import Verdict, check_axes
+from scaling.table import RunTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(ColumnArgs):
+    table: tyro.conf.Positional[Path]
+    """.csv, .parquet, .jsonl, or a sweep folder with runs/*/row.json."""
+    planned: bool = False
+    """Nobody has made these runs: say whether they can identify the law. So it is too where no loss is named."""
+    law: str | None = None
+    """A law of N and D. Default: that of --from, else chinchilla."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FIT.JSON")] = None
+    """Reckon with the law that `sessionrec fit ... --json` wrote."""
+    assume: str | None = None
+    """Reckon with these parameters, as A=400,B=900,E=1.7,alpha=0.34,beta=0.29."""
+    floor: float | None = None
+    """The known irreducible loss; it is then no parameter."""
+    sigma: float | None = None
+    """Noise of log loss. Default: the table's spread around the law; 0.005 for planned runs."""
+    quantity: str | None = None
+    """What to learn: a parameter, a (of N* ~ C^a), loss@N,D or nstar@FLOPS. Default: beta."""
+    runs: int = 4
+    """How many runs to propose."""
+    per: Literal["flop", "run"] = "flop"
+    """Rank runs by what they tell per FLOP, or by what they tell."""
+    flops_limit: float | None = None
+    """Training FLOPs of all proposed runs together."""
+    n_limits: tuple[float, float] | None = None
+    """Lowest and highest N of a proposed run. Default: a step beyond the table's."""
+    d_limits: tuple[float, float] | None = None
+    """Lowest and highest D of a proposed run. Default: a step beyond the table's."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write everything to this file."""
+
+
+def main(argv: list[str]) -> int:
+    args = tyro.cli(
+        Args,
+        args=argv,
+        prog="sessionrec design",
+        description=__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if args.floor is not None and args.floor_column is not None:
+        raise InputError("--floor and --floor-column both say what the floor is; give one")
+    planned = args.planned or (args.loss is None and args.metric is None)
+    found = _of_plan(args) if planned else _of_runs(args)
+    if args.json is not None:
+        write_json(plain(found.to_dict()), args.json)
+    show(found, Console())
+    if planned and not found.verdict.identifies:
+        raise Refusal(f"these runs cannot identify {found.verdict.law}: {' '.join(found.verdict.reasons)}")
+    return 0
+
+
+def _of_plan(args: Args) -> Advice:
+    table = read_plan(args.table, args.columns())
+    fitted, told = _assumed(args, table)
+    assumption = Assumption(fitted, SIGMA_TYPICAL if args.sigma is None else args.sigma, told)
+    points = table.points(fitted.law)
+    verdict = identify(assumption, points, () if args.quantity is None else (args.quantity,))
+    cured = None
+    if not verdict.identifies:
+        candidates = candidate_grid(table.n, table.d, args.n_limits, args.d_limits)
+        cured = cure((assumption,), points, candidates=candidates, flops_limit=args.flops_limit)
+    return Advice(None, verdict, cured, None)
+
+
+def _of_runs(args: Args) -> Advice:
+    table = scaling.read(args.table, args.columns())
+    fitted, told = _assumed(args, table) if args.assume or args.from_ else (None, "")
+    law = (args.law or "chinchilla") if fitted is None else fitted.law.name
+    table.points(laws.by_name(law))  # names the flag of a column that is missing
+    return advise(
+        table,
+        law,
+        assumed=fitted,
+        told=told,
+        sigma=args.sigma,
+        floor=args.floor if fitted is None else fitted.known_floor,
+        wanted=args.quantity,
+        runs=args.runs,
+        candidates=candidate_grid(table.n, table.d, args.n_limits, args.d_limits),
+        flops_limit=args.flops_limit,
+        per=args.per,
+    )
+
+
+def _assumed(args: Args, table: RunTable) -> tuple[FittedLaw, str]:
+    """The law to reckon with, and where it is from."""
+    if args.from_ is None:
+        law = laws.by_name(args.law or "chinchilla")
+        check_axes(law)
+        params = None if args.assume is None else _params(args.assume)
+        if params is None and args.floor is not None:
+            raise InputError("--floor has the unit of the loss, typical parameters have none: give --assume or --from")
+        told = "typical parameters: nothing is known yet" if params is None else f"assumed {args.assume}"
+        return assume(law, params, table.points(law), args.floor, table.flops_per_nd), told
+    if args.assume is not None:
+        raise InputError("--from and --assume both say which law to reckon with; give one")
+    fitted = scaling.load(args.from_)
+    for flag, given, stored in (("law", args.law, fitted.law.name), ("floor", args.floor, fitted.known_floor)):
+        if given is not None and given != stored:
+            raise InputError(f"--{flag} is {given} and {args.from_} has {stored}; leave the flag out")
+    check_axes(fitted.law)
+    return fitted, str(args.from_)
+
+
+def _params(text: str) -> dict[str, float]:
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise InputError(f"--assume is {text!r}; wanted NAME=NUMBER, with commas between them") from error
+
+
+def show(found: Advice, console: Console) -> None:
+    """Prints advice for a reader at a terminal."""
+    _show_verdict(found.verdict, console)
+    if found.refused is not None:
+        console.print("[yellow]refused:[/]", escape(found.refused), highlight=False)
+    if found.cure is not None:
+        _show_cure(found, console)
+    if found.proposal is not None:
+        _show_proposal(found, console)
+    for warning in found.verdict.warnings:
+        console.print("[yellow]warning:[/]", escape(warning), highlight=False)
+
+
+def _show_verdict(verdict: Verdict, console: Console) -> None:
+    console.print(f"{verdict.runs} runs, {verdict.law}; reckoned with {escape(verdict.assumption)}", highlight=False)
+    console.print(f"noise: {verdict.sigma:.3g} of log loss (one standard deviation)", highlight=False)
+    table = columns("", "expected of these runs (95 %)")
+    for each in verdict.expected:
+        table.add_row(each.name, str(each))
+    console.print(table)
+    if verdict.identifies:
+        console.print("[green]These runs identify the law.[/]")
+
+
+def _show_cure(found: Advice, console: Console) -> None:
+    cured = found.cure
+    if cured.note:
+        console.print(escape(cured.note), highlight=False)
+    head = "The cheapest two runs that cure it" if not cured.note else f"{len(cured.runs)} runs that cure it"
+    console.print(f"[bold]{head if cured.cures else 'The best runs among the candidates, which do not cure it'}:[/]")
+    table = columns("N", "D", "FLOPs")
+    for run in cured.runs:
+        table.add_row(f"{run.n:.4g}", f"{run.d:.4g}", f"{run.flops:.3g}")
+    table.caption = f"{cured.flops:.3g} FLOPs together"
+    console.print(table)
+    for told, expected in ((found.verdict.assumption, cured.expected), *cured.sensitivity):
+        values = ", ".join(f"{e.name} {e}" for e in expected if e.factor95 is None)
+        console.print(f"then expected: {values}\n  under {escape(told)}", highlight=False)
+
+
+def _show_proposal(found: Advice, console: Console) -> None:
+    proposal = found.proposal
+    before = proposal.runs[0].before
+    console.print(
+        f"[bold]Next runs, those that tell most of {proposal.quantity} per {proposal.per}[/] (now {before}):",
+        highlight=False,
+    )
+    table = columns("N", "D", "FLOPs", "together", f"then {proposal.quantity}")
+    for run in proposal.runs:
+        table.add_row(f"{run.n:.4g}", f"{run.d:.4g}", f"{run.flops:.3g}", f"{run.flops_total:.3g}", str(run.after))
+    console.print(table)
+    if proposal.note:
+        console.print(proposal.note, highlight=False)

@@ -1,0 +1,80 @@
+"""The best N and D for a budget, the loss with its interval, and the cost of being wrong.
+
+sessionrec plan --from fit.json --budget 1e18 1e19
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+import scaling
+from experiments.cli.output import columns, escape
+from scaling.errors import InputError
+from scaling.export import plain, write_json
+from scaling.plan import Plan, plan
+
+
+@dataclass(frozen=True)
+class Args:
+    from_: Annotated[Path, tyro.conf.arg(name="from", metavar="FIT.JSON")]
+    """What `sessionrec fit ... --json` wrote, of a law of N and D."""
+    budget: tuple[float, ...]
+    """Training FLOPs, one or several, such as 1e18."""
+    unique: float | None = None
+    """Amount of unique data, for a law of repeated data."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write everything to this file."""
+
+
+def main(argv: list[str]) -> int:
+    args = tyro.cli(Args, args=argv, prog="sessionrec plan", description=__doc__)
+    fitted = scaling.load(args.from_)
+    found = plan(fitted, args.budget, open_params=_open_params(args.from_), unique=args.unique)
+    if args.json is not None:
+        write_json(plain(found.to_dict()), args.json)
+    show(found, Console())
+    return 0
+
+
+def _open_params(path: Path) -> tuple[str, ...]:
+    names = json.loads(path.read_text()).get("open_intervals", [])
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InputError(f"open_intervals of {path} is {names!r}; wanted a list of names. Fit again with --json")
+    return tuple(names)
+
+
+def show(found: Plan, console: Console) -> None:
+    """Prints a plan for a reader at a terminal."""
+    console.print(f"[bold]{found.formula}[/]   {found.law}; C = {found.flops_per_nd:g} N D", highlight=False)
+    table = columns("C (FLOPs)", "over fitted", "", r"best  \[95 %]")
+    for row in found.budgets:
+        first = (f"{row.flops:.4g}", f"{row.extrapolation_factor:.3g}x")
+        for name, value in (("N*", row.n), ("D*", row.d), ("loss", row.loss)):
+            table.add_row(*first, name, escape(str(value)))
+            first = ("", "")
+    table.caption = "over fitted: C over the largest C of the fitted runs"
+    console.print(table)
+    table = columns("C (FLOPs)", "if N is", "N", "loss", "above the best", "compute wasted")
+    for row in found.budgets:
+        for wrong in row.wrong_n:
+            cost = wrong.cost
+            wasted = "-" if cost.compute_ratio is None else f"{100 * (1 - cost.compute_ratio):.2g} %"
+            above = f"{cost.loss - cost.best_loss:+.2g}"
+            table.add_row(f"{row.flops:.4g}", wrong.choice, f"{cost.n:.4g}", f"{cost.loss:.6g}", above, wasted)
+    if table.row_count:
+        console.print(table)
+    for row in found.budgets:
+        if row.regret is not None:
+            console.print(
+                f"C {row.flops:.4g}: expected regret of this N* {row.regret.mean:.2g} of loss, below "
+                f"{row.regret.percentile95:.2g} in 95 % of {row.regret.draws} draws",
+                highlight=False,
+            )
+    for warning in found.warnings:
+        console.print("[yellow]warning:[/]", escape(warning), highlight=False)

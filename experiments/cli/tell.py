@@ -1,0 +1,126 @@
+"""A fit for a reader at a terminal."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+import scaling
+
+HELDOUT_SHOWN = 8
+
+
+def tell(fit: scaling.Fit, console: Console) -> None:
+    """Prints everything that a fit says of itself."""
+
+    def line(text: str) -> None:
+        console.print(text, highlight=False)
+
+    delta = f", delta {fit.objective.delta:.4g}" if fit.objective.name == "huber" else ""
+    line(f"[bold]{fit.law.formula}[/]   {fit.law.name}; {fit.objective.name}{delta}")
+    line(f"{len(fit.table)} runs fitted, objective {fit.objective_value:.8g}, {_minima(fit)}")
+    for rule, count in fit.table.excluded_by_rule().items():
+        line(f"{count} left out: {rule}")
+    console.print(_parameters(fit))
+    if fit.free_floor is not None:
+        verdict = {True: "agrees", False: "[red]disagrees[/]", None: "cannot tell"}[fit.free_floor.agrees]
+        line(f"A freely fitted floor, 95 %: {_interval(fit.free_floor.interval95)}: {verdict}")
+    if fit.seed_noise is not None:
+        line(_noise(fit))
+    if fit.variants:
+        console.print(_variants(fit))
+    if fit.forms is not None and fit.forms.rows:
+        console.print(_forms(fit.forms, fit.law.name))
+    if fit.heldout:
+        console.print(_heldout(fit))
+    for warning in fit.warnings:
+        console.print("[yellow]warning:[/]", warning.replace("[", r"\["), highlight=False)
+
+
+def _minima(fit: scaling.Fit) -> str:
+    others = len(fit.minima) - 1
+    return f"{others} competing minima, the next {fit.minima[1].gap:.2g} above" if others else "no competing minimum"
+
+
+def _parameters(fit: scaling.Fit) -> Table:
+    table = _table("", "value  [95 %]", "std. error", "at the centre  [95 %]")
+    errors = fit.standard_error()
+    for name in fit.params:
+        size = fit.sizes_at_centre.get(name)
+        interval = fit.sizes_at_centre95.get(name)
+        at_centre = "" if size is None else f"{size:.5g}" + (f"  {_interval(interval)}" if interval else "")
+        known = name not in fit.free or name in fit.bounds or name not in errors
+        table.add_row(name, fit.describe(name).replace("[", r"\["), "" if known else f"{errors[name]:.4g}", at_centre)
+    at = ", ".join(f"{axis.upper()} {value:.4g}" for axis, value in fit.centre.items())
+    table.caption = f"centre: {at}"
+    return table
+
+
+def _interval(interval: tuple[float | None, float | None] | None) -> str:
+    low, high = interval or (None, None)
+    return r"\[" + ", ".join("-" if end is None else f"{end:.5g}" for end in (low, high)) + "]"
+
+
+def _noise(fit: scaling.Fit) -> str:
+    noise, misfit = fit.seed_noise, fit.lack_of_fit
+    text = f"Noise between repeats {noise.sigma:.2g} in log loss ({noise.groups} repeated points)"
+    if misfit is None:
+        return text
+    verdict = "[red]misfits beyond it[/]" if misfit.misfits else "is not seen to misfit"
+    return f"{text}; the law {verdict} (F {misfit.f:.3g}, p {misfit.p_value:.2g})"
+
+
+def _variants(fit: scaling.Fit) -> Table:
+    table = _table("other choices", "runs", *fit.params, "objective")
+    for variant in fit.variants:
+        values = (f"{value:.7g}" for value in variant.params.values())
+        table.add_row(variant.name, str(variant.rows), *values, f"{variant.objective:.7g}")
+    return table
+
+
+def _forms(forms: scaling.Forms, fitted: str) -> Table:
+    held = sorted({(row.fraction_held, row.extrapolation_factor) for row in forms.rows})
+    table = _table("form: error of", *(f"top {part:.0%}" for part, _ in held), "pooled", "at target")
+    for name in dict.fromkeys(row.law for row in forms.rows):
+        errors = {row.fraction_held: row.rms_log_error for row in forms.rows if row.law == name}
+        cells = ("-" if errors.get(part) is None else f"{errors[part]:.3%}" for part, _ in held)
+        pooled = f"{forms.pooled[name]:.3%}" if name in forms.pooled else "-"
+        mark = " *" if name == forms.chosen else ""
+        target = f"{forms.at_target[name]:.5g}" if name in forms.at_target else "-"
+        table.add_row((f"[bold]{name}[/]" if name == fitted else name) + mark, *cells, pooled, target)
+    reach = ", ".join(f"{factor:.3g}x" for _, factor in held)
+    spread = (
+        ""
+        if forms.spread is None
+        else f"; the near ones differ by {forms.spread:.2%} at the target, 10 times the largest run"
+    )
+    table.caption = f"* predicts the held-out runs best; extrapolated {reach}{spread}"
+    return table
+
+
+def _heldout(fit: scaling.Fit) -> Table:
+    table = _table("held-out run", "reach", "loss", "predicted", "[95 %]", "error", "of excess")
+    furthest = sorted(fit.heldout, key=lambda run: -run.extrapolation_factor)
+    if len(furthest) > HELDOUT_SHOWN:
+        worst = max(fit.heldout, key=lambda run: abs(run.relative_error))
+        table.caption = (
+            f"the {HELDOUT_SHOWN} furthest of {len(furthest)} held-out runs (all: --json); "
+            f"largest error {worst.relative_error:+.2%}, {worst.run}"
+        )
+    for run in furthest[:HELDOUT_SHOWN]:
+        excess = "-" if run.excess_relative_error is None else f"{run.excess_relative_error:+.1%}"
+        error = f"{run.relative_error:+.2%}"
+        factor = f"{run.extrapolation_factor:.3g}x"
+        table.add_row(
+            run.run, factor, f"{run.loss:.5g}", f"{run.predicted:.5g}", _interval(run.predicted95), error, excess
+        )
+    return table
+
+
+def _table(*heads: str) -> Table:
+    """Narrow enough for 80 columns, and never with cut numbers."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    return table

@@ -1,0 +1,66 @@
+"""What lies beside the page: each figure as SVG, PNG and PDF, the fits as LaTeX and as JSON, the checklist."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scaling import latex
+from scaling.checklist import Item, answered
+from scaling.errors import Refusal
+from scaling.fit import Fit
+from scaling.laws import LAWS
+
+PNG_PIXELS_PER_INCH = 144
+SUFFIXES = (".svg", ".png", ".pdf")
+
+
+def write_figures(charts: dict[str, dict], known: Sequence[str], folder: Path) -> None:
+    """Writes each chart {stem: Vega-Lite} in three formats, and takes away those of `known` stems that are no more."""
+    import vl_convert
+
+    for name in known:
+        files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+        if name not in charts:
+            for file in files:
+                file.unlink(missing_ok=True)  # of an earlier report of this name
+            continue
+        svg = vl_convert.vegalite_to_svg(charts[name])
+        images = (svg.encode(), vl_convert.svg_to_png(svg, ppi=PNG_PIXELS_PER_INCH), vl_convert.svg_to_pdf(svg))
+        for file, image in zip(files, images, strict=True):
+            replace(file, image)
+
+
+def write_fits(fits: Sequence[tuple[str, Fit | Refusal]], items: Sequence[Item], folder: Path) -> None:
+    """Writes fits.tex, a table for a paper; fit_LAW.json of each fit, which `scaling.load` reads; checklist.json."""
+    replace(folder / "fits.tex", latex.table(fits).encode())
+    done = {name: fit for name, fit in fits if isinstance(fit, Fit)}
+    for name in LAWS:
+        if name in done:
+            done[name].to_json(folder / f"fit_{name}.json")
+        else:
+            (folder / f"fit_{name}.json").unlink(missing_ok=True)
+    replace(folder / "checklist.json", (json.dumps(checklist_dict(items), indent=1) + "\n").encode())
+
+
+def checklist_dict(items: Sequence[Item]) -> dict[str, Any]:
+    """JSON's types: a missing answer is null."""
+    return {
+        "answered": answered(items),
+        "of": len(items),
+        "items": [dataclasses.asdict(item) for item in items],
+    }
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes the file whole or not at all."""
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
