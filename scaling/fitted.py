@@ -20,13 +20,13 @@ FIELDS = ("law", "theta", "cloud", "centre", "known_floor", "flops_per_nd", "ran
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """A law at a point of its parameters, with the bootstrap's cloud around it."""
+    """A law at a point of its parameters, with the cloud around it whose percentiles are the 95 % intervals."""
 
     law: Law
     theta_P: np.ndarray
     """Logs of sizes at the centre, then exponents and shapes, in the order of `law.free_params`."""
     cloud_SP: np.ndarray
-    """The bootstrap's theta, of the draws that converged."""
+    """The bootstrap's theta, of the draws that converged, widened for few runs (`intervals.widened`)."""
     centre: dict[str, float]
     """Middle of the data on each axis: geometric for sizes and data, arithmetic for an upstream loss."""
     known_floor: float | None
@@ -63,13 +63,17 @@ class FittedLaw:
         (value, low, high), 95 % band.
 
         The band is the bootstrap's, of the law and not of a single run; NaN where the fit was made without bootstrap.
-        Raises InputError if the law needs an axis that is not given, or a value is not above 0.
+        Raises InputError if the law needs an axis that is not given, or what is given is no number above 0.
         """
         given = {"n": N, "d": D, "u": U, "l": L}
         missing = [axis.upper() for axis in self.law.axes if given[axis] is None]
         if missing:
             raise InputError(f"{self.law.name} ({self.law.formula}) needs {' and '.join(missing)} to predict")
-        arrays = np.broadcast_arrays(*(np.asarray(given[a], float) for a in self.law.axes))
+        try:
+            arrays = np.broadcast_arrays(*(np.asarray(given[a], float) for a in self.law.axes))
+        except (ValueError, TypeError) as error:
+            names = " and ".join(axis.upper() for axis in self.law.axes)
+            raise InputError(f"{names} want numbers, or arrays that broadcast: {error}") from error
         points = {axis: values.ravel() for axis, values in zip(self.law.axes, arrays, strict=True)}
         for axis, values in points.items():
             if not np.all(values > 0):
@@ -109,19 +113,56 @@ def load(path: str | Path) -> FittedLaw:
     missing = [name for name in FIELDS if not isinstance(values, dict) or name not in values]
     if missing:
         raise InputError(f"{path} is no fit of this version: it has no {', '.join(missing)}; fit again with --json")
-    law = laws.by_name(values["law"])
-    free = law.free_params(values["known_floor"])
-    try:
-        theta_P = np.array(values["theta"], float).reshape(len(free))
-        cloud_SP = np.array(values["cloud"], float).reshape(-1, len(free))
-        return FittedLaw(
-            law=law,
-            theta_P=theta_P,
-            cloud_SP=cloud_SP,
-            centre={axis: float(x) for axis, x in values["centre"].items()},
-            known_floor=values["known_floor"],
-            flops_per_nd=float(values["flops_per_nd"]),
-            ranges={axis: (float(low), float(high)) for axis, (low, high) in values["ranges"].items()},
+    stored = _Stored(path, values)
+    law = laws.by_name(str(values["law"]))
+    known_floor = None if values["known_floor"] is None else stored.positive("known_floor")
+    P = len(law.free_params(known_floor))
+    return FittedLaw(
+        law=law,
+        theta_P=stored.numbers("theta", (P,), f"{P} numbers"),
+        cloud_SP=stored.numbers("cloud", (-1, P), f"lists of {P} numbers"),
+        centre={axis: stored.inside("centre").positive(axis) for axis in law.axes},
+        known_floor=known_floor,
+        flops_per_nd=stored.positive("flops_per_nd"),
+        ranges={
+            axis: tuple(stored.inside("ranges").numbers(axis, (2,), "two numbers").tolist())
+            for axis in stored.inside("ranges").values
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The fields of a file. Each is checked as it is read, and the damaged one named in an InputError."""
+
+    path: Path
+    values: dict[str, Any]
+    within: str = ""
+
+    def numbers(self, name: str, shape: tuple[int, ...], wanted: str) -> np.ndarray:
+        """Finite numbers of `shape`, whose first length may be -1: any."""
+        try:
+            array = np.asarray(self.values.get(name), float)
+            array = array if array.size else array.reshape(shape)
+        except (ValueError, TypeError):
+            raise self._damaged(name, wanted) from None
+        if array.ndim != len(shape) or array.shape[-1:] != shape[-1:] or not np.isfinite(array).all():
+            raise self._damaged(name, wanted)
+        return array
+
+    def positive(self, name: str) -> float:
+        value = float(self.numbers(name, (), "a number above 0"))
+        if not value > 0:
+            raise self._damaged(name, "a number above 0")
+        return value
+
+    def inside(self, name: str) -> _Stored:
+        if not isinstance(self.values[name], dict):
+            raise self._damaged(name, "an object with an entry for each axis")
+        return _Stored(self.path, self.values[name], f"{name} of ")
+
+    def _damaged(self, name: str, wanted: str) -> InputError:
+        came = str(self.values.get(name))[:60]
+        return InputError(
+            f"{self.path} is damaged: {self.within}{name} is {came}; wanted {wanted}. Fit again with --json"
         )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}; fit again with --json") from error

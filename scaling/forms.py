@@ -49,7 +49,7 @@ class FormError:
 class Forms:
     rows: tuple[FormError, ...]
     pooled: dict[str, float]
-    """{form: root mean square over the fractions of its rms}, of those that every usable fraction could carry."""
+    """{form: root mean square of its rms over the fractions that all these forms could carry}."""
     chosen: str | None
     """The form of lowest `pooled`; None where no fraction left enough."""
     target: dict[str, float]
@@ -118,12 +118,17 @@ def _error(table, form, objective, known_floor, held, size) -> FormError:
 
 
 def _pooled(rows: list[FormError]) -> dict[str, float]:
-    usable = {row.fraction_held for row in rows if row.refused is None}
-    by_form: dict[str, list[float]] = {}
+    """All forms on the same fractions. A form that leaves none to share, because it could carry so few, is left out."""
+    by_form: dict[str, dict[float, float]] = {}
     for row in rows:
         if row.refused is None:
-            by_form.setdefault(row.law, []).append(row.rms_log_error)
-    return {name: float(np.sqrt(np.mean(np.square(e)))) for name, e in by_form.items() if len(e) == len(usable)}
+            by_form.setdefault(row.law, {})[row.fraction_held] = row.rms_log_error
+    while by_form:
+        shared = set.intersection(*map(set, by_form.values()))
+        if shared:
+            return {name: float(np.sqrt(np.mean([e[f] ** 2 for f in shared]))) for name, e in by_form.items()}
+        del by_form[min(by_form, key=lambda name: len(by_form[name]))]
+    return {}
 
 
 def _target(table: RunTable, law: Law, size: np.ndarray) -> Points:

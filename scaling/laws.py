@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from scaling.errors import InputError, near_miss
+from scaling.expansion import Expansion, log_sum
 from scaling.repeats import ExcessSize, RepeatedData
 from scaling.terms import BrokenPower, Constant, Covariates, Known, Natural, Points, Power, Sigmoid, SoftSum, Term
 
@@ -173,7 +175,8 @@ class Bound:
 
     def shares(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log of the law [S, R] and each term's share of it [T, S, R]."""
-        return _log_sum(self.log_terms(theta_SP))
+        log_SR, share_T = log_sum(self.log_terms(theta_SP))
+        return log_SR, np.stack(share_T)
 
     def derivatives(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
         """log of the law f [S, R], its Jacobian J [S, P, R], and `bend`.
@@ -181,21 +184,13 @@ class Bound:
         bend(w_SR) is sum_r w_r (d2 f_r + J_r J_r'), [S, P, P]: with it every Hessian of a function of f is two matrix
         products away.
         """
-        parts = [t.derivatives(theta_SP[:, i], at) for t, i, at in self._parts()]
-        log_SR, share_TSR = _log_sum([part.log_SR for part in parts])
-        S, R = log_SR.shape
-        jacobian_PSR = np.zeros((self.params, S, R))
-        for index, share_SR, part in zip(self.index_T, share_TSR, parts, strict=True):
-            for p, slope in zip(index, part.slope_k, strict=True):
-                jacobian_PSR[p] += share_SR * slope
+        law = self.expand(theta_SP)
+        return law.log_SR, law.jacobian(), partial(law.hessian, None)
 
-        def bend(weight_SR: np.ndarray) -> np.ndarray:
-            total_SPP = np.zeros((S, self.params, self.params))
-            for index, share_SR, part in zip(self.index_T, share_TSR, parts, strict=True):
-                _add_bend(total_SPP, index, weight_SR * share_SR, part)
-            return total_SPP
-
-        return log_SR, jacobian_PSR.transpose(1, 0, 2), bend
+    def expand(self, theta_SP: np.ndarray) -> Expansion:
+        """The law to second order around each of the S parameter sets."""
+        parts = [term.derivatives(theta_SP[:, index], at) for term, index, at in self._parts()]
+        return Expansion.of(parts, self.index_T, self.params)
 
     def rows(self, keep: np.ndarray) -> Bound:
         """The law at the points where the boolean [R] `keep` holds."""
@@ -215,40 +210,6 @@ def bind(law: Law, points: Points, centre: dict[str, float], known_floor: float 
         tuple(term.covariates(points, centre) for term in terms),
         len(free),
     )
-
-
-def _log_sum(log_terms: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    if len(log_terms) == 1:
-        return log_terms[0], np.ones((1, *log_terms[0].shape))
-    S = max(len(term) for term in log_terms)
-    share_TSR = np.empty((len(log_terms), S, log_terms[0].shape[1]))
-    highest = log_terms[0]
-    for term in log_terms[1:]:
-        highest = np.maximum(highest, term)
-    for t, term in enumerate(log_terms):
-        np.exp(term - highest, out=share_TSR[t])
-    total = share_TSR.sum(axis=0)
-    share_TSR /= total
-    return highest + np.log(total), share_TSR
-
-
-def _add_bend(total_SPP: np.ndarray, index: tuple[int, ...], weight_SR: np.ndarray, part) -> None:
-    """Adds sum_r w_r (curvature_r + slope_r slope_r') of one term; a parameter may stand in it twice."""
-    pairs = [(i, j) for i in range(len(index)) for j in range(i, len(index))]
-    if part.slope_k and all(slope.ndim == 1 for slope in part.slope_k):  # linear: the same for all S
-        outer = np.stack([part.slope_k[i] * part.slope_k[j] for i, j in pairs], axis=1)
-        sums = (weight_SR @ outer).T
-    else:
-        sums = []
-        for i, j in pairs:
-            bend = part.slope_k[i] * part.slope_k[j]
-            if (i, j) in part.curvature:
-                bend = bend + part.curvature[i, j]
-            sums.append(np.einsum("SR,SR->S", weight_SR, np.broadcast_to(bend, weight_SR.shape)))
-    for (i, j), value_S in zip(pairs, sums, strict=True):
-        total_SPP[:, index[i], index[j]] += value_S
-        if i != j:
-            total_SPP[:, index[j], index[i]] += value_S
 
 
 def natural(law: Law, theta_SP: np.ndarray, centre: dict[str, float], known_floor: float | None) -> Natural:

@@ -15,12 +15,22 @@ from scaling.laws import Bound
 
 BLOCK = 256
 """Parameter sets worked on together: small enough for the cache, large enough for BLAS."""
+REFILL = 64
+"""Empty places of a block that are worth a call to fill."""
+HEAP_BYTES = 30 << 20
+"""Below the 32 MiB up to which glibc learns what to keep, see `minimize`."""
+FIRST_DAMPING, DAMP_MORE, DAMP_LESS = 0.1, 20, 3
+"""In units of the majoriser; after a step that failed, and one that went down."""
+LONGEST_STEP = 2.0
+"""In logs and exponents."""
 DECREMENT_TOLERANCE = 1e-15
 """Newton decrement over the objective at which a point is stationary."""
 STEP_TOLERANCE = 1e-10
 """Largest undamped Newton step, in logs and exponents, at which a point is stationary."""
 ROUNDING = 1e-15
 """Error of a row's log loss in float64, in nats: steps that change no row by more lead nowhere."""
+VANISHED = 1e-30
+"""A parameter's curvature over the largest one's, below which the objective no longer feels it."""
 GAUSSIAN_EFFICIENCY = 1.345
 """Huber's threshold in robust standard deviations: 95 % efficient under Gaussian noise."""
 
@@ -42,13 +52,15 @@ class Objective:
             return np.sum(weight_SR * np.abs(residual_SR), axis=1)
         return np.sum(weight_SR * self.rho(residual_SR)[0], axis=1)
 
-    def rho(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """rho, its derivative and its second derivative, as the minimiser sees them."""
+    def rho(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """rho, its derivative, its second derivative, and derivative / residual, as the minimiser sees them."""
         if self.name == "lad":
             smooth = np.hypot(residual, self.delta)
-            return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth
-        clipped = np.clip(residual, -self.delta, self.delta)
-        return clipped * (residual - clipped / 2), clipped, (np.abs(residual) <= self.delta).astype(float)
+            return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth, 1 / smooth
+        with np.errstate(divide="ignore"):
+            by_residual = np.minimum(self.delta / np.abs(residual), 1)
+        slope = residual * by_residual
+        return slope * (residual - slope / 2), slope, (by_residual == 1).astype(float), by_residual
 
 
 def robust_sigma(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
@@ -85,7 +97,7 @@ class Solution:
 
 def minimize(
     bound: Bound,
-    log_response_R: np.ndarray,
+    log_response: np.ndarray,
     objective: Objective,
     theta_SP: np.ndarray,
     weight_SR: np.ndarray | None = None,
@@ -94,66 +106,62 @@ def minimize(
 ) -> Solution:
     """Local minima from the starts `theta_SP`, under `weight_SR` ([S, R] or [1, R]; default 1 each).
 
+    `log_response` is that of the rows, [R], or of the rows under each start, [S, R].
     Parameters that are True in `fixed_SP` ([S, P] or [1, P]) stay where they start.
     LAD is the limit of sqrt(r^2 + delta^2) for delta -> 0, followed from the residuals' spread down to 1e-7 of it,
     where the objective is off by less than that part.
     """
-    weight_SR = np.ones((1, len(log_response_R))) if weight_SR is None else weight_SR
+    log_response_SR = np.atleast_2d(log_response)
+    weight_SR = np.ones((1, log_response_SR.shape[1])) if weight_SR is None else weight_SR
     fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
-    given = (bound, log_response_R)
-    if objective.name == "lad":
-        spread = adaptive_delta((log_response_R - bound.log(theta_SP[:1]))[0], weight_SR[0])
-        for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
-            smooth = replace(objective, delta=spread * shrink)
-            theta_SP = _in_blocks(*given, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
-        objective = replace(objective, delta=spread * 1e-7)
-    return _in_blocks(*given, objective, theta_SP, weight_SR, fixed_SP, max_steps)
-
-
-def _in_blocks(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
-    def part(values: np.ndarray, i: int) -> np.ndarray:
-        return values if len(values) == 1 else values[i : i + BLOCK]
-
+    # glibc gives the pages of freed arrays back and faults them in anew for the next ones, which doubles the time of a
+    # fit; having freed one large block it keeps that much
+    np.empty(HEAP_BYTES, np.uint8)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused below
-        blocks = [
-            _newton(
-                bound,
-                log_response_R,
-                objective,
-                theta_SP[i : i + BLOCK],
-                part(weight_SR, i),
-                part(fixed_SP, i),
-                max_steps,
-            )
-            for i in range(0, len(theta_SP), BLOCK)
-        ]
-    names = ("theta_SP", "objective_S", "converged_S")
-    return Solution(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+        if objective.name == "lad":
+            spread = adaptive_delta((log_response_SR - bound.log(theta_SP[:1]))[0], weight_SR[0])
+            for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
+                smooth = replace(objective, delta=spread * shrink)
+                theta_SP = _newton(bound, log_response_SR, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
+            objective = replace(objective, delta=spread * 1e-7)
+        return _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps)
 
 
-def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
+def _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
+    """All S, a block at a time: whoever is done makes room for the next, so that stragglers share their blocks."""
     S = len(theta_SP)
-    theta, weight = theta_SP.copy(), np.broadcast_to(weight_SR, (S, len(log_response_R)))
-    fixed = np.broadcast_to(fixed_SP, theta.shape)
-    parts = _Parts.at(bound, log_response_R, objective, theta, weight, fixed)
-    damping, converged = np.full(S, 1e-3), np.zeros(S, bool)
-    active = np.flatnonzero(np.isfinite(parts.value) & parts.is_finite)
-    for _ in range(max_steps):
-        if not len(active):
-            break
+    theta, fixed = theta_SP.copy(), np.broadcast_to(fixed_SP, theta_SP.shape)
+
+    def around(theta_SP: np.ndarray, rows: np.ndarray) -> _Parts:
+        response, weight = (x if len(x) == 1 else x[rows] for x in (log_response_SR, weight_SR))
+        return _Parts.at(bound, response, objective, theta_SP, weight, fixed[rows])
+
+    parts = _Parts.empty(*theta.shape)
+    damping, steps, converged = np.full(S, FIRST_DAMPING), np.zeros(S, int), np.zeros(S, bool)
+    active, begun = np.empty(0, int), 0
+    while begun < S or len(active):
+        if begun < S and len(active) <= BLOCK - REFILL:
+            fresh = np.arange(begun, min(begun + BLOCK - len(active), S))
+            begun += len(fresh)
+            parts.put(fresh, around(theta[fresh], fresh))
+            active = np.concatenate([active, fresh[parts.is_finite[fresh]]])
+            continue
         now = parts.take(active)
         step, stationary = _step(now, damping[active])
-        trial = theta[active] + step
-        then = _Parts.at(bound, log_response_R, objective, trial, weight[active], fixed[active])
+        trial = theta[active] + np.where(fixed[active], 0.0, step)
+        then = around(trial, active)
         better = then.is_finite & (then.value <= now.value + now.rounding)
         hit = active[better]
         theta[hit] = trial[better]
         parts.put(hit, then.take(better))
-        damping[active] = np.clip(np.where(better, damping[active] / 10, damping[active] * 10), 1e-15, 1e6)
+        damping[active] = np.clip(damping[active] * np.where(better, 1 / DAMP_LESS, DAMP_MORE), 1e-15, 1e6)
         converged[active] = stationary
-        active = active[~stationary]
+        steps[active] += 1
+        active = active[~stationary & (steps[active] < max_steps)]
     converged[converged] = _no_saddle(parts.hessian[converged])
-    return Solution(theta, objective.total(log_response_R - bound.log(theta), weight), converged)
+    if objective.name == "lad":  # the value so far is the smoothed one
+        return Solution(theta, objective.total(log_response_SR - bound.log(theta), weight_SR), converged)
+    return Solution(theta, parts.value, converged)
 
 
 def _no_saddle(hessian_SPP: np.ndarray) -> np.ndarray:
@@ -175,16 +183,16 @@ class _Parts:
     the Newton step, and takes over where no row is within delta and the Hessian vanishes."""
 
     @classmethod
-    def at(cls, bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
-        log_SR, jacobian_SPR, bend = bound.derivatives(theta_SP)
-        residual_SR = log_response_R - log_SR
-        rho, slope, curvature = (weight_SR * x for x in objective.rho(residual_SR))
-        by_residual = np.where(residual_SR == 0, curvature, slope / np.where(residual_SR == 0, 1, residual_SR))
-        gradient = -np.matmul(jacobian_SPR, slope[..., None])[..., 0]
-        jacobian_SRP = np.ascontiguousarray(np.swapaxes(jacobian_SPR, 1, 2))
-        hessian = (jacobian_SPR * (curvature + slope)[:, None]) @ jacobian_SRP - bend(slope)
-        majoriser = (jacobian_SPR * by_residual[:, None]) @ jacobian_SRP
+    def at(cls, bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
+        law = bound.expand(theta_SP)
+        rho, slope, curvature, by_residual = objective.rho(log_response_SR - law.log_SR)
+        for part in (rho, slope, curvature, by_residual):
+            part *= weight_SR
+        gradient = -law.gradient(slope)
         rounding = ROUNDING * (rho + np.abs(slope)).sum(axis=1)
+        curvature += slope
+        hessian = law.hessian(curvature, -slope)
+        majoriser = law.hessian(by_residual)
         if fixed_SP.any():
             loose = ~fixed_SP
             both = loose[:, :, None] & loose[:, None]
@@ -193,10 +201,18 @@ class _Parts:
             hessian, majoriser = np.where(both, hessian, alone), np.where(both, majoriser, alone)
         return cls(rho.sum(axis=1), rounding, gradient, hessian, majoriser)
 
+    @classmethod
+    def empty(cls, S: int, P: int) -> _Parts:
+        return cls(np.full(S, np.nan), np.empty(S), np.empty((S, P)), np.full((S, P, P), np.nan), np.empty((S, P, P)))
+
     @property
     def is_finite(self) -> np.ndarray:
         """[S]."""
-        return np.isfinite(self.gradient).all(axis=1) & np.isfinite(self.hessian).all(axis=(1, 2))
+        return (
+            np.isfinite(self.value)
+            & np.isfinite(self.gradient).all(axis=1)
+            & np.isfinite(self.hessian).all(axis=(1, 2))
+        )
 
     def take(self, rows: np.ndarray) -> _Parts:
         return _Parts(*(values[rows] for values in vars(self).values()))
@@ -208,18 +224,49 @@ class _Parts:
 
 def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The damped Newton step [S, P], downhill also where the Hessian is indefinite, and who is stationary [S]."""
-    # in units of each parameter's own curvature: a floor on its way to 0 then keeps its digits beside the other terms
+    # in units of each parameter's own curvature: a floor on its way to 0 then keeps its digits beside the other terms.
+    # Of a vanishing size the Hessian's is of first order and the majoriser's of second, and far below the others' both
+    # are rounding
     diagonal = np.diagonal(parts.majoriser, axis1=1, axis2=2)
-    unit = 1 / np.sqrt(np.maximum(diagonal, 1e-300))
+    own = np.maximum(diagonal, np.abs(np.diagonal(parts.hessian, axis1=1, axis2=2)))
+    own = np.maximum(own, np.maximum(VANISHED * own.max(axis=1, keepdims=True), 1e-300))
+    unit = 1 / np.sqrt(own)
     units = unit[:, :, None] * unit[:, None]
-    eigenvalues, vectors = np.linalg.eigh(parts.hessian * units)
-    bend = np.maximum(np.abs(eigenvalues), 1e-14 * np.maximum(np.abs(eigenvalues).max(axis=1, keepdims=True), 1))
-    along = np.einsum("SPQ,SP->SQ", vectors, parts.gradient * unit)
-    decrement = 0.5 * np.sum(along**2 / bend, axis=1)
-    undamped = np.abs(unit * np.einsum("SPQ,SQ->SP", vectors, along / bend)).max(axis=1)
+    hessian, gradient = parts.hessian * units, parts.gradient * unit
+    undamped, positive = _solve_positive(hessian, gradient)
+    if not positive.all():
+        bent = ~positive
+        hessian[bent], undamped[bent] = _turned_upwards(hessian[bent], gradient[bent])
+    decrement = 0.5 * np.sum(undamped * gradient, axis=1)
     unresolved = DECREMENT_TOLERANCE * parts.value + ROUNDING**2 * diagonal.sum(axis=1)
-    stationary = (decrement <= unresolved) | (undamped <= STEP_TOLERANCE)
-    positive = (vectors * bend[:, None]) @ np.swapaxes(vectors, 1, 2)
-    damped = positive + damping[:, None, None] * (parts.majoriser * units + 1e-9 * np.eye(unit.shape[1]))
-    step = -unit * np.linalg.solve(damped, (parts.gradient * unit)[..., None])[..., 0]
-    return step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / 2, 1), stationary
+    stationary = (decrement <= unresolved) | (np.abs(unit * undamped).max(axis=1) <= STEP_TOLERANCE)
+    damper = parts.majoriser * units + (1 + 1e-9 - diagonal * unit**2)[:, None] * np.eye(unit.shape[1])
+    damped = hessian + damping[:, None, None] * damper
+    step = -unit * np.linalg.solve(damped, gradient[..., None])[..., 0]
+    return step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / LONGEST_STEP, 1), stationary
+
+
+def _solve_positive(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """matrix^-1 right [S, P], and whether the matrix is safely positive definite [S]; elsewhere the solution is void.
+
+    Elimination over all S together; the pivots tell, and numpy's Cholesky would stop at the first that is not.
+    """
+    S, P = right_SP.shape
+    rows = np.concatenate([matrix_SPP, right_SP[..., None]], axis=2)
+    positive = np.ones(S, bool)
+    for p in range(P):
+        positive &= rows[:, p, p] > 1e-12
+        rows[:, p] /= rows[:, p, p, None].copy()
+        factor = rows[:, :, p].copy()
+        factor[:, p] = 0
+        rows -= factor[:, :, None] * rows[:, None, p]
+    return rows[:, :, P], positive
+
+
+def _turned_upwards(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix with its eigenvalues' absolute values [S, P, P], and its inverse times right [S, P]."""
+    eigenvalues, vectors = np.linalg.eigh(matrix_SPP)
+    bend = np.maximum(np.abs(eigenvalues), 1e-14 * np.maximum(np.abs(eigenvalues).max(axis=1, keepdims=True), 1))
+    along = np.einsum("SPQ,SP->SQ", vectors, right_SP)
+    solution = np.einsum("SPQ,SQ->SP", vectors, along / bend)
+    return (vectors * bend[:, None]) @ np.swapaxes(vectors, 1, 2), solution

@@ -17,8 +17,9 @@ from scaling.starts import starts, usual_grid
 from scaling.table import RunTable
 from scaling.terms import Points
 
-SCREEN_STEPS = 15
 SCREEN_KEEPS = 128
+SCREEN = ((5, 2048), (5, 512), (5, SCREEN_KEEPS))
+"""(Steps, how many of the starts go on with the lowest objectives): half the time of 15 steps on all."""
 BOOTSTRAP_STARTS = 3
 NEGLIGIBLE_SHARE = 1e-6
 """A size that is nowhere more than this share of the response has run to 0."""
@@ -71,9 +72,11 @@ class Problem:
         if usual and self.law.name == "chinchilla" and self.known_floor is None:
             begin.append(usual_grid(self.centre))
         screen = Objective("ls") if objective.name == "lad" else objective
-        screened = self.minimize(screen, np.concatenate(begin), max_steps=SCREEN_STEPS)
-        value = np.where(np.isfinite(screened.objective_S), screened.objective_S, np.inf)
-        best = screened.theta_SP[np.argsort(value, kind="stable")[:SCREEN_KEEPS]]
+        best = np.concatenate(begin)
+        for steps, kept in SCREEN:
+            screened = self.minimize(screen, best, max_steps=steps)
+            value = np.where(np.isfinite(screened.objective_S), screened.objective_S, np.inf)
+            best = screened.theta_SP[np.argsort(value, kind="stable")[:kept]]
         found = self.minimize(objective, best if also_SP is None else np.concatenate([also_SP, best]))
         found = found.take(found.converged_S)
         if not len(found.objective_S):

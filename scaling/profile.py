@@ -16,6 +16,8 @@ FIRST_STEP, GROWTH, STEPS = 0.25, 1.3, 36
 """The walk outwards, in standard errors; 36 steps are 13,000 of them."""
 LONGEST_ERROR = 1.0
 """Standard errors above this, in logs or exponents, are those of a flat bottom and say nothing."""
+SMALLEST_SIZE = 1e-12
+"""A size at the centre this far below the smallest response is nowhere felt, unless other parameters have run away."""
 LOWER = 1e-6
 """A refit that lies lower by this part of the threshold has found another minimum."""
 
@@ -47,7 +49,7 @@ def noise_scale(objective: Objective, residual_R: np.ndarray, cluster: np.ndarra
     """Rise of the objective that is worth one unit of log likelihood.
 
     E[psi^2] / E[psi'] of the objective's slope psi (Heritier & Ronchetti 1994, for M-estimators; sigma^2 for least
-    squares), times the design effect of rows that share a cluster, and R / (R - P).
+    squares), times the design effect of rows that share a cluster, and G / (G - P) for G clusters.
     """
     R = len(residual_R)
     psi = np.sign(residual_R) if objective.name == "lad" else objective.rho(residual_R)[1]
@@ -59,7 +61,8 @@ def noise_scale(objective: Objective, residual_R: np.ndarray, cluster: np.ndarra
         slope = (objective.rho(residual_R + width)[1] - objective.rho(residual_R - width)[1]).mean() / (2 * width)
     _, member = np.unique(cluster, return_inverse=True)
     effect = max((np.bincount(member, psi) ** 2).sum() / max((psi**2).sum(), 1e-300), 1.0)
-    return float((psi**2).mean() / max(slope, 1e-300) * effect * R / (R - P))
+    G = int(member.max()) + 1
+    return float((psi**2).mean() / max(slope, 1e-300) * effect * G / max(G - P, 1))
 
 
 def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster: np.ndarray) -> Profiles:
@@ -79,25 +82,28 @@ def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster
     walks = [(p, side) for p in range(P) for side in (-1.0, 1.0)]
     limit_W = np.array([_limit(problem, p, side) for p, side in walks])
     side_W, param_W = np.array([side for _, side in walks]), np.array([p for p, _ in walks])
+    # a size that has run to 0 is first felt at the border, and walks up from there
+    origin_W = np.where(side_W > 0, np.maximum(theta_P, _borders(problem))[param_W], theta_P[param_W])
     theta_WP = np.tile(theta_P, (len(walks), 1))
     fixed_WP = np.arange(P) == param_W[:, None]
-    path = [[(theta_P[p], 0.0)] for p, _ in walks]
-    closed_W, going_W = np.zeros(len(walks), bool), np.ones(len(walks), bool)
+    path = [[(origin, 0.0)] for origin in origin_W]
+    closed_W, going_W = np.zeros(len(walks), bool), side_W * (limit_W - origin_W) > 0
     lower_P, lowest = None, best - LOWER * unit
     for k in range(STEPS):
         w = np.flatnonzero(going_W)
         if not len(w):
             break
-        aim = theta_P[param_W[w]] + side_W[w] * error_P[param_W[w]] * FIRST_STEP * GROWTH**k
+        aim = origin_W[w] + side_W[w] * error_P[param_W[w]] * FIRST_STEP * GROWTH**k
         aim = np.where(side_W[w] > 0, np.minimum(aim, limit_W[w]), np.maximum(aim, limit_W[w]))
         begin = theta_WP[w] + tangent_PP[param_W[w]] * (aim - theta_WP[w, param_W[w]])[:, None]
         begin[np.arange(len(w)), param_W[w]] = aim
         stay = theta_WP[w].copy()
         stay[np.arange(len(w)), param_W[w]] = aim
-        runs = [problem.minimize(objective, x, fixed_SP=fixed_WP[w], max_steps=100) for x in (begin, stay)]
-        value = np.stack([np.where(np.isfinite(run.objective_S), run.objective_S, np.inf) for run in runs])
+        both = np.concatenate([begin, stay])
+        run = problem.minimize(objective, both, fixed_SP=np.tile(fixed_WP[w], (2, 1)), max_steps=100)
+        value = np.where(np.isfinite(run.objective_S), run.objective_S, np.inf).reshape(2, len(w))
         pick = np.argmin(value, axis=0)
-        found = np.stack([run.theta_SP for run in runs])[pick, np.arange(len(w))]
+        found = run.theta_SP.reshape(2, len(w), P)[pick, np.arange(len(w))]
         value = value.min(axis=0)
         if value.min() < lowest:
             lower_P, lowest = found[np.argmin(value)], value.min()
@@ -106,8 +112,8 @@ def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster
         for i, walk in enumerate(w):
             if np.isfinite(rise[i]):
                 path[walk].append((aim[i], max(rise[i], 0.0)))
-        closed_W[w] = rise > HALF_CHI_SQUARE95
-        ended = (aim == limit_W[w]) | _vanished(problem, found, param_W[w])
+        closed_W[w] = np.where(np.isfinite(rise), rise > HALF_CHI_SQUARE95, closed_W[w])
+        ended = (aim == limit_W[w]) | ((side_W[w] < 0) & _vanished(problem, found, param_W[w]))
         going_W[w] = ~((rise > 2 * HALF_CHI_SQUARE95) | ended | ~np.isfinite(rise))
     return Profiles(_collect(problem, path, closed_W), lower_P)
 
@@ -124,8 +130,16 @@ def _errors(problem: Problem, theta_P: np.ndarray, scale: float) -> tuple[np.nda
 
 
 def _limit(problem: Problem, p: int, side: float) -> float:
-    low, high = problem.law.limits.get(problem.free[p], (-np.inf, np.inf))
-    return low if side < 0 else high
+    name = problem.free[p]
+    if name in problem.law.sizes:
+        return np.log(SMALLEST_SIZE * problem.response.min()) if side < 0 else np.inf
+    return problem.law.limits.get(name, (-np.inf, np.inf))[0 if side < 0 else 1]
+
+
+def _borders(problem: Problem) -> np.ndarray:
+    """[P]: sizes below are negligible in every run; -inf for what is no size."""
+    border = np.log(NEGLIGIBLE_SHARE * problem.response.min())
+    return np.array([border if name in problem.law.sizes else -np.inf for name in problem.free])
 
 
 def _vanished(problem: Problem, theta_SP: np.ndarray, param_S: np.ndarray) -> np.ndarray:
@@ -138,24 +152,28 @@ def _vanished(problem: Problem, theta_SP: np.ndarray, param_S: np.ndarray) -> np
 def _collect(problem: Problem, path: list, closed_W: np.ndarray) -> dict[str, Profile]:
     profiles = {}
     for p, name in enumerate(problem.free):
-        down, up = path[2 * p], path[2 * p + 1]
-        ends = (_crossing(down) if closed_W[2 * p] else None, _crossing(up) if closed_W[2 * p + 1] else None)
-        both = np.array(down[:0:-1] + up)
+        walks = []
+        for points in path[2 * p : 2 * p + 2]:
+            theta_G, rise_G = np.array(points).T
+            walks.append((_natural(problem, name, theta_G), rise_G))
+        (down, down_rise), (up, up_rise) = walks
         profiles[name] = Profile(
-            value_G=_natural(problem, name, both[:, 0]),
-            rise_G=both[:, 1],
-            interval95=tuple(None if e is None else float(_natural(problem, name, np.array([e]))[0]) for e in ends),
+            value_G=np.r_[down[:0:-1], up],
+            rise_G=np.r_[down_rise[:0:-1], up_rise],
+            interval95=tuple(
+                _crossing(*walk) if closed else None
+                for walk, closed in zip(walks, closed_W[2 * p : 2 * p + 2], strict=True)
+            ),
         )
     return profiles
 
 
-def _crossing(path: list[tuple[float, float]]) -> float:
+def _crossing(value_G: np.ndarray, rise_G: np.ndarray) -> float:
     """Where the path last passes the threshold, by the root of the rise, which is nearly straight."""
-    value, root = np.array([v for v, _ in path]), np.sqrt([r for _, r in path])
-    above = root > np.sqrt(HALF_CHI_SQUARE95)
-    at = int(np.flatnonzero(~above)[-1])  # the widest interval, should the profile have two dips
-    part = (np.sqrt(HALF_CHI_SQUARE95) - root[at]) / (root[at + 1] - root[at])
-    return float(value[at] + part * (value[at + 1] - value[at]))
+    root_G, threshold = np.sqrt(rise_G), np.sqrt(HALF_CHI_SQUARE95)
+    at = int(np.flatnonzero(root_G <= threshold)[-1])  # the widest interval, should the profile have two dips
+    part = (threshold - root_G[at]) / (root_G[at + 1] - root_G[at])
+    return float(value_G[at] + part * (value_G[at + 1] - value_G[at]))
 
 
 def _natural(problem: Problem, name: str, theta_G: np.ndarray) -> np.ndarray:
