@@ -7,7 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from onestep import OneStep, assert_same_step, by_name
+from onestep import OneStep, assert_same_step
 
 from sessionrec_jax.config import Mesh, Model
 from sessionrec_jax.config_values import replace
@@ -27,13 +27,15 @@ MESHES = [
     {"data": 1, "fsdp": 1, "model": 8},
     {"data": 2, "fsdp": 4},
 ]
-SMALL = {"model.width": 16, "model.heads": 2, "model.id_width": 8, "loss.negatives": 8, "data.items_per_row": 0}
+SMALL = {"model.width": 16, "model.heads": 2, "model.id_width": 8, "loss.negatives": 8, "data.items_per_row": 0,
+         "model.score": "cosine", "data.side_columns": ("category",)}  # fmt: skip
+"""By the cosine the heads do not start at zero, so that the item table has a gradient at the first step."""
 
 
 @pytest.fixture(scope="module")
 def setting(config, tmp_path_factory):
     """A log of more items than a step reads, and a configuration for it."""
-    raw = synthetic.read(synthetic.Options(users=60, base=4, depth=6, seed=1))
+    raw = synthetic.read(synthetic.Options(users=60, base=4, depth=7, seed=1))
     log = prepare(raw, tmp_path_factory.mktemp("wide") / "log", Settings())
     wide = {"data.path": str(log.path), "data.fingerprint": log.fingerprint, "data.sessions_per_row": 4}
     return resolve(replace(config, SMALL | wide), log), log
@@ -53,8 +55,95 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("axes", MESHES, ids=lambda axes: "x".join(f"{k}{v}" for k, v in axes.items()))
+NEAR = 5e-4
+"""A twentieth of the step's learning rate."""
+NORMAL = [("sampled", {"data": 2, "fsdp": 2, "model": 2}), ("full", {"data": 4, "model": 2}),
+          ("sparse", {"data": 1, "fsdp": 2, "model": 4})]  # fmt: skip
+
+
+def name_of(value) -> str:
+    return value if isinstance(value, str) else "x".join(f"{axis}{size}" for axis, size in value.items())
+
+
+def elements_of(program, operation: str) -> int:
+    """Of the largest result of a collective."""
+    shapes = re.findall(rf"= \(?\w+\[([\d,]*)\][^=]*? {operation}(?:-start)?\(", program.as_text())
+    return max((int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes), default=0)
+
+
+@pytest.mark.parametrize(("name", "axes"), NORMAL, ids=name_of)
+def test_a_mesh_takes_the_step_of_one_device_and_sends_no_table(setting, one, name, axes):
+    config, log = setting
+    many = OneStep(replace(config, LOSSES[name]), log, axes)
+    assert_same_step(one[name], many, NEAR)
+    table = many.before["item_embedding"]["item_table"]
+    assert np.any(table != many.state.params["item_embedding"]["item_table"])
+    for operation in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert elements_of(many.program, operation) < table.size / axes["model"], operation
+    assert elements_of(many.program, "all-reduce") > 0  # or the pattern no longer reads the program's text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", MESHES, ids=name_of)
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_mesh_takes_the_step_of_one_device(setting, one, name, axes):
     config, log = setting
-    assert_same_step(one[name], OneStep(replace(config, LOSSES[name]), log, axes))
+    assert_same_step(one[name], OneStep(replace(config, LOSSES[name]), log, axes), NEAR)
+
+
+def test_sparse_adagrad_is_dense_adagrad_without_a_prior(one):
+    assert_same_step(one["sampled"], one["sparse"])
+
+
+def test_a_sparse_step_makes_no_array_of_a_tables_size(one):
+    table = one["sparse"].before["item_embedding"]["item_table"]
+    taken, dense = (one[name].program.memory_analysis().temp_size_in_bytes for name in ("sparse", "sampled"))
+    assert dense - taken > 0.9 * table.nbytes
+
+
+def test_lazy_adam_moves_the_rows_that_are_read_as_adam_does_and_no_others(setting):
+    config, log = setting
+    lazy, dense = (
+        OneStep(replace(config, {"optim.table_rule": "adam", "optim.table_update": update}), log, 1)
+        for update in ("sparse", "dense")
+    )
+    assert_same_step(lazy, dense)  # at the first step all moments are zero
+    before, after = (p["item_embedding"]["item_table"] for p in (lazy.before, lazy.state.params))
+    moved_V = np.any(before != after, axis=1)
+    read_V = np.zeros(len(before), bool)
+    read_V[np.unique(lazy.batch.item_GT)[1:]] = True
+    assert moved_V[read_V].mean() > 0.5
+    assert 0 < moved_V[~read_V].sum() <= config.loss.negatives
+
+
+@pytest.mark.parametrize("encoder", ["transformer", "hstu", "gru"])
+@pytest.mark.parametrize("ise", ["typed_mean", "attention", "transformer", "sum"])
+def test_each_parameter_has_one_rule_and_the_large_ones_are_spread(encoder, ise):
+    model = Model(width=32, heads=2, sequence_encoder=encoder, session_encoder=ise, mlp="swiglu")
+    tree = jax.eval_shape(lambda: sessionrec.random(Spec(model, 100, (("cat", 5),), 3, 16, 8, 28), jax.random.key(0)))
+    mesh = make_mesh(Mesh(data=2, fsdp=2, model=2))
+    for (path, leaf), place in zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings(mesh, tree)), strict=True
+    ):
+        spread = np.prod(leaf.shape, dtype=int) / np.prod(place.shard_shape(leaf.shape), dtype=int)
+        assert spread >= 2 or leaf.size <= 2_048 or leaf.ndim < 2, jax.tree_util.keystr(path)
+
+
+def test_a_parameter_without_a_rule_is_an_error():
+    assert len({pattern for pattern, _ in RULES}) == len(RULES)
+    with pytest.raises(ValueError, match="'weights' has 0 rules"):
+        shardings(make_mesh(Mesh(data=8)), {"body": {"weights": np.zeros((4, 4))}})
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (Mesh(data=9), r"--mesh.data 9 wants 9 devices, but there are 8 .*--mesh.data 8"),
+        (Mesh(data=4, model=4), "model=4 wants 16 devices, but there are 8 .*use --mesh data=2,fsdp=1,model=4"),
+        (Mesh(fsdp=16), "wants 16 devices.*use --mesh data=8,fsdp=1,model=1"),
+        (Mesh(model=3), "--mesh.model is 3; wanted a divisor of 64"),
+    ],
+)  # fmt: skip
+def test_a_mesh_that_does_not_fit_says_which_would(axes, message):
+    with pytest.raises(InputError, match=message):
+        make_mesh(axes)

@@ -22,8 +22,7 @@ from sessionrec_jax.loss import Negatives, session_loss, targets
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sequence_encoder import attention_mask
 from sessionrec_jax.model.sessionrec import Inputs, Spec
-from sessionrec_jax.partition import is_table
-from sessionrec_jax.partition import make_mesh
+from sessionrec_jax.partition import is_table, make_mesh
 from sessionrec_jax.step import initial_state
 from sessionrec_jax.train import spec_of
 
