@@ -17,6 +17,7 @@ _NOT_IN_RUN_ID = (
     ("mesh", "data"),
     ("train", "checkpoint_every_seconds"),
     ("train", "log_every_steps"),
+    ("train", "profile_steps"),
 )
 
 
