@@ -11,12 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.row import run
+from experiments import row
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import Batch, shape_of, train_batches
 from sessionrec_jax.meter import Counters, Meter
 from sessionrec_jax.peak import peak_flops_per_second
 from sessionrec_jax.profiling import Profile
+from sessionrec_jax.train import train
 
 EVERY, TRACED = 4, 3
 
@@ -88,7 +89,7 @@ def test_a_window_says_how_fast_its_own_steps_were(clock):
 
 
 def test_compiling_is_counted_over_all_lives_and_slows_no_speed(clock):
-    counters = Counters(sessions=50, session_slots=80, items=70, item_slots=100, wall_seconds=40.0, compile_seconds=30.0)
+    counters = Counters(sessions=50, wall_seconds=40.0, compile_seconds=30.0)
     meter = Meter(counters, ())
     for seconds in (20.0, 5.0):  # the second call finds the program compiled
         with meter.dispatch(7):
@@ -114,16 +115,14 @@ def test_device_memory_is_the_fullest_device_s_and_missing_where_none_tells(cloc
 
 @pytest.fixture(scope="module")
 def watched(config, log, tmp_path_factory):
-    """(config, run folder, row) of a run with a trace."""
-    config = replace(
-        config, {"train.log_every_steps": EVERY, "train.profile_steps": TRACED, "data.path": str(log.path)}
-    )
+    """(config, run folder, the counted columns of its row) of a run with a trace."""
+    config = replace(config, {"train.log_every_steps": EVERY, "train.profile_steps": TRACED})
     folder = tmp_path_factory.mktemp("runs") / "watched"
-    return config, folder, run(config, folder, "test", quiet=True)
+    return config, folder, row._counted(config, log, train(config, log, folder, quiet=True))
 
 
 def test_every_line_of_the_log_tells_where_the_time_went(watched, log):
-    config, folder, row = watched
+    config, folder, columns = watched
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     batches = list(train_batches(config, log, shape_of(config, 1)))
     assert [line["step"] for line in lines] == sorted({*range(EVERY - 1, len(batches), EVERY), len(batches) - 1})
@@ -137,19 +136,19 @@ def test_every_line_of_the_log_tells_where_the_time_went(watched, log):
         assert line["items_per_second"] / line["sessions_per_second"] == pytest.approx(items / sessions)
         assert 0 <= line["input_wait_share"] <= 1
         assert 0 < line["step_seconds_p50"] <= line["step_seconds_p95"] <= line["step_seconds_max"]
-        assert line["compile_seconds"] == row["compile_seconds"]
+        assert line["compile_seconds"] == columns["compile_seconds"]
         assert line["device_memory_peak_bytes"] is None  # the CPU has no allocator that counts
-    assert 0 < row["compile_seconds"] < row["wall_seconds"]
+    assert 0 < columns["compile_seconds"] < columns["wall_seconds"]
 
 
 def test_utilization_is_the_run_s_rate_over_the_measured_peak(watched):
-    _, _, row = watched
-    per_second = row["flops_train"] / (row["wall_seconds"] - row["compile_seconds"])
-    peak = row["peak_flops_per_second_measured"]
-    assert row["model_flops_utilization"] == pytest.approx(per_second / peak)
-    assert 0 < row["model_flops_utilization"] < 1
+    _, _, columns = watched
+    per_second = columns["flops_train"] / (columns["wall_seconds"] - columns["compile_seconds"])
+    peak = columns["peak_flops_per_second_measured"]
+    assert columns["model_flops_utilization"] == pytest.approx(per_second / peak)
+    assert 0 < columns["model_flops_utilization"] < 1
     assert peak == peak_flops_per_second(jax.devices()[:1], "float32")
-    assert row["peak_flops_per_second_measured_bfloat16"] == peak_flops_per_second(jax.devices()[:1], "bfloat16")
+    assert columns["peak_flops_per_second_measured_bfloat16"] == peak_flops_per_second(jax.devices()[:1], "bfloat16")
 
 
 def traced_steps(folder) -> list[int]:
@@ -161,8 +160,8 @@ def traced_steps(folder) -> list[int]:
 
 
 def test_a_trace_holds_the_steps_that_were_asked_for_after_the_warm_up(watched):
-    _, folder, row = watched
-    assert row["steps"] > 10 + TRACED
+    _, folder, columns = watched
+    assert columns["steps"] > 10 + TRACED
     assert traced_steps(folder / "profile") == list(range(10, 10 + TRACED))
     assert list((folder / "profile").rglob("*.xplane.pb"))  # what XProf and TensorBoard read
 
