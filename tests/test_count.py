@@ -65,7 +65,7 @@ def counted(model: Model, loss: Loss, rows: int, slots: int) -> float:
 # Between them every choice that changes a product.
 SHAPES = {
     "default": (Model(), Loss()),
-    "wide": (Model(width=512, heads=8, mlp_ratio=2), Loss(negatives=16)),
+    "wide": (Model(width=512, heads=8, mlp_ratio=2), Loss(negatives=16, retrieval="bce")),
     "mean": (Model(session_encoder="mean", sequence_encoder="hstu"), Loss(rank="listwise", negatives_from="in_batch")),
     "sum": (Model(session_encoder="sum", sequence_encoder="gru"), Loss(retrieval="full_softmax")),
     "max": (Model(session_encoder="max", positions="rotary", mlp="swiglu"), Loss(rank="pairwise")),
