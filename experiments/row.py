@@ -29,6 +29,7 @@ from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import known_truth, measure
 from sessionrec_jax.metrics import CUTOFFS, Metrics
+from sessionrec_jax.peak import peak_flops_per_second
 from sessionrec_jax.runfolder import claim, read_json, write_json
 from sessionrec_jax.train import Diverged, Trained, resolve, train
 
@@ -153,7 +154,8 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
     parameters = count.parameters(config.model, spec.ids, spec.side_values, spec.feedback_kinds, spec.positions)
     sessions_unique, exposures_unique = _unique(config, prepared)
     flops = flops_train(config, spec, items=seen.items, sessions=seen.sessions, steps=trained.steps)
-    device = trained.mesh.devices.flat[0]
+    devices = tuple(trained.mesh.devices.flat)
+    peak = peak_flops_per_second(devices, "float32")  # what the model computes in
     return {
         "params_item_table": parameters.item_table,
         "params_body": parameters.body,
@@ -169,9 +171,12 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
         "items": trained.catalogue.items,
         "steps": trained.steps,
         "wall_seconds": seen.wall_seconds,
-        **seen.speed(seen.wall_seconds),
-        "model_flops_utilization": None,  # wants the device's measured peak
-        "device_kind": device.device_kind,
+        "compile_seconds": seen.compile_seconds,
+        **seen.speed(),
+        "model_flops_utilization": flops / (seen.wall_seconds - seen.compile_seconds) / peak,
+        "peak_flops_per_second_measured": peak,
+        "peak_flops_per_second_measured_bfloat16": peak_flops_per_second(devices, "bfloat16"),
+        "device_kind": devices[0].device_kind,
         "device_count": trained.mesh.size,
         "jax_version": jax.__version__,
     }

@@ -198,6 +198,9 @@ class Train:
     """Wall time between checkpoints. It does not enter the run's id."""
     log_every_steps: int = 50
     """Steps between lines of metrics.jsonl. It does not enter the run's id."""
+    profile_steps: int = 0
+    """Steps to trace into RUN/profile for XProf or TensorBoard, after ten others. 0: none. It does not enter the run's
+    id."""
 
 
 @dataclass(frozen=True)

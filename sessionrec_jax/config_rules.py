@@ -47,6 +47,7 @@ def check(config: Config) -> Config:
         ("train.seed", train.seed >= 0, "0 or more"),
         ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
         ("train.log_every_steps", train.log_every_steps >= 1, "at least 1"),
+        ("train.profile_steps", train.profile_steps >= 0, "0 (none) or more"),
     ]  # fmt: skip
     wrong = list(_contradictions(config))
     for path, holds, wanted in rules:

@@ -19,6 +19,7 @@ _NOT_IN_RUN_ID = (
     ("mesh", "model"),
     ("train", "checkpoint_every_seconds"),
     ("train", "log_every_steps"),
+    ("train", "profile_steps"),
 )
 
 

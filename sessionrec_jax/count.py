@@ -87,9 +87,10 @@ def flops_train(
     candidates = ids if loss.retrieval == "full_softmax" else loss.negatives
     embed = _item_mlp(model, _concatenated(model, side_columns))
     of_session_encoder = _session_encoder_multiplications(model, feedback_kinds, session_items)
-    per_item = embed + 2 * model.width + of_session_encoder[0]  # 2 x width: its score in either loss
+    losses = 2 if loss.alpha else 1  # each has a query of every session, and the score of every item
+    per_item = embed + losses * model.width + of_session_encoder[0]
     per_session = of_session_encoder[1] + model.layers * _layer_multiplications(model, positions)
-    per_session += 2 * model.width**2 + candidates * model.width
+    per_session += losses * model.width**2 + candidates * model.width
     return 3.0 * 2.0 * (items * per_item + sessions * per_session + steps * candidates * embed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,41 +58,46 @@ def claim(run_dir: Path, config: Config) -> None:
     write_json(run_dir / "config.json", to_dict(config))
 
 
+Window = Callable[[], dict[str, float | None]]
+
+
 class MetricsLog:
-    """metrics.jsonl: a line every few steps with the mean losses since the last one. Lines that a killed run wrote past
-    its checkpoint are taken back first, so that each step stands there once."""
+    """metrics.jsonl: a line every few steps with the mean losses and the speed since the last one. Lines that a killed
+    run wrote past its checkpoint are taken back first, so that each step stands there once."""
 
     def __init__(self, path: Path, first_step: int, every_steps: int):
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) < first_step]
         path.write_text("".join(f"{line}\n" for line in kept))
         self._path, self._every = path, every_steps
-        self._sums, self._unwritten = _NOTHING, {}
+        self._sums, self._unwritten = _NOTHING, None
         self.note = ""
 
-    def add(self, step: int, learning_rate: float, sums: tuple[float, ...], speed: dict[str, float]) -> None:
-        """`sums`: retrieval nats, clicked items, rank nats, rank terms (by `loss.rank` of the run) of the step."""
+    def add(self, step: int, learning_rate: float, sums: tuple[float, ...], window: Window) -> None:
+        """`sums`: retrieval nats, clicked items, rank nats, rank terms (by `loss.rank` of the run) of the step;
+        `window`: asked once a line, for the speed since the line before."""
         self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True))
-        self._unwritten = {"step": step, "learning_rate": learning_rate, **speed}
+        self._unwritten = step, learning_rate, window
         if (step + 1) % self._every == 0:
-            self._write()
+            self._write(*self._unwritten)
 
     def close(self) -> None:
         """Writes the steps after the last full line."""
-        if self._unwritten:
-            self._write()
+        if self._unwritten is not None:
+            self._write(*self._unwritten)
 
-    def _write(self) -> None:
+    def _write(self, step: int, learning_rate: float, window: Window) -> None:
         retrieval, clicked, rank, terms = self._sums
         losses = {
             "retrieval_nats_per_item": retrieval / clicked if clicked else None,
             "rank_nats_per_term": rank / terms if terms else None,
         }
+        watched = window()
         with self._path.open("a") as file:  # not kept open, since a run may end anywhere
-            file.write(json.dumps({"step": self._unwritten["step"], **losses, **self._unwritten}) + "\n")
+            file.write(json.dumps({"step": step, **losses, "learning_rate": learning_rate, **watched}) + "\n")
         shown = (f"{name.split('_')[0]} {value:.4f}" for name, value in losses.items() if value is not None)
-        self.note = f"{', '.join(shown)}, {self._unwritten['sessions_per_second']:,.0f} sessions/s"
-        self._sums, self._unwritten = _NOTHING, {}
+        self.note = f"{', '.join(shown)}, {watched['sessions_per_second']:,.0f} sessions/s"
+        self._sums, self._unwritten = _NOTHING, None
 
 
 _NOTHING = (0.0, 0.0, 0.0, 0.0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,48 +23,20 @@ from sessionrec_jax.checkpoint import Checkpoints
 from sessionrec_jax.config import Config, Optim
 from sessionrec_jax.config_rules import check
 from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import Batch, Batches, Shape, shape_of, train_batches, train_catalogue, train_users
+from sessionrec_jax.data.batches import Batches, Shape, shape_of, train_batches, train_catalogue, train_users
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.loss import Sums, proposal
+from sessionrec_jax.meter import Counters, Meter
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Params, Spec
 from sessionrec_jax.partition import batch_shards, make_mesh, put_batch, put_replicated, put_side, replicated
+from sessionrec_jax.profiling import Profile
 from sessionrec_jax.progress import Bar
 from sessionrec_jax.runfolder import MetricsLog, claim
 from sessionrec_jax.step import Scalars, initial_state, make_step
 
 _STEPS_STREAM = 1
-
-
-@dataclass
-class Counters:
-    """What the run has seen so far."""
-
-    target_sessions: int = 0
-    """Target slots."""
-    target_items: int = 0
-    """Clicked items of target sessions: the terms of the retrieval loss."""
-    sessions: int = 0
-    """Packed sessions, history included, as are the next three."""
-    items: int = 0
-    session_slots: int = 0
-    item_slots: int = 0
-    wall_seconds: float = 0.0
-
-    def add(self, batch: Batch) -> None:
-        self.target_sessions += batch.target_sessions
-        self.sessions += int(np.count_nonzero(batch.user_of_session_GRL))
-        self.items += int(np.count_nonzero(batch.item_GT))
-        self.session_slots += batch.user_of_session_GRL.size
-        self.item_slots += batch.item_GT.size
-
-    def speed(self, seconds: float) -> dict[str, float]:
-        return {
-            "sessions_per_second": self.sessions / max(seconds, 1e-9),
-            "item_slots_padding": 1 - self.items / max(self.item_slots, 1),
-            "session_slots_padding": 1 - self.sessions / max(self.session_slots, 1),
-        }
 
 
 class Trained(NamedTuple):
@@ -160,21 +131,26 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
         first = int(state.step)
         log = MetricsLog(run_dir / "metrics.jsonl", first, config.train.log_every_steps)
         clock = _Clock(counters.wall_seconds, config.train.checkpoint_every_seconds)
+        meter = Meter(counters, mesh.local_devices)
+        profile = Profile(run_dir / "profile", config.train.profile_steps, first, steps)
         unread: tuple[int, float, Sums] | None = None
-        with Bar("train", steps, first, quiet=quiet) as bar, jax.transfer_guard("disallow"):
+        with Bar("train", steps, first, quiet=quiet) as bar, profile, jax.transfer_guard("disallow"):
             for step in range(first, steps):
                 if clock.checkpoint_is_due():
-                    unread = _read(unread, log, counters, clock)
+                    unread = _read(unread, log, counters, meter)
                     checkpoints.save(step, state, _progress(batches, counters, clock))
-                batch = next(batches)
+                with meter.input():
+                    batch = next(batches)
                 rate = optim.learning_rate(config.optim, step, steps)
                 scalars = put_replicated(Scalars(np.float32(rate), np.float32(prior)), mesh)
-                state, sums = step_fn(state, *put_batch(batch, mesh), side, negatives, key, scalars)
-                _read(unread, log, counters, clock)  # the step before, while this one runs
+                profile.before(step, state)
+                with meter.dispatch(step):
+                    state, sums = step_fn(state, *put_batch(batch, mesh), side, negatives, key, scalars)
+                _read(unread, log, counters, meter)  # the step before, while this one runs
                 unread = (step, rate, sums)
                 counters.add(batch)
                 bar.advance(log.note)
-            _read(unread, log, counters, clock)
+            _read(unread, log, counters, meter)
         log.close()
         checkpoints.save(steps, state, _progress(batches, counters, clock))
     counters.wall_seconds = clock.seconds()
@@ -186,7 +162,7 @@ def _without_schedule(config: Optim) -> Optim:
     return dataclasses.replace(config, learning_rate_peak=1.0, warmup_fraction=0.0, table_prior=0.0)
 
 
-def _read(unread: tuple[int, float, Sums] | None, log: MetricsLog, counters: Counters, clock: _Clock) -> None:
+def _read(unread: tuple[int, float, Sums] | None, log: MetricsLog, counters: Counters, meter: Meter) -> None:
     """Takes a step's sums from the device and logs them. Raises Diverged where they are not numbers."""
     if unread is None:
         return
@@ -195,7 +171,8 @@ def _read(unread: tuple[int, float, Sums] | None, log: MetricsLog, counters: Cou
     if not all(map(math.isfinite, values)):
         raise Diverged(step)
     counters.target_items += int(values[1])
-    log.add(step, rate, values, counters.speed(clock.seconds()))
+    meter.done()
+    log.add(step, rate, values, meter.window)
 
 
 def _progress(batches: Batches, counters: Counters, clock: _Clock) -> dict[str, Any]:

@@ -14,11 +14,10 @@ import pytest
 
 from experiments.base import SIZES, sized
 from sessionrec_jax import count
-from sessionrec_jax.config import Config, Loss, Model
+from sessionrec_jax.config import Config, Model
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.loss import Negatives, session_loss, targets
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sequence_encoder import attention_mask
 from sessionrec_jax.model.sessionrec import Inputs, Spec
@@ -218,41 +217,3 @@ def test_parameters_are_counted_by_group(name):
     assert counted.item_table == sum(size for table, size in sizes if table)
     assert counted.body == sum(size for table, size in sizes if not table)
     assert counted.total == counted.item_table + counted.body
-
-
-@pytest.mark.parametrize("slots", [16, 64])
-@pytest.mark.parametrize(
-    "model",
-    [Model(width=32, layers=1), Model(width=128, layers=1), Model(layers=1, session_encoder="mean"), Model(layers=0)],
-)
-def test_training_flops_are_three_times_what_xla_counts_of_a_forward_pass(model, slots):
-    """XLA counts more than matrix products, and the body of a scan once, so at most one layer is compared."""
-    rows, ids, loss = 4, 1_001, Loss(negatives=256)
-    sessions, items = rows * slots, rows * slots * 8
-    spec = Spec(model, ids, COLUMNS, 3, slots, 8)
-
-    def objective(params, inputs, target_S, side, negatives, log_q_V):
-        e_ND = sessionrec.embed(spec, params, negatives.item_N, side)
-        e_TD, found = sessionrec.apply(spec, params, inputs, side)
-        wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
-        heads = params["heads"]
-        return session_loss(loss, found, e_TD, inputs.item_T, wanted, heads, log_q_V, negatives, e_ND).objective(1.0)
-
-    def array(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    inputs = Inputs(array(items), array(items), array(items), *[array(rows, slots)] * 3)
-    negatives = Negatives(array(loss.negatives), array(loss.negatives, dtype=jnp.float32))
-    side = {name: array(ids, 1) for name, _ in COLUMNS}
-    arguments = (inputs, array(sessions, dtype=bool), side, negatives, array(ids, dtype=jnp.float32))
-    forward = jax.jit(objective).lower(shapes(spec), *arguments).cost_analysis()["flops"]
-    counted = count.flops_train(model, loss, len(side), 3, slots, 8, ids, items, sessions, steps=1)
-    assert 1.0 <= forward / (counted / 3) < 1.06
-
-
-def test_flops_grow_by_the_same_for_every_layer_and_every_step():
-    def flops(layers: int, steps: int = 1) -> float:
-        return count.flops_train(Model(layers=layers), Loss(), 2, 3, 32, 8, 1_001, 1_000 * steps, 100 * steps, steps)
-
-    assert flops(3) - flops(2) == flops(2) - flops(1) > 0
-    assert flops(2, steps=10) == pytest.approx(10 * flops(2))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from products import multiplications
 
 from sessionrec_jax import count
 from sessionrec_jax.config import Model
@@ -199,17 +199,6 @@ def test_computing_activations_again_changes_no_result():
 # Sizes and costs.
 
 
-def products(jaxpr) -> Iterator[int]:
-    """Multiplications of every matrix product of a program and of the programs inside it."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            yield equation.outvars[0].aval.size * int(np.prod([equation.invars[0].aval.shape[i] for i in contracted]))
-        for inner in (getattr(value, "jaxpr", value) for value in equation.params.values()):
-            if hasattr(inner, "eqns"):
-                yield from products(inner)
-
-
 @every_model
 @pytest.mark.parametrize("session_items", [1, 20])
 def test_parameters_and_multiplications_are_counted(model, session_items):
@@ -222,7 +211,7 @@ def test_parameters_and_multiplications_are_counted(model, session_items):
 
     program = jax.make_jaxpr(lambda p, *a: module.apply(p, *a, sessions))(values, *arrays)
     of_item, of_session = count._session_encoder_multiplications(model, KINDS, session_items)
-    assert sum(products(program.jaxpr)) == items * of_item + sessions * of_session
+    assert multiplications(program.jaxpr) == items * of_item + sessions * of_session
 
 
 @pytest.mark.parametrize("name", ["mean", "typed_mean"])

@@ -29,7 +29,10 @@ SMALL = (
     "--train.log-every-steps 1 --train.checkpoint-every-seconds 0.2"
 )
 ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-OF_THE_CLOCK = ("wall_seconds", "sessions_per_second", "commit")
+OF_THE_CLOCK = (
+    "wall_seconds", "compile_seconds", "sessions_per_second", "items_per_second", "model_flops_utilization",
+    "peak_flops_per_second_measured", "peak_flops_per_second_measured_bfloat16", "commit",
+)  # fmt: skip
 
 
 def command(log, out) -> list[str]:

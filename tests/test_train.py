@@ -149,7 +149,7 @@ def test_a_line_of_the_log_is_the_mean_since_the_line_before(tmp_path):
     path.write_text('{"step": 1}\n{"step": 3}\n{"st')  # a run that was killed after its checkpoint at step 2
     log = MetricsLog(path, 2, every_steps=2)
     for step in range(2, 7):
-        log.add(step, 0.1, (1.0 * step, 2.0, 0.0, 0.0), {"sessions_per_second": 1.0})
+        log.add(step, 0.1, (1.0 * step, 2.0, 0.0, 0.0), lambda: {"sessions_per_second": 1.0})
     log.close()
     lines = steps_of(tmp_path)
     assert [line["step"] for line in lines] == [1, 3, 5, 6]  # the last step too

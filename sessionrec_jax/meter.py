@@ -1,0 +1,124 @@
+"""What a run has seen and where its wall time goes: the numbers beside the losses in metrics.jsonl.
+
+Nothing here waits for the devices: a step counts as done when the loop has read its sums, which it does after it has
+dispatched the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from sessionrec_jax.data.batches import Batch
+
+
+@dataclass
+class Counters:
+    """What the run has seen so far, over all its lives."""
+
+    target_sessions: int = 0
+    """Target slots."""
+    target_items: int = 0
+    """Clicked items of target sessions: the terms of the retrieval loss."""
+    sessions: int = 0
+    """Packed sessions, history included, as are the next three."""
+    items: int = 0
+    session_slots: int = 0
+    item_slots: int = 0
+    wall_seconds: float = 0.0
+    """Of the loop, compiling and checkpoints included."""
+    compile_seconds: float = 0.0
+    """Of the first step's call in each life: traced, then compiled or read from the compile cache."""
+
+    def add(self, batch: Batch) -> None:
+        self.target_sessions += batch.target_sessions
+        self.sessions += int(np.count_nonzero(batch.user_of_session_GRL))
+        self.items += int(np.count_nonzero(batch.item_GT))
+        self.session_slots += batch.user_of_session_GRL.size
+        self.item_slots += batch.item_GT.size
+
+    def speed(self) -> dict[str, float]:
+        """Packed sessions and items a second, without the seconds of compiling, and the shares of slots left empty."""
+        return _speed(self, Counters(), self.wall_seconds - self.compile_seconds)
+
+
+def _speed(now: Counters, before: Counters, seconds: float) -> dict[str, float]:
+    sessions, items = now.sessions - before.sessions, now.items - before.items
+    return {
+        "sessions_per_second": sessions / max(seconds, 1e-9),
+        "items_per_second": items / max(seconds, 1e-9),
+        "item_slots_padding": 1 - items / max(now.item_slots - before.item_slots, 1),
+        "session_slots_padding": 1 - sessions / max(now.session_slots - before.session_slots, 1),
+    }
+
+
+class Meter:
+    """Times the loop. A window is what lies between two lines of metrics.jsonl; the first one begins when the first
+    step has been compiled. The input is read a step ahead, so the waits of a window are those of the steps one later.
+    """
+
+    def __init__(self, counters: Counters, devices: Sequence[Any]):
+        self._counters, self._devices = counters, devices
+        self._compiled = False
+        self._begin(time.perf_counter())
+
+    def _begin(self, now: float) -> None:
+        self._before, self._begun, self._step_done = dataclasses.replace(self._counters), now, now
+        self._input_seconds, self._step_seconds = 0.0, []
+
+    @contextmanager
+    def input(self) -> Iterator[None]:
+        """Around the wait for the next batch."""
+        start = time.perf_counter()
+        yield
+        self._input_seconds += time.perf_counter() - start
+
+    @contextmanager
+    def dispatch(self, step: int) -> Iterator[None]:
+        """Around the call of the step. The first call compiles; the others return before the step is done. A trace
+        shows the call under the step's number."""
+        start = time.perf_counter()
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+        if not self._compiled:
+            now, self._compiled = time.perf_counter(), True
+            self._counters.compile_seconds += now - start
+            self._begin(now)
+
+    def done(self) -> None:
+        """The sums of one more step have been read."""
+        now = time.perf_counter()
+        self._step_seconds.append(now - self._step_done)
+        self._step_done = now
+
+    def window(self) -> dict[str, float | None]:
+        """What a line of metrics.jsonl says of the steps since the line before, and a new window begins.
+
+        A step's seconds are those between its end and the end of the step before, whatever the loop did meanwhile.
+        `device_memory_peak_bytes`: largest of this process's devices since it began; None where they do not tell.
+        """
+        seconds = self._step_done - self._begun
+        p50, p95, longest = np.quantile(self._step_seconds, (0.5, 0.95, 1.0)).tolist()
+        line = {
+            **_speed(self._counters, self._before, seconds),
+            "input_wait_share": self._input_seconds / max(seconds, 1e-9),
+            "step_seconds_p50": p50,
+            "step_seconds_p95": p95,
+            "step_seconds_max": longest,
+            "compile_seconds": self._counters.compile_seconds,
+            "device_memory_peak_bytes": _memory_peak_bytes(self._devices),
+        }
+        self._begin(self._step_done)
+        return line
+
+
+def _memory_peak_bytes(devices: Sequence[Any]) -> int | None:
+    stats = [device.memory_stats() or {} for device in devices]  # the CPU has none
+    return max((of["peak_bytes_in_use"] for of in stats if "peak_bytes_in_use" in of), default=None)
