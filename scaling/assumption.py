@@ -133,6 +133,6 @@ def fit_sigma(residual_R: np.ndarray, parameters: int) -> float:
     sqrt(mean psi^2) / mean psi' (Huber 1981, section 6.3), corrected for the `parameters` fitted: 2.5 % above the
     standard deviation of Gaussian residuals, and little moved by outliers.
     """
-    _, psi_R, slope_R = Objective("huber", adaptive_delta(residual_R)).rho(residual_R)
+    _, psi_R, slope_R, _ = Objective("huber", adaptive_delta(residual_R)).rho(residual_R)
     spare = max(len(residual_R) - parameters, 1)
     return max(float(np.sqrt((psi_R**2).sum() / spare) / slope_R.mean()), SIGMA_LEAST)

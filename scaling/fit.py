@@ -14,7 +14,7 @@ from scaling.export import plain, write_json
 from scaling.fitted import FittedLaw
 from scaling.forms import Forms, compare_forms
 from scaling.heldout import HeldOut, predict_heldout
-from scaling.intervals import Interval, intervals, sizes_at_centre
+from scaling.intervals import Interval, intervals, sizes_at_centre, widened
 from scaling.laws import FLOOR, LAWS, Law
 from scaling.minimize import Objective, Solution, robust_sigma
 from scaling.noise import LackOfFit, SeedNoise, lack_of_fit, seed_noise
@@ -79,7 +79,10 @@ class Fit(FittedLaw):
     seed_noise: SeedNoise | None
     """Spread between repeats; None where no run was repeated."""
     lack_of_fit: LackOfFit | None
+    draws_SP: np.ndarray
+    """The bootstrap's theta as drawn; `cloud_SP` is `intervals.widened` of it."""
     bootstrap: int
+    """Draws asked for."""
     seed: int
 
     @property
@@ -88,7 +91,7 @@ class Fit(FittedLaw):
 
     def standard_error(self) -> dict[str, float]:
         """Standard deviation of the bootstrap's draws of each parameter as the formula writes it; {} without draws."""
-        draws = self.natural(self.cloud_SP)
+        draws = self.natural(self.draws_SP)
         return {name: float(values.std()) for name, values in draws.items() if len(values)}
 
     def residual(self) -> np.ndarray:
@@ -254,11 +257,12 @@ def _finish(
     problem, law, warnings = begun.problem, begun.problem.law, list(begun.warnings)
     minima, walked = _minima(problem, goal, table, profiles, usual=stream == FULL_TABLE)
     theta_P = minima.theta_SP[0]
-    cloud_SP = problem.bootstrap(goal, minima, table.cluster, bootstrap, seed, stream)
-    if len(cloud_SP) < 0.99 * bootstrap:
+    draws_SP = problem.bootstrap(goal, minima, table.cluster, bootstrap, seed, stream)
+    if len(draws_SP) < 0.99 * bootstrap:
         warnings.append(
-            f"{bootstrap - len(cloud_SP)} of {bootstrap} bootstrap draws did not converge and are left out."
+            f"{bootstrap - len(draws_SP)} of {bootstrap} bootstrap draws did not converge and are left out."
         )
+    cloud_SP = widened(problem, theta_P, draws_SP, len(np.unique(table.cluster)))
     params, interval95, bounds = intervals(problem, theta_P, cloud_SP, walked)
     sizes, sizes95 = sizes_at_centre(problem, theta_P, cloud_SP)
     residual = problem.residual(theta_P)
@@ -266,6 +270,7 @@ def _finish(
         law=law,
         theta_P=theta_P,
         cloud_SP=cloud_SP,
+        draws_SP=draws_SP,
         centre=problem.centre,
         known_floor=known_floor,
         flops_per_nd=table.flops_per_nd,

@@ -20,13 +20,13 @@ FIELDS = ("law", "theta", "cloud", "centre", "known_floor", "flops_per_nd", "ran
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """A law at a point of its parameters, with the bootstrap's cloud around it."""
+    """A law at a point of its parameters, with the cloud around it whose percentiles are the 95 % intervals."""
 
     law: Law
     theta_P: np.ndarray
     """Logs of sizes at the centre, then exponents and shapes, in the order of `law.free_params`."""
     cloud_SP: np.ndarray
-    """The bootstrap's theta, of the draws that converged."""
+    """The bootstrap's theta, of the draws that converged, widened for few runs (`intervals.widened`)."""
     centre: dict[str, float]
     """Middle of the data on each axis: geometric for sizes and data, arithmetic for an upstream loss."""
     known_floor: float | None

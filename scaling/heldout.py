@@ -9,6 +9,7 @@ import numpy as np
 from scaling import checks
 from scaling.errors import Refusal
 from scaling.fitted import FittedLaw
+from scaling.intervals import widened
 from scaling.laws import Law
 from scaling.minimize import Objective
 from scaling.problem import HELDOUT, Problem
@@ -100,5 +101,7 @@ def without(
     checks.refuse(train, law, known_floor)
     refit = Problem.of(train, law, known_floor)
     minima = refit.minima(objective)
-    cloud_SP = refit.bootstrap(objective, minima, train.cluster, min(bootstrap, DRAWS), seed, HELDOUT)
-    return FittedLaw(law, minima.theta_SP[0], cloud_SP, refit.centre, known_floor, train.flops_per_nd, {})
+    theta_P = minima.theta_SP[0]
+    draws_SP = refit.bootstrap(objective, minima, train.cluster, min(bootstrap, DRAWS), seed, HELDOUT)
+    cloud_SP = widened(refit, theta_P, draws_SP, len(np.unique(train.cluster)))
+    return FittedLaw(law, theta_P, cloud_SP, refit.centre, known_floor, train.flops_per_nd, {})

@@ -1,18 +1,59 @@
-"""What the bootstrap and the profiles together say of each parameter: a value with an interval, or only a bound."""
+"""What the bootstrap and the profiles together say of each parameter: a value with an interval, or only a bound.
+
+Letters: S bootstrap draws, P parameters.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from scaling import laws
+from scaling.minimize import Objective, minimize
 from scaling.problem import Problem
 from scaling.profile import Profile
 
+NORMAL95 = 1.9599639845
+"""97.5 % point of the normal distribution."""
+WIDENING_STEPS = 30
+"""Enough for laws near their draws; those on the way to a bound go as far as it takes to vanish."""
 OPEN_SHARE = 0.025
 """Share of bootstrap draws at a bound above which a 95 % interval has no end on that side."""
 
 Interval = tuple[float | None, float | None]
 """A 95 % interval; None is an end that the data do not give."""
+
+
+def widening(clusters: int, P: int) -> float:
+    """How much farther than the bootstrap's draws a 95 % interval of few runs must reach; 1 for many.
+
+    sqrt(G / (G - P)) for G clusters, since residuals around a fit are smaller than the noise (the bootstrap of pairs
+    estimates the sandwich HC0, and this makes it HC1: MacKinnon & White 1985), times Student's t of G - P degrees of
+    freedom over the normal's 1.96.
+    """
+    from scipy.special import stdtrit
+
+    spare = max(clusters - P, 1)
+    return float(np.sqrt(clusters / spare) * stdtrit(spare, 0.975) / NORMAL95)
+
+
+def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, clusters: int) -> np.ndarray:
+    """[S, P]: the draws, `widening` times as far from the point: the cloud whose percentiles are the 95 % intervals.
+
+    Farther in log response at the runs, not in theta: each is the law whose curve is nearest to the moved one. So a
+    size that ran to 0 stays there, and no draw leaves the ridge of parameters that fit alike.
+
+    Measured on planted laws (tests/test_scaling_coverage.py; 21 to 50 runs, Gaussian and heavy-tailed noise, 200 tables
+    each): parameters are covered by 92 to 99 % of these intervals, at widths of 1.0 to 1.3 times the ideal; predictions
+    at and past the largest run by 90 to 97 %. As drawn it was 89 to 97 and 86 to 97 %. BCa intervals gain nothing over
+    percentiles; exponential weights cover 82 to 95 %; drawing fewer clusters instead is wider still. Profiles
+    cover 90 to 97 % in nine tenths of the width, but 83 to 93 % once the noise grows with the run, where these cover
+    92 to 98 %.
+    """
+    if not len(draws_SP):
+        return draws_SP
+    log_R, log_SR = problem.bound.log(theta_P[None]), problem.bound.log(draws_SP)
+    moved_SR = log_R + widening(clusters, len(theta_P)) * (log_SR - log_R)
+    return minimize(problem.bound, moved_SR, Objective("ls"), draws_SP, max_steps=WIDENING_STEPS).theta_SP
 
 
 def intervals(

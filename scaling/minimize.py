@@ -97,7 +97,7 @@ class Solution:
 
 def minimize(
     bound: Bound,
-    log_response_R: np.ndarray,
+    log_response: np.ndarray,
     objective: Objective,
     theta_SP: np.ndarray,
     weight_SR: np.ndarray | None = None,
@@ -106,33 +106,35 @@ def minimize(
 ) -> Solution:
     """Local minima from the starts `theta_SP`, under `weight_SR` ([S, R] or [1, R]; default 1 each).
 
+    `log_response` is that of the rows, [R], or of the rows under each start, [S, R].
     Parameters that are True in `fixed_SP` ([S, P] or [1, P]) stay where they start.
     LAD is the limit of sqrt(r^2 + delta^2) for delta -> 0, followed from the residuals' spread down to 1e-7 of it,
     where the objective is off by less than that part.
     """
-    weight_SR = np.ones((1, len(log_response_R))) if weight_SR is None else weight_SR
+    log_response_SR = np.atleast_2d(log_response)
+    weight_SR = np.ones((1, log_response_SR.shape[1])) if weight_SR is None else weight_SR
     fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
     # glibc gives the pages of freed arrays back and faults them in anew for the next ones, which doubles the time of a
     # fit; having freed one large block it keeps that much
     np.empty(HEAP_BYTES, np.uint8)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused below
         if objective.name == "lad":
-            spread = adaptive_delta((log_response_R - bound.log(theta_SP[:1]))[0], weight_SR[0])
+            spread = adaptive_delta((log_response_SR - bound.log(theta_SP[:1]))[0], weight_SR[0])
             for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
                 smooth = replace(objective, delta=spread * shrink)
-                theta_SP = _newton(bound, log_response_R, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
+                theta_SP = _newton(bound, log_response_SR, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
             objective = replace(objective, delta=spread * 1e-7)
-        return _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps)
+        return _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps)
 
 
-def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
+def _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
     """All S, a block at a time: whoever is done makes room for the next, so that stragglers share their blocks."""
     S = len(theta_SP)
     theta, fixed = theta_SP.copy(), np.broadcast_to(fixed_SP, theta_SP.shape)
 
     def around(theta_SP: np.ndarray, rows: np.ndarray) -> _Parts:
-        weight = weight_SR if len(weight_SR) == 1 else weight_SR[rows]
-        return _Parts.at(bound, log_response_R, objective, theta_SP, weight, fixed[rows])
+        response, weight = (x if len(x) == 1 else x[rows] for x in (log_response_SR, weight_SR))
+        return _Parts.at(bound, response, objective, theta_SP, weight, fixed[rows])
 
     parts = _Parts.empty(*theta.shape)
     damping, steps, converged = np.full(S, FIRST_DAMPING), np.zeros(S, int), np.zeros(S, bool)
@@ -158,7 +160,7 @@ def _newton(bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP, max
         active = active[~stationary & (steps[active] < max_steps)]
     converged[converged] = _no_saddle(parts.hessian[converged])
     if objective.name == "lad":  # the value so far is the smoothed one
-        return Solution(theta, objective.total(log_response_R - bound.log(theta), weight_SR), converged)
+        return Solution(theta, objective.total(log_response_SR - bound.log(theta), weight_SR), converged)
     return Solution(theta, parts.value, converged)
 
 
@@ -181,9 +183,9 @@ class _Parts:
     the Newton step, and takes over where no row is within delta and the Hessian vanishes."""
 
     @classmethod
-    def at(cls, bound, log_response_R, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
+    def at(cls, bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
         law = bound.expand(theta_SP)
-        rho, slope, curvature, by_residual = objective.rho(log_response_R - law.log_SR)
+        rho, slope, curvature, by_residual = objective.rho(log_response_SR - law.log_SR)
         for part in (rho, slope, curvature, by_residual):
             part *= weight_SR
         gradient = -law.gradient(slope)

@@ -49,7 +49,7 @@ def noise_scale(objective: Objective, residual_R: np.ndarray, cluster: np.ndarra
     """Rise of the objective that is worth one unit of log likelihood.
 
     E[psi^2] / E[psi'] of the objective's slope psi (Heritier & Ronchetti 1994, for M-estimators; sigma^2 for least
-    squares), times the design effect of rows that share a cluster, and R / (R - P).
+    squares), times the design effect of rows that share a cluster, and G / (G - P) for G clusters.
     """
     R = len(residual_R)
     psi = np.sign(residual_R) if objective.name == "lad" else objective.rho(residual_R)[1]
@@ -61,7 +61,8 @@ def noise_scale(objective: Objective, residual_R: np.ndarray, cluster: np.ndarra
         slope = (objective.rho(residual_R + width)[1] - objective.rho(residual_R - width)[1]).mean() / (2 * width)
     _, member = np.unique(cluster, return_inverse=True)
     effect = max((np.bincount(member, psi) ** 2).sum() / max((psi**2).sum(), 1e-300), 1.0)
-    return float((psi**2).mean() / max(slope, 1e-300) * effect * R / (R - P))
+    G = int(member.max()) + 1
+    return float((psi**2).mean() / max(slope, 1e-300) * effect * G / max(G - P, 1))
 
 
 def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster: np.ndarray) -> Profiles:

@@ -32,8 +32,8 @@ def variants(table: RunTable, law: Law, known_floor: float | None, fitted: Objec
     problem = Problem.of(table, law, known_floor)
     adaptive, _ = problem.adaptive()
     goals = {
-        "huber, adaptive": adaptive,
-        f"huber, {USUAL_DELTA:g}": Objective("huber", USUAL_DELTA),
+        "huber auto": adaptive,
+        f"huber {USUAL_DELTA:g}": Objective("huber", USUAL_DELTA),
         "lad": Objective("lad"),
         "ls": Objective("ls"),
     }

@@ -122,8 +122,9 @@ def test_a_single_ray_is_not_identified_and_says_what_trades_off():
     verdict = check_plan("chinchilla", None, **RAY)
     assert not verdict.identifies
     assert "single ray" in verdict.reasons[0]
-    assert verdict.weakest.startswith(("alpha +0.15 with beta -0.15", "alpha -0.15 with beta +0.15",
-                                       "beta +0.15 with alpha -0.15", "beta -0.15 with alpha +0.15"))  # fmt: skip
+    # two directions cost nothing: A against B and alpha against beta; rounding says which mixture comes out
+    assert {"alpha", "beta"} <= set(verdict.weakest.replace(",", " ").split())
+    assert "moves no loss by more than" in verdict.weakest
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -222,8 +222,8 @@ def test_variants_are_the_fits_that_one_would_have_made():
     runs = table(loss, **x, drop_worst=2)
     fit = scaling.fit(runs, "power_floor", delta=5e-3, bootstrap=0)
     separate = {
-        "huber, adaptive": scaling.fit(runs, "power_floor", **QUICK),
-        "huber, 0.001": scaling.fit(runs, "power_floor", delta=1e-3, **QUICK),
+        "huber auto": scaling.fit(runs, "power_floor", **QUICK),
+        "huber 0.001": scaling.fit(runs, "power_floor", delta=1e-3, **QUICK),
         "lad": scaling.fit(runs, "power_floor", objective="lad", **QUICK),
         "ls": scaling.fit(runs, "power_floor", objective="ls", **QUICK),
         "dropped back": scaling.fit(table(loss, **x), "power_floor", delta=5e-3, **QUICK),

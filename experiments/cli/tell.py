@@ -72,10 +72,11 @@ def _noise(fit: scaling.Fit) -> str:
 
 
 def _variants(fit: scaling.Fit) -> Table:
-    table = _table("other choices", "runs", *fit.params, "objective")
-    for variant in fit.variants:
-        values = (f"{value:.7g}" for value in variant.params.values())
-        table.add_row(variant.name, str(variant.rows), *values, f"{variant.objective:.7g}")
+    table = _table("by choice", *(variant.name for variant in fit.variants))
+    table.add_row("runs", *(str(variant.rows) for variant in fit.variants))
+    for name in fit.params:
+        table.add_row(name, *(f"{variant.params[name]:.7g}" for variant in fit.variants))
+    table.add_row("objective", *(f"{variant.objective:.7g}" for variant in fit.variants))
     return table
 
 
