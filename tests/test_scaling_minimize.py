@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 
 from scaling.laws import LAWS, bind
-from scaling.minimize import BLOCK, Objective, _solve_positive
+from scaling.minimize import BLOCK, Objective, Solution, _solve_positive
 from scaling.problem import Problem, _lowest, centre_of
 from scaling.starts import starts, usual_grid
 from scaling.table import Columns, from_frame
@@ -103,9 +103,11 @@ def test_elimination_solves_and_tells_what_is_not_positive():
     np.testing.assert_allclose(solution[positive], expected, rtol=1e-9)
 
 
-def test_starts_that_met_count_once():
-    objective_S = np.array([2.0, 1.0, np.nan, 1.0 + 1e-9, 3.0, 1.0])
-    assert _lowest(objective_S, 3).tolist() == [1, 0, 4]
+def test_starts_that_converged_to_one_minimum_count_once():
+    objective_S = np.array([2.0, 1.0, np.nan, 1.0 + 1e-9, 3.0, 1.0, 2.0])
+    converged_S = np.array([False, True, False, True, True, True, False])
+    found = _lowest(Solution(np.arange(7.0)[:, None], objective_S, converged_S), 4)
+    assert found.theta_SP[:, 0].tolist() == [1, 0, 6, 4]
 
 
 def test_a_higher_minimum_is_listed_and_may_be_the_lowest_of_another_objective():
