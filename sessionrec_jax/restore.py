@@ -27,7 +27,7 @@ class Restored(NamedTuple):
     """A run as its newest checkpoint holds it."""
 
     config: Config
-    """The run's, but for `data.path` and `mesh.data`, which say where the log and how many devices are now."""
+    """The run's, but for `data.path` and `mesh`, which say where the log is now and on which devices."""
     prepared: Prepared
     catalogue: Catalogue
     spec: Spec
@@ -81,7 +81,12 @@ def _log_of(config: Config, run_dir: Path, data: Path | None) -> Prepared:
 
 
 def _on_devices_here(config: Config) -> Config:
-    """The devices that the run asked for, or as many of those here as its rows spread over evenly."""
-    most = min(config.mesh.data or jax.device_count(), jax.device_count())
+    """The mesh that the run asked for; where there are too few devices, as many of those here on the `data` axis as its
+    rows spread over evenly."""
+    asked, here = config.mesh, jax.device_count()
+    others = asked.fsdp * asked.model
+    if others > 1 and (asked.data or 1) * others <= here:
+        return config
+    most = min(asked.data or here, here)
     devices = next(count for count in range(most, 0, -1) if config.data.rows % count == 0)
-    return replace(config, {"mesh.data": devices})
+    return replace(config, {"mesh.data": devices, "mesh.fsdp": 1, "mesh.model": 1})
