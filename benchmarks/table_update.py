@@ -1,0 +1,106 @@
+"""Does the cost of a training step grow with the catalogue? Sparse against dense updates of the item tables.
+
+    python benchmarks/table_update.py [--largest 10000000]
+
+One step of a small Transformer (width 64, one layer, ID width 64) on the same batch shape, 16 rows of 32 sessions of 8
+items, 512 negatives, for catalogues of 1e4, 1e5, 1e6 items: medians in turns. Above 1 sparse is faster. `growth` is the
+step's time at the largest catalogue over that at the smallest. With --largest one more size is run, sparse only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+
+import jax
+import numpy as np
+from _bench import in_turns, ratio, report, significant
+
+from sessionrec_jax.config import Loss, Mesh, Model, Optim
+from sessionrec_jax.loss import Proposal
+from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
+from sessionrec_jax.partition import make_mesh, over_batch, put_replicated, replicated, shardings
+from sessionrec_jax.step import Scalars, abstract_state, make_step
+
+ROWS, SLOTS, ITEMS = 16, 32, 8
+SIZES = (10_000, 100_000, 1_000_000)
+RUNS = 9
+
+
+class Stepper:
+    """Takes one training step after another on a batch of its own."""
+
+    def __init__(self, items: int, update: str):
+        model = Model(width=64, layers=1, id_width=64)
+        optimizer = Optim(table_update=update)
+        spec = Spec(model, items + 1, (), 2, SLOTS, ITEMS, -(items + 1) % ROW_MULTIPLE)
+        mesh = make_mesh(Mesh(data=1))
+        self.step = make_step(spec, Loss(), optimizer, mesh)
+        shapes = abstract_state(spec, optimizer)
+        made = jax.jit(lambda: jax.tree.map(lambda x: jax.numpy.full(x.shape, 0.01, x.dtype), shapes),
+                       out_shardings=shardings(mesh, shapes))  # fmt: skip
+        self.state = made()
+        log_q_V = np.full(items + 1, -np.log(items), np.float32)
+        log_q_V[0] = -np.inf
+        cumulative_V = np.linspace(0, 1, items + 1, dtype=np.float64).astype(np.float32)
+        scalars = Scalars(np.float32(1e-3), np.float32(0))
+        proposal, scalars = put_replicated((Proposal(log_q_V, cumulative_V), scalars), mesh)
+        batch = jax.device_put(_batch(items), over_batch(mesh))
+        self.rest = (*batch, {}, proposal, jax.device_put(jax.random.key(0), replicated(mesh)), scalars)
+
+    def __call__(self) -> None:
+        self.state, sums = self.step(self.state, *self.rest)
+        jax.block_until_ready(sums)
+
+
+def _batch(items: int) -> tuple[Inputs, np.ndarray]:
+    rng, slots = np.random.default_rng(0), ROWS * SLOTS
+    item_GT = rng.integers(1, items + 1, (1, slots * ITEMS)).astype(np.int32)
+    feedback_GT = (rng.random((1, slots * ITEMS)) < 0.3).astype(np.int8)
+    session_GT = np.repeat(np.arange(slots), ITEMS)[None].astype(np.int32)
+    place_GRL = np.broadcast_to(np.arange(SLOTS, dtype=np.int32), (1, ROWS, SLOTS))
+    user_GRL = np.ones((1, ROWS, SLOTS), np.int32)
+    inputs = Inputs(item_GT, feedback_GT, session_GT, user_GRL, place_GRL, 3600 * place_GRL)
+    return inputs, (place_GRL > 0).reshape(1, -1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--largest", type=int)
+    largest = parser.parse_args().largest
+    cases, seconds = [], {}
+    for items in SIZES:
+        sparse, dense = Stepper(items, "sparse"), Stepper(items, "dense")
+        seconds[items] = in_turns(RUNS, dense, sparse)
+        cases.append({"items": items, **_milliseconds(*seconds[items]), **ratio(*seconds[items])})
+    more = {}
+    if largest:
+        del sparse, dense
+        alone = in_turns(RUNS, Stepper(largest, "sparse"))[0]
+        gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        milliseconds = significant(1e3 * float(np.median(alone)))
+        more = {"largest_items": largest, "largest_sparse_ms": milliseconds, "peak_rss_gib": significant(gigabytes)}
+    growth = {
+        name: significant(float(np.median(seconds[SIZES[-1]][i]) / np.median(seconds[SIZES[0]][i])))
+        for i, name in enumerate(("dense", "sparse"))
+    }
+    report(
+        "a training step with dense against sparse updates of the item tables",
+        f"seconds of a dense step / of a sparse step, {SIZES[-1]:,} items",
+        **ratio(*seconds[SIZES[-1]]),
+        growth=growth,
+        cases=cases,
+        **more,
+        runs=RUNS,
+    )
+
+
+def _milliseconds(dense: list[float], sparse: list[float]) -> dict[str, float]:
+    return {
+        "dense_ms": significant(1e3 * float(np.median(dense))),
+        "sparse_ms": significant(1e3 * float(np.median(sparse))),
+    }
+
+
+if __name__ == "__main__":
+    main()
