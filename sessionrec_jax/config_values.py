@@ -16,6 +16,7 @@ _NOT_IN_RUN_ID = (
     ("data", "path"),
     ("mesh", "data"),
     ("train", "checkpoint_every_seconds"),
+    ("train", "checkpoints_kept"),
     ("train", "log_every_steps"),
 )
 

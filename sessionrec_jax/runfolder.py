@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +59,28 @@ def claim(run_dir: Path, config: Config) -> None:
 
 
 class MetricsLog:
-    """metrics.jsonl: a line every few steps with the mean losses since the last one. Lines that a killed run wrote past
-    its checkpoint are taken back first, so that each step stands there once."""
+    """metrics.jsonl: a line every few steps with the mean losses since the last one, and a line a validation. Lines
+    that a killed run wrote past its checkpoint are taken back first, so that each step stands there once."""
 
-    def __init__(self, path: Path, first_step: int, every_steps: int):
+    def __init__(self, path: Path, first_step: int, every_steps: int, sums: Sequence[float] = ()):
+        """`sums`: what `self.sums` was when the run stood at `first_step`."""
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) < first_step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        write_text(path, "".join(f"{line}\n" for line in kept))
         self._path, self._every = path, every_steps
-        self._sums, self._unwritten = _NOTHING, {}
+        self.sums, self._unwritten = tuple(sums) or _NOTHING, {}
         self.note = ""
 
     def add(self, step: int, learning_rate: float, sums: tuple[float, ...], speed: dict[str, float]) -> None:
         """`sums`: retrieval nats, clicked items, rank nats, rank terms (by `loss.rank` of the run) of the step."""
-        self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True))
+        self.sums = tuple(a + b for a, b in zip(self.sums, sums, strict=True))
         self._unwritten = {"step": step, "learning_rate": learning_rate, **speed}
         if (step + 1) % self._every == 0:
             self._write()
+
+    def add_validation(self, step: int, values: dict[str, float | None]) -> None:
+        """`step`: the last one before it."""
+        self._append({"step": step, **values})
 
     def close(self) -> None:
         """Writes the steps after the last full line."""
@@ -82,16 +88,19 @@ class MetricsLog:
             self._write()
 
     def _write(self) -> None:
-        retrieval, clicked, rank, terms = self._sums
+        retrieval, clicked, rank, terms = self.sums
         losses = {
             "retrieval_nats_per_item": retrieval / clicked if clicked else None,
             "rank_nats_per_term": rank / terms if terms else None,
         }
-        with self._path.open("a") as file:  # not kept open, since a run may end anywhere
-            file.write(json.dumps({"step": self._unwritten["step"], **losses, **self._unwritten}) + "\n")
+        self._append({"step": self._unwritten["step"], **losses, **self._unwritten})
         shown = (f"{name.split('_')[0]} {value:.4f}" for name, value in losses.items() if value is not None)
         self.note = f"{', '.join(shown)}, {self._unwritten['sessions_per_second']:,.0f} sessions/s"
-        self._sums, self._unwritten = _NOTHING, {}
+        self.sums, self._unwritten = _NOTHING, {}
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with self._path.open("a") as file:  # not kept open, since a run may end anywhere
+            file.write(json.dumps(line) + "\n")
 
 
 _NOTHING = (0.0, 0.0, 0.0, 0.0)

@@ -231,10 +231,10 @@ def test_a_log_that_was_prepared_anew_is_refused(config, log):
 )
 def test_a_checkpoint_of_other_arrays_is_refused_by_name(tmp_path, change, message):
     state = {"a": jnp.zeros(3), "b": jnp.ones((2, 2))}
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, kept=2) as checkpoints:
         assert checkpoints.restore(state) is None
         checkpoints.save(5, state, {"data": {"next": 7}})
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, kept=2) as checkpoints:
         restored, progress = checkpoints.restore(state)
         assert_same_bits(restored, state)
         assert progress == {"data": {"next": 7}}
