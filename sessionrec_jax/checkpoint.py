@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
+import os
 import shutil
 import sys
 import zlib
@@ -49,6 +51,7 @@ class Checkpoints:
             shutil.rmtree(partial)
 
     def __enter__(self) -> Checkpoints:
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,6 +60,7 @@ class Checkpoints:
         finally:
             self._background.shutdown()
             self._orbax.close()
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def save(self, step: int, state: Any, progress: dict[str, Any], best: int | None = None) -> None:
         """`state`: arrays; `progress`: what JSON holds; `best`: a step whose checkpoint stays, however old.
@@ -96,8 +100,8 @@ class Checkpoints:
         before = steps_in(self._folder)
         return NotSaved(
             f"{self._folder}: the checkpoint of step {step} could not be written: {reason}. "
-            + (f"That of step {before[-1]} is whole. " if before else "There is none before it. ")
-            + f"{'Make room' if full else 'Put it right'} and type the same command again; it goes on from there."
+            f"{'Make room' if full else 'Put it right'} and type the same command again; it goes on from "
+            + (f"step {before[-1]}" if before else "the start, since there is no checkpoint yet")
         )
 
     def _wait(self) -> None:
@@ -118,6 +122,11 @@ class Checkpoints:
             (self._folder / str(each)).rename(aside)
         self._saved = step
         return None if step is None else load(self._folder, step, like)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs a failed write three times, each with its traceback; it is raised too, and told in one message."""
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def steps_in(folder: Path) -> list[int]:

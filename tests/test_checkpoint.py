@@ -188,7 +188,9 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_stays(short, halfway, l
     shutil.copytree(halfway, folder)
     for step in (10, 20):
         (folder / "checkpoints" / str(step) / "progress.json").write_text("{}")
-    message = r"none of its checkpoints is whole \(step 20: .*progress.json.*step 10: .*delete the folder to train again"
+    message = (
+        r"none of its checkpoints is whole \(step 20: .*progress.json.*step 10: .*delete the folder to train again"
+    )
     with pytest.raises(InputError, match=message):
         row.run(short, folder, "train", quiet=True)
     assert steps_in(folder / "checkpoints") == [10, 20]
@@ -218,11 +220,13 @@ def files_of_at_most(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+# TensorStore may still tell Orbax of another array's write when Orbax has closed the loop that listened.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_save_that_finds_no_room_says_so_and_the_one_before_stays_whole(two):
     noise = {"a": np.random.default_rng(0).random(300_000), "b": STATE["b"]}
     with (
         files_of_at_most(200_000),
-        pytest.raises(NotSaved, match=r"step 3 could not be written: .*step 2 is whole.*same command"),
+        pytest.raises(NotSaved, match=r"step 3 could not be written: .*same command again; it goes on from step 2"),
         Checkpoints(two, kept=2) as checkpoints,
     ):
         checkpoints.save(3, noise, {"step": 3})
@@ -238,10 +242,10 @@ def test_a_full_disk_ends_a_command_with_exit_code_1_and_one_message(log, tmp_pa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_json", full)
-    argv = ["--train.epochs", "0.1", "--data.rows", "8", "--model.width", "8", "--model.layers", "0"]
+    argv = ["--train.epochs", "0.1", "--data.rows", "8", "--model.layers", "0", "--loss.alpha", "0", "--mesh.data", "1"]
     assert main(["train", str(log.path), "--out", str(tmp_path / "run"), *argv]) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "no space left on its disk. There is none before it. Make room and type the same command again" in told
+    assert "no space left on its disk. Make room and type the same command again; it goes on from the start" in told
     assert "Traceback" not in told
     assert (tmp_path / "run" / "config.json").exists()
 
