@@ -15,7 +15,9 @@ import os
 import shutil
 import sys
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +53,14 @@ class Checkpoints:
             shutil.rmtree(partial)
 
     def __enter__(self) -> Checkpoints:
-        logging.getLogger("absl").addFilter(_not_of_orbax)
+        self._open = ExitStack()
+        self._open.enter_context(_quiet_orbax())
+        for leave in (self._orbax.close, self._background.shutdown, self._wait):  # the last one first
+            self._open.callback(leave)
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._wait()
-        finally:
-            self._background.shutdown()
-            self._orbax.close()
-            logging.getLogger("absl").removeFilter(_not_of_orbax)
+        self._open.close()
 
     def save(self, step: int, state: Any, progress: dict[str, Any], best: int | None = None) -> None:
         """`state`: arrays; `progress`: what JSON holds; `best`: a step whose checkpoint stays, however old.
@@ -124,9 +124,26 @@ class Checkpoints:
         return None if step is None else load(self._folder, step, like)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs a failed write three times, each with its traceback; it is raised too, and told in one message."""
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """A failed write is raised, and told in one message. Orbax logs it three times besides, each with its traceback,
+    and its event loop, closed by then, complains of every part that was still being written."""
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    def unraisable(hooked: Any) -> None:
+        if "Event loop is closed" not in str(hooked.exc_value):
+            before(hooked)
+
+    log, before = logging.getLogger("absl"), sys.unraisablehook
+    log.addFilter(is_told)
+    sys.unraisablehook = unraisable
+    try:
+        yield
+    finally:
+        log.removeFilter(is_told)
+        sys.unraisablehook = before
 
 
 def steps_in(folder: Path) -> list[int]:
