@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from onestep import by_name
+from onestep import assert_same_bits, by_name
 
 from experiments import row
 from experiments.__main__ import main
@@ -30,12 +30,6 @@ from sessionrec_jax.stopping import Stopped
 from sessionrec_jax.train import train
 
 STATE = {"a": np.arange(30_000, dtype=np.float32), "b": np.ones((2, 2), np.float32)}
-
-
-def assert_same_bits(one, other) -> None:
-    one, other = by_name(one), by_name(other)
-    assert one.keys() == other.keys()
-    assert not [name for name in one if not np.array_equal(one[name], other[name])]
 
 
 def stop_at(step: int, first: int = 0):

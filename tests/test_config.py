@@ -14,7 +14,9 @@ from sessionrec_jax.config_rules import check
 from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
-WATCHED_ONLY = {"data.path", "mesh.data", "train.checkpoint_every_seconds", "train.log_every_steps"}
+WATCHED_ONLY = {
+    "data.path", "mesh.data", "train.checkpoint_every_seconds", "train.checkpoints_kept", "train.log_every_steps",
+}  # fmt: skip
 
 
 def fields(config: Config = Config()) -> dict[str, typing.Any]:  # noqa: B008  a frozen value

@@ -13,9 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onestep import by_name
+from onestep import assert_same_bits
 
 from experiments.varying import varying
 from sessionrec_jax.checkpoint import newest_whole, steps_in
@@ -66,8 +65,7 @@ def killed_again_and_again(config, log, folder: Path, kills: int) -> int:
 
 def assert_the_same_run(config, log, folder: Path, calm: Path) -> None:
     resumed, undisturbed = (train(config, log, path, quiet=True) for path in (folder, calm))
-    one, other = by_name(resumed.params), by_name(undisturbed.params)
-    assert not [name for name in one if not np.array_equal(one[name], other[name])]
+    assert_same_bits(resumed.params, undisturbed.params)
     losses = [
         [(line["step"], line["retrieval_nats_per_item"]) for line in map(json.loads, path.read_text().splitlines())]
         for path in (folder / "metrics.jsonl", calm / "metrics.jsonl")

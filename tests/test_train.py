@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from onestep import OneStep, assert_same_step, by_name
+from onestep import OneStep, assert_same_bits, assert_same_step
 
 from sessionrec_jax import optim
 from sessionrec_jax.checkpoint import Checkpoints
@@ -23,12 +23,6 @@ from sessionrec_jax.model import sessionrec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
 from sessionrec_jax.runfolder import MetricsLog
 from sessionrec_jax.train import Diverged, resolve, train
-
-
-def assert_same_bits(one, other) -> None:
-    one, other = by_name(one), by_name(other)
-    assert one.keys() == other.keys()
-    assert not [name for name in one if not np.array_equal(one[name], other[name])]
 
 
 def steps_of(run_dir: Path) -> list[dict]:
