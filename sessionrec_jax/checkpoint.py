@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,7 +47,6 @@ class Checkpoints:
         self._orbax = ocp.StandardCheckpointer()
         self._background = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
-        self._saved: int | None = None
         self._folder.mkdir(parents=True, exist_ok=True)
         for partial in self._folder.glob(f"{_PARTIAL}*"):  # of a process that was killed
             shutil.rmtree(partial)
@@ -65,11 +64,10 @@ class Checkpoints:
     def save(self, step: int, state: Any, progress: dict[str, Any], best: int | None = None) -> None:
         """`state`: arrays; `progress`: what JSON holds; `best`: a step whose checkpoint stays, however old.
 
-        Returns when `state` may change. Raises NotSaved where the checkpoint before this one could not be written.
+        A checkpoint of the same step is replaced. Returns when `state` may change. Raises NotSaved where the arrays
+        cannot be written, or where those of the save before could not.
         """
         self._wait()
-        if self._saved == step:
-            return
         partial = self._folder / f"{_PARTIAL}{step}"
         try:
             partial.mkdir()
@@ -84,14 +82,17 @@ class Checkpoints:
         try:
             self._orbax.wait_until_finished()
             write_json(partial / _MANIFEST, _checksums(partial))
+            replaced = [self._taken_out(step)] if step in steps_in(self._folder) else []
             partial.rename(self._folder / str(step))
         except Exception as error:
             raise self._not_saved(step, error) from error
-        self._saved = step
-        for old in steps_in(self._folder)[: -self._kept]:
-            if old != best:
-                doomed = (self._folder / str(old)).rename(self._folder / f"{_PARTIAL}{old}")  # never half a checkpoint
-                shutil.rmtree(doomed)
+        old = [self._taken_out(each) for each in steps_in(self._folder)[: -self._kept] if each != best]
+        for gone in replaced + old:
+            shutil.rmtree(gone)
+
+    def _taken_out(self, step: int) -> Path:
+        """Renamed before it is deleted, so that a kill leaves no half a checkpoint."""
+        return (self._folder / str(step)).rename(self._folder / f"{_PARTIAL}{step}-old")
 
     def _not_saved(self, step: int, error: Exception) -> NotSaved:
         shutil.rmtree(self._folder / f"{_PARTIAL}{step}", ignore_errors=True)
@@ -120,7 +121,6 @@ class Checkpoints:
             aside = self._folder / f"{_DAMAGED}{each}"
             shutil.rmtree(aside, ignore_errors=True)
             (self._folder / str(each)).rename(aside)
-        self._saved = step
         return None if step is None else load(self._folder, step, like)
 
 
@@ -217,12 +217,12 @@ def damage_of(folder: Path, step: int) -> str | None:
     return None
 
 
-def load_best(folder: Path, progress: dict[str, Any], like: Any) -> tuple[int, Any]:
-    """(step, state) of the checkpoint with the best validation, by the progress of a newer one. Raises InputError where
-    nothing was validated yet or it is damaged, and as `load` does."""
-    if progress["best"] is None:
+def load_best(folder: Path, best: Sequence[Any] | None, like: Any) -> tuple[int, Any]:
+    """(step, state) of the checkpoint with the best validation; `best` begins with its step, None before there is one.
+    Raises InputError where there is none or it is damaged, and as `load` does."""
+    if best is None:
         raise InputError(f"{folder}: no validation has given a number yet, so no checkpoint is the best one")
-    step = progress["best"][0]
+    step = best[0]
     if (damage := damage_of(folder, step)) is not None:
         raise InputError(
             f"{folder}: the best checkpoint, of step {step}, is damaged ({damage}). Put a copy of it back, or delete "

@@ -61,7 +61,7 @@ def restore(run_dir: Path, data: Path | None = None) -> Restored:
         )
     state, progress = load(folder, newest, like)
     if config.train.evaluated == "best":
-        _, state = load_best(folder, progress, like)
+        _, state = load_best(folder, progress["best"], like)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
         raise InputError(
             f"{run_dir}: the parameters of its checkpoint at step {int(state.step)} are not all numbers, for the run "

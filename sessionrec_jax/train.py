@@ -29,7 +29,6 @@ from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
 from sessionrec_jax.data.batches import (
     VALIDATION,
     Batch,
-    Batches,
     Shape,
     shape_of,
     train_batches,
@@ -179,38 +178,49 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     state = initial_state(config, spec, catalogue, mesh)
     target_slots = batches.packer.cut.target_sessions
     prior = config.optim.table_prior / (2 * target_slots)
-    counters, best, progress = Counters(), None, {}
+    counters, best, validated_step, log_sums = Counters(), None, 0, ()
+
+    def save(step: int) -> None:
+        counters.wall_seconds = clock.seconds()
+        progress = {
+            "config": to_dict(config),
+            "data": batches.get_state(),
+            "counters": dataclasses.asdict(counters),
+            "log_sums": log.sums,
+            "best": best,
+            "validated_step": validated_step,
+        }
+        checkpoints.save(step, state, progress, best and best.step)
+
     with stop as asked, Checkpoints(run_dir / "checkpoints", config.train.checkpoints_kept) as checkpoints:
         if (found := checkpoints.restore(state)) is not None:
             state, progress = found
             _refuse_another_run(progress, config, run_dir)
             batches.set_state(progress["data"])
-            counters = Counters(**progress["counters"])
-            best = progress["best"] and Best(*progress["best"])
+            counters, log_sums = Counters(**progress["counters"]), progress["log_sums"]
+            best, validated_step = progress["best"] and Best(*progress["best"]), progress["validated_step"]
         first = int(state.step)
-        log = MetricsLog(run_dir / "metrics.jsonl", first, config.train.log_every_steps, progress.get("log_sums", ()))
+        log = MetricsLog(run_dir / "metrics.jsonl", first, config.train.log_every_steps, log_sums)
         clock = _Clock(counters.wall_seconds, config.train.checkpoint_every_seconds)
         unread: tuple[int, float, Sums] | None = None
         with Bar("train", steps, first, quiet=quiet) as bar, jax.transfer_guard("disallow"):
             for step in range(first, steps + 1):
                 asked_by, is_last = asked(), step == steps
-                to_validate = step > first and _validation_is_due(config.train.validations, step, steps)
-                to_save = asked_by or is_last or clock.checkpoint_is_due()
-                if to_validate or to_save:
+                to_validate = step > validated_step and _validation_is_due(config.train.validations, step, steps)
+                if step > first and (asked_by or is_last or to_validate or clock.checkpoint_is_due()):
                     unread = _read(unread, log, counters, clock)
-                if is_last:
-                    log.close()
-                if to_validate:
+                    if is_last:
+                        log.close()
+                    save(step)  # before a validation too, which may take longer than a scheduler waits
+                if to_validate and not asked_by:
                     with clock.stopped():
                         metrics = measure(config, prepared, catalogue, spec, state.params, mesh, shape, VALIDATION)
-                    found = validated(metrics, config.loss)
-                    log.add_validation(step - 1, found)
-                    objective = found["validation_objective"]
+                    values = validated(metrics, config.loss)
+                    log.add_validation(step - 1, values)
+                    validated_step, objective = step, values["validation_objective"]
                     if objective is not None and (best is None or objective < best.objective):
-                        best, to_save = Best(step, objective), True
-                if to_save:
-                    progress = _progress(config, batches, counters, clock, log, best)
-                    checkpoints.save(step, state, progress, best and best.step)
+                        best = Best(step, objective)
+                    save(step)
                 if asked_by:
                     raise Stopped(f"at step {step} of {steps}, saved", asked_by)
                 if is_last:
@@ -225,7 +235,7 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
                 bar.advance(log.note)
     params_step = steps
     if config.train.evaluated == "best":
-        params_step, state = load_best(run_dir / "checkpoints", progress, state)
+        params_step, state = load_best(run_dir / "checkpoints", best, state)
     return Trained(state.params, params_step, best, spec, catalogue, mesh, shape, steps, target_slots, counters)
 
 
@@ -249,20 +259,6 @@ def _read(unread: tuple[int, float, Sums] | None, log: MetricsLog, counters: Cou
 def _validation_is_due(validations: int, step: int, steps: int) -> bool:
     """After `step` steps, so that they are evenly spread and the last one comes at the end."""
     return step * validations // steps > (step - 1) * validations // steps
-
-
-def _progress(
-    config: Config, batches: Batches, counters: Counters, clock: _Clock, log: MetricsLog, best: Best | None
-) -> dict[str, Any]:
-    """All of a checkpoint that is no array."""
-    counters.wall_seconds = clock.seconds()
-    return {
-        "config": to_dict(config),
-        "data": batches.get_state(),
-        "counters": dataclasses.asdict(counters),
-        "log_sums": log.sums,
-        "best": best,
-    }
 
 
 def _refuse_another_run(progress: dict[str, Any], config: Config, run_dir: Path) -> None:

@@ -21,7 +21,7 @@ from onestep import assert_same_bits, by_name
 from experiments import row
 from experiments.__main__ import main
 from sessionrec_jax import checkpoint
-from sessionrec_jax.checkpoint import Checkpoints, damage_of, newest_whole, steps_in
+from sessionrec_jax.checkpoint import Checkpoints, damage_of, load, newest_whole, steps_in
 from sessionrec_jax.config_values import replace, to_dict
 from sessionrec_jax.data.batches import shape_of
 from sessionrec_jax.errors import InputError, NotSaved
@@ -250,7 +250,10 @@ def test_the_last_n_and_the_best_stay(tmp_path):
     with Checkpoints(tmp_path, kept=2) as checkpoints:
         for step in range(1, 7):
             checkpoints.save(step, STATE, {}, best=2 if step >= 2 else None)
-    assert steps_in(tmp_path) == [2, 5, 6]
+        checkpoints.save(6, STATE, {"again": True}, best=2)  # takes the place of the one of this step
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "6"]
+    assert newest_whole(tmp_path) == (6, [])
+    assert load(tmp_path, 6, jax.tree.map(jnp.asarray, STATE))[1] == {"again": True}
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +282,8 @@ def test_validations_are_evenly_spread_and_the_best_is_kept(validated):
 def test_validation_changes_nothing_and_goes_on_after_a_stop(validated, log, tmp_path):
     config, trained, folder = validated
     assert_same_bits(trained.params, train(replace(config, {"train.validations": 0}), log, tmp_path / "none").params)
-    train_until(trained.best.step, config, log, tmp_path / "run")
+    train_until(trained.best.step, config, log, tmp_path / "run")  # it saves, and validates when it goes on
+    assert len(validations_of(tmp_path / "run")) < len(validations_of(folder))
     resumed = train(config, log, tmp_path / "run", quiet=True)
     assert resumed.best == trained.best
     assert validations_of(tmp_path / "run") == validations_of(folder)
