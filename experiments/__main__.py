@@ -1,12 +1,15 @@
 """The command line: `sessionrec COMMAND ...`, the same as `python -m experiments COMMAND ...`.
 
 A command is imported only when it is called, so `sessionrec fit` and `report` work where jax is not installed.
-Exit codes: 0 done, 2 the input was wrong (one message, no traceback), 1 a failure of ours (with its traceback).
+Exit codes: 0 done; 2 the input was wrong (one message, no traceback); 1 a failure of ours (with its traceback), or no
+room on the disk (one message, no traceback: trying again may do); 143 and 130 stopped by SIGTERM and Ctrl-C, to be
+tried again (`sessionrec_jax.stopping`).
 """
 
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import os
 import sys
@@ -16,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 import scaling.errors
+import sessionrec_jax.errors
+from sessionrec_jax.stopping import Stopped
 
 COMMANDS = (
     "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "status", "compare", "fit", "plan",
@@ -34,28 +39,28 @@ def main(argv: list[str] | None = None) -> int:
                 f"unknown command {command!r}; {scaling.errors.near_miss(command, COMMANDS)}"
             )
         return importlib.import_module(f"experiments.cli.{command}").main(rest) or 0
-    except ValueError as error:
-        if not _users_fault(error):
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(error))}")
+    except (scaling.errors.InputError, sessionrec_jax.errors.InputError) as error:
+        _tell(error)
         return 2
+    except Stopped as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error))
+        return error.exit_code
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command goes on from here")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `sessionrec ... | head` is no failure
         return 0
+    except OSError as error:
+        if not isinstance(error, sessionrec_jax.errors.NotSaved) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _tell(error)
+        return 1
 
 
-def _users_fault(error: ValueError) -> bool:
-    if isinstance(error, scaling.errors.InputError):
-        return True
-    errors = sys.modules.get("sessionrec_jax.errors")  # not loaded: then nothing can have raised from it
-    return errors is not None and isinstance(error, errors.InputError)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def _tell(error: Exception) -> None:
+    text = str(error).replace("[", r"\[")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {text}")
 
 
 def _help() -> int:

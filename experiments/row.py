@@ -22,20 +22,21 @@ import polars as pl
 from experiments.budget import flops_train
 from experiments.compare import PER_USER
 from sessionrec_jax import count
-from sessionrec_jax.config import Config, Loss
+from sessionrec_jax.checkpoint import steps_in
+from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import run_id
 from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_users
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.evaluate import known_truth, measure
+from sessionrec_jax.evaluate import known_truth, measure, validated
 from sessionrec_jax.metrics import CUTOFFS, Metrics
 from sessionrec_jax.peak import peak_flops_per_second
 from sessionrec_jax.runfolder import claim, read_json, write_json
+from sessionrec_jax.stopping import NEVER, Stop
 from sessionrec_jax.train import Diverged, Trained, resolve, train
 
 Row = dict[str, Any]
 
-_VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 _HELD_OUT = (
     "loss_nats_per_item", "rank_nats_per_exposure",
     "rank_auc", "rank_gauc", "rank_ndcg", "retrieval_auc", "retrieval_gauc", "retrieval_ndcg",
@@ -47,10 +48,11 @@ _BESIDE = (
 )  # fmt: skip
 
 
-def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False) -> Row:
+def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False, stop: Stop = NEVER) -> Row:
     """The row of `config`, trained in `run_dir`; read from there where it is done already, resumed where it was begun.
 
-    Raises InputError for settings that cannot run. A loss that stops being a number gives a row with that status.
+    Raises InputError for settings that cannot run, Stopped where `stop` asked and the checkpoint is written. A loss
+    that stops being a number gives a row with that status.
     """
     prepared = open_log(config.data.path)
     config = resolve(config, prepared)
@@ -61,11 +63,11 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False) -> Row
             return read_json(run_dir / "row.json")
         row = identity(config, plan) | {"status": "done"}
         try:
-            trained = train(config, prepared, run_dir, quiet=quiet)
+            trained = train(config, prepared, run_dir, quiet=quiet, stop=stop)
         except Diverged as error:
             row |= {"status": "diverged", "reason": str(error)}
         except InputError:
-            if is_new:  # or the right settings would find the folder taken
+            if is_new and not steps_in(run_dir / "checkpoints"):  # or the right settings would find the folder taken
                 shutil.rmtree(run_dir)
             raise
         else:
@@ -115,8 +117,8 @@ def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Pat
     row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _HELD_OUT for part in ("", "_stderr")}
     row["loss_stderr"] = row["loss_nats_per_item_stderr"]  # contract 3's name
     row |= {name: test.get(name) for name in _BESIDE}
-    row |= {f"validation_{name}": validation.mean(name) for name in _VALIDATION}
-    row["validation_objective"] = _objective(validation, config.loss)
+    row |= validated(validation, config.loss)
+    row |= {"best_step": trained.best and trained.best.step, "parameters_step": trained.params_step}
     truth = known_truth(prepared.path, prepared.fingerprint)
     row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
     row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
@@ -130,14 +132,6 @@ def _paired(row: Row, name: str) -> float | None:
     plain loss, without the luck of the test sessions' own draws. None where the truth is not known."""
     floor, bayes, loss = (row[name.format(part)] for part in ("floor_", "bayes_", ""))
     return None if floor is None or bayes is None or loss is None else floor + loss - bayes
-
-
-def _objective(metrics: Metrics, loss: Loss) -> float | None:
-    """Retrieval against the whole catalogue + alpha x the configured rank loss."""
-    retrieval, rank = metrics.mean("loss_nats_per_item"), metrics.mean("rank_loss")
-    if retrieval is None or not loss.alpha:
-        return retrieval
-    return None if rank is None else retrieval + loss.alpha * rank
 
 
 def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:

@@ -196,6 +196,15 @@ class Train:
     """Passes over the training sessions; the number of steps follows from it and the batch shape."""
     checkpoint_every_seconds: float = 120.0
     """Wall time between checkpoints. It does not enter the run's id."""
+    checkpoints_kept: int = 2
+    """Newest checkpoints that stay, besides the best by validation. It does not enter the run's id."""
+    validations: int = 0
+    """Passes over the validation sessions during training, evenly spread, the last one at its end; the checkpoint with
+    the lowest objective there stays. data.eval_users bounds what a pass costs. 0: none."""
+    evaluated: Literal["last", "best"] = "last"
+    """Parameters that the row, `evaluate` and `recommend` take.
+    last: of the last step
+    best: of the best validation; what was seen is counted to the last step all the same"""
     log_every_steps: int = 50
     """Steps between lines of metrics.jsonl. It does not enter the run's id."""
     profile_steps: int = 0

@@ -46,6 +46,8 @@ def check(config: Config) -> Config:
         ("train.epochs", train.epochs > 0, "above 0"),
         ("train.seed", train.seed >= 0, "0 or more"),
         ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
+        ("train.checkpoints_kept", train.checkpoints_kept >= 1, "at least 1"),
+        ("train.validations", train.validations >= 0, "0 (none) or more"),
         ("train.log_every_steps", train.log_every_steps >= 1, "at least 1"),
         ("train.profile_steps", train.profile_steps >= 0, "0 (none) or more"),
     ]  # fmt: skip
@@ -86,3 +88,5 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
     if model.sequence_encoder == "gru" and model.positions != "auto":
         yield f"--model.positions is {model.positions}, but the GRU has no attention; wanted auto"
+    if config.train.evaluated == "best" and not config.train.validations:
+        yield "--train.evaluated is best, but --train.validations is 0, so nothing is best; wanted 1 or more of them"

@@ -18,6 +18,7 @@ _NOT_IN_RUN_ID = (
     ("mesh", "fsdp"),
     ("mesh", "model"),
     ("train", "checkpoint_every_seconds"),
+    ("train", "checkpoints_kept"),
     ("train", "log_every_steps"),
     ("train", "profile_steps"),
 )

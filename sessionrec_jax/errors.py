@@ -1,4 +1,4 @@
-"""The one exception for input that a user can put right."""
+"""What a user can put right: wrong input, and a disk that takes no checkpoint."""
 
 from __future__ import annotations
 
@@ -15,3 +15,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+class NotSaved(OSError):
+    """A checkpoint could not be written; says why and what stands. The command line prints it and exits with 1."""

@@ -43,6 +43,8 @@ from sessionrec_jax.scoring import (
 )
 from sessionrec_jax.seen import holds, seen_items
 
+_VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
+
 
 def evaluate(
     config: Config,
@@ -104,6 +106,16 @@ def measure(
             if truth is not None:
                 term.add_bayes(truth, published_V, anchor_S)
     return metrics
+
+
+def validated(metrics: Metrics, loss: Loss) -> dict[str, float | None]:
+    """What is told of the validation sessions; `validation_objective`, the lower the better, is what runs and steps are
+    chosen by: the retrieval loss against the whole catalogue + alpha x the configured rank loss."""
+    retrieval, rank = metrics.mean("loss_nats_per_item"), metrics.mean("rank_loss")
+    objective = retrieval
+    if loss.alpha and retrieval is not None:
+        objective = None if rank is None else retrieval + loss.alpha * rank
+    return {f"validation_{name}": metrics.mean(name) for name in _VALIDATION} | {"validation_objective": objective}
 
 
 class Scores(NamedTuple):

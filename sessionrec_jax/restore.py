@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sessionrec_jax.checkpoint import Checkpoints
+from sessionrec_jax.checkpoint import load, load_best, newest_whole
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import train_catalogue
@@ -24,7 +24,7 @@ from sessionrec_jax.train import resolve, spec_of
 
 
 class Restored(NamedTuple):
-    """A run as its newest checkpoint holds it."""
+    """A run as one of its checkpoints holds it."""
 
     config: Config
     """The run's, but for `data.path` and `mesh`, which say where the log is now and on which devices."""
@@ -38,10 +38,11 @@ class Restored(NamedTuple):
 
 
 def restore(run_dir: Path, data: Path | None = None) -> Restored:
-    """The newest checkpoint of `run_dir` with its log, read from `data` if given, else from where training read it.
+    """The newest whole checkpoint of `run_dir`, or its best one where the run is to be judged by that
+    (train.evaluated), with its log, read from `data` if given, else from where training read it.
 
     The devices may be fewer or more than the run was trained on. Raises InputError where the folder holds no run, no
-    checkpoint or one whose parameters are not numbers, and where the log is missing or not the one trained on.
+    whole checkpoint or one whose parameters are not numbers, and where the log is missing or not the one trained on.
     """
     config = read_config(run_dir)
     prepared = _log_of(config, run_dir, data)
@@ -53,16 +54,15 @@ def restore(run_dir: Path, data: Path | None = None) -> Restored:
     places = shardings(mesh, shapes)
     like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
     folder = run_dir / "checkpoints"
-    found = None
-    if folder.is_dir():  # opening makes it
-        with Checkpoints(folder) as checkpoints:
-            found = checkpoints.restore(like)
-    if found is None:
+    newest, _ = newest_whole(folder)
+    if newest is None:
         raise InputError(
             f"{run_dir} has no checkpoint yet; `sessionrec train {prepared.path} --out {run_dir}` with the settings of "
             "its config.json goes on with it"
         )
-    state, _ = found
+    state, progress = load(folder, newest, like)
+    if config.train.evaluated == "best":
+        _, state = load_best(folder, progress["best"], like)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
         raise InputError(
             f"{run_dir}: the parameters of its checkpoint at step {int(state.step)} are not all numbers, for the run "

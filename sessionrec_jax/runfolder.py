@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +62,29 @@ Window = Callable[[], dict[str, float | None]]
 
 
 class MetricsLog:
-    """metrics.jsonl: a line every few steps with the mean losses and the speed since the last one. Lines that a killed
-    run wrote past its checkpoint are taken back first, so that each step stands there once."""
+    """metrics.jsonl: a line every few steps with the mean losses and the speed since the last one, and a line a
+    validation. Lines that a killed run wrote past its checkpoint are taken back first, so that no step stands twice."""
 
-    def __init__(self, path: Path, first_step: int, every_steps: int):
+    def __init__(self, path: Path, first_step: int, every_steps: int, sums: Sequence[float] = ()):
+        """`sums`: what `self.sums` was when the run stood at `first_step`."""
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) < first_step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        write_text(path, "".join(f"{line}\n" for line in kept))
         self._path, self._every = path, every_steps
-        self._sums, self._unwritten = _NOTHING, None
+        self.sums, self._unwritten = tuple(sums) or _NOTHING, None
         self.note = ""
 
     def add(self, step: int, learning_rate: float, sums: tuple[float, ...], window: Window) -> None:
         """`sums`: retrieval nats, clicked items, rank nats, rank terms (by `loss.rank` of the run) of the step;
         `window`: asked once a line, for the speed since the line before."""
-        self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True))
+        self.sums = tuple(a + b for a, b in zip(self.sums, sums, strict=True))
         self._unwritten = step, learning_rate, window
         if (step + 1) % self._every == 0:
             self._write(*self._unwritten)
+
+    def add_validation(self, step: int, values: dict[str, float | None]) -> None:
+        """`step`: the last one before it."""
+        self._append({"step": step, **values})
 
     def close(self) -> None:
         """Writes the steps after the last full line."""
@@ -87,17 +92,20 @@ class MetricsLog:
             self._write(*self._unwritten)
 
     def _write(self, step: int, learning_rate: float, window: Window) -> None:
-        retrieval, clicked, rank, terms = self._sums
+        retrieval, clicked, rank, terms = self.sums
         losses = {
             "retrieval_nats_per_item": retrieval / clicked if clicked else None,
             "rank_nats_per_term": rank / terms if terms else None,
         }
         watched = window()
-        with self._path.open("a") as file:  # not kept open, since a run may end anywhere
-            file.write(json.dumps({"step": step, **losses, "learning_rate": learning_rate, **watched}) + "\n")
+        self._append({"step": step, **losses, "learning_rate": learning_rate, **watched})
         shown = (f"{name.split('_')[0]} {value:.4f}" for name, value in losses.items() if value is not None)
         self.note = f"{', '.join(shown)}, {watched['sessions_per_second']:,.0f} sessions/s"
-        self._sums, self._unwritten = _NOTHING, None
+        self.sums, self._unwritten = _NOTHING, None
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with self._path.open("a") as file:  # not kept open, since a run may end anywhere
+            file.write(json.dumps(line) + "\n")
 
 
 _NOTHING = (0.0, 0.0, 0.0, 0.0)

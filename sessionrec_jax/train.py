@@ -4,7 +4,7 @@
     trained = train(resolve(Config(), prepared), prepared, Path("RUN"))
 
 The loop writes metrics.jsonl and checkpoints into the run folder. Killed and started again, it goes on where its newest
-checkpoint stands and ends with the same parameters, bit for bit.
+whole checkpoint stands and ends with the same parameters, bit for bit; on other devices, to rounding.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +21,22 @@ import jax
 import numpy as np
 
 from sessionrec_jax import optim
-from sessionrec_jax.checkpoint import Checkpoints
+from sessionrec_jax.checkpoint import Checkpoints, load_best
 from sessionrec_jax.config import Config, Optim
 from sessionrec_jax.config_rules import check
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import Batches, Shape, shape_of, train_batches, train_catalogue, train_users
+from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
+from sessionrec_jax.data.batches import (
+    VALIDATION,
+    Shape,
+    shape_of,
+    train_batches,
+    train_catalogue,
+    train_users,
+)
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluate import measure, validated
 from sessionrec_jax.loss import Sums, proposal
 from sessionrec_jax.meter import Counters, Meter
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Params, Spec
@@ -35,14 +45,28 @@ from sessionrec_jax.profiling import Profile
 from sessionrec_jax.progress import Bar
 from sessionrec_jax.runfolder import MetricsLog, claim
 from sessionrec_jax.step import Scalars, initial_state, make_step
+from sessionrec_jax.stopping import NEVER, Stop, Stopped
 
 _STEPS_STREAM = 1
+
+
+class Best(NamedTuple):
+    """The best validation so far."""
+
+    step: int
+    """Steps that the parameters had seen."""
+    objective: float
+    """Nats; see `evaluate.validated`."""
 
 
 class Trained(NamedTuple):
     """A finished run, ready to be evaluated."""
 
     params: Params
+    params_step: int
+    """Steps that `params` have seen, by `train.evaluated`."""
+    best: Best | None
+    """None where nothing was validated."""
     spec: Spec
     catalogue: Catalogue
     mesh: jax.sharding.Mesh
@@ -105,8 +129,12 @@ def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:
     )
 
 
-def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = False) -> Trained:
-    """Trains `config` (resolved) in `run_dir`, or goes on from its newest checkpoint. Raises Diverged."""
+def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = False, stop: Stop = NEVER) -> Trained:
+    """Trains `config` (resolved) in `run_dir`, or goes on from its newest whole checkpoint.
+
+    Raises Diverged; Stopped where `stop`, entered for the loop, asked and the checkpoint is written; NotSaved where one
+    could not be written; InputError where there are checkpoints and none can be used.
+    """
     claim(run_dir, config)
     mesh = make_mesh(config.mesh)
     shape = shape_of(config, batch_shards(mesh))
@@ -122,23 +150,55 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     state = initial_state(config, spec, catalogue, mesh)
     target_slots = batches.packer.cut.target_sessions
     prior = config.optim.table_prior / (2 * target_slots)
-    counters = Counters()
-    with Checkpoints(run_dir / "checkpoints") as checkpoints:
+    counters, best, validated_step, log_sums = Counters(), None, 0, ()
+
+    def save(step: int) -> None:
+        counters.wall_seconds = clock.seconds()
+        progress = {
+            "config": to_dict(config),
+            "data": batches.get_state(),
+            "counters": dataclasses.asdict(counters),
+            "log_sums": log.sums,
+            "best": best,
+            "validated_step": validated_step,
+        }
+        checkpoints.save(step, state, progress, best and best.step)
+
+    with stop as asked, Checkpoints(run_dir / "checkpoints", config.train.checkpoints_kept) as checkpoints:
         if (found := checkpoints.restore(state)) is not None:
             state, progress = found
+            _refuse_another_run(progress, config, run_dir)
             batches.set_state(progress["data"])
-            counters = Counters(**progress["counters"])
+            counters, log_sums = Counters(**progress["counters"]), progress["log_sums"]
+            best, validated_step = progress["best"] and Best(*progress["best"]), progress["validated_step"]
         first = int(state.step)
-        log = MetricsLog(run_dir / "metrics.jsonl", first, config.train.log_every_steps)
+        log = MetricsLog(run_dir / "metrics.jsonl", first, config.train.log_every_steps, log_sums)
         clock = _Clock(counters.wall_seconds, config.train.checkpoint_every_seconds)
         meter = Meter(counters, mesh.local_devices)
         profile = Profile(run_dir / "profile", config.train.profile_steps, first, steps)
         unread: tuple[int, float, Sums] | None = None
         with Bar("train", steps, first, quiet=quiet) as bar, profile, jax.transfer_guard("disallow"):
-            for step in range(first, steps):
-                if clock.checkpoint_is_due():
+            for step in range(first, steps + 1):
+                asked_by, is_last = asked(), step == steps
+                to_validate = step > validated_step and _validation_is_due(config.train.validations, step, steps)
+                if step > first and (asked_by or is_last or to_validate or clock.checkpoint_is_due()):
                     unread = _read(unread, log, counters, meter)
-                    checkpoints.save(step, state, _progress(batches, counters, clock))
+                    if is_last:
+                        log.close()
+                    save(step)  # before a validation too, which may take longer than a scheduler waits
+                if to_validate and not asked_by:
+                    with clock.stopped():
+                        metrics = measure(config, prepared, catalogue, spec, state.params, mesh, shape, VALIDATION)
+                    values = validated(metrics, config.loss)
+                    log.add_validation(step - 1, values)
+                    validated_step, objective = step, values["validation_objective"]
+                    if objective is not None and (best is None or objective < best.objective):
+                        best = Best(step, objective)
+                    save(step)
+                if asked_by:
+                    raise Stopped(f"at step {step} of {steps}, saved", asked_by)
+                if is_last:
+                    break
                 with meter.input():
                     batch = next(batches)
                 rate = optim.learning_rate(config.optim, step, steps)
@@ -150,11 +210,10 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
                 unread = (step, rate, sums)
                 counters.add(batch)
                 bar.advance(log.note)
-            _read(unread, log, counters, meter)
-        log.close()
-        checkpoints.save(steps, state, _progress(batches, counters, clock))
-    counters.wall_seconds = clock.seconds()
-    return Trained(state.params, spec, catalogue, mesh, shape, steps, target_slots, counters)
+    params_step = steps
+    if config.train.evaluated == "best":
+        params_step, state = load_best(run_dir / "checkpoints", best, state)
+    return Trained(state.params, params_step, best, spec, catalogue, mesh, shape, steps, target_slots, counters)
 
 
 def _without_schedule(config: Optim) -> Optim:
@@ -175,13 +234,21 @@ def _read(unread: tuple[int, float, Sums] | None, log: MetricsLog, counters: Cou
     log.add(step, rate, values, meter.window)
 
 
-def _progress(batches: Batches, counters: Counters, clock: _Clock) -> dict[str, Any]:
-    counters.wall_seconds = clock.seconds()
-    return {"data": batches.get_state(), "counters": dataclasses.asdict(counters)}
+def _validation_is_due(validations: int, step: int, steps: int) -> bool:
+    """After `step` steps, so that they are evenly spread and the last one comes at the end."""
+    return step * validations // steps > (step - 1) * validations // steps
+
+
+def _refuse_another_run(progress: dict[str, Any], config: Config, run_dir: Path) -> None:
+    if (there := run_id(from_dict(progress["config"], f"a checkpoint in {run_dir}"))) != run_id(config):
+        raise InputError(
+            f"{run_dir}: its checkpoints are those of run {there}, its config.json that of run {run_id(config)}; they "
+            "were brought together from two folders. Put the right checkpoints back, or use another --out."
+        )
 
 
 class _Clock:
-    """Wall seconds of the run over all its lives, and when the next checkpoint is due."""
+    """Wall seconds of the run over all its lives, without validation, and when the next checkpoint is due."""
 
     def __init__(self, seconds_before: float, checkpoint_every_seconds: float):
         self._zero = time.monotonic() - seconds_before
@@ -189,6 +256,12 @@ class _Clock:
 
     def seconds(self) -> float:
         return time.monotonic() - self._zero
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._zero += time.monotonic() - begun
 
     def checkpoint_is_due(self) -> bool:
         if time.monotonic() - self._saved < self._every:

@@ -19,6 +19,12 @@ def by_name(tree) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def assert_same_bits(one, other) -> None:
+    one, other = by_name(one), by_name(other)
+    assert one.keys() == other.keys()
+    assert not [name for name in one if not np.array_equal(one[name], other[name])]
+
+
 class OneStep:
     """The first step of training on the first batch, on so many devices of the `data` axis, or on another mesh."""
 

@@ -32,6 +32,7 @@ NO_JAX = (
     "progress",
     "runfolder",
     "seen",
+    "stopping",
 )
 MOST_LINES = 400
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|scratch)/\w")

@@ -19,11 +19,12 @@ from experiments.base import SIZES, sized
 from experiments.grid import Plan
 from experiments.varying import varying
 from sessionrec_jax import count
+from sessionrec_jax.checkpoint import newest_whole
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
-PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --epochs 3 --workers 2"
+PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --workers 2"
 SMALL = (
     "--data.rows 4 --data.sessions-per-row 16 --model.id-width 8 --model.side-width 4 --loss.negatives 32 "
     "--train.log-every-steps 1 --train.checkpoint-every-seconds 0.2"
@@ -35,9 +36,9 @@ OF_THE_CLOCK = (
 )  # fmt: skip
 
 
-def command(log, out) -> list[str]:
+def command(log, out, epochs: int = 3) -> list[str]:
     sweep = [sys.executable, "-m", "experiments", "sweep", "grid", "--data", str(log.path), "--out", str(out)]
-    return [*sweep, *PLAN.split(), *SMALL.split()]
+    return [*sweep, *PLAN.split(), "--epochs", str(epochs), *SMALL.split()]
 
 
 def rows(out) -> dict[str, dict]:
@@ -50,6 +51,13 @@ def children_of(pid: int) -> list[int]:
     return [int(line) for line in listed.stdout.split()]
 
 
+def assert_gone(workers: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers):  # noqa: PTH110
+        assert time.monotonic() < deadline, "workers outlived their sweep"
+        time.sleep(0.1)
+
+
 def test_a_killed_sweep_ends_with_the_rows_of_an_undisturbed_one(log, tmp_path):
     subprocess.run(command(log, tmp_path / "calm"), env=ENVIRONMENT, check=True, capture_output=True)
     moment = random.SystemRandom().uniform(2.0, 12.0)
@@ -58,16 +66,30 @@ def test_a_killed_sweep_ends_with_the_rows_of_an_undisturbed_one(log, tmp_path):
     workers = children_of(sweep.pid)
     sweep.send_signal(signal.SIGKILL)
     sweep.wait()
-    deadline = time.monotonic() + 20
-    while any(os.path.exists(f"/proc/{pid}") for pid in workers):  # noqa: PTH110
-        assert time.monotonic() < deadline, "workers outlived their killed sweep"
-        time.sleep(0.1)
+    assert_gone(workers)
     subprocess.run(command(log, tmp_path / "killed"), env=ENVIRONMENT, check=True, capture_output=True)
     calm = rows(tmp_path / "calm")
     assert len(calm) == 2
     assert all(row["status"] == "done" and row["loss_nats_per_item"] > 0 for row in calm.values())
     assert rows(tmp_path / "killed") == calm, f"killed after {moment:.2f} s"
     assert main(["status", str(tmp_path / "killed")]) == 0
+
+
+def test_a_sweep_that_is_asked_to_stop_saves_its_runs_and_counts_no_attempt(log, tmp_path):
+    sweep = subprocess.Popen(command(log, tmp_path, epochs=200), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    while sweep.poll() is None and len({path.parent for path in tmp_path.glob("runs/*/checkpoints/[0-9]*")}) < 2:
+        time.sleep(0.02)
+    workers = children_of(sweep.pid)
+    sweep.send_signal(signal.SIGTERM)
+    said = sweep.communicate(timeout=30)[1]
+    assert sweep.returncode == 143, said
+    assert "stopped by SIGTERM with 2 runs left; the same command goes on from there" in said
+    assert_gone(workers)
+    assert rows(tmp_path) == {}
+    assert [path.read_text().strip() for path in tmp_path.glob("runs/*/attempts.json")] == ["0", "0"]
+    for run in (tmp_path / "runs").iterdir():
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        assert newest_whole(run / "checkpoints") == (last["step"] + 1, [])  # every step that was taken is saved
 
 
 def test_a_run_that_fails_is_a_row_without_a_loss(log, tmp_path, capsys):

@@ -1,25 +1,20 @@
-"""Training: the same on any number of devices, the same after any number of deaths, and better than popularity."""
+"""Training: the same on any number of devices, refused where it must be, and better than popularity."""
 
 from __future__ import annotations
 
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from onestep import OneStep, assert_same_step, by_name
+from onestep import OneStep, assert_same_bits, assert_same_step
 
 from sessionrec_jax import optim
 from sessionrec_jax.checkpoint import Checkpoints
 from sessionrec_jax.config import Optim
-from sessionrec_jax.config_values import replace, to_dict
+from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_batches
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import evaluate
@@ -28,22 +23,6 @@ from sessionrec_jax.model import sessionrec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
 from sessionrec_jax.runfolder import MetricsLog
 from sessionrec_jax.train import Diverged, resolve, train
-
-TRAIN_IN_A_PROCESS_OF_ITS_OWN = """
-import json, sys
-from pathlib import Path
-from sessionrec_jax.config_values import from_dict
-from sessionrec_jax.data.store import open_log
-from sessionrec_jax.train import train
-config = from_dict(json.loads(sys.argv[1]))
-train(config, open_log(config.data.path), Path(sys.argv[2]), quiet=True)
-"""
-
-
-def assert_same_bits(one, other) -> None:
-    one, other = by_name(one), by_name(other)
-    assert one.keys() == other.keys()
-    assert not [name for name in one if not np.array_equal(one[name], other[name])]
 
 
 def steps_of(run_dir: Path) -> list[dict]:
@@ -176,29 +155,6 @@ def test_a_finished_run_started_again_does_nothing(whole, log):
     assert len(steps_of(folder)) == trained.steps
 
 
-# Deaths.
-
-
-def test_a_killed_run_ends_with_the_parameters_of_an_undisturbed_one(whole, log, tmp_path):
-    config, folder, trained = whole
-    careful, run_dir = replace(config, {"train.checkpoint_every_seconds": 0.02}), tmp_path / "run"
-    program = [sys.executable, "-c", TRAIN_IN_A_PROCESS_OF_ITS_OWN, json.dumps(to_dict(careful)), str(run_dir)]
-    with subprocess.Popen(program) as process:
-        while process.poll() is None and not list(run_dir.glob("checkpoints/[0-9]*")):
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.5))
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert len((run_dir / "metrics.jsonl").read_text().splitlines()) < trained.steps
-
-    resumed = train(config, log, run_dir, quiet=True)
-    assert_same_bits(resumed.params, trained.params)
-    losses = [[line["retrieval_nats_per_item"] for line in steps_of(path)] for path in (run_dir, folder)]
-    assert losses[0] == losses[1]
-    assert resumed.counters.target_items == trained.counters.target_items
-    assert resumed.counters.item_slots == trained.counters.item_slots
-
-
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(config, log, tmp_path):
     wild = replace(config, {"optim.learning_rate_peak": 1e30})
     with pytest.raises(Diverged, match=r"not a number at step \d+; lower --optim.learning-rate-peak") as error:
@@ -231,10 +187,10 @@ def test_a_log_that_was_prepared_anew_is_refused(config, log):
 )
 def test_a_checkpoint_of_other_arrays_is_refused_by_name(tmp_path, change, message):
     state = {"a": jnp.zeros(3), "b": jnp.ones((2, 2))}
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, kept=2) as checkpoints:
         assert checkpoints.restore(state) is None
         checkpoints.save(5, state, {"data": {"next": 7}})
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, kept=2) as checkpoints:
         restored, progress = checkpoints.restore(state)
         assert_same_bits(restored, state)
         assert progress == {"data": {"next": 7}}

@@ -3,7 +3,7 @@
 sessionrec train DATA --out RUN --model.width 128 --model.layers 4
 sessionrec train DATA --out RUN --mesh data=4,model=2
 
-The same command again goes on where the run was stopped.
+The same command again goes on where the run was stopped. SIGTERM and Ctrl-C save first; a second one ends at once.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ class Command:
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=_with_mesh(argv), prog="sessionrec train", description=__doc__)
     from experiments.row import run  # starts jax, which --help need not wait for
+    from sessionrec_jax.stopping import StopSignals
 
-    row = run(replace(command.config, {"data.path": str(command.data_path)}), command.out, "train")
+    config = replace(command.config, {"data.path": str(command.data_path)})
+    row = run(config, command.out, "train", stop=StopSignals())
     if row["status"] != "done":
         raise SystemExit(f"{command.out}: {row['reason']}")
     print_metrics(row, f"{command.out}, held-out sessions")
