@@ -66,10 +66,13 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
             return *sessionrec.apply(spec, params, inputs, read.side, noise), wanted
 
         e_GTD, queries_G, wanted_G = jax.vmap(encoded)(inputs._replace(item_T=read.item_GT), target_GS, noise_G)
+        heads = params["heads"] | {
+            "item_bias": params["heads"]["item_bias"][: spec.ids]
+        }  # no item has the rows past them
         log_sum_GS = log_sums(queries_G.retrieval_SD, inputs.item_T, wanted_G) if is_full else None
 
         def lost(queries: Queries, e_TD: jax.Array, item_T: jax.Array, wanted: Targets, log_sum_S: Any) -> Sums:
-            scored = (loss, queries, e_TD, item_T, wanted, params["heads"], read.log_q_V)
+            scored = (loss, queries, e_TD, item_T, wanted, heads, read.log_q_V)
             return session_loss(*scored, negatives, e_ND, log_sum_S)
 
         of_shards = jax.vmap(lost)(queries_G, e_GTD, read.item_GT, wanted_G, log_sum_GS)
