@@ -19,8 +19,6 @@ from rich.console import Console
 from rich.table import Table
 
 import scaling.errors
-import sessionrec_jax.errors
-from sessionrec_jax.stopping import Stopped
 
 COMMANDS = (
     "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "status", "compare", "fit", "plan",
@@ -39,10 +37,14 @@ def main(argv: list[str] | None = None) -> int:
                 f"unknown command {command!r}; {scaling.errors.near_miss(command, COMMANDS)}"
             )
         return importlib.import_module(f"experiments.cli.{command}").main(rest) or 0
-    except (scaling.errors.InputError, sessionrec_jax.errors.InputError) as error:
+    except ValueError as error:
+        if not (isinstance(error, scaling.errors.InputError) or _is(error, "sessionrec_jax.errors", "InputError")):
+            raise
         _tell(error)
         return 2
-    except Stopped as error:
+    except RuntimeError as error:
+        if not _is(error, "sessionrec_jax.stopping", "Stopped"):
+            raise
         Console(stderr=True, highlight=False, soft_wrap=True).print(str(error))
         return error.exit_code
     except KeyboardInterrupt:
@@ -52,10 +54,16 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `sessionrec ... | head` is no failure
         return 0
     except OSError as error:
-        if not isinstance(error, sessionrec_jax.errors.NotSaved) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not (_is(error, "sessionrec_jax.errors", "NotSaved") or error.errno in (errno.ENOSPC, errno.EDQUOT)):
             raise
         _tell(error)
         return 1
+
+
+def _is(error: Exception, module: str, name: str) -> bool:
+    """Whether `error` is of a class of sessionrec_jax: of a module that is not loaded nothing can have been raised."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(error, getattr(loaded, name))
 
 
 def _tell(error: Exception) -> None:

@@ -159,9 +159,12 @@ class Optim:
     table_rate_ratio: float = 10.0
     """Learning rate of the item tables over that of the body."""
     table_rule: Literal["adagrad", "adam"] = "adagrad"
-    """adagrad: row-wise, one accumulator a row. adam: two moments a number, without decay."""
+    """How the rows of the item tables move.
+    adagrad: row-wise, one accumulator a row
+    adam: two moments a number, without decay"""
     table_update: Literal["dense", "sparse"] = "dense"
-    """dense: every row of the item tables in each step
+    """Which of their rows a step updates.
+    dense: every row
     sparse: the rows that the step reads; its cost does not grow with the catalogue. Under adagrad without a prior the
     same numbers; under adam the lazy variant: a row's moments stand still while it is not read. The prior acts on the
     rows that are read."""

@@ -20,7 +20,7 @@ Stop = AbstractContextManager[Callable[[], int]]
 NEVER: Stop = contextlib.nullcontext(lambda: 0)
 
 
-class Stopped(Exception):
+class Stopped(RuntimeError):
     """What was asked to stop has saved and stopped."""
 
     def __init__(self, where: str, number: int):

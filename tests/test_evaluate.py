@@ -117,7 +117,7 @@ def sessions_of(config: Config, log, model):
         inputs = jax.tree.map(lambda x_G: x_G[0], put_batch(batch, make_mesh(config.mesh))[0])
         retrieval_SD = np.asarray(apply(spec, params, inputs, side)[1].retrieval_SD)
         for slot in np.flatnonzero(batch.target_GRL):
-            score_V = e_VD @ retrieval_SD[slot - 1] + params["heads"]["item_bias"]
+            score_V = e_VD @ retrieval_SD[slot - 1] + params["heads"]["item_bias"][: spec.ids]
             yield batch.log_session_GRL.reshape(-1)[slot], score_V
 
 

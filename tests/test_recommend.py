@@ -177,7 +177,7 @@ def log_probs_of_the_last_targets(run):
     found = []
     for batch in eval_batches(run.config, run.prepared, shape_of(run.config, run.mesh.size), TEST):
         inputs, _ = put_batch(batch, run.mesh)
-        score_SV = queries_of(inputs)[0] @ e_VD.T + run.params["heads"]["item_bias"].at[0].set(-jnp.inf)
+        score_SV = queries_of(inputs)[0] @ e_VD.T + run.params["heads"]["item_bias"][: run.spec.ids].at[0].set(-jnp.inf)
         log_prob_RLV = np.asarray(jax.nn.log_softmax(score_SV)).reshape(*batch.user_of_session_GRL.shape[1:], -1)
         for row, user_L in enumerate(batch.user_of_session_GRL[0]):
             for user in range(1, user_L.max(initial=0) + 1):

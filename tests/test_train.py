@@ -62,7 +62,7 @@ def test_a_step_moves_the_rows_of_items_that_it_saw_and_no_others(one_step):
     drawn = sample_negatives(key, jax.tree.map(jnp.asarray, one.proposal), 32).item_N
     seen_V = np.isin(np.arange(ids), np.append(one.batch.item_GT, drawn))
     assert not seen_V.all()
-    after, before = one.state.params["heads"]["item_bias"], one.before["heads"]["item_bias"]
+    after, before = (params["heads"]["item_bias"][:ids] for params in (one.state.params, one.before))
     assert not np.any((after != before)[~seen_V])
     assert np.any((after != before)[seen_V])
 
@@ -105,7 +105,7 @@ def test_evaluation_is_what_scoring_click_by_click_gives(whole, log):
         _, queries = apply(spec, params, inputs, side)
         for slot in np.flatnonzero(batch.target_GRL):
             clicked_T = (batch.session_of_item_GT[0] == slot) & (batch.feedback_GT[0] == CLICKED)
-            score_V = e_VD @ queries.retrieval_SD[slot - 1] + params["heads"]["item_bias"]
+            score_V = e_VD @ queries.retrieval_SD[slot - 1] + params["heads"]["item_bias"][: spec.ids]
             clicked = batch.item_GT[0, clicked_T]
             nats += list(jax.nn.logsumexp(score_V[1:]) - score_V[clicked])
             best_ranks += [np.sum(score_V[1:] > score_V[clicked].max())] if len(clicked) else []
