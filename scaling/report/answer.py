@@ -120,4 +120,5 @@ def forms_sentence(fit: Fit) -> str:
     if fit.forms.spread is None:
         return says
     target = ", ".join(f"{axis.upper()} = {value:.3g}" for axis, value in fit.forms.target.items())
-    return f"{says} Fitted to all runs, the forms differ by {fit.forms.spread:.2%} at {target}, far past the data."
+    near = f"the forms that do nearly as well ({', '.join(fit.forms.near)})"
+    return f"{says} Fitted to all runs, {near} differ by {fit.forms.spread:.2%} at {target}, far past the data."
