@@ -217,7 +217,7 @@ def fit(
     if known_floor is not None:
         free_floor = _free_floor(table, done, objective, delta, bootstrap, seed, full, warnings)
     held = predict_heldout(table, start, goal, known_floor, bootstrap, seed, warnings) if full else ()
-    others = variants(table, start, known_floor, goal) if full else ()
+    others = variants(table, start, known_floor, goal, warnings) if full else ()
     return replace(done, heldout=held, forms=compared, variants=others, free_floor=free_floor, warnings=tuple(warnings))
 
 

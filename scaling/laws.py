@@ -124,7 +124,7 @@ LAWS = {
         Law(
             "repeated",
             "L = E + A / N'^alpha + B / D'^beta, with D' = U + U R_D (1 - exp(-(D/U - 1) / R_D)), N' likewise with R_N",
-            (ExcessSize("A", "alpha", "B", "beta", "R_N"), RepeatedData("B", "beta", "R_D"), FLOOR),
+            (ExcessSize("A", "alpha", "R_N", "B", "beta"), RepeatedData("B", "beta", "R_D"), FLOOR),
             "Muennighoff et al. 2023 (2305.16264), eqs. 5 to 7",
             "Repeated data, and size beyond what is best for the unique data, are worth exponentially less each time.",
         ),

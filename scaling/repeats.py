@@ -37,22 +37,22 @@ def log_gain_derivatives(repeats: np.ndarray, log_decay: np.ndarray) -> tuple[np
     return m_R, m_r, m_RR, m_Rr, m_rr
 
 
+def _unique(points: Points) -> np.ndarray:
+    """Less than one epoch has seen no more than D."""
+    return np.minimum(points["u"], points["d"])
+
+
 @dataclass(frozen=True)
-class RepeatedData:
-    """B / D'^beta, params (size, exponent, decay = log R_D*); axes d (seen) and u (unique)."""
+class _Decaying:
+    """A power whose base counts repetitions less and less; its size is that at the centre of its first axis."""
 
     size: str
     exponent: str
     decay: str
-    axes = ("d", "u")
 
     @property
     def logs(self) -> tuple[str, ...]:
         return (self.decay,)
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        return (self.size, self.exponent, self.decay)
 
     @property
     def sizes(self) -> dict[str, tuple[str, ...]]:
@@ -62,8 +62,27 @@ class RepeatedData:
     def limits(self) -> dict[str, tuple[float, float]]:
         return {self.exponent: EXPONENT_LIMITS, self.decay: LOG_DECAY_LIMITS}
 
+    def natural(self, theta: Natural, centre: dict[str, float]) -> Natural:
+        exponent = theta[self.exponent]
+        return {
+            self.size: exp_capped(theta[self.size] + exponent * np.log(centre[self.axes[0]])),
+            self.exponent: exponent,
+            self.decay: exp_capped(theta[self.decay]),
+        }
+
+
+@dataclass(frozen=True)
+class RepeatedData(_Decaying):
+    """B / D'^beta, params (size, exponent, decay = log R_D*); axes d (seen) and u (unique)."""
+
+    axes = ("d", "u")
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        return (self.size, self.exponent, self.decay)
+
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
-        unique = np.minimum(points["u"], points["d"])
+        unique = _unique(points)
         return np.log(unique / centre["d"]), points["d"] / unique - 1
 
     def log(self, theta_Sk: np.ndarray, at: Covariates) -> np.ndarray:
@@ -76,48 +95,25 @@ class RepeatedData:
         slopes = (np.ones_like(at[0]), -at[0] - log_gain(at[1], r), -beta * m_r)
         return Derivatives(self.log(theta_Sk, at), slopes, {(1, 2): -m_r, (2, 2): -beta * m_rr})
 
-    def natural(self, theta: Natural, centre: dict[str, float]) -> Natural:
-        exponent = theta[self.exponent]
-        return {
-            self.size: exp_capped(theta[self.size] + exponent * np.log(centre["d"])),
-            self.exponent: exponent,
-            self.decay: exp_capped(theta[self.decay]),
-        }
-
 
 @dataclass(frozen=True)
-class ExcessSize:
-    """A / N'^alpha, params (size, exponent, data's size, data's exponent, decay = log R_N*); axes n and u.
+class ExcessSize(_Decaying):
+    """A / N'^alpha, params (size, exponent, data's size, data's exponent, decay = log R_N*); axes n, u and d.
 
     N' counts what N exceeds the size that is compute-optimal for the unique data, alpha A / N^alpha = beta B / U^beta,
     as repetitions of it: hence the parameters of the data's term.
     """
 
-    size: str
-    exponent: str
     data_size: str
     data_exponent: str
-    decay: str
-    axes = ("n", "u")
-
-    @property
-    def logs(self) -> tuple[str, ...]:
-        return (self.decay,)
+    axes = ("n", "u", "d")
 
     @property
     def params(self) -> tuple[str, ...]:
         return (self.size, self.exponent, self.data_size, self.data_exponent, self.decay)
 
-    @property
-    def sizes(self) -> dict[str, tuple[str, ...]]:
-        return {self.size: (self.exponent, self.decay)}
-
-    @property
-    def limits(self) -> dict[str, tuple[float, float]]:
-        return {self.exponent: EXPONENT_LIMITS, self.decay: LOG_DECAY_LIMITS}
-
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
-        return np.log(points["n"] / centre["n"]), np.log(points["u"] / centre["d"])
+        return np.log(points["n"] / centre["n"]), np.log(_unique(points) / centre["d"])
 
     def _best(self, theta_Sk: np.ndarray, at: Covariates) -> tuple[np.ndarray, np.ndarray]:
         """log of the best N for the unique data, over the centre; and R of N, 0 where N is below it."""
@@ -156,11 +152,3 @@ class ExcessSize:
             curvature[i, 4] = -alpha * by_qr * q_of[i] - (i == 1) * by_r
         curvature[4, 4] = -alpha * by_rr
         return Derivatives(self.log(theta_Sk, at), slopes, curvature)
-
-    def natural(self, theta: Natural, centre: dict[str, float]) -> Natural:
-        exponent = theta[self.exponent]
-        return {
-            self.size: exp_capped(theta[self.size] + exponent * np.log(centre["n"])),
-            self.exponent: exponent,
-            self.decay: exp_capped(theta[self.decay]),
-        }

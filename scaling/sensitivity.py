@@ -27,8 +27,13 @@ class Variant:
     params: dict[str, float]
 
 
-def variants(table: RunTable, law: Law, known_floor: float | None, fitted: Objective) -> tuple[Variant, ...]:
-    """Points without intervals: every objective on this table, then the fit's own with the dropped runs back."""
+def variants(
+    table: RunTable, law: Law, known_floor: float | None, fitted: Objective, warnings: list[str]
+) -> tuple[Variant, ...]:
+    """Points without intervals: every objective on this table, then the fit's own with the dropped runs back.
+
+    Where the table with those runs cannot carry the law there is no such point, and `warnings` gets the reason.
+    """
     problem = Problem.of(table, law, known_floor)
     adaptive, _ = problem.adaptive()
     goals = {
@@ -42,10 +47,9 @@ def variants(table: RunTable, law: Law, known_floor: float | None, fitted: Objec
     if whole is not None:
         try:
             checks.refuse(whole, law, known_floor)
-            back = "dropped back"
-            found.append(_variant(back, Problem.of(whole, law, known_floor), fitted))
-        except Refusal:
-            pass  # what the whole table cannot carry is no comparison
+            found.append(_variant("dropped back", Problem.of(whole, law, known_floor), fitted))
+        except Refusal as refusal:
+            warnings.append(f"No fit with the {table.drop_worst} dropped runs back: {refusal}")
     return tuple(found)
 
 

@@ -66,9 +66,8 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
             return *sessionrec.apply(spec, params, inputs, read.side, noise), wanted
 
         e_GTD, queries_G, wanted_G = jax.vmap(encoded)(inputs._replace(item_T=read.item_GT), target_GS, noise_G)
-        heads = params["heads"] | {
-            "item_bias": params["heads"]["item_bias"][: spec.ids]
-        }  # no item has the rows past them
+        # no item has the rows past the ids
+        heads = params["heads"] | {"item_bias": params["heads"]["item_bias"][: spec.ids]}
         log_sum_GS = log_sums(queries_G.retrieval_SD, inputs.item_T, wanted_G) if is_full else None
 
         def lost(queries: Queries, e_TD: jax.Array, item_T: jax.Array, wanted: Targets, log_sum_S: Any) -> Sums:

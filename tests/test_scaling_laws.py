@@ -234,3 +234,13 @@ def test_every_law_says_where_it_comes_from_and_what_it_takes_for_granted(law):
     assert set(law.sizes) | set(law.limits) <= set(law.params)
     assert law.free_params(1.0) == tuple(name for name in law.params if name != "E")
     assert all(name in law.formula for name in law.params)
+
+
+def test_unique_data_beyond_those_seen_count_no_more_than_them():
+    law = LAWS["repeated"]
+    seen = {"n": np.geomspace(1e6, 1e10, 9), "d": np.full(9, 1e9), "u": np.full(9, 1e9)}
+    values = {"A": 400.0, "B": 900.0, "E": 1.7, "alpha": 0.34, "beta": 0.29, "R_N": 5.0, "R_D": 15.0}
+    centre = {"n": 1e8, "d": 1e9, "u": 1e9}
+    theta_P = from_natural(law, values, centre, None)
+    at, beyond = (bind(law, seen | {"u": u}, centre, None).log(theta_P[None]) for u in (seen["u"], 7 * seen["u"]))
+    np.testing.assert_array_equal(at, beyond)
