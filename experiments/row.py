@@ -149,7 +149,7 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
     sessions_unique, exposures_unique = _unique(config, prepared)
     flops = flops_train(config, spec, items=seen.items, sessions=seen.sessions, steps=trained.steps)
     devices = tuple(trained.mesh.devices.flat)
-    peak = peak_flops_per_second(devices, "float32")  # what the model computes in
+    peak = peak_flops_per_second(devices, config.model.compute)
     return {
         "params_item_table": parameters.item_table,
         "params_body": parameters.body,

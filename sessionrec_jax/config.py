@@ -86,6 +86,11 @@ class Model:
     """Hidden width of the MLPs over width."""
     dropout: float = 0.0
     """Share of the session vectors, and of each residual branch of the sequence encoder, that a step leaves out."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Type of the activations and of the matrix products. Parameters, their gradients, the optimizer, norms, softmaxes
+    and losses are float32 either way, and so is evaluation.
+    float32: multiplied as the device does by default (TF32 on NVIDIA, bfloat16 passes on a TPU)
+    bfloat16: half the memory, and several times the speed where the device has units for it; a CPU has none"""
     remat: bool = True
     """Compute each layer's activations again in the backward pass rather than keep them."""
     ignored_in_input: bool = True

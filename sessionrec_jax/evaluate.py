@@ -82,6 +82,7 @@ def measure(
     `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are neither targets nor
     candidates of recall, ndcg, hit and mrr. Nothing here trains or tunes.
     """
+    spec = spec.in_float32
     side = put_side(catalogue.side, spec.rows, mesh)
     table = item_table(spec, params, side)
     log = prepared.arrays()

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Loss
 from sessionrec_jax.model.segment import segment_logsumexp
-from sessionrec_jax.targets import Targets
+from sessionrec_jax.targets import Targets, own_products
 
 
 def rank_logits(
@@ -21,7 +21,7 @@ def rank_logits(
 ) -> Float[Array, " T"]:
     """Log odds that an exposure is clicked, known but for a constant a session where the loss is pairwise or listwise;
     meaningful where `targets.exposed_T` holds."""
-    return jnp.einsum("TD,TD->T", queries_SD[targets.query_T], e_TD) + rank_bias
+    return own_products(queries_SD, e_TD, targets) + rank_bias
 
 
 def rank_loss_sums(

@@ -58,6 +58,7 @@ def recommend(
     items = run.catalogue.items
     if not 1 <= k <= items:
         raise InputError(f"--k {k}: the catalogue has {items} items; wanted a number from 1 to {items}")
+    run = run._replace(spec=run.spec.in_float32)
     recent = _recent(histories, run)
     return _tell(run, histories, recent, k, seen, quiet)
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.config import Loss
 from sessionrec_jax.negatives import Negatives
-from sessionrec_jax.targets import Targets
+from sessionrec_jax.targets import Targets, own_products
 
 Embed = Callable[[Int[Array, " N"]], Float[Array, "N D"]]
 """Embeddings of any items, differentiable in what it closes over."""
@@ -161,7 +161,8 @@ def _scores(
     item_bias_V: Float[Array, " V"],
     item_N: Int[Array, " N"],
 ) -> Float[Array, "S N"]:
-    return queries_SD @ e_ND.T + item_bias_V[item_N]
+    products_SN = jnp.einsum("SD,ND->SN", queries_SD, e_ND, preferred_element_type=jnp.float32)
+    return products_SN + item_bias_V[item_N]
 
 
 def _own_scores(
@@ -172,7 +173,7 @@ def _own_scores(
     item_bias_V: Float[Array, " V"],
 ) -> Float[Array, " T"]:
     """Of each item, after the session before its own."""
-    return jnp.einsum("TD,TD->T", queries_SD[targets.query_T], e_TD) + item_bias_V[item_T]
+    return own_products(queries_SD, e_TD, targets) + item_bias_V[item_T]
 
 
 def _at(log_q_V: Float[Array, " V"], item_N: Int[Array, " N"]) -> Float[Array, " N"]:

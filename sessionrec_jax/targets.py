@@ -1,7 +1,7 @@
 """What of a packed batch is scored: the labels and the rank terms of its target sessions.
 
 The label of session slot n is the content of slot n + 1 of the same user, so for item i the query is slot
-session_of_item[i] - 1. Letters: T items, S session slots.
+session_of_item[i] - 1. Letters: T items, S session slots, D width.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.data.batches import CLICKED
 
@@ -33,3 +33,10 @@ def targets(feedback_T: Int[Array, " T"], session_of_item_T: Int[Array, " T"], t
         clicked_T=in_target_T & (feedback_T == CLICKED),
         exposed_T=in_target_T & (feedback_T <= CLICKED),
     )
+
+
+def own_products(queries_SD: Float[Array, "S D"], e_TD: Float[Array, "T D"], targets: Targets) -> Float[Array, " T"]:
+    """Of each item with the query of the session before its own, in float32: so the gradients of a query, too, are
+    added up over its items."""
+    query_TD = queries_SD.astype(jnp.float32)[targets.query_T]
+    return jnp.einsum("TD,TD->T", query_TD, e_TD.astype(jnp.float32))

@@ -12,15 +12,20 @@ def multiplications(jaxpr: Any) -> int:
 
     XLA's own cost analysis counts the body of a loop once, and elementwise work beside the products.
     """
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    return sum(count for _, count in products(jaxpr))
 
 
-def _of_equation(equation: Any) -> int:
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        return equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-    turns = equation.params["length"] if equation.primitive.name == "scan" else 1
-    return turns * sum(multiplications(inner) for inner in _inner(equation.params.values()))
+def products(jaxpr: Any, turns: int = 1) -> Iterator[tuple[tuple[Any, Any], int]]:
+    """((type of one side, of the other), multiply-adds) of each of them."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            sides = tuple(side.aval for side in equation.invars)
+            summed = math.prod(sides[0].shape[i] for i in contracted)
+            yield (sides[0].dtype, sides[1].dtype), turns * equation.outvars[0].aval.size * summed
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for inner in _inner(equation.params.values()):
+            yield from products(inner, turns * times)
 
 
 def _inner(values: Any) -> Iterator[Any]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Model
+from sessionrec_jax.model.linear import linear
 
 Side = dict[str, Int[Array, "V W"]]
 
@@ -37,10 +38,9 @@ class ItemEmbedding(nn.Module):
             known_NW = (code_NW > 0).astype(jnp.float32)
             mean_NE = jnp.einsum("NWE,NW->NE", table_CE[code_NW], known_NW)
             parts.append(mean_NE / jnp.maximum(known_NW.sum(axis=1, keepdims=True), 1.0))
-        x_NE = jnp.concatenate(parts, axis=1)
+        # Rounded after the lookup, so that the gradients of an item's many places are added up in float32.
+        x_NE = jnp.concatenate(parts, axis=1).astype(config.compute)
         width, matrix = config.width, nn.initializers.lecun_normal()
-        w1_ED = self.param("mlp_in", matrix, (x_NE.shape[1], width))
-        b1_D = self.param("mlp_bias", nn.initializers.zeros, (width,))
-        w2_DD = self.param("mlp_out", matrix, (width, width))
-        w3_ED = self.param("linear", matrix, (x_NE.shape[1], width))
-        return jax.nn.silu(x_NE @ w1_ED + b1_D) @ w2_DD + x_NE @ w3_ED
+        h_ND = linear(self, "mlp_in", matrix, x_NE, width)
+        h_ND += self.param("mlp_bias", nn.initializers.zeros, (width,)).astype(x_NE.dtype)
+        return linear(self, "mlp_out", matrix, jax.nn.silu(h_ND), width) + linear(self, "linear", matrix, x_NE, width)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from sessionrec_jax.config import Model
 from sessionrec_jax.model.dropout import drop
+from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
 
 
@@ -42,9 +43,9 @@ class GruBlock(nn.Module):
     ) -> tuple[Float[Array, "R L D"], None]:
         width, matrix = self.config.width, nn.initializers.lecun_normal()
         h_RLD = rms_norm(self, "norm", x_RLD)
-        input_RLG = h_RLD @ self.param("gates_in", matrix, (width, 3 * width))
-        input_RLG += self.param("gates_bias", nn.initializers.zeros, (3 * width,))
-        state_DG = self.param("gates_state", matrix, (width, 3 * width))
+        input_RLG = linear(self, "gates_in", matrix, h_RLD, 3 * width)
+        input_RLG += self.param("gates_bias", nn.initializers.zeros, (3 * width,)).astype(x_RLD.dtype)
+        state_DG = self.param("gates_state", matrix, (width, 3 * width)).astype(x_RLD.dtype)
 
         def slot(
             h_RD: Float32[Array, "R D"], of_slot: tuple[Float[Array, "R G"], Bool[Array, " R"]]

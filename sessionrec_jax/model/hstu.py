@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from sessionrec_jax.config import Model
 from sessionrec_jax.model.attention import Slots, attention_logits, split_heads
 from sessionrec_jax.model.dropout import drop
+from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
 
 
@@ -40,11 +41,11 @@ class HstuBlock(nn.Module):
         small = nn.initializers.variance_scaling(1.0 / config.layers, "fan_in", "truncated_normal")
 
         h_RLD = rms_norm(self, "norm_in", x_RLD)
-        uvqk_RLE = jax.nn.silu(h_RLD @ self.param("uvqk", nn.initializers.lecun_normal(), (width, 4 * width)))
+        uvqk_RLE = jax.nn.silu(linear(self, "uvqk", nn.initializers.lecun_normal(), h_RLD, 4 * width))
         u_RLD, v_RMD, q_RLD, k_RMD = jnp.split(uvqk_RLE, 4, axis=-1)
         logit_RNLM = attention_logits(self, config, self.positions, q_RLD, k_RMD, slots, scale=1.0)
         weight_RNLM = jnp.where(slots.mask_RLM[:, None], jax.nn.silu(logit_RNLM) / self.positions, 0)
         a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM.astype(x_RLD.dtype), split_heads(v_RMD, config.heads))
         gated_RLD = rms_norm(self, "norm_attention", a_RLNH.reshape(x_RLD.shape)) * u_RLD
-        branch_RLD = gated_RLD @ self.param("out", small, (width, width))
+        branch_RLD = linear(self, "out", small, gated_RLD, width)
         return x_RLD + drop(branch_RLD, config.dropout, key_R), None

@@ -45,7 +45,7 @@ class SequenceEncoder(nn.Module):
         place_RLD = 0.0
         if config.places == "learned":
             position_PD = self.param("position", nn.initializers.normal(0.02), (self.positions, config.width))
-            place_RLD = position_PD[position_RL]
+            place_RLD = position_PD[position_RL].astype(s_RLD.dtype)
         x_RLD = rms_norm(self, "norm_in", s_RLD) + place_RLD
         key_R = row_keys(noise) if noise is not None and config.dropout else None
         x_RLD = drop(x_RLD, config.dropout, key_R)

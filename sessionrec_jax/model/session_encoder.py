@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Model
 from sessionrec_jax.data.batches import IGNORED
+from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.segment import (
     segment_attention,
     segment_max,
@@ -48,15 +49,15 @@ class SessionEncoder(nn.Module):
         width, kind = config.width, config.session_encoder
         feedback_KD = self.param("feedback", nn.initializers.normal(0.1), (kinds, width))
         feedback_T = feedback_T.astype(jnp.int32)
-        x_TD = e_TD + feedback_KD[feedback_T]
+        x_TD = e_TD + feedback_KD[feedback_T].astype(e_TD.dtype)
         if not config.ignored_in_input:
             session_T = jnp.where(feedback_T == IGNORED, sessions, session_T)
         in_order = config.ignored_in_input  # padding between the items breaks the order
 
         if kind == "typed_mean":
-            s_SKD = segment_mean(x_TD, session_T * kinds + feedback_T, sessions * kinds).reshape(sessions, kinds, width)
+            s_XD = segment_mean(x_TD, session_T * kinds + feedback_T, sessions * kinds).astype(x_TD.dtype)
             w_KDD = self.param("project", nn.initializers.lecun_normal(in_axis=1, batch_axis=0), (kinds, width, width))
-            return jnp.einsum("SKD,KDF->SF", s_SKD, w_KDD)
+            return jnp.einsum("SKD,KDF->SF", s_XD.reshape(sessions, kinds, width), w_KDD.astype(x_TD.dtype))
 
         if kind == "sum":
             s_SD = segment_sum(x_TD, session_T, sessions, is_sorted=in_order)
@@ -64,21 +65,21 @@ class SessionEncoder(nn.Module):
             s_SD = segment_max(x_TD, session_T, sessions, is_sorted=in_order)
         elif kind == "attention":
             # From zero: every item has the same weight at the start, which is the mean.
-            w_DN = self.param("attention", nn.initializers.zeros, (width, config.heads))
-            weight_TN = segment_softmax(x_TD @ w_DN, session_T, sessions, is_sorted=in_order)
+            logit_TN = linear(self, "attention", nn.initializers.zeros, x_TD, config.heads)
+            weight_TN = segment_softmax(logit_TN, session_T, sessions, is_sorted=in_order)
             x_TNH = x_TD.reshape(-1, config.heads, width // config.heads)
-            x_TD = (weight_TN[:, :, None] * x_TNH).reshape(x_TD.shape)
-            s_SD = segment_sum(x_TD, session_T, sessions, is_sorted=in_order)
+            weighted_TD = (weight_TN[:, :, None] * x_TNH).reshape(x_TD.shape)
+            s_SD = segment_sum(weighted_TD, session_T, sessions, is_sorted=in_order)
         else:
             if kind == "transformer":
                 block = nn.remat(ItemBlock, static_argnums=(3,)) if config.remat else ItemBlock
                 x_TD = block(config, self.session_items, name="block")(x_TD, session_T, sessions)
             s_SD = segment_mean(x_TD, session_T, sessions, is_sorted=in_order)
-        s_SD = s_SD @ self.param("project", nn.initializers.lecun_normal(), (width, width))
+        s_SD = linear(self, "project", nn.initializers.lecun_normal(), s_SD.astype(x_TD.dtype), width)
         if kind == "sum":
             # The sequence encoder begins with a norm, to which n times a vector is that vector: without something fixed
             # beside the sum, the number of items would be lost and the sum would be the mean.
-            s_SD = s_SD + self.param("bias", nn.initializers.normal(0.1), (width,))
+            s_SD = s_SD + self.param("bias", nn.initializers.normal(0.1), (width,)).astype(s_SD.dtype)
         return s_SD
 
 
@@ -97,16 +98,16 @@ class ItemBlock(nn.Module):
         small = nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal")  # two branches add up to one
 
         h_TD = rms_norm(self, "norm_attention", x_TD)
-        qkv_TE = h_TD @ self.param("qkv", matrix, (width, 3 * width))
+        qkv_TE = linear(self, "qkv", matrix, h_TD, 3 * width)
         q_TNH, k_TNH, v_TNH = (part.reshape(-1, heads, width // heads) for part in jnp.split(qkv_TE, 3, axis=-1))
         a_TNH = segment_attention(q_TNH, k_TNH, v_TNH, session_T, sessions, self.session_items)
         a_TD = a_TNH.reshape(x_TD.shape).astype(x_TD.dtype)
-        x_TD = x_TD + a_TD @ self.param("attention_out", small, (width, width))
+        x_TD = x_TD + linear(self, "attention_out", small, a_TD, width)
 
         h_TD = rms_norm(self, "norm_mlp", x_TD)
-        h_TF = h_TD @ self.param("mlp_in", matrix, (width, hidden))
+        h_TF = linear(self, "mlp_in", matrix, h_TD, hidden)
         if self.config.mlp == "swiglu":
-            h_TF = h_TF * jax.nn.silu(h_TD @ self.param("mlp_gate", matrix, (width, hidden)))
+            h_TF = h_TF * jax.nn.silu(linear(self, "mlp_gate", matrix, h_TD, hidden))
         else:
             h_TF = jax.nn.gelu(h_TF)
-        return x_TD + h_TF @ self.param("mlp_out", small, (hidden, width))
+        return x_TD + linear(self, "mlp_out", small, h_TF, width)

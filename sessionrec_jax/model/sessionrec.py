@@ -8,6 +8,7 @@ direction to learn from, so its head starts at random.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from sessionrec_jax.config import Model
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
+from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
 from sessionrec_jax.model.session_encoder import SessionEncoder
 
@@ -48,6 +50,11 @@ class Spec(NamedTuple):
     def rows(self) -> int:
         """Rows of the item tables."""
         return self.ids + self.extra_rows
+
+    @property
+    def in_float32(self) -> Spec:
+        """The same model, for evaluation: scores rounded to bfloat16 would tie."""
+        return self._replace(model=dataclasses.replace(self.model, compute="float32"))
 
 
 class Inputs(NamedTuple):
@@ -105,24 +112,24 @@ class Heads(nn.Module):
     def __call__(self, o_SD: Float[Array, "S D"]) -> Queries:
         model, cosine = self.spec.model, self.spec.model.score == "cosine"
         start = nn.initializers.lecun_normal() if cosine else nn.initializers.zeros
-        retrieval_DD = self.param("retrieval", start, (model.width, model.width))
-        rank_DD = self.param("rank", nn.initializers.zeros, (model.width, model.width))
+        retrieval_SD = linear(self, "retrieval", start, o_SD, model.width)
+        rank_SD = linear(self, "rank", nn.initializers.zeros, o_SD, model.width)
         self.param("item_bias", nn.initializers.zeros, (self.spec.rows,))
         self.param("rank_bias", nn.initializers.zeros, ())
         log_temperature = math.log(model.temperature)
         if model.temperature_learned:
             log_temperature = self.param("log_temperature", nn.initializers.constant(log_temperature), ())
-        retrieval_SD = o_SD @ retrieval_DD
         if cosine:
             retrieval_SD = unit_length(retrieval_SD)
-        return Queries(retrieval_SD * jnp.exp(-log_temperature), o_SD @ rank_DD)
+        return Queries((retrieval_SD * jnp.exp(-log_temperature)).astype(o_SD.dtype), rank_SD)
 
 
 def unit_length(x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
     """Rows over their Euclidean length; a row shorter than 1e-6 becomes zero, with gradient zero."""
-    square_N1 = jnp.sum(x_ND**2, axis=1, keepdims=True)
+    square_N1 = jnp.sum(x_ND.astype(jnp.float32) ** 2, axis=1, keepdims=True)
     long_N1 = square_N1 > 1e-12
-    return jnp.where(long_N1, x_ND * jax.lax.rsqrt(jnp.where(long_N1, square_N1, 1.0)), 0.0)
+    scale_N1 = jax.lax.rsqrt(jnp.where(long_N1, square_N1, 1.0))
+    return jnp.where(long_N1, x_ND * scale_N1, 0.0).astype(x_ND.dtype)
 
 
 def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:

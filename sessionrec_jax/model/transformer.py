@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 from sessionrec_jax.config import Model
 from sessionrec_jax.model.attention import Slots, attention_logits, split_heads
 from sessionrec_jax.model.dropout import drop
+from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
 
 
@@ -36,20 +37,19 @@ class TransformerBlock(nn.Module):
         small = nn.initializers.variance_scaling(1.0 / (2 * config.layers), "fan_in", "truncated_normal")
 
         h_RLD = rms_norm(self, "norm_attention", x_RLD)
-        qkv_RLE = h_RLD @ self.param("qkv", matrix, (width, 3 * width))
-        q_RLD, k_RMD, v_RMD = jnp.split(qkv_RLE, 3, axis=-1)
+        q_RLD, k_RMD, v_RMD = jnp.split(linear(self, "qkv", matrix, h_RLD, 3 * width), 3, axis=-1)
         scale = (width // config.heads) ** -0.5
         logit_RNLM = attention_logits(self, config, self.positions, q_RLD, k_RMD, slots, scale)
         weight_RNLM = jax.nn.softmax(jnp.where(slots.mask_RLM[:, None], logit_RNLM, -1e30), axis=-1).astype(x_RLD.dtype)
         a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM, split_heads(v_RMD, config.heads))
-        branch_RLD = a_RLNH.reshape(x_RLD.shape) @ self.param("attention_out", small, (width, width))
+        branch_RLD = linear(self, "attention_out", small, a_RLNH.reshape(x_RLD.shape), width)
         x_RLD = x_RLD + drop(branch_RLD, config.dropout, key_R, site=0)
 
         h_RLD = rms_norm(self, "norm_mlp", x_RLD)
         if config.mlp == "swiglu":
-            gate_RLF = jax.nn.silu(h_RLD @ self.param("mlp_gate", matrix, (width, hidden)))
-            h_RLF = gate_RLF * (h_RLD @ self.param("mlp_in", matrix, (width, hidden)))
+            gate_RLF = jax.nn.silu(linear(self, "mlp_gate", matrix, h_RLD, hidden))
+            h_RLF = gate_RLF * linear(self, "mlp_in", matrix, h_RLD, hidden)
         else:
-            h_RLF = jax.nn.gelu(h_RLD @ self.param("mlp_in", matrix, (width, hidden)))
-        branch_RLD = h_RLF @ self.param("mlp_out", small, (hidden, width))
+            h_RLF = jax.nn.gelu(linear(self, "mlp_in", matrix, h_RLD, hidden))
+        branch_RLD = linear(self, "mlp_out", small, h_RLF, width)
         return x_RLD + drop(branch_RLD, config.dropout, key_R, site=1), None
