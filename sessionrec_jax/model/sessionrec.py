@@ -24,6 +24,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
 from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
 from sessionrec_jax.model.session_encoder import SessionEncoder
+from sessionrec_jax.parametrization import readout_scales
 
 Params = dict[str, Any]
 ROW_MULTIPLE = 64
@@ -115,7 +116,8 @@ class Heads(nn.Module):
         retrieval_SD = o_SD @ retrieval_DD
         if cosine:
             retrieval_SD = unit_length(retrieval_SD)
-        return Queries(retrieval_SD * jnp.exp(-log_temperature), o_SD @ rank_DD)
+        retrieval_scale, rank_scale = readout_scales(model)
+        return Queries(retrieval_SD * jnp.exp(-log_temperature) * retrieval_scale, o_SD @ rank_DD * rank_scale)
 
 
 def unit_length(x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
