@@ -13,11 +13,14 @@ import pytest
 
 from experiments.row import identity
 from sessionrec_jax import optim, parametrization
-from sessionrec_jax.config import Config, Model, Optim
-from sessionrec_jax.data.catalogue import from_counts
+from sessionrec_jax.config import Config, Loss, Mesh, Model, Optim
+from sessionrec_jax.data.catalogue import Catalogue, from_counts
+from sessionrec_jax.loss import proposal
 from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.embedding import ItemEmbedding
 from sessionrec_jax.model.sessionrec import Inputs, SessionRec, Spec
-from sessionrec_jax.partition import is_table
+from sessionrec_jax.partition import is_table, make_mesh
+from sessionrec_jax.step import Scalars, State, make_step
 
 BASE = Model(
     width=32, layers=4, heads=2, id_width=8, side_width=4, remat=False,
@@ -31,8 +34,9 @@ VARIANTS = [
     {"positions": "relative_time", "score": "cosine", "temperature_learned": True},
 ]
 TIMES = 3
-ROWS, SLOTS, IDS = 4, 6, 25
+ROWS, SLOTS, ITEMS, IDS = 4, 6, 24, 100
 STEPS, RATE, SEEDS = 3, 1e-4, 2
+TAG = (("tag", 5),)
 WATCHED = ("item_embedding", "session_encoder", "sequence_encoder")
 
 
@@ -41,8 +45,8 @@ WATCHED = ("item_embedding", "session_encoder", "sequence_encoder")
 
 def fan_ins(model: Model) -> dict[str, int]:
     """What each body parameter sums over; 1 for a vector. The layers of the scan lie stacked."""
-    spec, ones_V = Spec(model, 9, (("tag", 5), ("a/b", 3)), 3, 6, 2), np.ones(9, int)
-    shapes = jax.eval_shape(lambda: sessionrec.init(spec, jax.random.key(0), from_counts(ones_V, ones_V, {}, {})))
+    spec = spec_of(model)._replace(side_values=(*TAG, ("a/b", 3)))
+    shapes = jax.eval_shape(lambda: start(spec, 0))
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         if not is_table(path):
@@ -91,7 +95,7 @@ def test_adams_step_falls_with_the_width_and_the_decay_does_not():
 
     def direction(model: Model) -> dict[str, jax.Array]:
         rule = optim.chain(settings, model)
-        return rule.update(gradient, rule.init(params), params)[0]["item_embedding"]
+        return jax.jit(lambda: rule.update(gradient, rule.init(params), params)[0]["item_embedding"])()
 
     standard, mup = direction(BASE), direction(replace(MUP, width=128))
     np.testing.assert_array_equal(mup["item_table"], standard["item_table"])
@@ -112,7 +116,7 @@ def batch() -> tuple[Inputs, dict[str, jax.Array], jax.Array]:
     """Sessions of two items each, one side column, and a target of every pair of a session and an item: whether their
     tags are on the same side. Something to learn, since noise of 1 / sqrt(width) is all that random targets leave."""
     rng, sessions = np.random.default_rng(0), ROWS * SLOTS
-    item_T, tag_V = rng.integers(1, IDS, 2 * sessions), rng.integers(1, 6, IDS)
+    item_T, tag_V = rng.integers(1, ITEMS + 1, 2 * sessions), rng.integers(1, 6, IDS)
     place_RL = np.tile(np.arange(SLOTS), (ROWS, 1))
     of_item = (item_T, rng.integers(0, 3, 2 * sessions), np.repeat(np.arange(sessions), 2))
     inputs = Inputs(*map(jnp.asarray, (*of_item, np.ones((ROWS, SLOTS), int), place_RL, 4_000 * place_RL)))
@@ -122,10 +126,10 @@ def batch() -> tuple[Inputs, dict[str, jax.Array], jax.Array]:
 
 
 @functools.cache
-def changes(model: Model) -> dict[str, float]:
-    """Mean size of what a few steps change, by what: e, s, o, and what the body adds to either score. Not squared, or
-    the few slots where HSTU's norm divides by almost nothing would be all that is seen."""
-    spec, rule = Spec(model, IDS, (("tag", 5),), 3, SLOTS, 2), optim.chain(Optim(table_rate_ratio=1.0), model)
+def changes(model: Model, table_rule: str) -> dict[str, float]:
+    """Mean size of what a few steps change, by what: e, s, o, what the body adds to either score. Not squared, or the
+    few slots where HSTU's norm divides by almost nothing would be all that is seen."""
+    spec, rule = spec_of(model), optim.chain(Optim(table_rate_ratio=1.0, table_rule=table_rule), model)
     inputs, side, target_ST = batch()
 
     def activations(params):
@@ -152,31 +156,49 @@ def changes(model: Model) -> dict[str, float]:
         _, found = jax.lax.scan(step, (params, rule.init(params)), length=STEPS + 1)
         return jax.tree.map(lambda x: jnp.abs(x[STEPS] - x[0]).mean(), found)
 
+    return jax.tree.map(lambda *of_seed: float(np.mean(of_seed)), *(sizes(start(spec, seed)) for seed in range(SEEDS)))
+
+
+def grown(base: Model, parametrization: str) -> Model:
+    return replace(base, width=TIMES * base.width, layers=TIMES * base.layers, parametrization=parametrization)
+
+
+def spec_of(model: Model) -> Spec:
+    return Spec(model, IDS, TAG, 3, SLOTS, 2)
+
+
+def start(spec: Spec, seed: int) -> sessionrec.Params:
     # This generator compiles faster; which numbers it draws does not matter here.
-    keys, counts_V = [jax.random.key(seed, impl="unsafe_rbg") for seed in range(SEEDS)], np.ones(IDS, int)
-    starts = [sessionrec.init(spec, key, from_counts(counts_V, counts_V, {}, {})) for key in keys]
-    return jax.tree.map(lambda *of_seed: float(np.mean(of_seed)), *map(sizes, starts))
+    return sessionrec.init(spec, jax.random.key(seed, impl="unsafe_rbg"), flat_catalogue())
 
 
-def slopes(base: Model, parametrization: str) -> dict[str, float]:
+def flat_catalogue() -> Catalogue:
+    ones_V = np.ones(IDS, int)
+    return from_counts(ones_V, ones_V, {}, {})
+
+
+def slopes(base: Model, parametrization: str, table_rule: str = "adagrad") -> dict[str, float]:
     """Of log change in log size, by activation, from `base`, where both are the same, to TIMES its width and depth."""
-    grown = replace(base, width=TIMES * base.width, layers=TIMES * base.layers, parametrization=parametrization)
-    one, other = changes(base), changes(grown)
+    one, other = changes(base, table_rule), changes(grown(base, parametrization), table_rule)
     return {name: math.log(other[name] / one[name]) / math.log(TIMES) for name in one}
 
 
 # HSTU comes down to its limit: an o that changes by .055 in 4 layers changes by .036 in 12, and in more by no less.
+HSTU = {"sequence_encoder": "hstu", "session_encoder": "transformer"}
+GRU = {"sequence_encoder": "gru", "session_encoder": "attention", "score": "cosine", "temperature": 0.2}
+
+
 @pytest.mark.parametrize(
-    ("variant", "least"),
+    ("variant", "table_rule", "least"),
     [
-        ({}, -0.2),
-        ({"sequence_encoder": "hstu", "session_encoder": "transformer"}, -0.5),
-        ({"sequence_encoder": "gru", "session_encoder": "attention", "score": "cosine", "temperature": 0.2}, -0.2),
+        pytest.param({}, "adagrad", -0.2, id="transformer"),
+        pytest.param({}, "adam", -0.2, id="transformer, adam", marks=pytest.mark.slow),
+        pytest.param(HSTU, "adam", -0.5, id="hstu", marks=pytest.mark.slow),
+        pytest.param(GRU, "adagrad", -0.2, id="gru", marks=pytest.mark.slow),
     ],
-    ids=["transformer", "hstu", "gru"],
 )
-def test_under_mup_a_step_changes_as_much_in_a_model_of_any_width_and_depth(variant, least):
-    found = slopes(replace(MUP, **variant), "mup")
+def test_under_mup_a_step_changes_as_much_in_a_model_of_any_width_and_depth(variant, table_rule, least):
+    found = slopes(replace(MUP, **variant), "mup", table_rule)
     assert all(least < slope < 0.2 for slope in found.values()), found
 
 
@@ -186,3 +208,74 @@ def test_under_standard_a_step_changes_more_the_wider_and_the_deeper_the_model()
     assert found["rank"] > 1.5, found
     assert found["session_encoder"] > 0.4, found
     assert found["sequence_encoder"] > 1.3, found  # .9 of the width alone, and .9 of the depth
+
+
+def changes_by_the_table(width: int) -> dict[str, float]:
+    """Mean size of what a few steps of the ID table alone change in e, under gradients of any direction, by the
+    table's rule."""
+    model, (inputs, side, _) = replace(MUP, width=width), batch()
+    module = ItemEmbedding(model, IDS, TAG)
+
+    def size(table_rule, key):
+        fixed = module.init(key, inputs.item_T, side)["params"]
+        rule = optim.chain(Optim(table_rate_ratio=1.0, table_rule=table_rule), model)
+
+        def embed(table):
+            return module.apply({"params": fixed | table}, inputs.item_T, side)
+
+        def step(carry, key):
+            table, state = carry
+            e_TD, pull_back = jax.vjp(embed, table)
+            direction, state = rule.update(*pull_back(jax.random.normal(key, e_TD.shape)), state, table)
+            return (jax.tree.map(lambda x, d: x - RATE * d, table, direction), state), None
+
+        table = {"item_table": fixed["item_table"]}
+        (moved, _), _ = jax.lax.scan(step, (table, rule.init(table)), jax.random.split(key, STEPS))
+        return jnp.abs(embed(moved) - embed(table)).mean()
+
+    sizes = jax.jit(lambda key: {rule: size(rule, key) for rule in ("adagrad", "adam")})
+    of_seeds = [sizes(jax.random.key(seed, impl="unsafe_rbg")) for seed in range(SEEDS)]
+    return jax.tree.map(lambda *of_seed: float(np.mean(of_seed)), *of_seeds)
+
+
+def test_the_id_table_moves_e_as_much_in_any_width_by_either_rule():
+    one, wide = changes_by_the_table(32), changes_by_the_table(512)
+    slopes = {rule: math.log(wide[rule] / one[rule]) / math.log(16) for rule in one}
+    assert all(abs(slope) < 0.1 for slope in slopes.values()), slopes
+
+
+# The training step.
+
+
+@pytest.mark.parametrize(("table_rule", "table_update"), [("adagrad", "dense"), ("adam", "sparse")])
+def test_the_first_step_moves_each_parameter_by_its_own_learning_rate(table_rule, table_update):
+    """Adam's first step has the size of the rate in every number that has a gradient, row-wise Adagrad's in the root
+    mean square of a row."""
+    model = replace(MUP, width=96, layers=0)  # blocks would only cost time
+    settings = Optim(weight_decay=0.0, table_rate_ratio=10.0, table_rule=table_rule, table_update=table_update)
+    spec, loss, mesh = spec_of(model), Loss(negatives=8), make_mesh(Mesh(data=1))
+    assert spec.ids > 1 + 2 * ROWS * SLOTS + loss.negatives, "or a sparse step reads the catalogue whole"
+    params = start(spec, 0)
+    params["heads"] |= {
+        name: np.eye(model.width, dtype=np.float32) for name in ("retrieval", "rank")
+    }  # zero has no gradient below it
+    before = by_path(params)
+    optimizer = jax.jit(optim.chain(settings, model).init)(params)
+    state = State(jnp.zeros((), jnp.int32), params, optimizer)
+    inputs, side, _ = batch()
+    of_batch = jax.tree.map(lambda x: x[None], (inputs, inputs.position_RL.reshape(-1) > 0))
+    scalars = Scalars(jnp.float32(RATE), jnp.float32(0))
+    rest = (side, proposal(loss, flat_catalogue()), jax.random.key(0), scalars)
+    state, _ = make_step(spec, loss, settings, mesh)(state, *of_batch, *rest)
+    for path, x in by_path(state.params).items():
+        rates = np.abs(x - before[path]) / RATE
+        if path in ("item_embedding/item_table", "heads/item_bias"):
+            rate = np.sqrt(np.mean(rates.reshape(len(x), -1) ** 2, axis=1)).max()
+            assert rate == pytest.approx(settings.table_rate_ratio, rel=0.01), path
+        else:
+            assert rates.max() == pytest.approx(parametrization.learning_rate_multiplier(model, path), rel=0.01), path
+
+
+def by_path(params: sessionrec.Params) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
+    return {"/".join(part.key for part in path): x for path, x in leaves}
