@@ -107,11 +107,12 @@ class Model:
     standard: they do not, so the best learning rate falls as the model grows
     mup: so that the best learning rate of the base model is that of all sizes (2203.03466, 2505.01618)"""
     base_width: int = 64
-    """Width of the base model of mup, the one that is tuned; there mup and standard are the same."""
+    """Width of the base model of mup, the one that is tuned; there mup and standard are the same. id_width, side_width
+    and mlp_ratio have no base: they stay as they were tuned."""
     base_layers: int = 2
-    """Its layers."""
+    """Layers of the sequence encoder of the base model."""
     base_heads: int = 2
-    """Its attention heads; divides base_width."""
+    """Attention heads of the base model; divides base_width."""
 
     @property
     def places(self) -> Literal["none", "learned", "rotary", "relative_time"]:

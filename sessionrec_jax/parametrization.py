@@ -11,12 +11,18 @@ Both are written as ratios to a base model, for which mup and standard are the s
 | attention logits, head width H | | | | sqrt(H0) / H, HSTU H0 / H |
 | residual branches of the sequence encoder | | as at the base depth | | base layers / layers |
 | score, an inner product over the width | | | | 1 / m |
-| ID table, item bias (row-wise Adagrad) | none | fixed | 1 | |
+| ID table, item bias | none | fixed | 1 | |
 
-The ID table's width is one of its own and does not grow with the model's, and Adagrad takes the size of the gradient
-out: nothing to scale. The score's readout is the item embedding e, whose coordinates keep their size; the heads q and r
-that meet it sum over the width like any hidden matrix, from zero. A cosine score is bounded by itself; the rank score
-beside it, r . e with e of length one, has coordinates of size 1 / sqrt(m) on one side and so takes 1 / sqrt(m).
+The ID table keeps its rate under `table_rule` adagrad and adam, dense and sparse. Its width is `id_width`, which does
+not grow with the model's, and both rules take the size of the gradient out, so that a step moves each number of a row
+by the rate in any width. What reads the row, mlp_in and linear, sums over id_width and the side columns, a fixed number
+with fixed variance: each coordinate of e then moves as much in any width, which is what muP asks of an input's table.
+If id_width grew too, the table would still keep its rate, and mlp_in and linear would need theirs divided by as much;
+hold it, side_width and mlp_ratio as they were tuned.
+
+The score's readout is the item embedding e, whose coordinates keep their size; the heads q and r that meet it sum over
+the width like any hidden matrix, from zero. A cosine score is bounded by itself; the rank score beside it, r . e with e
+of length one, has coordinates of size 1 / sqrt(m) on one side and so takes 1 / sqrt(m).
 
 The base also sets how fast the scores move beside the features, which standard shifts towards the scores as the width
 grows: tune the widest base that can be paid for, not the narrowest.
