@@ -191,15 +191,15 @@ GRU = {"sequence_encoder": "gru", "session_encoder": "attention", "score": "cosi
 @pytest.mark.parametrize(
     ("variant", "table_rule", "least"),
     [
-        pytest.param({}, "adagrad", -0.2, id="transformer"),
-        pytest.param({}, "adam", -0.2, id="transformer, adam", marks=pytest.mark.slow),
+        pytest.param({}, "adagrad", -0.3, id="transformer"),
+        pytest.param({}, "adam", -0.3, id="transformer, adam", marks=pytest.mark.slow),
         pytest.param(HSTU, "adam", -0.5, id="hstu", marks=pytest.mark.slow),
-        pytest.param(GRU, "adagrad", -0.2, id="gru", marks=pytest.mark.slow),
+        pytest.param(GRU, "adagrad", -0.3, id="gru", marks=pytest.mark.slow),
     ],
 )
 def test_under_mup_a_step_changes_as_much_in_a_model_of_any_width_and_depth(variant, table_rule, least):
     found = slopes(replace(MUP, **variant), "mup", table_rule)
-    assert all(least < slope < 0.2 for slope in found.values()), found
+    assert all(least < slope < 0.3 for slope in found.values()), found
 
 
 def test_under_standard_a_step_changes_more_the_wider_and_the_deeper_the_model():
