@@ -94,7 +94,7 @@ def identity(config: Config, plan: str) -> Row:
         "batch_sessions": config.data.rows * config.data.sessions_per_row,
         "epochs_planned": config.train.epochs,
         "learning_rate_peak": optim.learning_rate_peak,
-        "learning_rate_rule": "fixed",
+        "learning_rate_rule": "mup" if model.parametrization == "mup" else "fixed",
         "retrieval_loss": loss.retrieval,
         "negatives": None if loss.retrieval == "full_softmax" else loss.negatives,
         "negatives_from": None if loss.retrieval == "full_softmax" else loss.negatives_from,

@@ -107,6 +107,17 @@ class Model:
     """Divides the retrieval score before the item's bias is added; with cosine about 0.05."""
     temperature_learned: bool = False
     """Train the temperature from this start."""
+    parametrization: Literal["standard", "mup"] = "standard"
+    """How initial values and learning rates follow the size (parametrization.py).
+    standard: they do not, so the best learning rate falls as the model grows
+    mup: so that the best learning rate of the base model is that of all sizes (2203.03466, 2505.01618)"""
+    base_width: int = 64
+    """Width of the base model of mup, the one that is tuned; there mup and standard are the same. id_width, side_width
+    and mlp_ratio have no base: they stay as they were tuned."""
+    base_layers: int = 2
+    """Layers of the sequence encoder of the base model."""
+    base_heads: int = 2
+    """Attention heads of the base model; divides base_width."""
 
     @property
     def places(self) -> Literal["none", "learned", "rotary", "relative_time"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sessionrec_jax.config import Config
+from sessionrec_jax.config import Config, Model
 from sessionrec_jax.errors import InputError
 
 
@@ -28,6 +28,10 @@ def check(config: Config) -> Config:
         ("model.side_width", model.side_width >= 1, "at least 1"),
         ("model.dropout", 0 <= model.dropout < 1, "at least 0 and below 1"),
         ("model.temperature", model.temperature > 0, "above 0"),
+        ("model.base_width", model.base_width >= 1, "at least 1"),
+        ("model.base_layers", model.base_layers >= 1, "at least 1"),
+        ("model.base_heads", model.base_heads >= 1 and model.base_width % model.base_heads == 0,
+         f"a divisor of model.base_width {model.base_width}"),
         ("loss.alpha", loss.alpha >= 0, "0 or more"),
         ("loss.negatives", loss.negatives >= 1, "at least 1"),
         ("loss.negatives_uniform", 0 < loss.negatives_uniform <= 1,
@@ -88,5 +92,13 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
     if model.sequence_encoder == "gru" and model.positions != "auto":
         yield f"--model.positions is {model.positions}, but the GRU has no attention; wanted auto"
+    if model.parametrization == "standard":
+        for name in ("base_width", "base_layers", "base_heads"):
+            if (came := getattr(model, name)) != (default := getattr(Model(), name)):
+                flag = f"--model.{name.replace('_', '-')}"
+                yield (
+                    f"{flag} is {came}, but --model.parametrization is standard, which has no base model; wanted "
+                    f"--model.parametrization mup, or {flag} {default}"
+                )
     if config.train.evaluated == "best" and not config.train.validations:
         yield "--train.evaluated is best, but --train.validations is 0, so nothing is best; wanted 1 or more of them"

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sessionrec_jax.config import Optim
+from sessionrec_jax.config import Model, Optim
+from sessionrec_jax.parametrization import learning_rate_multiplier
 from sessionrec_jax.partition import is_table
 
 
@@ -23,17 +24,17 @@ def learning_rate(config: Optim, step: int, steps: int) -> float:
     return config.learning_rate_peak * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def chain(config: Optim) -> optax.GradientTransformation:
+def chain(config: Optim, model: Model) -> optax.GradientTransformation:
     """Clipping, then AdamW for the body and `table_rule` for the item tables; the update is a direction, still to be
-    scaled by -learning_rate.
+    scaled by -learning_rate. Under `mup` Adam's part of the body's is scaled by matrix (parametrization.py).
 
     A rare row sees a gradient once in hundreds of steps. Adam forgets its scale in between, so that the row jumps by
     the full rate whenever it is seen; Adagrad does not forget.
     """
-    body = optax.chain(
-        optax.scale_by_adam(b1=config.beta1, b2=config.beta2),
-        optax.add_decayed_weights(config.weight_decay, mask=_matrices),
-    )
+    adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2)
+    if model.parametrization == "mup":
+        adam = optax.chain(adam, _scale_by_path(model))
+    body = optax.chain(adam, optax.add_decayed_weights(config.weight_decay, mask=_matrices))
     rule = _scale_by_row_rss() if config.table_rule == "adagrad" else optax.scale_by_adam(config.beta1, config.beta2)
     tables = optax.chain(rule, optax.scale(config.table_rate_ratio))
     return optax.chain(
@@ -53,6 +54,13 @@ def _matrices(params: Any) -> Any:
         return leaf.ndim >= 2 and not name.startswith("norm") and "bias" not in name
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _scale_by_path(model: Model) -> optax.GradientTransformation:
+    def scaled(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf * learning_rate_multiplier(model, "/".join(part.key for part in path))
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
 def _scale_by_row_rss() -> optax.GradientTransformation:

@@ -45,7 +45,7 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
 
     Sums are global; the objective is their ratio, so the loss does not depend on how the batch is spread.
     """
-    update_rule = optim.chain(optimizer)
+    update_rule = optim.chain(optimizer, spec.model)
     is_full, is_sparse = loss.retrieval == "full_softmax", optimizer.table_update == "sparse"
 
     def drawn(inputs: Inputs, target_GS: jax.Array, proposal: Proposal, key: jax.Array) -> Negatives | None:
@@ -126,7 +126,7 @@ def abstract_state(spec: Spec, optimizer: Optim) -> State:
 
     def state() -> State:
         params = sessionrec.random(spec, jax.random.key(0))
-        return State(jnp.zeros((), jnp.int32), params, optim.chain(optimizer).init(params))
+        return State(jnp.zeros((), jnp.int32), params, optim.chain(optimizer, spec.model).init(params))
 
     return jax.eval_shape(state)
 
@@ -135,5 +135,5 @@ def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sh
     """Spread over the mesh."""
     key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM)
     params = sessionrec.init(spec, key, catalogue)
-    state = State(jnp.zeros((), jnp.int32), params, optim.chain(config.optim).init(params))
+    state = State(jnp.zeros((), jnp.int32), params, optim.chain(config.optim, spec.model).init(params))
     return jax.device_put(state, shardings(mesh, state))

@@ -84,6 +84,22 @@ def test_limits_are_refused_by_name(name, value):
         check(replace(Config(), {name: value}))
 
 
+@pytest.mark.parametrize(("name", "value"), [("base_width", 128), ("base_layers", 4), ("base_heads", 4)])
+def test_a_base_model_is_refused_where_nothing_is_measured_against_it(name, value):
+    of_base = {f"model.{name}": value}
+    with pytest.raises(InputError, match=f"--model.base-{name[5:]} is {value}, but .*standard.*wanted .*mup, or "):
+        check(replace(Config(), of_base))
+    mup = replace(Config(), of_base | {"model.parametrization": "mup"})
+    assert check(mup) == mup
+
+
+@pytest.mark.parametrize(("base_width", "base_heads"), [(64, 3), (1, 2), (64, 0)])
+def test_the_heads_of_a_base_model_divide_its_width(base_width, base_heads):
+    of_base = {"model.base_width": base_width, "model.base_heads": base_heads, "model.parametrization": "mup"}
+    with pytest.raises(InputError, match=f"--model.base-heads is {base_heads}; wanted a divisor of .* {base_width}"):
+        check(replace(Config(), of_base))
+
+
 def test_every_fault_is_told_at_once():
     with pytest.raises(InputError, match=r"--data.rows is 0; .*--train.epochs is 0.0"):
         check(replace(Config(), {"data.rows": 0, "train.epochs": 0.0}))
@@ -142,6 +158,14 @@ def test_a_dict_that_does_not_fit_is_refused_with_its_place(edit, message):
     edit(values)
     with pytest.raises(InputError, match=f"runs/a.*{message}"):
         from_dict(values, "runs/a")
+
+
+def test_an_older_config_reads_as_what_it_was():
+    """A setting that came later has the value that the release before had for all; else CONFIG_VERSION is raised."""
+    values, later = to_dict(Config()), ("parametrization", "base_width", "base_layers", "base_heads")
+    values["model"] = {name: value for name, value in values["model"].items() if name not in later}
+    assert from_dict(values) == Config()
+    assert Config().model.parametrization == "standard"
 
 
 def test_no_dict_at_all_is_refused():

@@ -43,7 +43,7 @@ def traced_step(model: Model, loss: Loss, rows: int, slots: int):
 
     def state() -> State:
         params = sessionrec.init(spec, jax.random.key(0), from_counts(ones_V, ones_V, {}, {}))
-        return State(jnp.zeros((), jnp.int32), params, optim.chain(Optim()).init(params))
+        return State(jnp.zeros((), jnp.int32), params, optim.chain(Optim(), spec.model).init(params))
 
     items = rows * slots * ITEMS
     inputs = Inputs(array(1, items), array(1, items, dtype=jnp.int8), array(1, items), *[array(1, rows, slots)] * 3)

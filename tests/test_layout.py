@@ -29,6 +29,7 @@ NO_JAX = (
     "errors",
     "histories",
     "metrics",
+    "parametrization",
     "progress",
     "runfolder",
     "seen",

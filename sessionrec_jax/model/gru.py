@@ -14,6 +14,7 @@ from sessionrec_jax.config import Model
 from sessionrec_jax.model.dropout import drop
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
+from sessionrec_jax.parametrization import branch_scale
 
 
 def first_of_user(user_RL: Int[Array, "R L"]) -> Bool[Array, "R L"]:
@@ -62,4 +63,5 @@ class GruBlock(nn.Module):
 
         start_RD = jnp.zeros((x_RLD.shape[0], width), jnp.float32)
         _, out_LRD = jax.lax.scan(slot, start_RD, (input_RLG.swapaxes(0, 1), first_RL.swapaxes(0, 1)))
-        return x_RLD + drop(out_LRD.swapaxes(0, 1), self.config.dropout, key_R), None
+        out_RLD = out_LRD.swapaxes(0, 1) * branch_scale(self.config)
+        return x_RLD + drop(out_RLD, self.config.dropout, key_R), None

@@ -15,6 +15,7 @@ from sessionrec_jax.model.attention import Slots, attention_logits, split_heads
 from sessionrec_jax.model.dropout import drop
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
+from sessionrec_jax.parametrization import branch_scale, head_width_ratio, initial_layers
 
 
 class HstuBlock(nn.Module):
@@ -38,14 +39,15 @@ class HstuBlock(nn.Module):
         self, x_RLD: Float[Array, "R L D"], slots: Slots, key_R: Key[Array, " R"] | None
     ) -> tuple[Float[Array, "R L D"], None]:
         config, width = self.config, self.config.width
-        small = nn.initializers.variance_scaling(1.0 / config.layers, "fan_in", "truncated_normal")
+        small = nn.initializers.variance_scaling(1.0 / initial_layers(config), "fan_in", "truncated_normal")
 
         h_RLD = rms_norm(self, "norm_in", x_RLD)
         uvqk_RLE = jax.nn.silu(linear(self, "uvqk", nn.initializers.lecun_normal(), h_RLD, 4 * width))
         u_RLD, v_RMD, q_RLD, k_RMD = jnp.split(uvqk_RLE, 4, axis=-1)
-        logit_RNLM = attention_logits(self, config, self.positions, q_RLD, k_RMD, slots, scale=1.0)
+        scale = 1 / head_width_ratio(config)
+        logit_RNLM = attention_logits(self, config, self.positions, q_RLD, k_RMD, slots, scale)
         weight_RNLM = jnp.where(slots.mask_RLM[:, None], jax.nn.silu(logit_RNLM) / self.positions, 0)
         a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM.astype(x_RLD.dtype), split_heads(v_RMD, config.heads))
         gated_RLD = rms_norm(self, "norm_attention", a_RLNH.reshape(x_RLD.shape)) * u_RLD
-        branch_RLD = linear(self, "out", small, gated_RLD, width)
+        branch_RLD = linear(self, "out", small, gated_RLD, width) * branch_scale(config)
         return x_RLD + drop(branch_RLD, config.dropout, key_R), None

@@ -24,6 +24,7 @@ from sessionrec_jax.model.segment import (
     segment_sum,
 )
 from sessionrec_jax.model.sequence_encoder import rms_norm
+from sessionrec_jax.parametrization import head_width_ratio
 
 
 class SessionEncoder(nn.Module):
@@ -100,6 +101,7 @@ class ItemBlock(nn.Module):
         h_TD = rms_norm(self, "norm_attention", x_TD)
         qkv_TE = linear(self, "qkv", matrix, h_TD, 3 * width)
         q_TNH, k_TNH, v_TNH = (part.reshape(-1, heads, width // heads) for part in jnp.split(qkv_TE, 3, axis=-1))
+        q_TNH = q_TNH * head_width_ratio(self.config) ** -0.5  # beside the H**-0.5 of segment_attention
         a_TNH = segment_attention(q_TNH, k_TNH, v_TNH, session_T, sessions, self.session_items)
         a_TD = a_TNH.reshape(x_TD.shape).astype(x_TD.dtype)
         x_TD = x_TD + linear(self, "attention_out", small, a_TD, width)

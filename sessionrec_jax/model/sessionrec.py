@@ -26,6 +26,7 @@ from sessionrec_jax.model.embedding import ItemEmbedding, Side
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
 from sessionrec_jax.model.session_encoder import SessionEncoder
+from sessionrec_jax.parametrization import readout_scales
 
 Params = dict[str, Any]
 ROW_MULTIPLE = 64
@@ -121,7 +122,9 @@ class Heads(nn.Module):
             log_temperature = self.param("log_temperature", nn.initializers.constant(log_temperature), ())
         if cosine:
             retrieval_SD = unit_length(retrieval_SD)
-        return Queries((retrieval_SD * jnp.exp(-log_temperature)).astype(o_SD.dtype), rank_SD)
+        retrieval_scale, rank_scale = readout_scales(model)
+        retrieval_SD = retrieval_SD * (jnp.exp(-log_temperature) * retrieval_scale)
+        return Queries(retrieval_SD.astype(o_SD.dtype), rank_SD * rank_scale)
 
 
 def unit_length(x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:

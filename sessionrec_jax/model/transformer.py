@@ -16,6 +16,7 @@ from sessionrec_jax.model.attention import Slots, attention_logits, split_heads
 from sessionrec_jax.model.dropout import drop
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
+from sessionrec_jax.parametrization import branch_scale, head_width_ratio, initial_layers
 
 
 class TransformerBlock(nn.Module):
@@ -34,16 +35,16 @@ class TransformerBlock(nn.Module):
     ) -> tuple[Float[Array, "R L D"], None]:
         config, width, hidden = self.config, self.config.width, self.config.mlp_ratio * self.config.width
         matrix = nn.initializers.lecun_normal()
-        small = nn.initializers.variance_scaling(1.0 / (2 * config.layers), "fan_in", "truncated_normal")
+        small = nn.initializers.variance_scaling(1.0 / (2 * initial_layers(config)), "fan_in", "truncated_normal")
 
         h_RLD = rms_norm(self, "norm_attention", x_RLD)
         q_RLD, k_RMD, v_RMD = jnp.split(linear(self, "qkv", matrix, h_RLD, 3 * width), 3, axis=-1)
-        scale = (width // config.heads) ** -0.5
+        scale = (width // config.heads * head_width_ratio(config)) ** -0.5
         logit_RNLM = attention_logits(self, config, self.positions, q_RLD, k_RMD, slots, scale)
         weight_RNLM = jax.nn.softmax(jnp.where(slots.mask_RLM[:, None], logit_RNLM, -1e30), axis=-1).astype(x_RLD.dtype)
         a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM, split_heads(v_RMD, config.heads))
         branch_RLD = linear(self, "attention_out", small, a_RLNH.reshape(x_RLD.shape), width)
-        x_RLD = x_RLD + drop(branch_RLD, config.dropout, key_R, site=0)
+        x_RLD = x_RLD + drop(branch_RLD * branch_scale(config), config.dropout, key_R, site=0)
 
         h_RLD = rms_norm(self, "norm_mlp", x_RLD)
         if config.mlp == "swiglu":
@@ -52,4 +53,4 @@ class TransformerBlock(nn.Module):
         else:
             h_RLF = jax.nn.gelu(linear(self, "mlp_in", matrix, h_RLD, hidden))
         branch_RLD = linear(self, "mlp_out", small, h_RLF, width)
-        return x_RLD + drop(branch_RLD, config.dropout, key_R, site=1), None
+        return x_RLD + drop(branch_RLD * branch_scale(config), config.dropout, key_R, site=1), None
