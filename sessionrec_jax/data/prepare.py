@@ -71,7 +71,7 @@ def prepare(
     """
     check_out(out, overwrite)
     _check_settings(raw, settings)
-    exposures, items = tables.same_kind_of_id(raw.exposures, raw.items)
+    exposures, items = tables.same_kind_of_id(raw.table(), raw.items)
     say(f"checking {len(exposures):,} exposures")
     checked = sessionlog.check(exposures, None if items is None else items["item_id"])
     _rejected(exposures, checked.reasons, out, settings.max_rejected_fraction)
@@ -141,7 +141,7 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def _check_settings(raw: RawLog, settings: Settings) -> None:
-    if settings.session_rule is not None and "session_id" in raw.exposures.columns:
+    if settings.session_rule is not None and "session_id" in raw.exposures.lazy().collect_schema():
         raise InputError(
             f"the log has session ids, so --session-rule {settings.session_rule} would throw them away; "
             "leave out one or the other"
@@ -220,10 +220,12 @@ def _iso(milliseconds: int) -> str:
 def _rejected(exposures: pl.DataFrame, reasons: pl.DataFrame, out: Path, limit: float) -> pl.DataFrame:
     """The rows that are not taken, as they came, with the reason. Raises InputError where they are too many.
 
-    An exact duplicate is reported but not held against the log: its first copy stays, so nothing is lost.
+    Two kinds are reported but not held against the log: an exact duplicate, whose first copy stays, so that nothing is
+    lost, and a row that its source leaves out by declaration.
     """
     rejected = exposures[reasons["row"]].with_columns(reasons["reason"])
-    breaches = rejected.filter(pl.col("reason") != sessionlog.DUPLICATE)["reason"].value_counts(sort=True)
+    left_out = pl.col("left_out").is_not_null() if "left_out" in exposures.columns else pl.lit(False)
+    breaches = rejected.filter((pl.col("reason") != sessionlog.DUPLICATE) & ~left_out)["reason"].value_counts(sort=True)
     fraction = breaches["count"].sum() / len(exposures)
     if fraction <= limit and len(rejected) < len(exposures):
         return rejected

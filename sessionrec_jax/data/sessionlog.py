@@ -1,8 +1,8 @@
 """Contract 1, the session log: checking an exposure table, cutting it into sessions, giving each session its role.
 
 An exposure table has one row an exposure: `user_id` and `item_id` (integers or strings), `timestamp_ms` (UTC),
-`clicked` (null: the row is context, neither label nor negative), optional `session_id` (unique within a user) and
-`feedback` (names the kind of context). A breach is never dropped silently: it becomes a rejected row with a reason.
+`clicked` (null: the row is context, neither label nor negative), optional `session_id` (unique within a user),
+`feedback` (names the kind of context) and `left_out` (why a source takes a published row for no exposure). A breach is never dropped silently: it becomes a rejected row with a reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import UInt64
 from sessionrec_jax.errors import InputError, near_miss
 
 REQUIRED = ("user_id", "item_id", "timestamp_ms", "clicked")
-OPTIONAL = ("session_id", "feedback")
+OPTIONAL = ("session_id", "feedback", "left_out")
 ROLES = ("train", "validation", "test")
 
 Split = Literal["leave_one_session_out", "temporal", "held_out_users"]
@@ -74,7 +74,10 @@ def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
         *(as_id(exposures, name) for name in ids),
         _number(exposures, "timestamp_ms").alias("timestamp_ms"),
         _boolean(exposures).alias("clicked"),
-        (pl.col("feedback") if "feedback" in exposures.columns else pl.lit(None)).cast(pl.String).alias("feedback"),
+        *(
+            (pl.col(name) if name in exposures.columns else pl.lit(None)).cast(pl.String).alias(name)
+            for name in ("feedback", "left_out")
+        ),
         bad_id=pl.any_horizontal(
             as_id(exposures, name).is_null() & pl.col(name).is_not_null() & ~_blank(exposures, name) for name in ids
         ),
@@ -86,7 +89,9 @@ def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
     )
     reasons = typed.select(
         "row",
-        reason=pl.when("bad_id")
+        reason=pl.when(pl.col("left_out").is_not_null())
+        .then("left_out")
+        .when("bad_id")
         .then(pl.lit(BAD_ID))
         .when(pl.any_horizontal(pl.col(ids).is_null()))
         .then(pl.lit(NULL_ID))
@@ -99,7 +104,7 @@ def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
         .when(~_known_item(typed["item_id"], item_ids))
         .then(pl.lit(UNKNOWN_ITEM)),
     )
-    sound = typed.filter(reasons["reason"].is_null()).drop("bad_id", "not_boolean")
+    sound = typed.filter(reasons["reason"].is_null()).drop("bad_id", "not_boolean", "left_out")
     copies = _copies(sound, [*ids, "timestamp_ms", "feedback"])
     reasons = pl.concat([reasons.drop_nulls("reason"), copies])
     sound = sound.join(copies, on="row", how="anti", maintain_order="left")

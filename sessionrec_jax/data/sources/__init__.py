@@ -1,7 +1,8 @@
 """Sources of session logs, one file each: how a published layout maps to the two tables of contract 1.
 
-A source is a module with NAME, TITLE, LICENCE, WHERE, CITATION, FILES (what it expects to find), `Options` (a
-dataclass: its part of the command line) and `read(options) -> RawLog`.
+A source is a module with NAME, TITLE, LICENCE, SIZE, WHERE (to download it), CITATION, FILES (what it expects to find),
+`Options` (a dataclass: its part of the command line) and `read(options) -> RawLog`. It checks its files and scans them
+lazily; cleaning, sessions and roles are the same for all (prepare.py).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import polars as pl
 from sessionrec_jax.data.sessionlog import Split
 from sessionrec_jax.errors import InputError, near_miss
 
-NAMES = ("kuairand", "table", "synthetic")
+NAMES = ("kuaisar", "kuairand", "table", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class RawLog:
 
     source: str
     """Name of the source."""
-    exposures: pl.DataFrame
+    exposures: pl.LazyFrame | pl.DataFrame
     """Columns of contract 1, and any others; types as they came."""
     items: pl.DataFrame | None = None
     """item_id and columns of side information. None: the catalogue is the items seen."""
@@ -37,6 +38,16 @@ class RawLog:
     """What a reader of the log should know: what was left out, and why."""
     truth: dict[str, Any] | None = None
     """Settings of the process that made the log, where it is known."""
+
+    def table(self) -> pl.DataFrame:
+        """The exposures in memory. Raises InputError on a file that is damaged."""
+        try:
+            return self.exposures.lazy().collect(engine="streaming")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InputError(
+                f"the files of {self.source} cannot be read to the end: {str(error).splitlines()[0]}. Is the download "
+                "complete? Compare its size or checksum with the publisher's"
+            ) from error
 
 
 def find(name: str) -> ModuleType:

@@ -1,0 +1,110 @@
+"""The files of a published log: which are expected, which are missing, and lazy scans of the columns that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+from polars.datatypes import DataTypeClass
+
+from sessionrec_jax.errors import InputError, near_miss
+
+ALWAYS = "always"
+IF_THERE = "if there"
+
+
+class File(NamedTuple):
+    """A file, or files, that a source expects in its folder."""
+
+    pattern: str
+    """Path below the folder, or a glob."""
+    holds: str
+    """What is in it."""
+    needed: str = ALWAYS
+    """ALWAYS, IF_THERE, or the flag that asks for it."""
+
+
+Types = dict[str, DataTypeClass]
+
+
+def layout(files: Sequence[File]) -> list[str]:
+    """One line a file: pattern, what it holds, when it is needed."""
+    width = max(len(file.pattern) for file in files)
+    when = {file: "" if file.needed == ALWAYS else f" ({file.needed})" for file in files}
+    return [f"{file.pattern:<{width}}  {file.holds}{when[file]}" for file in files]
+
+
+def locate(folder: Path, files: Sequence[File], flags: Collection[str] = ()) -> dict[str, list[Path]]:
+    """The paths of each pattern, in order of their names; none where a file that is not needed is not there.
+
+    Raises InputError that names every missing file and the expected layout, and the folder just below where they are.
+    """
+    wanted = [file.pattern for file in files if file.needed in (ALWAYS, *flags)]
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; wanted one that holds\n" + _indented(files))
+    missing = [pattern for pattern in wanted if not any(folder.glob(pattern))]
+    if missing:
+        below = [child for child in sorted(folder.iterdir()) if child.is_dir() and _holds(child, wanted)]
+        hint = f" They are in {below[0]}: give that folder." if below else ""
+        raise InputError(f"{folder} has no {' and no '.join(missing)}.{hint} Wanted a folder that holds\n{_indented(files)}")
+    return {file.pattern: sorted(folder.glob(file.pattern)) for file in files}
+
+
+def _holds(folder: Path, patterns: Sequence[str]) -> bool:
+    return all(any(folder.glob(pattern)) for pattern in patterns)
+
+
+def _indented(files: Sequence[File]) -> str:
+    return "\n".join(f"  {line}" for line in layout(files))
+
+
+def scan_csv(paths: Sequence[Path], types: Types, *, separator: str = ",") -> pl.LazyFrame:
+    """The columns of `types`, all files one under the other. A value that is not of its type is null.
+
+    Raises InputError on an empty file and on a column that is not there, naming the near miss.
+    """
+    frames = []
+    for path in paths:
+        try:
+            frame = pl.scan_csv(
+                path,
+                separator=separator,
+                infer_schema=False,
+                schema_overrides=types,
+                ignore_errors=True,
+                encoding="utf8-lossy",
+            )
+            _need(path, frame.collect_schema().names(), types)
+        except pl.exceptions.NoDataError as error:
+            raise InputError(f"{path} is empty: it has not even a header") from error
+        frames.append(frame.select(*types))
+    return pl.concat(frames)
+
+
+def scan_typed(paths: Sequence[Path], types: Types) -> pl.LazyFrame:
+    """The same of parquet or feather files, whose columns have types of their own: they are cast to those of `types`.
+
+    Raises InputError on a file that cannot be read and on a column that is not there.
+    """
+    frames = []
+    for path in paths:
+        try:
+            frame = pl.scan_parquet(path) if path.suffix == ".parquet" else pl.scan_ipc(path)
+            _need(path, frame.collect_schema().names(), types)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        frames.append(frame.select(*types).cast(types, strict=False))
+    return pl.concat(frames)
+
+
+def _need(path: Path, columns: list[str], types: Types) -> None:
+    for name in types:
+        if name not in columns:
+            raise InputError(f"{path} lacks the published column {name!r}; {near_miss(name, columns)}")
+
+
+def label(name: str) -> pl.Expr:
+    """A column of true/false or 0/1 as text; where it is missing the row breaks the contract and is no context."""
+    return pl.col(name).cast(pl.String).str.strip_chars().replace("", None).fill_null("missing")

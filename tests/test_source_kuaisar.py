@@ -1,0 +1,129 @@
+"""KuaiSAR in its publisher's layout: what a request is, what becomes of every oddity, and the search log as context."""
+
+from __future__ import annotations
+
+import pytest
+from published import csv, prepared, side, told, users, write_lines
+
+from sessionrec_jax.data import sessionlog
+from sessionrec_jax.data.sources import kuaisar
+from sessionrec_jax.errors import InputError
+
+NOW = 1_684_742_000_000  # 2023-05-22
+REC = "user_id,item_id,playing_time,duration_ms,time,timestamp,click,forward,like,follow,search,search_item_related"
+SRC = (
+    "user_id,search_session_id,search_session_time,search_session_timestamp,keyword,search_source,item_id,click_cnt,item_type"
+)
+ITEM = (
+    "item_id,caption,author_id,item_type,upload_time,upload_type,first_level_category_id,first_level_category_name,"
+    "first_level_category_name_en,second_level_category_id,second_level_category_name,second_level_category_name_en,"
+    "third_level_category_id,third_level_category_name,third_level_category_name_en,fourth_level_category_id,"
+    "fourth_level_category_name,fourth_level_category_name_en"
+)
+
+
+def shown(user, item, at, click):
+    return [user, item, 60792.0, 45400.0, "2023-05-22 15:53:20", f"{at}.0" if at else "", click, 0, 0, 0, 0, 0]
+
+
+def found(user, session, at, item, clicks, kind="VIDEO"):
+    return [user, session, "2023-05-22 21:58:52", at, '"[20, 34, 3]"', "USER_INPUT", item, clicks, kind]
+
+
+def feed():
+    """Ten users, six requests of four videos each; in none of user 9's requests anything is clicked."""
+    return [
+        shown(user, 100 + (user + 4 * request + place) % 30, NOW + 600_000 * request + user, int(place == user % 4))
+        if user != 9
+        else shown(user, 100 + request, NOW + 600_000 * request, 0)
+        for user in range(10)
+        for request in range(6)
+        for place in range(4 if user != 9 else 1)
+    ]
+
+
+ODD = [
+    shown(20, 101, NOW + 900_000, 1),  # the rows of user 20 are not in time order
+    shown(20, 100, NOW, 0),
+    shown(20, 102, NOW, 1),
+    shown(20, 102, NOW, 1),  # an exact duplicate
+    shown(20, 100, NOW, 1),  # a duplicate with another label: the clicked one stays
+    shown(20, 103, NOW, ""),  # no label
+    shown(20, 999, NOW, 1),  # no such video
+    shown(20, 104, NOW // 1000, 1),  # in seconds
+    shown(20, 104, "", 1),  # without a time
+    shown("x", 104, NOW, 1),  # no such user id
+    shown(21, 104, NOW, 1),  # a user with one session of one exposure
+]
+RESULTS = [
+    found(20, 7, NOW + 500_000, 105, 2),  # clicked twice
+    found(20, 7, NOW + 500_000, 106, 0),
+    found(20, 7, NOW + 500_000, 107, 0, "USER"),  # a person, whose id is a video's too
+    found(20, 7, NOW + 500_000, 107, "", "IMAGE_ATLAS"),  # no count
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_lines(tmp_path / "rec_inter.csv", REC, *csv(*feed(), *ODD))
+    write_lines(tmp_path / "src_inter.csv", SRC, *csv(*RESULTS))
+    videos = [
+        [item, '"[1, 213, 24]"', item % 7, "NORMAL", "1970-01-01", "LongImport", 9, "搞笑", "Funny", item % 2, "空"]
+        + ["empty", 0, "空", "empty", 0, "空", "empty"]
+        for item in range(100, 130)
+    ]
+    write_lines(tmp_path / "item_features.csv", ITEM, *csv(*videos))
+    with (tmp_path / "item_features.csv").open("ab") as file:  # a caption that is not UTF-8
+        file.write(b'130,"\xff\xfe",0,NORMAL,1970-01-01,LongImport,0,,,0,,,0,,,0,,\n')
+    return tmp_path
+
+
+def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
+    log = prepared(kuaisar.read(kuaisar.Options(folder)), folder)
+    assert log.manifest["rejected"] == {
+        sessionlog.DUPLICATE: 1,
+        sessionlog.CONTRADICTION: 1,
+        sessionlog.NOT_BOOLEAN: 1,
+        sessionlog.UNKNOWN_ITEM: 1,
+        sessionlog.ABSURD_TIME: 1,
+        sessionlog.NOT_A_TIME: 1,
+        sessionlog.NULL_ID: 1,
+    }
+    assert log.manifest["settings"]["session_rule"] == "same_timestamp"
+    assert told(log, 20) == [
+        (NOW // 1000, "train", "102 clicked, 100 clicked"),
+        (NOW // 1000 + 900, "test", "101 clicked"),
+    ]
+    assert told(log, 21) == [(NOW // 1000, "train", "104 clicked")]
+    assert [items for _, _, items in told(log, 9)] == [f"{item} ignored" for item in range(100, 106)]
+    assert (side(log, "author_id", 106), side(log, "author_id", 105)) == ([1], [])  # 0 is padding
+    assert side(log, "second_level_category_id", 101) == [1]
+    assert side(log, "third_level_category_id", 101) == []
+    assert log.manifest["items"] == 31
+    assert "src_inter.csv" in log.manifest["note"]
+
+
+def test_the_first_record(folder):
+    log = prepared(kuaisar.read(kuaisar.Options(folder)), folder)
+    assert users(log)[0] == GOLDEN[0]
+    assert told(log, users(log)[0]) == GOLDEN[1]
+
+
+def test_search_results_are_context(folder):
+    log = prepared(kuaisar.read(kuaisar.Options(folder, search_log=True)), folder)
+    assert told(log, 20)[1] == (NOW // 1000 + 500, "validation", "105 search_clicked, 106 search_ignored")
+    assert log.manifest["rejected"][kuaisar.NO_VIDEO] == 1
+    assert log.manifest["rejected"][sessionlog.NOT_BOOLEAN] == 2
+    assert log.manifest["context_exposures"] == 2
+
+
+def test_what_is_missing_is_named(folder):
+    (folder / "src_inter.csv").unlink()
+    assert kuaisar.read(kuaisar.Options(folder)).note == ""
+    with pytest.raises(InputError, match=r"has no src_inter.csv\. Wanted a folder that holds\n  rec_inter.csv"):
+        kuaisar.read(kuaisar.Options(folder, search_log=True))
+    with pytest.raises(InputError, match=f"They are in {folder}: give that folder"):
+        kuaisar.read(kuaisar.Options(folder.parent))
+
+
+GOLDEN = None
