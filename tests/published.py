@@ -1,4 +1,4 @@
-"""What the tests of published sources share: a folder in a publisher's layout is read, prepared, and told in its ids."""
+"""What the tests of published sources share: a log in its publisher's layout, prepared and told in its ids."""
 
 from __future__ import annotations
 

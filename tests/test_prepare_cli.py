@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from experiments.__main__ import main
-from sessionrec_jax.data import store
+from sessionrec_jax.data import sources, store
 
 NOW_MS = 1_650_000_000_000
 HOUR_MS = 3_600_000
@@ -68,8 +68,11 @@ def test_synthetic_and_sources(run, tmp_path):
     assert len(store.open_log(tmp_path / "s").users_of(2)) == 5
     code, out, _ = run(None, "sources", "--json")
     assert code == 0
-    assert set(json.loads(out)) == {"kuairand", "table", "synthetic"}
-    assert "CC BY-SA 4.0" in run(None, "sources")[1]
+    assert set(json.loads(out)) == set(sources.NAMES)
+    assert json.loads(out)["kuaisar"]["files"][0]["pattern"] == "rec_inter.csv"
+    listed = run(None, "sources")[1]
+    assert "CC BY-SA 4.0" in listed
+    assert "src_inter.csv      the search log (--search-log)" in listed
 
 
 def test_a_temporal_split(run, tmp_path):
@@ -129,6 +132,10 @@ BAD = {
     "long session": ((long_session(), *TABLE), "length: 1,488, see --max-session-items"),
     "seconds": ((log().with_columns(pl.col("timestamp_ms") // 1000), *TABLE), "--time-unit s"),
     "unknown source": ((None, "prepare", "tabel", "--out", "x"), "unknown source 'tabel'; did you mean 'table'?"),
+    "no published file": (
+        (log(), "prepare", "kuaisar", ".", "--out", "x"),
+        "has no rec_inter.csv and no item_features.csv. Wanted a folder that holds rec_inter.csv the recommendation log",
+    ),
     "no source": ((None, "prepare"), "which source?"),
     "unknown flag": ((log(), *TABLE, "--sesion", "x"), "--session"),
     "unknown rule": ((log(), *TABLE, "--session-rule", "gap=30"), "wanted same_timestamp or gap_minutes=30"),

@@ -12,7 +12,8 @@ from sessionrec_jax.errors import InputError
 NOW = 1_684_742_000_000  # 2023-05-22
 REC = "user_id,item_id,playing_time,duration_ms,time,timestamp,click,forward,like,follow,search,search_item_related"
 SRC = (
-    "user_id,search_session_id,search_session_time,search_session_timestamp,keyword,search_source,item_id,click_cnt,item_type"
+    "user_id,search_session_id,search_session_time,search_session_timestamp,keyword,search_source,item_id,click_cnt,"
+    "item_type"
 )
 ITEM = (
     "item_id,caption,author_id,item_type,upload_time,upload_type,first_level_category_id,first_level_category_name,"
@@ -65,17 +66,34 @@ RESULTS = [
 
 @pytest.fixture
 def folder(tmp_path):
-    write_lines(tmp_path / "rec_inter.csv", REC, *csv(*feed(), *ODD))
-    write_lines(tmp_path / "src_inter.csv", SRC, *csv(*RESULTS))
+    folder = tmp_path / "KuaiSAR_final"
+    write_lines(folder / "rec_inter.csv", REC, *csv(*feed(), *ODD))
+    write_lines(folder / "src_inter.csv", SRC, *csv(*RESULTS))
+    none = ["空", "empty"]
     videos = [
-        [item, '"[1, 213, 24]"', item % 7, "NORMAL", "1970-01-01", "LongImport", 9, "搞笑", "Funny", item % 2, "空"]
-        + ["empty", 0, "空", "empty", 0, "空", "empty"]
+        [
+            item,
+            '"[1, 213, 24]"',
+            item % 7,
+            "NORMAL",
+            "1970-01-01",
+            "LongImport",
+            9,
+            "搞笑",
+            "Funny",
+            item % 2,
+            *none,
+            0,
+            *none,
+            0,
+            *none,
+        ]
         for item in range(100, 130)
     ]
-    write_lines(tmp_path / "item_features.csv", ITEM, *csv(*videos))
-    with (tmp_path / "item_features.csv").open("ab") as file:  # a caption that is not UTF-8
+    write_lines(folder / "item_features.csv", ITEM, *csv(*videos))
+    with (folder / "item_features.csv").open("ab") as file:  # a caption that is not UTF-8
         file.write(b'130,"\xff\xfe",0,NORMAL,1970-01-01,LongImport,0,,,0,,,0,,,0,,\n')
-    return tmp_path
+    return folder
 
 
 def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
@@ -103,10 +121,17 @@ def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
     assert "src_inter.csv" in log.manifest["note"]
 
 
-def test_the_first_record(folder):
+def test_the_first_record_with_a_history(folder):
     log = prepared(kuaisar.read(kuaisar.Options(folder)), folder)
-    assert users(log)[0] == GOLDEN[0]
-    assert told(log, users(log)[0]) == GOLDEN[1]
+    assert users(log) == [21, 3, 20, 5, 7, 4, 1, 2, 8, 9, 6, 0]
+    assert told(log, 3) == [
+        (1684742000, "train", "103 ignored, 104 ignored, 105 ignored, 106 clicked"),
+        (1684742600, "train", "107 ignored, 108 ignored, 109 ignored, 110 clicked"),
+        (1684743200, "train", "111 ignored, 112 ignored, 113 ignored, 114 clicked"),
+        (1684743800, "train", "115 ignored, 116 ignored, 117 ignored, 118 clicked"),
+        (1684744400, "validation", "119 ignored, 120 ignored, 121 ignored, 122 clicked"),
+        (1684745000, "test", "123 ignored, 124 ignored, 125 ignored, 126 clicked"),
+    ]
 
 
 def test_search_results_are_context(folder):
@@ -124,6 +149,3 @@ def test_what_is_missing_is_named(folder):
         kuaisar.read(kuaisar.Options(folder, search_log=True))
     with pytest.raises(InputError, match=f"They are in {folder}: give that folder"):
         kuaisar.read(kuaisar.Options(folder.parent))
-
-
-GOLDEN = None

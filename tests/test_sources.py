@@ -121,20 +121,20 @@ def kuairand_folder(folder, suffix="pure", logs=("standard_4_08_to_4_21", "stand
 def test_kuairand_as_published(tmp_path, suffix, sub):
     kuairand_folder(tmp_path / "KuaiRand" / sub, suffix)
     raw = kuairand.read(kuairand.Options(tmp_path / "KuaiRand"))
-    assert len(raw.exposures) == 8
-    assert raw.exposures["clicked"].to_list() == [0, 0, 1, 1] * 2
+    assert len(raw.table()) == 8
+    assert raw.table()["clicked"].to_list() == ["0", "0", "1", "1"] * 2
     assert raw.items["tag"].to_list() == [["39", "12"], None]
     assert raw.items.columns == ["item_id", "author_id", "video_type", "upload_type", "music_type", "tag"]
-    assert sessionlog.check(raw.exposures, raw.items["item_id"]).reasons.is_empty()
+    assert sessionlog.check(raw.table(), raw.items["item_id"]).reasons.is_empty()
 
 
 def test_kuairand_takes_any_logs_and_leaves_the_random_one_out_aloud(tmp_path):
     folder = kuairand_folder(tmp_path / "k", logs=("standard_4_22_to_5_08", "random_4_22_to_5_08"))
     raw = kuairand.read(kuairand.Options(folder))
-    assert len(raw.exposures) == 4
+    assert len(raw.table()) == 4
     assert "log_random_4_22_to_5_08_pure.csv" in raw.note
     with_random = kuairand.read(kuairand.Options(folder, random_log=True))
-    assert (len(with_random.exposures), with_random.note) == (8, "")
+    assert (len(with_random.table()), with_random.note) == (8, "")
 
 
 def test_kuairand_names_what_is_missing(tmp_path):

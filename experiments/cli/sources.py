@@ -1,4 +1,4 @@
-"""List the sources that `sessionrec prepare` reads, with licence and expected files."""
+"""List the sources that `sessionrec prepare` reads: licence, size, where to download, and the expected files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import tyro
 from rich.console import Console
 
 from sessionrec_jax.data import sources
+from sessionrec_jax.data.sources.files import layout
 
-_FACTS = {"what": "TITLE", "licence": "LICENCE", "where": "WHERE", "files": "FILES", "citation": "CITATION"}
+_FACTS = {"what": "TITLE", "licence": "LICENCE", "size": "SIZE", "where": "WHERE", "citation": "CITATION"}
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,16 @@ class Command:
 
 def main(argv: list[str]) -> None:
     command = tyro.cli(Command, args=argv, prog="sessionrec sources", description=__doc__)
-    found = {name: {fact: getattr(sources.find(name), at) for fact, at in _FACTS.items()} for name in sources.NAMES}
+    modules = {name: sources.find(name) for name in sources.NAMES}
+    found = {name: {fact: getattr(module, at) for fact, at in _FACTS.items()} for name, module in modules.items()}
     if command.json:
-        print(json.dumps(found, indent=1))
+        files = {name: [file._asdict() for file in module.FILES] for name, module in modules.items()}
+        print(json.dumps({name: facts | {"files": files[name]} for name, facts in found.items()}, indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
     for name, facts in found.items():
-        console.print(f"[bold]{name}[/]  {facts['what']}")
-        for fact in ("licence", "where", "files", "citation"):
-            text = ", ".join(facts[fact]) if isinstance(facts[fact], tuple) else facts[fact]
+        console.print(f"[bold]{name}[/]  {facts.pop('what')}")
+        for fact, text in facts.items():
             console.print(f"    {fact:<9} {text or '-'}", markup=False)
+        for heading, line in zip(["files", *[""] * len(modules[name].FILES)], layout(modules[name].FILES), strict=False):
+            console.print(f"    {heading:<9} {line}", markup=False)

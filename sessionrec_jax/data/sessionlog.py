@@ -2,7 +2,8 @@
 
 An exposure table has one row an exposure: `user_id` and `item_id` (integers or strings), `timestamp_ms` (UTC),
 `clicked` (null: the row is context, neither label nor negative), optional `session_id` (unique within a user),
-`feedback` (names the kind of context) and `left_out` (why a source takes a published row for no exposure). A breach is never dropped silently: it becomes a rejected row with a reason.
+`feedback` (names the kind of context) and `left_out` (why a source takes a published row for no exposure). A breach
+is never dropped silently: it becomes a rejected row with a reason.
 """
 
 from __future__ import annotations

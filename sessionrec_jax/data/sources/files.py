@@ -1,4 +1,4 @@
-"""The files of a published log: which are expected, which are missing, and lazy scans of the columns that are needed."""
+"""The files of a published log: which are expected, which are missing, and lazy scans of the columns needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Types = dict[str, DataTypeClass]
 
 def layout(files: Sequence[File]) -> list[str]:
     """One line a file: pattern, what it holds, when it is needed."""
-    width = max(len(file.pattern) for file in files)
+    width = max((len(file.pattern) for file in files), default=0)
     when = {file: "" if file.needed == ALWAYS else f" ({file.needed})" for file in files}
     return [f"{file.pattern:<{width}}  {file.holds}{when[file]}" for file in files]
 
@@ -48,7 +48,9 @@ def locate(folder: Path, files: Sequence[File], flags: Collection[str] = ()) -> 
     if missing:
         below = [child for child in sorted(folder.iterdir()) if child.is_dir() and _holds(child, wanted)]
         hint = f" They are in {below[0]}: give that folder." if below else ""
-        raise InputError(f"{folder} has no {' and no '.join(missing)}.{hint} Wanted a folder that holds\n{_indented(files)}")
+        raise InputError(
+            f"{folder} has no {' and no '.join(missing)}.{hint} Wanted a folder that holds\n{_indented(files)}"
+        )
     return {file.pattern: sorted(folder.glob(file.pattern)) for file in files}
 
 

@@ -1,4 +1,4 @@
-"""KuaiRand (Pure, 1K, 27K) as published: standard feed logs and the basic features of videos."""
+"""KuaiRand (Pure, 1K, 27K) as published: standard feed logs, the random one if asked for, and the features of videos."""
 
 from __future__ import annotations
 
@@ -9,24 +9,36 @@ import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.table import read_files
-from sessionrec_jax.errors import InputError, near_miss
+from sessionrec_jax.data.sources.files import File, label, locate, scan_csv
+from sessionrec_jax.errors import InputError
 
 NAME = "kuairand"
 TITLE = "KuaiRand-Pure, -1K and -27K: a short-video feed"
 LICENCE = "CC BY-SA 4.0"
-WHERE = "https://kuairand.com"
+SIZE = "Pure 194 MB (1.4 M exposures), 1K 4.3 GB (11.7 M), 27K 46 GB (322 M); of them read: logs and basic features"
+WHERE = "https://zenodo.org/records/10439422 (KuaiRand-Pure.tar.gz, KuaiRand-1K.tar.gz, KuaiRand-27K.tar.gz)"
 CITATION = "Gao et al., KuaiRand, CIKM 2022, arXiv 2208.08696"
-FILES = ("log_standard_*.csv", "video_features_basic_*.csv", "log_random_*.csv (with --random-log)")
+FILES = (
+    File("log_standard_*.csv", "what the feed showed: two periods, and in 27K two parts of each"),
+    File("video_features_basic_*.csv", "authors, types and tags of videos"),
+    File("log_random_*.csv", "videos inserted at random", "--random-log"),
+)
 
-_COLUMNS = {"user_id": "user_id", "video_id": "item_id", "time_ms": "timestamp_ms", "is_click": "clicked"}
-_SIDE = ("author_id", "video_type", "upload_type", "music_type", "tag")
+_EXPOSURE = {"user_id": pl.Int64, "video_id": pl.Int64, "time_ms": pl.Int64, "is_click": pl.String}
+_VIDEO = {
+    "video_id": pl.Int64,
+    "author_id": pl.Int64,
+    "video_type": pl.String,
+    "upload_type": pl.String,
+    "music_type": pl.Float64,
+    "tag": pl.String,
+}
 
 
 @dataclass(frozen=True)
 class Options:
     path: Positional[Path]
-    """The unpacked folder, or its data/ folder. Any of the log files may be missing."""
+    """The unpacked folder, or its data/ folder. Any of the standard logs may be missing."""
     random_log: bool = False
     """Take the log of randomly inserted videos in as well; it is not what a feed shows on its own accord."""
 
@@ -35,40 +47,40 @@ def read(options: Options) -> RawLog:
     """All log files that are there as exposures, `is_click` as the click; the video features as the item table.
 
     A video without features is no item: its exposures are rejected. Raises InputError naming the files or columns that
-    are missing.
+    are missing, and on files of two versions, whose ids are not the same.
     """
     folder = options.path / "data" if (options.path / "data").is_dir() else options.path
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; wanted the unpacked KuaiRand folder with {', '.join(FILES[:2])}")
-    wanted = ["log_standard_*.csv", "video_features_basic_*.csv", *(["log_random_*.csv"] if options.random_log else [])]
-    missing = [pattern for pattern in wanted if not any(folder.glob(pattern))]
-    if missing:
-        raise InputError(f"{folder} has no {' and no '.join(missing)}; wanted the unpacked KuaiRand folder")
-    logs = [_log(folder / pattern) for pattern in wanted if pattern.startswith("log_")]
-    left_out = sorted(path.name for path in folder.glob("log_random_*.csv")) if not options.random_log else []
+    paths = locate(folder, FILES, ("--random-log",) if options.random_log else ())
+    random = paths["log_random_*.csv"]
+    logs = [*paths["log_standard_*.csv"], *(random if options.random_log else [])]
+    _one_version([*logs, *paths["video_features_basic_*.csv"]])
+    left_out = ", ".join(path.name for path in random) if not options.random_log else ""
     return RawLog(
         source=NAME,
-        exposures=pl.concat(logs, how="vertical_relaxed"),
-        items=_videos(folder / "video_features_basic_*.csv"),
+        exposures=scan_csv(logs, _EXPOSURE).select(
+            "user_id", item_id="video_id", timestamp_ms="time_ms", clicked=label("is_click")
+        ),
+        items=_videos(paths["video_features_basic_*.csv"]),
         session_rule="gap_minutes=30",
-        note=f"left out: {', '.join(left_out)} (--random-log takes it in)" if left_out else "",
+        note=f"left out: {left_out} (--random-log takes it in)" if left_out else "",
     )
 
 
-def _log(pattern: Path) -> pl.DataFrame:
-    table = read_files(str(pattern))
-    return table.select(_column(table, published, pattern).alias(name) for published, name in _COLUMNS.items())
+def _videos(paths: list[Path]) -> pl.DataFrame:
+    tags = pl.col("tag").str.split(",")  # "39,12", or empty
+    return (
+        scan_csv(paths, _VIDEO)
+        .rename({"video_id": "item_id"})
+        .with_columns(tag=tags.list.eval(pl.element().str.strip_chars().replace("", None)))
+        .collect()
+    )
 
 
-def _videos(pattern: Path) -> pl.DataFrame:
-    table = read_files(str(pattern))
-    names = {"item_id": "video_id", **{name: name for name in _SIDE}}
-    videos = table.select(_column(table, published, pattern).alias(name) for name, published in names.items())
-    tags = pl.col("tag").cast(pl.String).str.split(",")  # "39,12", or empty
-    return videos.with_columns(tag=tags.list.eval(pl.element().str.strip_chars().replace("", None)))
-
-
-def _column(table: pl.DataFrame, name: str, pattern: Path) -> pl.Expr:
-    if name not in table.columns:
-        raise InputError(f"{pattern} lacks the published column {name!r}; {near_miss(name, table.columns)}")
-    return pl.col(name)
+def _one_version(paths: list[Path]) -> None:
+    """Users and videos were numbered anew in each version, so that 12 in Pure is not 12 in 1K."""
+    versions = {path.stem.removeprefix("log_").partition("_part")[0].rpartition("_")[2] for path in paths}
+    if len(versions) > 1:
+        raise InputError(
+            f"{paths[0].parent} holds files of {' and '.join(sorted(versions))}, whose ids are not the same; keep one "
+            "version in a folder"
+        )

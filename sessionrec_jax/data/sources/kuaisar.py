@@ -53,7 +53,7 @@ class Options:
     path: Positional[Path]
     """The unpacked folder, with rec_inter.csv in it."""
     search_log: bool = False
-    """Take search results in as context, kinds search_clicked and search_ignored: read by the model, never predicted."""
+    """Take search results in as context, of kinds search_clicked and search_ignored: read, never predicted."""
 
 
 def read(options: Options) -> RawLog:

@@ -10,6 +10,7 @@ from sessionrec_jax.data.synthetic import ZipfIntent as Options
 NAME = "synthetic"
 TITLE = "Zipf-intent process, made here from a seed"
 LICENCE = "none needed"
+SIZE = "as asked for"
 WHERE = "sessionrec_jax/data/synthetic.py"
 CITATION = "after Hutter, arXiv 2102.04074, and Michaud et al., arXiv 2303.13506"
 FILES = ()

@@ -10,14 +10,20 @@ from typing import Literal
 import polars as pl
 
 from sessionrec_jax.data.sources import RawLog
+from sessionrec_jax.data.sources.files import IF_THERE, File
 from sessionrec_jax.errors import InputError, near_miss
 
 NAME = "table"
 TITLE = "Any table of exposures"
 LICENCE = "yours"
-WHERE = "files or a glob"
+_KINDS = "csv, csv.gz, tsv, tsv.gz, parquet, ndjson, jsonl, feather or arrow"
+SIZE = "what fits into memory"
+WHERE = "your own; columns are named on the command line"
 CITATION = ""
-FILES = ("csv, csv.gz, tsv, tsv.gz, parquet, ndjson, jsonl, feather or arrow",)
+FILES = (
+    File("--exposures", f"a file or a glob: {_KINDS}"),
+    File("--items", "the same, with side information", IF_THERE),
+)
 
 _FACTOR_MS = {"s": 1e3, "us": 1e-3}
 
@@ -102,7 +108,7 @@ def _read_file(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} is empty: it has not even a header") from error
     except (pl.exceptions.PolarsError, OSError, EOFError) as error:
         raise InputError(f"{path} cannot be read as {kind}: {str(error).splitlines()[0]}") from error
-    raise InputError(f"{path}: unknown kind of file {kind!r}; wanted {FILES[0]}")
+    raise InputError(f"{path}: unknown kind of file {kind!r}; wanted {_KINDS}")
 
 
 def _one_type(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
