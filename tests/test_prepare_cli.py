@@ -134,7 +134,7 @@ BAD = {
     "unknown source": ((None, "prepare", "tabel", "--out", "x"), "unknown source 'tabel'; did you mean 'table'?"),
     "no published file": (
         (log(), "prepare", "kuaisar", ".", "--out", "x"),
-        "has no rec_inter.csv and no item_features.csv. Wanted a folder that holds rec_inter.csv the recommendation log",
+        "has no rec_inter.csv and no item_features.csv. Wanted a folder that holds rec_inter.csv the recommendation",
     ),
     "no source": ((None, "prepare"), "which source?"),
     "unknown flag": ((log(), *TABLE, "--sesion", "x"), "--session"),

@@ -33,5 +33,7 @@ def main(argv: list[str]) -> None:
         console.print(f"[bold]{name}[/]  {facts.pop('what')}")
         for fact, text in facts.items():
             console.print(f"    {fact:<9} {text or '-'}", markup=False)
-        for heading, line in zip(["files", *[""] * len(modules[name].FILES)], layout(modules[name].FILES), strict=False):
+        for heading, line in zip(
+            ["files", *[""] * len(modules[name].FILES)], layout(modules[name].FILES), strict=False
+        ):
             console.print(f"    {heading:<9} {line}", markup=False)

@@ -1,4 +1,4 @@
-"""KuaiRand (Pure, 1K, 27K) as published: standard feed logs, the random one if asked for, and the features of videos."""
+"""KuaiRand (Pure, 1K, 27K) as published: standard feed logs, the random one if asked for, features of videos."""
 
 from __future__ import annotations
 
