@@ -1,4 +1,4 @@
-"""Sources: published layouts, any file format, and what they say about files that do not fit."""
+"""Sources: any table in any file format, the known truth, and what they say about files that do not fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from sessionrec_jax.data import sessionlog, sources
-from sessionrec_jax.data.sources import kuairand, synthetic, table
+from sessionrec_jax.data.sources import synthetic, table
 from sessionrec_jax.errors import InputError
 
 NOW_MS = 1_650_000_000_000
@@ -90,64 +90,6 @@ def test_text_in_one_of_several_files_makes_the_column_text(tmp_path):
     checked = sessionlog.check(table.read(table.Options(f"{tmp_path}/*.csv")).exposures, None)
     assert checked.exposures.select(EXPOSURES.columns).equals(EXPOSURES)
     assert checked.reasons["reason"].to_list() == [sessionlog.NOT_A_TIME]
-
-
-# --- kuairand --------------------------------------------------------------------------------------------------------
-
-LOG_HEADER = (
-    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
-    "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab"
-)
-VIDEO_HEADER = (
-    "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,server_height,"
-    "music_id,music_type,tag"
-)
-
-
-def kuairand_folder(folder, suffix="pure", logs=("standard_4_08_to_4_21", "standard_4_22_to_5_08")):
-    folder.mkdir(parents=True)
-    for number, name in enumerate(logs):
-        rows = [
-            f"{u},{v},20220425,1800,{NOW_MS + number},{u % 2},0,0,0,0,0,0,1,2,0,0,0,0,1" for u in (0, 1) for v in (4, 5)
-        ]
-        (folder / f"log_{name}_{suffix}.csv").write_text("\n".join([LOG_HEADER, *rows]))
-    videos = ['4,73,NORMAL,2022-04-10,Web,0.0,87433.0,720.0,1280.0,91,9.0,"39,12"', "5,,AD,2022-04-10,Web,,,,,1,,"]
-    (folder / f"video_features_basic_{suffix}.csv").write_text("\n".join([VIDEO_HEADER, *videos]))
-    return folder
-
-
-@pytest.mark.parametrize("suffix", ["pure", "1k", "27k_part1"])
-@pytest.mark.parametrize("sub", ["", "data"])
-def test_kuairand_as_published(tmp_path, suffix, sub):
-    kuairand_folder(tmp_path / "KuaiRand" / sub, suffix)
-    raw = kuairand.read(kuairand.Options(tmp_path / "KuaiRand"))
-    assert len(raw.table()) == 8
-    assert raw.table()["clicked"].to_list() == ["0", "0", "1", "1"] * 2
-    assert raw.items["tag"].to_list() == [["39", "12"], None]
-    assert raw.items.columns == ["item_id", "author_id", "video_type", "upload_type", "music_type", "tag"]
-    assert sessionlog.check(raw.table(), raw.items["item_id"]).reasons.is_empty()
-
-
-def test_kuairand_takes_any_logs_and_leaves_the_random_one_out_aloud(tmp_path):
-    folder = kuairand_folder(tmp_path / "k", logs=("standard_4_22_to_5_08", "random_4_22_to_5_08"))
-    raw = kuairand.read(kuairand.Options(folder))
-    assert len(raw.table()) == 4
-    assert "log_random_4_22_to_5_08_pure.csv" in raw.note
-    with_random = kuairand.read(kuairand.Options(folder, random_log=True))
-    assert (len(with_random.table()), with_random.note) == (8, "")
-
-
-def test_kuairand_names_what_is_missing(tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
-        kuairand.read(kuairand.Options(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=r"no log_standard_\*.csv and no video_features_basic_\*.csv"):
-        kuairand.read(kuairand.Options(tmp_path))
-    folder = kuairand_folder(tmp_path / "k")
-    log = sorted(folder.glob("log_*"))[0]
-    log.with_name("log_standard_4_22_to_5_08_pure.csv").unlink()
-    log.write_text(log.read_text().replace("is_click", "is_clicked"))
-    with pytest.raises(InputError, match="lacks the published column 'is_click'; did you mean 'is_clicked'"):
-        kuairand.read(kuairand.Options(folder))
 
 
 # --- the process with a known truth ----------------------------------------------------------------------------------
