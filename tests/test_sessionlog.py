@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from contract import check, names_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ GOOD = [(user, item, NOW_MS + item, item == 1) for user in (1, 2) for item in (1
 
 
 def reason_of(bad_row: tuple, item_ids: pl.Series | None = None, **schema) -> list[str]:
-    checked = sessionlog.check(exposures([*GOOD, bad_row], **schema), item_ids)
+    checked = check(exposures([*GOOD, bad_row], **schema), item_ids)
     assert len(checked.exposures) == len(GOOD)
     assert checked.reasons["row"].to_list() == [len(GOOD)]
     return checked.reasons["reason"].item()
@@ -50,20 +51,20 @@ def test_a_breach_has_its_reason(bad_row, reason):
 
 def test_text_in_a_number_column_is_rejected_row_by_row():
     as_text = exposures([tuple(map(str, row)) for row in GOOD])
-    assert sessionlog.check(as_text, None).reasons.is_empty()
+    assert check(as_text, None).reasons.is_empty()
     assert reason_of_text(("1", "1", "yesterday", "True")) == sessionlog.NOT_A_TIME
     assert reason_of_text(("1", "1", str(NOW_MS), "maybe")) == sessionlog.NOT_BOOLEAN
 
 
 def reason_of_text(bad_row: tuple) -> str:
-    checked = sessionlog.check(exposures([*(tuple(map(str, row)) for row in GOOD), bad_row]), None)
+    checked = check(exposures([*(tuple(map(str, row)) for row in GOOD), bad_row]), None)
     return checked.reasons["reason"].item()
 
 
 @pytest.mark.parametrize("kind", [pl.Boolean, pl.Int64, pl.Float64, pl.String])
 def test_clicked_comes_in_several_types_and_means_the_same(kind):
     table = exposures([*GOOD, (1, 1, NOW_MS, None)]).with_columns(pl.col("clicked").cast(pl.Int64).cast(kind))
-    clicked = sessionlog.check(table, None).exposures["clicked"]
+    clicked = check(table, None).exposures["clicked"]
     assert clicked.to_list() == [*(row[3] for row in GOOD), None]
 
 
@@ -71,21 +72,25 @@ def test_times_may_be_datetimes_and_ids_whole_floats():
     table = exposures(GOOD).with_columns(
         pl.from_epoch("timestamp_ms", "ms").alias("timestamp_ms"), pl.col("user_id").cast(pl.Float64)
     )
-    assert sessionlog.check(table, None).exposures.equals(sessionlog.check(exposures(GOOD), None).exposures)
+    assert check(table, None).exposures.equals(check(exposures(GOOD), None).exposures)
 
 
 def test_of_copies_the_clicked_one_stays():
     table = exposures([(1, 1, NOW_MS, False), (1, 1, NOW_MS, True), (1, 1, NOW_MS, False)])
-    checked = sessionlog.check(table, None)
+    checked = check(table, None)
     assert checked.exposures["row"].to_list() == [1]
     assert checked.reasons["reason"].to_list() == [sessionlog.CONTRADICTION] * 2
 
 
 def test_a_context_row_is_no_copy_of_an_exposure():
     table = exposures([(1, 1, NOW_MS, True), (1, 1, NOW_MS, None)])
-    checked = sessionlog.check(table, None)
+    checked = check(table, None)
     assert checked.exposures["feedback"].to_list() == [None, "context"]
-    assert sessionlog.feedback_names(checked.exposures) == ["ignored", "clicked", "context"]
+    assert names_of(checked) == [
+        "ignored",
+        "clicked",
+        "context",
+    ]
 
 
 DIRTY = st.lists(
@@ -106,7 +111,7 @@ def test_every_row_is_taken_or_rejected_in_any_order(dirty, order):
     shuffled = order.sample(rows, len(rows))
     taken = []
     for table in (rows, shuffled):
-        checked = sessionlog.check(exposures(table), pl.Series([1, 2]))
+        checked = check(exposures(table), pl.Series([1, 2]))
         assert sorted([*checked.exposures["row"], *checked.reasons["row"]]) == list(range(len(rows)))
         taken.append(checked.exposures.drop("row").sort(pl.all()))
     assert taken[0].equals(taken[1])
@@ -116,18 +121,18 @@ def test_every_row_is_taken_or_rejected_in_any_order(dirty, order):
 def test_times_in_another_unit_are_named(divide, unit):
     table = exposures(GOOD).with_columns((pl.col("timestamp_ms") / divide).cast(pl.Int64))
     with pytest.raises(InputError, match=rf"do not look like milliseconds.*--time-unit {unit}"):
-        sessionlog.check(table, None)
+        check(table, None)
 
 
 def test_logs_that_cannot_be_meant_are_refused():
     with pytest.raises(InputError, match="empty"):
-        sessionlog.check(exposures(GOOD).clear(), None)
+        check(exposures(GOOD).clear(), None)
     with pytest.raises(InputError, match="lacks the column 'item_id'; did you mean 'itemid'"):
-        sessionlog.check(exposures(GOOD).rename({"item_id": "itemid"}), None)
+        check(exposures(GOOD).rename({"item_id": "itemid"}), None)
     with pytest.raises(InputError, match="no exposure of the log is clicked"):
-        sessionlog.check(exposures(GOOD).with_columns(clicked=pl.lit(False)), None)
+        check(exposures(GOOD).with_columns(clicked=pl.lit(False)), None)
     with pytest.raises(InputError, match="column 'user_id' has the type List"):
-        sessionlog.check(exposures(GOOD).with_columns(pl.concat_list("user_id")), None)
+        check(exposures(GOOD).with_columns(pl.concat_list("user_id")), None)
 
 
 # --- sessions --------------------------------------------------------------------------------------------------------

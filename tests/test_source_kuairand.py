@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from contract import check
 from published import csv, prepared, side, told, users, write_lines
 
 from sessionrec_jax.data import sessionlog
@@ -118,7 +119,7 @@ def test_the_random_log_is_an_option(folder):
 def test_any_of_the_standard_logs_may_be_missing(tmp_path):
     write(tmp_path, "1k")
     (tmp_path / "log_standard_4_08_to_4_21_1k.csv").unlink()
-    assert len(kuairand.read(kuairand.Options(tmp_path)).table()) == 8 * 3 * 5 + len(ODD)
+    assert len(kuairand.read(kuairand.Options(tmp_path)).exposures.collect()) == 8 * 3 * 5 + len(ODD)
 
 
 def test_what_does_not_fit_is_named(tmp_path):
@@ -149,7 +150,7 @@ def test_two_versions_are_not_mixed(tmp_path):
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real KuaiRand-Pure is not in {REAL.parent.name}/{REAL.name}")
 def test_real_rows():
     raw = kuairand.read(kuairand.Options(REAL))
-    checked = sessionlog.check(raw.table(), raw.items["item_id"])
+    checked = check(raw.exposures, raw.items["item_id"])
     assert dict(checked.reasons["reason"].value_counts().iter_rows()) == {
         sessionlog.DUPLICATE: 5884,
         sessionlog.CONTRADICTION: 1,

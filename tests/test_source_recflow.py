@@ -161,4 +161,4 @@ def test_a_file_that_breaks_off_is_told(folder):
     whole = path.read_bytes()
     path.write_bytes(whole[:200] + bytes(len(whole) - 400) + whole[-200:])
     with pytest.raises(InputError, match="cannot be read"):
-        recflow.read(recflow.Options(folder)).table()
+        prepare(recflow.read(recflow.Options(folder)), folder / "prepared", Settings())

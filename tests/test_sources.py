@@ -6,6 +6,7 @@ import gzip
 
 import polars as pl
 import pytest
+from contract import check, names_of
 
 from sessionrec_jax.data import sessionlog, sources
 from sessionrec_jax.data.sources import synthetic, table
@@ -38,7 +39,7 @@ def write(frame: pl.DataFrame, path, kind: str):
 def test_every_format_gives_the_same_exposures(tmp_path, kind):
     path = write(EXPOSURES, tmp_path / f"log.{kind}", kind)
     raw = table.read(table.Options(exposures=str(path)))
-    checked = sessionlog.check(raw.exposures, None)
+    checked = check(raw.exposures, None)
     assert checked.reasons.is_empty()
     assert checked.exposures.select(EXPOSURES.columns).equals(EXPOSURES)
 
@@ -87,7 +88,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
 def test_text_in_one_of_several_files_makes_the_column_text(tmp_path):
     write(EXPOSURES, tmp_path / "a.csv", "csv")
     write(EXPOSURES[:1].with_columns(timestamp_ms=pl.lit("noon")), tmp_path / "b.csv", "csv")
-    checked = sessionlog.check(table.read(table.Options(f"{tmp_path}/*.csv")).exposures, None)
+    checked = check(table.read(table.Options(f"{tmp_path}/*.csv")).exposures, None)
     assert checked.exposures.select(EXPOSURES.columns).equals(EXPOSURES)
     assert checked.reasons["reason"].to_list() == [sessionlog.NOT_A_TIME]
 
@@ -97,9 +98,13 @@ def test_text_in_one_of_several_files_makes_the_column_text(tmp_path):
 
 def test_synthetic_is_a_sound_log_with_its_truth():
     raw = synthetic.read(synthetic.Options(users=40, base=4, depth=2, seed=3))
-    checked = sessionlog.check(raw.exposures, raw.items["item_id"])
+    checked = check(raw.exposures, raw.items["item_id"])
     assert checked.reasons.is_empty()
-    assert sessionlog.feedback_names(checked.exposures) == ["ignored", "clicked", "anchor"]
+    assert names_of(checked) == [
+        "ignored",
+        "clicked",
+        "anchor",
+    ]
     assert synthetic.Options(**raw.truth) == synthetic.Options(users=40, base=4, depth=2, seed=3)
 
 

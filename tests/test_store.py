@@ -68,7 +68,9 @@ def test_users_one_by_one_are_the_arrays(prepared):
 
 def test_a_log_of_several_parts_reads_as_one(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_EXPOSURES_PER_PART", 1000)
-    store.write_log(prepared.arrays(), tmp_path)
+    log = prepared.arrays()
+    with store.LogWriter(tmp_path) as writer:
+        writer.add(log)
     assert len(list((tmp_path / "log").glob("*.array_record*"))) > 3
     source = prepared.source()
     for index, record in enumerate(store._read_source(tmp_path)):

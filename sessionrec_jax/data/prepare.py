@@ -18,10 +18,14 @@ import numpy as np
 import polars as pl
 
 from sessionrec_jax.data import sessionlog, store, tables
-from sessionrec_jax.data.sessionlog import Split
+from sessionrec_jax.data.cut import Rules, cut_users
+from sessionrec_jax.data.runs import Runs
+from sessionrec_jax.data.sessionlog import Facts, Split
 from sessionrec_jax.data.sources import RawLog
+from sessionrec_jax.data.tally import Tally
 from sessionrec_jax.errors import InputError
 
+_ROWS_READ, _ROWS_CUT = 1_000_000, 2_000_000  # in memory at a time, of what is read and of what is cut
 _DEFAULT_HELD_OUT_USERS = (10, 2_000)  # one in ten, at most two thousand, for validation and for test
 _CURES = {
     sessionlog.LONG_SESSION: ", see --max-session-items and --session-rule",
@@ -71,60 +75,54 @@ def prepare(
     """
     check_out(out, overwrite)
     _check_settings(raw, settings)
-    exposures, items = tables.same_kind_of_id(raw.table(), raw.items)
-    say(f"checking {len(exposures):,} exposures")
-    checked = sessionlog.check(exposures, None if items is None else items["item_id"])
-    _rejected(exposures, checked.reasons, out, settings.max_rejected_fraction)
-    items = tables.item_table(items, checked.exposures)
-    users = tables.user_table(checked.exposures)
-
-    say("cutting sessions")
-    dense = tables.map_ids(checked.exposures, users, items)
-    rule = "session_id" if "session_id" in dense.columns else settings.session_rule or raw.session_rule
-    log = sessionlog.cut_sessions(dense, rule)
-    log, too_long = _take_out(log, pl.int_range(pl.len()).over("session") >= settings.max_session_items)
-    sessions = _sessions(log)
-    split = settings.split or raw.split
-    sessions = sessions.with_columns(role=_roles(sessions, split, settings, len(users)))
-    straddling = sessions.filter(pl.col("role").is_null())["session"]
-    log, straddles = _take_out(log, pl.col("session").is_in(straddling.implode()))
-    sessions = sessions.filter(pl.col("role").is_not_null())
-    reasons = pl.concat(
-        [
-            checked.reasons,
-            too_long.select("row", reason=pl.lit(sessionlog.LONG_SESSION)),
-            straddles.select("row", reason=pl.lit(sessionlog.STRADDLES)),
-        ]
-    ).sort("row")
-    rejected = _rejected(exposures, reasons, out, settings.max_rejected_fraction)
-
-    names = sessionlog.feedback_names(checked.exposures)
-    flat = tables.flatten(log, sessions, names, len(users))
-    users = users.with_columns(**tables.counts_by_role(flat))
-    side, vocabularies, side_columns = tables.code_side(items)
-    catalogue = tables.training_counts(flat, len(items))
-    manifest = {
-        "version": store.VERSION,
-        "source": raw.source,
-        "note": raw.note,
-        "settings": {**dataclasses.asdict(settings), "split": split, "session_rule": rule},
-        "fingerprint": store.fingerprint(flat, [users, items], side),
-        "feedback_names": names,
-        **tables.statistics(flat, sessions, users, items),
-        "rejected": dict(sorted(rejected.group_by("reason").len().iter_rows())),
-        "rows": len(exposures),
-        "side_columns": side_columns,
-    }
-    say(f"writing {len(users):,} users")
+    exposures, items = tables.same_kind_of_id(raw.exposures.lazy(), raw.items)
+    typed = sessionlog.typed(exposures, None if items is None else items["item_id"])
     with _appearing(out) as folder:
-        store.write_log(flat, folder)
+        say("reading the exposures")
+        facts, runs = sessionlog.Facts(), Runs(folder / "runs")
+        with raw.reading():
+            for part in typed.collect_batches(chunk_size=_ROWS_READ, engine="streaming"):
+                runs.add(facts.add(part))
+        facts.refuse()
+        _refuse_many(raw, facts.reasons, facts.rows, out, settings.max_rejected_fraction)
+        items = tables.item_table(items, facts.item_ids)
+        rules = _rules(raw, settings, facts, runs, items)
+
+        say(f"cutting {facts.rows:,} exposures into sessions")
+        tally, reasons = Tally(len(items)), [facts.reasons]
+        with store.LogWriter(folder) as writer:
+            for rows in runs.groups(_ROWS_CUT):
+                histories = cut_users(rows, rules, writer.users)
+                writer.add(histories.log)
+                tally.add(histories)
+                reasons.append(histories.reasons)
+        shutil.rmtree(folder / "runs")
+        reasons = pl.concat(reasons).sort("row")
+        _refuse_many(raw, reasons, facts.rows, out, settings.max_rejected_fraction)
+
+        say(f"writing the tables of {writer.users:,} users")
+        users = tally.users()
+        side, vocabularies, side_columns = tables.code_side(items)
+        rejected = dict(sorted(reasons.group_by("reason").len().iter_rows()))
+        manifest = {
+            "version": store.VERSION,
+            "source": raw.source,
+            "note": raw.note,
+            "settings": {**dataclasses.asdict(settings), "split": rules.split, "session_rule": rules.session_rule},
+            "fingerprint": writer.fingerprint([users, items], side),
+            "feedback_names": rules.feedback_names,
+            **tally.statistics(),
+            "rejected": rejected,
+            "rows": facts.rows,
+            "side_columns": side_columns,
+        }
         items.write_parquet(folder / "items.parquet")
         users.write_parquet(folder / "users.parquet")
-        rejected.write_parquet(folder / "rejected.parquet")
+        _write_rejected(raw, reasons, folder / "rejected.parquet")
         for name, vocabulary in vocabularies.items():
             vocabulary.write_parquet(folder / f"side_{name}.parquet")
         coded = {f"side_{name}_VW": codes for name, codes in side.items()}
-        np.savez_compressed(folder / "catalogue.npz", **catalogue, **coded)
+        np.savez_compressed(folder / "catalogue.npz", **tally.catalogue(), **coded)
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -158,45 +156,44 @@ def _check_settings(raw: RawLog, settings: Settings) -> None:
             raise InputError(f"--{given[0].replace('_', '-')} belongs to --split {other}; this log's split is {split}")
 
 
-# --- sessions and roles ----------------------------------------------------------------------------------------------
+# --- rules -----------------------------------------------------------------------------------------------------------
 
 
-def _take_out(log: pl.DataFrame, condition: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
-    marked = log.with_columns(out=condition)
-    return marked.filter(~pl.col("out")).drop("out"), marked.filter("out").drop("out")
-
-
-def _sessions(log: pl.DataFrame) -> pl.DataFrame:
-    """session, user, items, start_ms, end_ms of each session, in order."""
-    return log.group_by("session", maintain_order=True).agg(
-        pl.col("user").first(),
-        items=pl.len().cast(pl.Int32),
-        start_ms=pl.col("timestamp_ms").min(),
-        end_ms=pl.col("timestamp_ms").max(),
+def _rules(raw: RawLog, settings: Settings, facts: Facts, runs: Runs, items: pl.DataFrame) -> Rules:
+    rule = "session_id" if "session_id" in raw.exposures.lazy().collect_schema() else None
+    split = settings.split or raw.split
+    bounds: dict[str, int] = {}
+    if split == "temporal":
+        dates = {"validation_from_ms": settings.validation_from, "test_from_ms": settings.test_from}
+        bounds = _cut_dates(facts, dates)
+    elif split == "held_out_users":
+        bounds = _held_out(settings, sum(rows["user_id"].n_unique() for rows in runs.groups(_ROWS_CUT)))
+    return Rules(
+        items.select("item_id"),
+        sessionlog.feedback_names(facts.context_kinds),
+        rule or settings.session_rule or raw.session_rule,
+        settings.max_session_items,
+        split,
+        bounds,
     )
 
 
-def _roles(sessions: pl.DataFrame, split: Split, settings: Settings, users: int) -> pl.Series:
-    if split == "temporal":
-        dates = {"validation_from_ms": settings.validation_from, "test_from_ms": settings.test_from}
-        return sessionlog.assign_roles(sessions, split, **_cut_dates(sessions, dates))
-    if split == "held_out_users":
-        share, most = _DEFAULT_HELD_OUT_USERS
-        default = min(max(users // share, 1), most)
-        validation = default if settings.validation_users is None else settings.validation_users
-        test = default if settings.test_users is None else settings.test_users
-        if validation < 0 or test < 0 or validation + test >= users:
-            raise InputError(
-                f"--validation-users {validation} and --test-users {test} leave none of the {users} users to train on; "
-                "wanted two counts, 0 or more, with a sum below the number of users"
-            )
-        return sessionlog.assign_roles(sessions, split, validation_users=validation, test_users=test)
-    return sessionlog.assign_roles(sessions, split)
+def _held_out(settings: Settings, users: int) -> dict[str, int]:
+    share, most = _DEFAULT_HELD_OUT_USERS
+    default = min(max(users // share, 1), most)
+    validation = default if settings.validation_users is None else settings.validation_users
+    test = default if settings.test_users is None else settings.test_users
+    if validation < 0 or test < 0 or validation + test >= users:
+        raise InputError(
+            f"--validation-users {validation} and --test-users {test} leave none of the {users} users to train on; "
+            "wanted two counts, 0 or more, with a sum below the number of users"
+        )
+    return {"validation_users": validation, "test_users": test}
 
 
-def _cut_dates(sessions: pl.DataFrame, given: dict[str, str | None]) -> dict[str, int]:
-    late = [_iso(int(sessions["end_ms"].quantile(q, "lower"))) for q in (0.8, 0.9)]
-    hint = f"for example --validation-from {late[0]} --test-from {late[1]} (the last fifth and tenth of the sessions)"
+def _cut_dates(facts: Facts, given: dict[str, str | None]) -> dict[str, int]:
+    late = [_iso(facts.time_quantile_ms(q)) for q in (0.8, 0.9)]
+    hint = f"for example --validation-from {late[0]} --test-from {late[1]} (the last fifth and tenth of the exposures)"
     if None in given.values():
         raise InputError(f"--split temporal wants --validation-from and --test-from; {hint}")
     try:
@@ -207,7 +204,7 @@ def _cut_dates(sessions: pl.DataFrame, given: dict[str, str | None]) -> dict[str
     cuts = {name: round(moment.timestamp() * 1000) for name, moment in utc.items()}
     if cuts["validation_from_ms"] >= cuts["test_from_ms"]:
         raise InputError(f"--validation-from must lie before --test-from; {hint}")
-    first, last = sessions["start_ms"].min(), sessions["end_ms"].max()
+    first, last = facts.time_range_ms
     if cuts["validation_from_ms"] <= first or cuts["test_from_ms"] > last:
         raise InputError(f"the log runs from {_iso(first)} to {_iso(last)}, the dates must lie inside; {hint}")
     return cuts
@@ -217,29 +214,41 @@ def _iso(milliseconds: int) -> str:
     return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _rejected(exposures: pl.DataFrame, reasons: pl.DataFrame, out: Path, limit: float) -> pl.DataFrame:
-    """The rows that are not taken, as they came, with the reason. Raises InputError where they are too many.
+# --- rejected rows ---------------------------------------------------------------------------------------------------
+
+
+def _refuse_many(raw: RawLog, reasons: pl.DataFrame, rows: int, out: Path, limit: float) -> None:
+    """Raises InputError where the rows that are not taken are too many, and leaves them beside `out`.
 
     Two kinds are reported but not held against the log: an exact duplicate, whose first copy stays, so that nothing is
     lost, and a row that its source leaves out by declaration.
     """
-    rejected = exposures[reasons["row"]].with_columns(reasons["reason"])
-    left_out = pl.col("left_out").is_not_null() if "left_out" in exposures.columns else pl.lit(False)
-    breaches = rejected.filter((pl.col("reason") != sessionlog.DUPLICATE) & ~left_out)["reason"].value_counts(sort=True)
-    fraction = breaches["count"].sum() / len(exposures)
-    if fraction <= limit and len(rejected) < len(exposures):
-        return rejected
+    breaches = reasons.filter(pl.col("reason").is_in(sessionlog.BREACHES))["reason"].value_counts(sort=True)
+    fraction = breaches["count"].sum() / rows
+    if fraction <= limit and len(reasons) < rows:
+        return
     kept = _rejected_file(out)
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_name(f".{kept.name}.partial")
-    rejected.write_parquet(partial)
+    _write_rejected(raw, reasons, partial)
     partial.replace(kept)
     counts = "; ".join(f"{reason}: {count:,}{_CURES.get(reason, '')}" for reason, count in breaches.iter_rows())
     allow = f", or allow them with --max-rejected-fraction {np.ceil(fraction * 100) / 100:.2f}" if fraction < 1 else ""
     raise InputError(
-        f"{fraction:.1%} of {len(exposures):,} rows break the contract, more than the allowed {limit:.1%} ({counts}). "
+        f"{fraction:.1%} of {rows:,} rows break the contract, more than the allowed {limit:.1%} ({counts}). "
         f"They are in {kept}. Put them right{allow}"
     )
+
+
+def _write_rejected(raw: RawLog, reasons: pl.DataFrame, path: Path) -> None:
+    """The rows that are not taken, as they came, with the reason."""
+    exposures = raw.exposures.lazy()
+    if reasons.is_empty():
+        exposures.clear().with_columns(reason=pl.lit(None, pl.String)).collect().write_parquet(path)
+        return
+    with raw.reading():
+        numbered = exposures.with_row_index("row").join(reasons.lazy(), on="row", maintain_order="left")
+        numbered.drop("row").sink_parquet(path)
 
 
 def _rejected_file(out: Path) -> Path:

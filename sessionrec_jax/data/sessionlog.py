@@ -11,8 +11,8 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,9 @@ from sessionrec_jax.errors import InputError, near_miss
 REQUIRED = ("user_id", "item_id", "timestamp_ms", "clicked")
 OPTIONAL = ("session_id", "feedback", "left_out")
 ROLES = ("train", "validation", "test")
+
+Schema = Mapping[str, Any]
+"""Types of the columns of a table: a pl.Schema, whose own types no type checker of ours can read."""
 
 Split = Literal["leave_one_session_out", "temporal", "held_out_users"]
 
@@ -37,60 +40,51 @@ CONTRADICTION = "duplicate with another label"
 LONG_SESSION = "past the session's longest length"
 STRADDLES = "session straddles a split date"
 
+BREACHES = (
+    NULL_ID, BAD_ID, NOT_A_TIME, ABSURD_TIME, NOT_BOOLEAN, UNKNOWN_ITEM, CONTRADICTION, LONG_SESSION, STRADDLES,
+)  # fmt: skip
+"""Reasons that are held against a log; not those of a duplicate and of what a source leaves out."""
+
 EARLIEST_MS = 631_152_000_000  # 1990-01-01 UTC
 LATEST_MS = 4_102_444_800_000  # 2100-01-01 UTC
 _UNIT_MS = {"s": 1e3, "us": 1e-3, "ns": 1e-6}
 _DEFAULT_CONTEXT = "context"
 _MOST_CONTEXT_KINDS = 100  # a feedback code is an int8
+_TIMES_A_PART = 4096
+_MOST_PARTS = 32
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A log without breaches, and the breaches."""
+def typed(exposures: pl.LazyFrame, item_ids: pl.Series | None) -> pl.LazyFrame:
+    """The exposures strictly typed, and what is wrong with each row by itself.
 
-    exposures: pl.DataFrame
-    """Strictly typed: row (of the given table), user_id, item_id, timestamp_ms, clicked, feedback (context's kind; null
-    where labelled), and session_id where the log has it."""
-    reasons: pl.DataFrame
-    """row, reason: why a row of the given table is not among the exposures."""
-
-
-def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
-    """Types the columns and takes out the rows that break contract 1.
-
-    Numbers may come as text, booleans as 0/1 or true/false in any case. Ids are integers on both sides or strings on
-    both sides: where one table has text, both are compared as text. Of rows with the same user, item, time and session
-    the clicked one stays, else the first. `item_ids` None: every item seen is in the catalogue.
-
-    Raises InputError on an empty log, a missing column, a column of a type that cannot be meant, times that are in
-    another unit, and a log without a click.
+    Columns: row (of the given table), user_id, item_id, timestamp_ms, clicked, feedback (context's kind; null where
+    labelled), session_id where the log has it, reason (null where the row is sound). Numbers may come as text, booleans
+    as 0/1 or true/false in any case. `item_ids` None: every item seen is in the catalogue. Raises InputError on a
+    missing column and a column of a type that cannot be meant.
     """
-    _need_columns(exposures)
-    if exposures.is_empty():
-        raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
-    exposures = exposures.select(name for name in (*REQUIRED, *OPTIONAL) if name in exposures.columns)
-    ids = [name for name in ("user_id", "item_id", "session_id") if name in exposures.columns]
-    typed = exposures.with_row_index("row").select(
+    schema = exposures.collect_schema()
+    _need_columns(schema.names())
+    ids = [name for name in ("user_id", "item_id", "session_id") if name in schema]
+    plain = exposures.with_row_index("row").select(
         "row",
-        *(as_id(exposures, name) for name in ids),
-        _number(exposures, "timestamp_ms").alias("timestamp_ms"),
-        _boolean(exposures).alias("clicked"),
+        *(as_id(schema, name) for name in ids),
+        _number(schema, "timestamp_ms").alias("timestamp_ms"),
+        _boolean(schema, "clicked").alias("clicked"),
         *(
-            (pl.col(name) if name in exposures.columns else pl.lit(None)).cast(pl.String).alias(name)
+            (pl.col(name) if name in schema else pl.lit(None)).cast(pl.String).alias(name)
             for name in ("feedback", "left_out")
         ),
         bad_id=pl.any_horizontal(
-            as_id(exposures, name).is_null() & pl.col(name).is_not_null() & ~_blank(exposures, name) for name in ids
+            as_id(schema, name).is_null() & pl.col(name).is_not_null() & ~_blank(schema, name) for name in ids
         ),
-        not_boolean=_boolean(exposures).is_null() & pl.col("clicked").is_not_null() & ~_blank(exposures, "clicked"),
+        not_boolean=_boolean(schema, "clicked").is_null()
+        & pl.col("clicked").is_not_null()
+        & ~_blank(schema, "clicked"),
     )
-    _refuse_other_unit(typed["timestamp_ms"])
-    typed = typed.with_columns(
-        feedback=pl.when(pl.col("clicked").is_null()).then(pl.col("feedback").fill_null(_DEFAULT_CONTEXT))
-    )
-    reasons = typed.select(
-        "row",
-        reason=pl.when(pl.col("left_out").is_not_null())
+    is_known = pl.lit(True) if item_ids is None else pl.col("item_id").is_in(item_ids.implode())
+    context = pl.when(pl.col("clicked").is_null()).then(pl.col("feedback").fill_null(_DEFAULT_CONTEXT))
+    reason = (
+        pl.when(pl.col("left_out").is_not_null())
         .then("left_out")
         .when("bad_id")
         .then(pl.lit(BAD_ID))
@@ -102,32 +96,81 @@ def check(exposures: pl.DataFrame, item_ids: pl.Series | None) -> Checked:
         .then(pl.lit(ABSURD_TIME))
         .when(pl.col("not_boolean"))
         .then(pl.lit(NOT_BOOLEAN))
-        .when(~_known_item(typed["item_id"], item_ids))
-        .then(pl.lit(UNKNOWN_ITEM)),
+        .when(~is_known)
+        .then(pl.lit(UNKNOWN_ITEM))
     )
-    sound = typed.filter(reasons["reason"].is_null()).drop("bad_id", "not_boolean", "left_out")
-    copies = _copies(sound, [*ids, "timestamp_ms", "feedback"])
-    reasons = pl.concat([reasons.drop_nulls("reason"), copies])
-    sound = sound.join(copies, on="row", how="anti", maintain_order="left")
-    if not sound["clicked"].any() and not sound.is_empty():
-        raise InputError(
-            f"no exposure of the log is clicked ({len(sound):,} exposures, {sound['clicked'].null_count():,} of them "
-            "context), so there is nothing to predict. Check which column holds the clicks"
-        )
-    return Checked(sound, reasons)
+    return plain.with_columns(feedback=context, reason=reason).drop("bad_id", "not_boolean", "left_out")
 
 
-def _need_columns(exposures: pl.DataFrame) -> None:
-    missing = [name for name in REQUIRED if name not in exposures.columns]
+class Facts:
+    """What is to be known of a whole log before any of it is cut, gathered from its typed rows part by part."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.context_kinds: set[str] = set()
+        self._reasons: list[pl.DataFrame] = []
+        self._times: list[pl.Series] = []
+        self._items: list[pl.Series] = []
+        self._sound = self._clicks = self._context = 0
+        self._first_ms, self._last_ms = LATEST_MS, EARLIEST_MS
+
+    def add(self, part: pl.DataFrame) -> pl.DataFrame:
+        """Takes the facts of `part`, rows from `typed`; returns the sound ones, without `reason`."""
+        self.rows += len(part)
+        self._times.append(part["timestamp_ms"].drop_nulls().gather_every(-(-len(part) // _TIMES_A_PART) or 1))
+        self._reasons.append(part.filter(pl.col("reason").is_not_null()).select("row", "reason"))
+        sound = part.filter(pl.col("reason").is_null()).drop("reason")
+        self._sound += len(sound)
+        self._clicks += int(sound["clicked"].sum() or 0)
+        self._context += sound["clicked"].null_count()
+        self.context_kinds.update(sound["feedback"].drop_nulls().unique())
+        self._items.append(sound["item_id"].unique())
+        if len(self._items) > _MOST_PARTS:
+            self._items = [pl.concat(self._items).unique()]
+        if len(sound):
+            self._first_ms = min(self._first_ms, sound["timestamp_ms"].min())
+            self._last_ms = max(self._last_ms, sound["timestamp_ms"].max())
+        return sound
+
+    def refuse(self) -> None:
+        """Raises InputError on an empty log, times that are in another unit, and a log without a click."""
+        if not self.rows:
+            raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
+        _refuse_other_unit(pl.concat(self._times).median())
+        if self._sound and not self._clicks:
+            raise InputError(
+                f"no exposure of the log is clicked ({self._sound:,} exposures, {self._context:,} of them context), so "
+                "there is nothing to predict. Check which column holds the clicks"
+            )
+
+    @property
+    def reasons(self) -> pl.DataFrame:
+        """row, reason of the rows that are not sound."""
+        return pl.concat(self._reasons)
+
+    @property
+    def item_ids(self) -> pl.Series:
+        """Of the sound rows, in order."""
+        return pl.concat(self._items).unique().sort()
+
+    @property
+    def time_range_ms(self) -> tuple[int, int]:
+        return self._first_ms, self._last_ms
+
+    def time_quantile_ms(self, q: float) -> int:
+        """About; from a sample of evenly spaced rows."""
+        return int(pl.concat(self._times).quantile(q, "lower"))
+
+
+def _need_columns(names: list[str]) -> None:
+    missing = [name for name in REQUIRED if name not in names]
     if missing:
-        raise InputError(
-            f"the exposure table lacks the column {missing[0]!r}; {near_miss(missing[0], exposures.columns)}"
-        )
+        raise InputError(f"the exposure table lacks the column {missing[0]!r}; {near_miss(missing[0], names)}")
 
 
-def as_id(table: pl.DataFrame, name: str) -> pl.Expr:
+def as_id(schema: Schema, name: str) -> pl.Expr:
     """Column `name` as Int64 or String; null where it is neither. Raises InputError on a type that holds no ids."""
-    kind = table.schema[name]
+    kind = schema[name]
     if kind.is_integer():
         return pl.col(name).cast(pl.Int64, strict=False)
     if kind.is_float():  # how integers with gaps come out of pandas
@@ -139,12 +182,12 @@ def as_id(table: pl.DataFrame, name: str) -> pl.Expr:
     raise InputError(f"column {name!r} has the type {kind}; wanted integers or strings")
 
 
-def _blank(table: pl.DataFrame, name: str) -> pl.Expr:
-    return pl.col(name).str.strip_chars() == "" if table.schema[name] == pl.String else pl.lit(False)
+def _blank(schema: Schema, name: str) -> pl.Expr:
+    return pl.col(name).str.strip_chars() == "" if schema[name] == pl.String else pl.lit(False)
 
 
-def _number(table: pl.DataFrame, name: str) -> pl.Expr:
-    kind = table.schema[name]
+def _number(schema: Schema, name: str) -> pl.Expr:
+    kind = schema[name]
     if isinstance(kind, pl.Datetime):
         return pl.col(name).dt.epoch("ms")
     if kind.is_numeric() or kind in (pl.String, pl.Null):
@@ -152,19 +195,18 @@ def _number(table: pl.DataFrame, name: str) -> pl.Expr:
     raise InputError(f"column {name!r} has the type {kind}; wanted integers (milliseconds, UTC) or a datetime")
 
 
-def _boolean(table: pl.DataFrame) -> pl.Expr:
-    kind = table.schema["clicked"]
+def _boolean(schema: Schema, name: str) -> pl.Expr:
+    kind = schema[name]
     if kind in (pl.Boolean, pl.Null):
-        return pl.col("clicked").cast(pl.Boolean)
+        return pl.col(name).cast(pl.Boolean)
     if kind.is_numeric() or kind == pl.String:
-        text = pl.col("clicked").cast(pl.String).str.strip_chars().str.to_lowercase()
+        text = pl.col(name).cast(pl.String).str.strip_chars().str.to_lowercase()
         true, false = text.is_in(["1", "1.0", "true"]), text.is_in(["0", "0.0", "false"])
         return pl.when(true).then(True).when(false).then(False)
-    raise InputError(f"column 'clicked' has the type {kind}; wanted true/false or 0/1, empty for context")
+    raise InputError(f"column {name!r} has the type {kind}; wanted true/false or 0/1, empty for context")
 
 
-def _refuse_other_unit(timestamp_ms: pl.Series) -> None:
-    median = timestamp_ms.median()
+def _refuse_other_unit(median: float | None) -> None:
     if median is None or EARLIEST_MS <= median <= LATEST_MS:
         return
     for unit, factor in _UNIT_MS.items():
@@ -176,16 +218,13 @@ def _refuse_other_unit(timestamp_ms: pl.Series) -> None:
             )
 
 
-def _known_item(item_id: pl.Series, item_ids: pl.Series | None) -> pl.Series:
-    if item_ids is None:
-        return pl.repeat(True, len(item_id), eager=True)
-    return item_id.is_in(item_ids.implode())
-
-
-def _copies(sound: pl.DataFrame, key: list[str]) -> pl.DataFrame:
-    """row, reason of every exposure that is there already. The clicked one of a group stays, else the first."""
+def copies(sound: pl.DataFrame) -> pl.DataFrame:
+    """row, reason of every exposure that is there already. Of rows with the same user, item, time, session and kind of
+    context the clicked one stays, else the first. Wants all rows of a user."""
+    key = [name for name in ("user_id", "item_id", "session_id", "timestamp_ms", "feedback") if name in sound.columns]
     suspects = sound.filter(sound.select(key).hash_rows().is_duplicated())  # equal rows have equal hashes: few are left
-    kept = suspects.sort("clicked", descending=True, nulls_last=True, maintain_order=True).unique(key, keep="first")
+    kept = suspects.sort("row").sort("clicked", descending=True, nulls_last=True, maintain_order=True)
+    kept = kept.unique(key, keep="first", maintain_order=True)
     same_label = pl.col("clicked").eq_missing(pl.col("kept_clicked"))
     return (
         suspects.join(kept, on="row", how="anti")
@@ -287,10 +326,10 @@ def random_order(user_ids: pl.Series) -> UInt64[np.ndarray, " U"]:
     return x ^ (x >> np.uint64(31))
 
 
-def feedback_names(exposures: pl.DataFrame) -> list[str]:
+def feedback_names(context_kinds: set[str]) -> list[str]:
     """Names of the feedback codes: ignored, clicked, then the log's kinds of context in alphabetical order."""
-    context = exposures["feedback"].drop_nulls().unique().sort().to_list()
-    clash = sorted({"ignored", "clicked"} & set(context))
+    context = sorted(context_kinds)
+    clash = sorted({"ignored", "clicked"} & context_kinds)
     if clash or len(context) > _MOST_CONTEXT_KINDS:
         raise InputError(
             f"column 'feedback' has {len(context)} kinds of context ({', '.join(context[:5])}, ...); wanted at most "

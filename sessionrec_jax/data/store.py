@@ -13,15 +13,11 @@ A folder appears under its name only when it is complete.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
-import itertools
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ import numpy as np
 import polars as pl
 import tensorflow_datasets as tfds
 from absl import flags
+from array_record.python import array_record_module
 from jaxtyping import Int8, Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
@@ -39,7 +36,7 @@ from sessionrec_jax.errors import InputError
 
 VERSION = 1
 MANIFEST = "prepared.json"
-_EXPOSURES_PER_PART = 50_000_000  # TFDS holds a split in memory up to 1 GB and needs TensorFlow past that
+_EXPOSURES_PER_PART = 50_000_000
 _USERS_PER_READ = 65_536
 
 
@@ -86,48 +83,102 @@ _BY_ITEM = {"item": np.int32, "feedback": np.int8}
 _BY_SESSION = {"session_items": np.int32, "session_seconds": np.int64, "session_role": np.int8}
 
 
-class SessionLog(tfds.core.GeneratorBasedBuilder):
-    """A FlatLog as a TFDS data set; arrays are stored as bytes, which decode seven times faster than numbers."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, log: FlatLog, **kwargs: Any):
-        self._log = log
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        arrays = {
-            name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
-            for name, dtype in {**_BY_ITEM, **_BY_SESSION}.items()
-        }
-        features = tfds.features.FeaturesDict({"user": tfds.features.Scalar(np.int64), **arrays})
-        return self.dataset_info_from_configs(features=features, disable_shuffling=True)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager
-        part_U = self._log.user_item_offsets_U1[:-1] // _EXPOSURES_PER_PART
-        bounds = [*np.flatnonzero(np.diff(part_U, prepend=-1)), self._log.users]
-        return {
-            f"part{k:04d}": self._generate_examples(int(first), int(last))
-            for k, (first, last) in enumerate(itertools.pairwise(bounds))
-        }
-
-    def _generate_examples(self, first_user: int, last_user: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in range(first_user, last_user):
-            yield index, self._log.user(index)
+_FEATURES = tfds.features.FeaturesDict(
+    {"user": tfds.features.Scalar(np.int64)}
+    | {  # stored as bytes, which decode seven times faster than numbers
+        name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+        for name, dtype in {**_BY_ITEM, **_BY_SESSION}.items()
+    }
+)
 
 
-def write_log(log: FlatLog, folder: Path) -> None:
-    """Writes `log` into `folder`/log, 6,000 to 15,000 users a second, and makes sure that it reads back in order."""
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
-        builder = SessionLog(log, data_dir=folder / "tfds")
-        builder.download_and_prepare()
-    Path(builder.data_dir).rename(folder / "log")
-    shutil.rmtree(folder / "tfds")
-    source = _read_source(folder)
-    if len(source) != log.users or any(source[u]["user"] != u for u in (0, log.users // 2, log.users - 1)):
-        raise RuntimeError(f"TFDS wrote {len(source)} records for {log.users} users, or in another order")
+class LogWriter:
+    """Writes a log into `folder`/log as its users come, in order: a TFDS data set, whose files are written here (the
+    builders of TFDS hold a split in memory, and take four times as long). Use as a context."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder / "log"
+        self._users_of_part: list[int] = []
+        self._digests = {field.name: hashlib.sha256() for field in dataclasses.fields(FlatLog)}
+        self._sessions = 0
+        self._writer: Any = None
+
+    def __enter__(self) -> LogWriter:
+        self._folder.mkdir()
+        self._digests["user_session_offsets_U1"].update(np.zeros(1, np.int64).tobytes())
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if raised[0] is None:
+            self._finish()
+
+    @property
+    def users(self) -> int:
+        """Written so far."""
+        return sum(self._users_of_part)
+
+    def add(self, log: FlatLog) -> None:
+        """The next users."""
+        first = self.users
+        items_U1, sessions_U1 = log.user_item_offsets_U1.tolist(), log.user_session_offsets_U1.tolist()
+        columns = [(name, log.item_N if name == "item" else log.feedback_N, items_U1) for name in _BY_ITEM]
+        columns += [(name, getattr(log, f"{name}_S"), sessions_U1) for name in _BY_SESSION]
+        bytes_of = [(name, array.tobytes(), array.itemsize, bounds) for name, array, bounds in columns]
+        for index in range(log.users):
+            example = tf_example_generated_pb2.Example()
+            feature = example.features.feature
+            feature["user"].int64_list.value.append(first + index)
+            for name, content, size, bounds in bytes_of:
+                feature[name].bytes_list.value.append(content[bounds[index] * size : bounds[index + 1] * size])
+            self._part().write(example.SerializeToString(deterministic=True))
+            self._users_of_part[-1] += 1
+            self._exposures += items_U1[index + 1] - items_U1[index]
+        for name, digest in self._digests.items():
+            array = getattr(log, name)
+            digest.update((array[1:] + self._sessions if name == "user_session_offsets_U1" else array).tobytes())
+        self._sessions += len(log.session_items_S)
+
+    def _part(self) -> Any:
+        """The file that the next user goes into."""
+        if self._writer is None or self._exposures >= _EXPOSURES_PER_PART:
+            if self._writer is not None:
+                self._writer.close()
+            name = f"session_log-{_part_name(len(self._users_of_part))}.array_record-00000-of-00001"
+            self._writer = array_record_module.ArrayRecordWriter(str(self._folder / name), "group_size:1")
+            self._users_of_part.append(0)
+            self._exposures = 0
+        return self._writer
+
+    def _finish(self) -> None:
+        files = sorted(self._folder.glob("*.array_record*"))
+        splits = [
+            tfds.core.SplitInfo(name=_part_name(part), shard_lengths=[users], num_bytes=file.stat().st_size)
+            for part, (users, file) in enumerate(zip(self._users_of_part, files, strict=True))
+        ]
+        tfds.folder_dataset.write_metadata(
+            data_dir=self._folder, features=_FEATURES, split_infos=splits, version="1.0.0", check_data=False
+        )
+        source = _read_source(self._folder.parent)
+        if len(source) != self.users or any(source[u]["user"] != u for u in (0, self.users // 2, self.users - 1)):
+            raise RuntimeError(f"TFDS reads {len(source)} records of {self.users} users, or in another order")
+
+    def fingerprint(self, tables: Sequence[pl.DataFrame], side: dict[str, np.ndarray]) -> str:
+        """Sixteen hex digits of a SHA-256 over the content: the log's arrays, the publisher's ids, the side
+        information. How the users came, in one part or in many, is not in it."""
+        digest = hashlib.sha256()
+        for name, of_array in self._digests.items():
+            digest.update(name.encode() + of_array.digest())
+        for table in tables:
+            digest.update(table.write_ndjson().encode())
+        for name in sorted(side):
+            digest.update(name.encode() + side[name].tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _part_name(part: int) -> str:
+    return f"part{part:04d}"
 
 
 def _read_source(folder: Path, **kwargs: Any) -> Sequence[Any]:
@@ -240,15 +291,3 @@ def open_log(path: str | Path) -> Prepared:
     with np.load(path / "catalogue.npz") as catalogue:
         side = {column["name"]: catalogue[f"side_{column['name']}_VW"] for column in manifest["side_columns"]}
         return Prepared(path, manifest, catalogue["clicks_V"], catalogue["exposures_V"], side)
-
-
-def fingerprint(log: FlatLog, tables: Sequence[pl.DataFrame], side: dict[str, np.ndarray]) -> str:
-    """Sixteen hex digits of a SHA-256 over the content: the log's arrays, the publisher's ids, the side information."""
-    digest = hashlib.sha256()
-    for field in dataclasses.fields(log):
-        digest.update(field.name.encode() + getattr(log, field.name).tobytes())
-    for table in tables:
-        digest.update(table.write_ndjson().encode())
-    for name in sorted(side):
-        digest.update(name.encode() + side[name].tobytes())
-    return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The tables of a prepared log: dense ids, flat arrays, coded side information, counts and statistics."""
+"""The tables of a prepared log: dense ids, flat arrays, coded side information."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data.sessionlog import ROLES, as_id, random_order
+from sessionrec_jax.data.sessionlog import as_id
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.errors import InputError
 
 LONGEST_LIST = 8
 """Values kept of a list of side information."""
-_QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 
 # --- ids -------------------------------------------------------------------------------------------------------------
 
 
-def same_kind_of_id(exposures: pl.DataFrame, items: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+def same_kind_of_id(exposures: pl.LazyFrame, items: pl.DataFrame | None) -> tuple[pl.LazyFrame, pl.DataFrame | None]:
     """Both tables with text item ids where one of them has text, so that 12 and "12" are the same item."""
-    if items is None or "item_id" not in exposures.columns:
+    kinds = exposures.collect_schema()
+    if items is None or "item_id" not in kinds:
         return exposures, items
     if "item_id" not in items.columns:
         raise InputError(f"the item table lacks the column 'item_id'; it has: {', '.join(items.columns)}")
-    items = items.with_columns(as_id(items, "item_id"))
-    of_exposures, of_items = (table.select(as_id(table, "item_id")).schema["item_id"] for table in (exposures, items))
-    if of_exposures != of_items:
-        exposures = exposures.with_columns(as_id(exposures, "item_id").cast(pl.String))
+    items = items.with_columns(as_id(items.schema, "item_id"))
+    of_exposures = as_id(kinds, "item_id")
+    if (exposures.select(of_exposures).collect_schema()["item_id"] == pl.String) != (
+        items.schema["item_id"] == pl.String
+    ):
+        exposures = exposures.with_columns(of_exposures.cast(pl.String))
         items = items.with_columns(pl.col("item_id").cast(pl.String))
     return exposures, items
 
 
-def item_table(items: pl.DataFrame | None, exposures: pl.DataFrame) -> pl.DataFrame:
-    """item_id and side information, one row an item in the order of the ids."""
+def item_table(items: pl.DataFrame | None, seen: pl.Series) -> pl.DataFrame:
+    """item_id and side information, one row an item in the order of the ids. Without `items` those `seen`."""
     if items is None:
-        return exposures.select(pl.col("item_id").unique().sort())
+        return seen.to_frame("item_id")
     nulls = items["item_id"].null_count()
     repeated = len(items) - nulls - items["item_id"].drop_nulls().n_unique()
     if nulls or repeated:
@@ -47,14 +49,8 @@ def item_table(items: pl.DataFrame | None, exposures: pl.DataFrame) -> pl.DataFr
     return items.sort("item_id")
 
 
-def user_table(exposures: pl.DataFrame) -> pl.DataFrame:
-    """user_id, one row a user in the fixed random order."""
-    user_id = exposures["user_id"].unique().sort()
-    return pl.DataFrame({"user_id": user_id[np.argsort(random_order(user_id), kind="stable")]})
-
-
 def map_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """The exposures with `user` (from 0) and `item` (from 1) in place of the publisher's ids."""
+    """The exposures with `user` (place among `users`) and `item` (from 1) in place of the publisher's ids."""
     user = users.select("user_id").with_row_index("user").cast({"user": pl.Int64})
     item = items.select("item_id").with_row_index("item", offset=1).cast({"item": pl.Int32})
     mapped = exposures.join(user, on="user_id", maintain_order="left").join(item, on="item_id", maintain_order="left")
@@ -78,61 +74,6 @@ def flatten(log: pl.DataFrame, sessions: pl.DataFrame, feedback_names: list[str]
         session_role_S=sessions["role"].to_numpy(),
         user_session_offsets_U1=np.append(0, np.cumsum(sessions_U)),
     )
-
-
-def _has_predecessor(flat: FlatLog) -> np.ndarray:
-    """Of each session, whether the user has one before it: then it can be predicted."""
-    predecessor_S = np.ones(len(flat.session_items_S), bool)
-    predecessor_S[flat.user_session_offsets_U1[:-1][np.diff(flat.user_session_offsets_U1) > 0]] = False
-    return predecessor_S
-
-
-def counts_by_role(flat: FlatLog) -> dict[str, pl.Series]:
-    """Of each user and role: sessions, exposures, and targets (the sessions with one before them)."""
-    user_S = np.repeat(np.arange(flat.users), np.diff(flat.user_session_offsets_U1))
-    weights = {"sessions": None, "exposures": flat.session_items_S, "targets": _has_predecessor(flat)}
-    return {
-        f"{what}_{role}": pl.Series(
-            np.bincount(user_S, weights=of_role if weight is None else of_role * weight, minlength=flat.users)
-        ).cast(pl.Int64)
-        for code, role in enumerate(ROLES)
-        for of_role in [flat.session_role_S == code]
-        for what, weight in weights.items()
-    }
-
-
-def training_counts(flat: FlatLog, items: int) -> dict[str, np.ndarray]:
-    """Clicks, and exposures that are clicked or ignored, of each dense item in the training sessions."""
-    train_N = np.repeat(flat.session_role_S == 0, flat.session_items_S)
-    counts = {"clicks_V": flat.feedback_N == 1, "exposures_V": flat.feedback_N <= 1}
-    return {name: np.bincount(flat.item_N[train_N & of_N], minlength=items + 1) for name, of_N in counts.items()}
-
-
-def statistics(flat: FlatLog, sessions: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:
-    """The manifest's numbers. `users` has the counts by role."""
-    clicks, labelled = int(np.sum(flat.feedback_N == 1)), int(np.sum(flat.feedback_N <= 1))
-    sessions_U = np.diff(flat.user_session_offsets_U1)
-    return {
-        "users": flat.users,
-        "items": len(items),
-        "items_exposed": len(np.unique(flat.item_N)),
-        "sessions": len(sessions),
-        "exposures": len(flat.item_N),
-        "context_exposures": len(flat.item_N) - labelled,
-        "clicks": clicks,
-        "click_rate": clicks / labelled,
-        "sessions_by_role": {role: int(users[f"sessions_{role}"].sum()) for role in ROLES},
-        "target_sessions_by_role": {role: int(users[f"targets_{role}"].sum()) for role in ROLES},
-        "target_users_by_role": {role: int((users[f"targets_{role}"] > 0).sum()) for role in ROLES},
-        "users_without_target": int(np.sum(sessions_U < 2)),
-        "items_per_session_mean": float(flat.session_items_S.mean()),
-        "max_session_items": int(flat.session_items_S.max()),
-        "sessions_per_user_mean": float(sessions_U.mean()),
-        "sessions_per_user_quantiles": {
-            str(q): int(np.quantile(sessions_U, q, method="inverted_cdf")) for q in _QUANTILES
-        },
-        "time_range_ms": [int(sessions["start_ms"].min()), int(sessions["end_ms"].max())],
-    }
 
 
 # --- side information ------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ lazily; cleaning, sessions and roles are the same for all (prepare.py).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,7 +29,7 @@ class RawLog:
     source: str
     """Name of the source."""
     exposures: pl.LazyFrame | pl.DataFrame
-    """Columns of contract 1, and any others; types as they came."""
+    """Columns of contract 1, and any others; types as they came. It is scanned twice where rows are rejected."""
     items: pl.DataFrame | None = None
     """item_id and columns of side information. None: the catalogue is the items seen."""
     session_rule: str = "gap_minutes=30"
@@ -39,10 +41,11 @@ class RawLog:
     truth: dict[str, Any] | None = None
     """Settings of the process that made the log, where it is known."""
 
-    def table(self) -> pl.DataFrame:
-        """The exposures in memory. Raises InputError on a file that is damaged."""
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """While the exposures are scanned. Raises InputError on a file that is damaged."""
         try:
-            return self.exposures.lazy().collect(engine="streaming")
+            yield
         except (pl.exceptions.PolarsError, OSError) as error:
             raise InputError(
                 f"the files of {self.source} cannot be read to the end: {str(error).splitlines()[0]}. Is the download "

@@ -1,0 +1,78 @@
+"""From all the rows of some users to their histories: the one function of preparation that every engine calls.
+
+Users do not depend on each other here. What does depend on the whole log (dense item ids, dates, who is held out) is
+decided before, and comes as `Rules`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import polars as pl
+
+from sessionrec_jax.data import sessionlog, tables
+from sessionrec_jax.data.sessionlog import Split
+from sessionrec_jax.data.store import FlatLog
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How rows become histories."""
+
+    items: pl.DataFrame
+    """item_id, in the order of the dense ids."""
+    feedback_names: list[str]
+    session_rule: str
+    max_session_items: int
+    split: Split
+    split_bounds: dict[str, int]
+    """Dates or numbers of users, as `sessionlog.assign_roles` takes them."""
+
+
+class Histories(NamedTuple):
+    """Of some users, in the fixed random order."""
+
+    user_id: pl.Series
+    log: FlatLog
+    reasons: pl.DataFrame
+    """row, reason of the rows that are not in the log."""
+    time_range_ms: tuple[int, int] | None
+    """First and last exposure; None where all rows were taken out."""
+
+
+def cut_users(rows: pl.DataFrame, rules: Rules, first_user: int) -> Histories:
+    """`rows`: sound ones from `sessionlog.typed` and their users' `order`, all those of each user. `first_user`: place
+    of the first of these users in the order of all."""
+    copies = sessionlog.copies(rows)
+    rows = rows.join(copies, on="row", how="anti")
+    users = rows.select("order", "user_id").unique().sort("order", "user_id")
+    log = sessionlog.cut_sessions(tables.map_ids(rows.drop("order"), users, rules.items), rules.session_rule)
+    log, too_long = _take_out(log, pl.int_range(pl.len()).over("session") >= rules.max_session_items)
+    sessions = log.group_by("session", maintain_order=True).agg(
+        pl.col("user").first(),
+        items=pl.len().cast(pl.Int32),
+        start_ms=pl.col("timestamp_ms").min(),
+        end_ms=pl.col("timestamp_ms").max(),
+    )
+    in_order = sessions.with_columns(pl.col("user") + first_user)
+    sessions = sessions.with_columns(role=sessionlog.assign_roles(in_order, rules.split, **rules.split_bounds))
+    without_role = sessions.filter(pl.col("role").is_null())["session"]
+    log, straddles = _take_out(log, pl.col("session").is_in(without_role.implode()))
+    sessions = sessions.filter(pl.col("role").is_not_null())
+    reasons = [
+        copies,
+        too_long.select("row", reason=pl.lit(sessionlog.LONG_SESSION)),
+        straddles.select("row", reason=pl.lit(sessionlog.STRADDLES)),
+    ]
+    return Histories(
+        users["user_id"],
+        tables.flatten(log, sessions, rules.feedback_names, len(users)),
+        pl.concat(reasons),
+        (sessions["start_ms"].min(), sessions["end_ms"].max()) if len(sessions) else None,
+    )
+
+
+def _take_out(log: pl.DataFrame, condition: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
+    marked = log.with_columns(out=condition)
+    return marked.filter(~pl.col("out")).drop("out"), marked.filter("out").drop("out")
