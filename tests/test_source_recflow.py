@@ -9,6 +9,7 @@ import pytest
 from published import prepared, side, told, users
 
 from sessionrec_jax.data import sessionlog
+from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sources import recflow
 from sessionrec_jax.errors import InputError
 

@@ -93,26 +93,31 @@ def code_side(
             continue
         if not re.fullmatch(r"[\w.-]+", name):
             raise InputError(f"the item table's column {name!r} cannot name a file; rename it, letters and digits only")
-        lists = _as_lists(items[name])
-        width = min(max(int(lists.list.len().max() or 0), 1), LONGEST_LIST)
-        long = pl.DataFrame({"row": pl.int_range(len(items), dtype=pl.Int64, eager=True), "value": lists})
-        long = long.explode("value", empty_as_null=True, keep_nulls=True).drop_nulls("value")
-        long = long.with_columns(place=pl.int_range(pl.len()).over("row")).filter(pl.col("place") < width)
+        column = _plain(items[name])
+        is_list = isinstance(column.dtype, pl.List)
+        width = min(max(int(column.list.len().max() or 0), 1), LONGEST_LIST) if is_list else 1
+        long = pl.DataFrame({"row": pl.int_range(1, len(items) + 1, dtype=pl.Int64, eager=True), "value": column})
+        if is_list:
+            long = long.explode("value", empty_as_null=True, keep_nulls=True)
+        long = long.drop_nulls("value")
+        long = long.with_columns(place=pl.int_range(pl.len()).over("row") if is_list else pl.lit(0, pl.Int64))
+        long = long.filter(pl.col("place") < width)
         values = long["value"].unique().sort()
         vocabulary = pl.DataFrame(
             {"code": pl.int_range(1, len(values) + 1, dtype=pl.Int32, eager=True), "value": values}
         )
         coded = long.join(vocabulary, on="value")
         codes_VW = np.zeros((len(items) + 1, width), np.int32)
-        codes_VW[coded["row"].to_numpy() + 1, coded["place"].to_numpy()] = coded["code"].to_numpy()
-        cut = int((lists.list.len() > width).sum())
+        codes_VW[coded["row"].to_numpy(), coded["place"].to_numpy()] = coded["code"].to_numpy()
+        cut = int((column.list.len() > width).sum()) if is_list else 0
         side[name], vocabularies[name] = codes_VW, vocabulary
         missing = int(np.sum(codes_VW[1:, 0] == 0))
         summary.append({"name": name, "values": len(values), "width": width, "missing": missing, "lists_cut": cut})
     return side, vocabularies, summary
 
 
-def _as_lists(column: pl.Series) -> pl.Series:
+def _plain(column: pl.Series) -> pl.Series:
+    """As integers, text or booleans, or lists of them without nulls."""
     kind = column.dtype
     inner = kind.inner if isinstance(kind, pl.List) else kind
     if inner.is_float() and ((column.explode().drop_nulls() % 1) == 0).all():
@@ -123,6 +128,4 @@ def _as_lists(column: pl.Series) -> pl.Series:
             "of them. Put numbers into classes first, or name the columns to use (--side)"
         )
     inner = pl.String() if inner in (pl.Categorical, pl.Enum, pl.Null) else inner
-    if isinstance(kind, pl.List):
-        return column.cast(pl.List(inner)).list.drop_nulls()
-    return column.cast(inner).to_frame().select(pl.concat_list(column.name).list.drop_nulls()).to_series()
+    return column.cast(pl.List(inner)).list.drop_nulls() if isinstance(kind, pl.List) else column.cast(inner)
