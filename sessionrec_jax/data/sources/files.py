@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
-from polars.datatypes import DataTypeClass
 
 from sessionrec_jax.errors import InputError, near_miss
 
@@ -26,7 +25,7 @@ class File(NamedTuple):
     """ALWAYS, IF_THERE, or the flag that asks for it."""
 
 
-Types = dict[str, DataTypeClass]
+Types = dict[str, Any]  # column -> polars type
 
 
 def layout(files: Sequence[File]) -> list[str]:
