@@ -116,7 +116,7 @@ def test_half_a_star_less_is_no_click(built, tmp_path):
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(
-        InputError, match=r"has no movielens/25m-ratings/\*/dataset_info.json[\s\S]*tfds build movielens/25m"
+        InputError, match=r"has no movielens/25m-ratings/\*/dataset_info.json[\s\S]*movielens/25m-ratings', data_dir"
     ):
         movielens.read(movielens.Options(tmp_path, "25m"))
     build(tmp_path, "25m")

@@ -27,15 +27,19 @@ NAME = "movielens"
 TITLE = "MovieLens 100k, 1M, 20M and 25M: ratings of films, without sessions or exposures"
 LICENCE = "GroupLens: research only, no redistribution"
 SIZE = "100,000, 1.0 M, 20.0 M and 25.0 M ratings"
+_COMMAND = (
+    "python -c \"import tensorflow_datasets as tfds; tfds.builder('movielens/{version}-ratings', data_dir='{folder}', "
+    "file_format='array_record').download_and_prepare()\""
+)
 WHERE = (
-    "where TensorFlow is installed: tfds build movielens/1m-ratings --data_dir SRC --file_format array_record "
-    "(it downloads from https://grouplens.org/datasets/movielens)"
+    "https://grouplens.org/datasets/movielens, by one command where tensorflow, tensorflow-datasets and array_record are "
+    "installed: " + _COMMAND.format(version="1m", folder="SRC")
 )
 CITATION = "Harper and Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015"
 FILES = tuple(
     File(
         f"movielens/{version}-ratings/*/dataset_info.json",
-        f"made by `tfds build movielens/{version}-ratings --data_dir SRC --file_format array_record`",
+        "the ratings, as TFDS's own builder wrote them",
         f"--version {version}",
     )
     for version in _VERSIONS
@@ -50,7 +54,7 @@ _RATINGS_PER_READ = 65_536
 @dataclass(frozen=True)
 class Options:
     path: Positional[Path]
-    """The data_dir that `tfds build` was given."""
+    """The data_dir of TFDS, in which its builder wrote the ratings (`sessionrec sources` has the command)."""
     version: Version = "1m"
     """Which of the data sets in it."""
 
@@ -60,13 +64,17 @@ def read(options: Options) -> RawLog:
 
     Raises InputError with the command that makes the data set where it is not there, or in another format.
     """
-    found = locate(options.path, FILES, (f"--version {options.version}",))
+    try:
+        found = locate(options.path, FILES, (f"--version {options.version}",))
+    except InputError as error:
+        command = _COMMAND.format(version=options.version, folder=options.path)
+        raise InputError(f"{error}\nMade where TensorFlow is installed by {command}") from error
     folder = found[FILES[_VERSIONS.index(options.version)].pattern][-1].parent
     builder = tfds.builder_from_directory(folder)
     if builder.info.file_format.value != "array_record":
         raise InputError(
             f"{folder} is in the format {builder.info.file_format.value}, which needs TensorFlow; build it again with "
-            "--file_format array_record"
+            "file_format='array_record'"
         )
     source = builder.as_data_source(split="train", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     genres_of: dict[str, list[int]] = {}
