@@ -159,6 +159,19 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("name", [name for name in sources.NAMES if name not in ("table", "synthetic")])
+def test_a_published_source_checks_its_files_first(run, tmp_path, name):
+    (tmp_path / "unpacked").mkdir()
+    code, _, err = run(None, "prepare", name, "unpacked", "--out", "data/log")
+    assert code == 2
+    assert "unpacked has no " in err
+    assert "Wanted a folder that holds" in err
+    module = sources.find(name)
+    assert all(file.pattern in err for file in module.FILES)
+    assert all(getattr(module, fact) for fact in ("TITLE", "LICENCE", "SIZE", "WHERE", "CITATION"))
+    assert [path.name for path in tmp_path.iterdir()] == ["unpacked"]
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_told_and_leaves_nothing_behind(run, tmp_path, case):
     argv, message = BAD[case]

@@ -19,7 +19,7 @@ import polars as pl
 from sessionrec_jax.data.sessionlog import Split
 from sessionrec_jax.errors import InputError, near_miss
 
-NAMES = ("kuaisar", "recflow", "kuairand", "table", "synthetic")
+NAMES = ("kuaisar", "recflow", "kuairand", "ebnerd", "mind", "movielens", "table", "synthetic")
 
 
 @dataclass(frozen=True)

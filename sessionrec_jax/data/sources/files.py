@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
-from polars.datatypes import DataTypeClass
 
 from sessionrec_jax.errors import InputError, near_miss
 
@@ -26,7 +25,7 @@ class File(NamedTuple):
     """ALWAYS, IF_THERE, or the flag that asks for it."""
 
 
-Types = dict[str, DataTypeClass]
+Types = dict[str, Any]  # column -> polars type
 
 
 def layout(files: Sequence[File]) -> list[str]:
@@ -85,6 +84,18 @@ def scan_csv(paths: Sequence[Path], types: Types, *, separator: str = ",") -> pl
     return pl.concat(frames)
 
 
+def scan_headless(paths: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame:
+    """Tab-separated files without a header as text, all under one another; a quote is a letter like any other."""
+    schema = dict.fromkeys(columns, pl.String)
+    return pl.concat(
+        [
+            pl.scan_csv(path, separator="\t", has_header=False, schema=schema, quote_char=None, encoding="utf8-lossy")
+            for path in paths
+        ]
+        or [pl.LazyFrame(schema=schema)]
+    )
+
+
 def scan_typed(paths: Sequence[Path], types: Types) -> pl.LazyFrame:
     """The same of parquet or feather files, whose columns have types of their own: they are cast to those of `types`.
 
@@ -107,6 +118,7 @@ def _need(path: Path, columns: list[str], types: Types) -> None:
             raise InputError(f"{path} lacks the published column {name!r}; {near_miss(name, columns)}")
 
 
-def label(name: str) -> pl.Expr:
+def label(column: str | pl.Expr) -> pl.Expr:
     """A column of true/false or 0/1 as text; where it is missing the row breaks the contract and is no context."""
-    return pl.col(name).cast(pl.String).str.strip_chars().replace("", None).fill_null("missing")
+    column = pl.col(column) if isinstance(column, str) else column
+    return column.cast(pl.String).str.strip_chars().replace("", None).fill_null("missing")

@@ -58,7 +58,7 @@ class Options:
     path: Positional[Path]
     """The unpacked folder, with realshow/ in it. Any of the days may be missing."""
     stages: tuple[Stage, ...] = ()
-    """Take unexposed candidates in as context, those whose last stage is one of these; all are 200 a request."""
+    """Take unexposed candidates in as context, those whose last stage is one of these. All are about 200 a request."""
 
 
 def read(options: Options) -> RawLog:
