@@ -208,7 +208,7 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_when_all_is_don
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.LogWriter, "add", killed)
+        patch.setattr(store, "write_part", killed)
         assert run(None, *TABLE, "--overwrite")[0] == 130
         assert run(None, *TABLE[:-1], "data/new")[0] == 130
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["log"]

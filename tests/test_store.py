@@ -9,6 +9,7 @@ import grain
 import numpy as np
 import polars as pl
 import pytest
+from contract import assert_same_log
 
 from sessionrec_jax.data import store
 from sessionrec_jax.data.prepare import Settings, prepare
@@ -66,15 +67,13 @@ def test_users_one_by_one_are_the_arrays(prepared):
             assert name == "user" or record[name].dtype == stored.dtype
 
 
-def test_a_log_of_several_parts_reads_as_one(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_EXPOSURES_PER_PART", 1000)
-    log = prepared.arrays()
-    with store.LogWriter(tmp_path) as writer:
-        writer.add(log)
-    assert len(list((tmp_path / "log").glob("*.array_record*"))) > 3
-    source = prepared.source()
-    for index, record in enumerate(store._read_source(tmp_path)):
-        np.testing.assert_array_equal(record["item"], source[index]["item"])
+@pytest.mark.parametrize("piece_rows", [None, 2500])
+def test_a_log_that_is_cut_in_groups_is_the_same(prepared, tmp_path, monkeypatch, piece_rows):
+    monkeypatch.setattr("sessionrec_jax.data.prepare._ROWS_READ", 700)
+    monkeypatch.setattr("sessionrec_jax.data.prepare._ROWS_CUT", 1000)
+    grouped = prepare(synthetic.read(PROCESS), tmp_path / "log", Settings(), piece_rows=piece_rows)
+    assert len(list((grouped.path / "log").glob("*.array_record*"))) > 3
+    assert_same_log(grouped, prepared)
 
 
 def test_counts_by_role_add_up(prepared):

@@ -2,6 +2,7 @@
 
 sessionrec prepare kuairand SRC --out DATA
 sessionrec prepare table --exposures 'logs/*.parquet' --user user_id --item item_id --time ts --clicked label --out DATA
+sessionrec prepare recflow SRC --out DATA --beam runner=FlinkRunner flink_master=HOST:8081
 sessionrec prepare synthetic --users 20000 --alpha 0.5 --seed 1 --out DATA
 """
 
@@ -16,10 +17,14 @@ from rich.console import Console
 
 from experiments.cli.describe import summary
 from sessionrec_jax.data import sources
+from sessionrec_jax.data.beam import Beam
 from sessionrec_jax.data.prepare import Settings, check_out, prepare
 from sessionrec_jax.errors import InputError
 
 Options = TypeVar("Options")
+
+ROWS_A_CALL = 20_000_000
+"""Of the log, read by a worker of Beam at a time."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Command(Generic[Options]):
     """The prepared folder to write; it appears when all is done."""
     overwrite: bool = False
     """Replace a prepared folder that is there already, when all is done."""
+    beam: tuple[str, ...] = ()
+    """Prepare on many machines through Apache Beam, with these options of its runner. Left out: on this one."""
 
 
 def main(argv: list[str]) -> None:
@@ -51,5 +58,8 @@ def main(argv: list[str]) -> None:
     progress = Console(stderr=True, highlight=False)
     check_out(command.out, command.overwrite)
     raw = source.read(command.source)
-    prepared = prepare(raw, command.out, command.settings, overwrite=command.overwrite, say=progress.print)
+    how = {}
+    if command.beam:
+        how = {"each": Beam(command.beam, command.out.resolve().parent), "piece_rows": ROWS_A_CALL}
+    prepared = prepare(raw, command.out, command.settings, overwrite=command.overwrite, say=progress.print, **how)
     Console(highlight=False).print(summary(prepared))

@@ -33,7 +33,8 @@ class Rules:
 class Histories(NamedTuple):
     """Of some users, in the fixed random order."""
 
-    user_id: pl.Series
+    users: pl.DataFrame
+    """order (the hash), user_id."""
     log: FlatLog
     reasons: pl.DataFrame
     """row, reason of the rows that are not in the log."""
@@ -66,7 +67,7 @@ def cut_users(rows: pl.DataFrame, rules: Rules, first_user: int) -> Histories:
         straddles.select("row", reason=pl.lit(sessionlog.STRADDLES)),
     ]
     return Histories(
-        users["user_id"],
+        users,
         tables.flatten(log, sessions, rules.feedback_names, len(users)),
         pl.concat(reasons),
         (sessions["start_ms"].min(), sessions["end_ms"].max()) if len(sessions) else None,

@@ -8,21 +8,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import sessionlog, store, tables
+from sessionrec_jax.data import runs, sessionlog, store, tables
 from sessionrec_jax.data.cut import Rules, cut_users
-from sessionrec_jax.data.runs import Runs
 from sessionrec_jax.data.sessionlog import Facts, Split
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.tally import Tally
+from sessionrec_jax.data.tally import Counts, Tally, count
 from sessionrec_jax.errors import InputError
 
 _ROWS_READ, _ROWS_CUT = 1_000_000, 2_000_000  # in memory at a time, of what is read and of what is cut
@@ -59,6 +61,11 @@ class Settings:
     """held_out_users: how many users test."""
 
 
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""An engine: calls a function for each of some values, here or elsewhere, and gives the results in order, as `map`
+does. What it sends is small; rows go through files in the folder that is being written."""
+
+
 def prepare(
     raw: RawLog,
     out: Path,
@@ -66,8 +73,11 @@ def prepare(
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    each: Each = map,
+    piece_rows: int | None = None,
 ) -> store.Prepared:
-    """Writes `raw` as a prepared folder `out` and opens it; `say` gets one line a stage.
+    """Writes `raw` as a prepared folder `out` and opens it; `say` gets one line a stage. `each`: the engine, which
+    reads so many rows with a call (None: all with one); what is written is the same for all.
 
     The folder appears under its name only when it is complete; an old one is replaced only then. Raises InputError on
     an `out` that exists (unless `overwrite`), settings that do not fit the log, a log that breaks contract 1, and past
@@ -76,43 +86,48 @@ def prepare(
     check_out(out, overwrite)
     _check_settings(raw, settings)
     exposures, items = tables.same_kind_of_id(raw.exposures.lazy(), raw.items)
-    typed = sessionlog.typed(exposures, None if items is None else items["item_id"])
+    raw = dataclasses.replace(raw, exposures=exposures)
+    item_ids = None if items is None else items["item_id"]
+    sessionlog.typed(exposures, item_ids)  # refuses columns that cannot be meant, before anything is read
     with _appearing(out) as folder:
+        (folder / "runs").mkdir()
+        (folder / "log").mkdir()
+
         say("reading the exposures")
-        facts, runs = sessionlog.Facts(), Runs(folder / "runs")
-        with raw.reading():
-            for part in typed.collect_batches(chunk_size=_ROWS_READ, engine="streaming"):
-                runs.add(facts.add(part))
+        read = [*each(partial(_read_piece, raw, item_ids, folder / "runs"), _pieces(raw, piece_rows))]
+        facts = Facts().merge(of_piece for of_piece, _ in read)
         facts.refuse()
         _refuse_many(raw, facts.reasons, facts.rows, out, settings.max_rejected_fraction)
-        items = tables.item_table(items, facts.item_ids)
-        rules = _rules(raw, settings, facts, runs, items)
 
         say(f"cutting {facts.rows:,} exposures into sessions")
-        tally, reasons = Tally(len(items)), [facts.reasons]
-        with store.LogWriter(folder) as writer:
-            for rows in runs.groups(_ROWS_CUT):
-                histories = cut_users(rows, rules, writer.users)
-                writer.add(histories.log)
-                tally.add(histories)
-                reasons.append(histories.reasons)
+        groups = runs.groups({run: bounds for _, found in read for run, bounds in found}, _ROWS_CUT)
+        users_of_group = [*each(_count_users, groups)]
+        items = tables.item_table(items, facts.item_ids)
+        rules = _rules(raw, settings, facts, items, sum(users_of_group))
+        first_users = [0, *itertools.accumulate(users_of_group)][:-1]
+        tally, reasons, digests = Tally(len(items)), [facts.reasons], []
+        numbered = [*zip(range(len(groups)), groups, first_users, strict=True)]
+        for counts, of_group, digests_of_group in each(partial(_cut_group, rules, folder, len(groups)), numbered):
+            tally.add(counts)
+            reasons.append(of_group)
+            digests += digests_of_group
+        store.finish_log(folder, users_of_group)
         shutil.rmtree(folder / "runs")
         reasons = pl.concat(reasons).sort("row")
         _refuse_many(raw, reasons, facts.rows, out, settings.max_rejected_fraction)
 
-        say(f"writing the tables of {writer.users:,} users")
         users = tally.users()
+        say(f"writing the tables of {len(users):,} users")
         side, vocabularies, side_columns = tables.code_side(items)
-        rejected = dict(sorted(reasons.group_by("reason").len().iter_rows()))
         manifest = {
             "version": store.VERSION,
             "source": raw.source,
             "note": raw.note,
             "settings": {**dataclasses.asdict(settings), "split": rules.split, "session_rule": rules.session_rule},
-            "fingerprint": writer.fingerprint([users, items], side),
+            "fingerprint": store.fingerprint(digests, [users, items], side),
             "feedback_names": rules.feedback_names,
             **tally.statistics(),
-            "rejected": rejected,
+            "rejected": dict(sorted(reasons.group_by("reason").len().iter_rows())),
             "rows": facts.rows,
             "side_columns": side_columns,
         }
@@ -128,6 +143,47 @@ def prepare(
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
     _rejected_file(out).unlink(missing_ok=True)  # of an earlier attempt that failed
     return store.open_log(out)
+
+
+# --- what an engine calls --------------------------------------------------------------------------------------------
+
+
+def _pieces(raw: RawLog, piece_rows: int | None) -> list[tuple[int, int | None]]:
+    """First row and number of rows of each piece; None: to the end."""
+    if piece_rows is None:
+        return [(0, None)]
+    with raw.reading():
+        rows = raw.exposures.lazy().select(pl.len()).collect(engine="streaming").item()
+    return [(first, piece_rows) for first in range(0, max(rows, 1), piece_rows)]
+
+
+def _read_piece(
+    raw: RawLog, item_ids: pl.Series | None, folder: Path, piece: tuple[int, int | None]
+) -> tuple[Facts, list[tuple[Path, runs.Bounds]]]:
+    """Facts of the rows, and the sound ones in sorted runs."""
+    facts, found, first = Facts(), [], piece[0]
+    typed = sessionlog.typed(raw.exposures.lazy().slice(*piece), item_ids, first)
+    with raw.reading():
+        for number, part in enumerate(typed.collect_batches(chunk_size=_ROWS_READ, engine="streaming")):
+            path = folder / f"{first:012d}-{number:06d}.arrow"
+            found.append((path, runs.write_run(facts.add(part), path)))
+    return facts, found
+
+
+def _count_users(group: runs.Group) -> int:
+    return group.read()["user_id"].n_unique()
+
+
+def _cut_group(
+    rules: Rules, folder: Path, groups: int, numbered: tuple[int, runs.Group, int]
+) -> tuple[Counts, pl.DataFrame, list[bytes]]:
+    """Writes the records of a group's users; their counts, what was rejected of them, and their digests."""
+    number, group, first_user = numbered
+    histories = cut_users(group.read(), rules, first_user)
+    store.write_part(folder, number, groups, histories.log, first_user)
+    range_U = histories.users.select(runs.range_of(pl.col("order"))).to_series().to_numpy()
+    bounds = [0, *(np.flatnonzero(np.diff(range_U)) + 1).tolist(), len(range_U)]
+    return count(histories), histories.reasons, store.digests(histories.log, bounds)
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -159,7 +215,7 @@ def _check_settings(raw: RawLog, settings: Settings) -> None:
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 
-def _rules(raw: RawLog, settings: Settings, facts: Facts, runs: Runs, items: pl.DataFrame) -> Rules:
+def _rules(raw: RawLog, settings: Settings, facts: Facts, items: pl.DataFrame, users: int) -> Rules:
     rule = "session_id" if "session_id" in raw.exposures.lazy().collect_schema() else None
     split = settings.split or raw.split
     bounds: dict[str, int] = {}
@@ -167,7 +223,7 @@ def _rules(raw: RawLog, settings: Settings, facts: Facts, runs: Runs, items: pl.
         dates = {"validation_from_ms": settings.validation_from, "test_from_ms": settings.test_from}
         bounds = _cut_dates(facts, dates)
     elif split == "held_out_users":
-        bounds = _held_out(settings, sum(rows["user_id"].n_unique() for rows in runs.groups(_ROWS_CUT)))
+        bounds = _held_out(settings, users)
     return Rules(
         items.select("item_id"),
         sessionlog.feedback_names(facts.context_kinds),

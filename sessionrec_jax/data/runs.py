@@ -1,63 +1,69 @@
 """A log on its way to be sorted by user: written in sorted runs, read back so that a user's rows stand together.
 
-    runs = Runs(folder)
-    runs.add(rows)                     # any rows, as often as there are more
-    for rows in runs.groups(2_000_000):    # all rows of some users at a time, in the fixed random order of users
+    bounds = write_run(rows, path)                  # any rows, as often as there are more
+    for group in groups({path: bounds, ...}, 2_000_000):
+        group.read()                                # all rows of some users, in the fixed random order of users
 
-The log is never held: memory is that of one part and one group, and meanwhile the disk holds it once more, in about 60
+The log is never held: memory is that of one run and one group, and meanwhile the disk holds it once more, in about 60
 bytes a row.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
 from sessionrec_jax.data.sessionlog import random_order
 
-_RANGES = 4096
-"""Of hashes; a group is some of them that stand together."""
+RANGES = 4096
+"""Of the hashes of users; a group is some of them that stand together."""
 _ROWS_A_RECORD = 16_384
 
+Bounds = Int64[np.ndarray, "4097"]
+"""Where the ranges begin and end in a run."""
 
-class Runs:
-    """Runs of rows, each sorted by the hash of `user_id` (column `order`), in a file of its own."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._folder.mkdir()
-        self._bounds: list[np.ndarray] = []  # of each run, where its ranges begin and end
+def range_of(order: pl.Expr) -> pl.Expr:
+    """The range that a hash is in."""
+    return order // (2**64 // RANGES)
 
-    def __len__(self) -> int:
-        """Rows."""
-        return sum(int(bounds[-1]) for bounds in self._bounds)
 
-    def add(self, rows: pl.DataFrame) -> None:
-        """One more run; a million rows or so, since they are sorted in memory."""
-        if rows.is_empty():
-            return
-        user_id = rows["user_id"].unique()
-        order = pl.DataFrame({"user_id": user_id, "order": random_order(user_id)})
-        run = rows.join(order, on="user_id").sort("order")
-        run.write_ipc(self._path(len(self._bounds)), record_batch_size=_ROWS_A_RECORD)
-        starts = np.arange(1, _RANGES, dtype=np.uint64) * np.uint64(2**64 // _RANGES)
-        inner = np.searchsorted(run["order"].to_numpy(), starts)
-        self._bounds.append(np.concatenate([[0], inner, [len(run)]]).astype(np.int64))
+def write_run(rows: pl.DataFrame, path: Path) -> Bounds:
+    """Sorts the rows by the hash of `user_id`, which becomes the column `order`, in memory: a million or so."""
+    user_id = rows["user_id"].unique()
+    order = pl.DataFrame({"user_id": user_id, "order": random_order(user_id)})
+    run = rows.join(order, on="user_id").sort("order")
+    run.write_ipc(path, record_batch_size=_ROWS_A_RECORD)
+    starts = np.arange(1, RANGES, dtype=np.uint64) * np.uint64(2**64 // RANGES)
+    inner = np.searchsorted(run["order"].to_numpy(), starts)
+    return np.concatenate([[0], inner, [len(run)]]).astype(np.int64)
 
-    def groups(self, rows: int) -> Iterator[pl.DataFrame]:
-        """Of all users in turn, about so many rows at a time, or all of a user who has more. Columns as they were
-        added, and `order`, which does not decrease from one group to the next."""
-        groups = min(_RANGES, max(1, -(-len(self) // rows)))
-        edges = np.arange(groups + 1) * _RANGES // groups
-        for first, last in itertools.pairwise(edges):
-            spans = [(run, int(bounds[first]), int(bounds[last])) for run, bounds in enumerate(self._bounds)]
-            parts = [pl.scan_ipc(self._path(run)).slice(a, b - a) for run, a, b in spans if b > a]
-            if parts:
-                yield pl.concat(parts).collect()
 
-    def _path(self, run: int) -> Path:
-        return self._folder / f"{run:06d}.arrow"
+@dataclass(frozen=True)
+class Group:
+    """All rows of some users."""
+
+    spans: tuple[tuple[Path, int, int], ...]
+    """Run, first row and last, of each run that has some."""
+
+    def read(self) -> pl.DataFrame:
+        """Columns as they were written. `order` does not decrease from one group to the next."""
+        return pl.concat([pl.scan_ipc(run).slice(first, last - first) for run, first, last in self.spans]).collect()
+
+
+def groups(runs: Mapping[Path, Bounds], rows: int) -> list[Group]:
+    """Of all users in turn, about so many rows at a time, or all of a user who has more."""
+    total = sum(int(bounds[-1]) for bounds in runs.values())
+    count = min(RANGES, max(1, -(-total // rows)))
+    found = []
+    for first, last in itertools.pairwise(np.arange(count + 1) * RANGES // count):
+        spans = tuple((run, int(b[first]), int(b[last])) for run, b in runs.items() if b[last] > b[first])
+        if spans:
+            found.append(Group(spans))
+    return found

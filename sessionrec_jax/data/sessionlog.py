@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -54,10 +54,10 @@ _TIMES_A_PART = 4096
 _MOST_PARTS = 32
 
 
-def typed(exposures: pl.LazyFrame, item_ids: pl.Series | None) -> pl.LazyFrame:
+def typed(exposures: pl.LazyFrame, item_ids: pl.Series | None, first_row: int = 0) -> pl.LazyFrame:
     """The exposures strictly typed, and what is wrong with each row by itself.
 
-    Columns: row (of the given table), user_id, item_id, timestamp_ms, clicked, feedback (context's kind; null where
+    Columns: row (from `first_row` on), user_id, item_id, timestamp_ms, clicked, feedback (context's kind; null where
     labelled), session_id where the log has it, reason (null where the row is sound). Numbers may come as text, booleans
     as 0/1 or true/false in any case. `item_ids` None: every item seen is in the catalogue. Raises InputError on a
     missing column and a column of a type that cannot be meant.
@@ -65,7 +65,7 @@ def typed(exposures: pl.LazyFrame, item_ids: pl.Series | None) -> pl.LazyFrame:
     schema = exposures.collect_schema()
     _need_columns(schema.names())
     ids = [name for name in ("user_id", "item_id", "session_id") if name in schema]
-    plain = exposures.with_row_index("row").select(
+    plain = exposures.with_row_index("row", first_row).select(
         "row",
         *(as_id(schema, name) for name in ids),
         _number(schema, "timestamp_ms").alias("timestamp_ms"),
@@ -117,7 +117,7 @@ class Facts:
     def add(self, part: pl.DataFrame) -> pl.DataFrame:
         """Takes the facts of `part`, rows from `typed`; returns the sound ones, without `reason`."""
         self.rows += len(part)
-        self._times.append(part["timestamp_ms"].drop_nulls().gather_every(-(-len(part) // _TIMES_A_PART) or 1))
+        self._times.append(part["timestamp_ms"].drop_nulls().gather_every(max(1, len(part) // _TIMES_A_PART)))
         self._reasons.append(part.filter(pl.col("reason").is_not_null()).select("row", "reason"))
         sound = part.filter(pl.col("reason").is_null()).drop("reason")
         self._sound += len(sound)
@@ -126,11 +126,28 @@ class Facts:
         self.context_kinds.update(sound["feedback"].drop_nulls().unique())
         self._items.append(sound["item_id"].unique())
         if len(self._items) > _MOST_PARTS:
-            self._items = [pl.concat(self._items).unique()]
+            self._items = [self.item_ids]
         if len(sound):
             self._first_ms = min(self._first_ms, sound["timestamp_ms"].min())
             self._last_ms = max(self._last_ms, sound["timestamp_ms"].max())
         return sound
+
+    def merge(self, others: Iterable[Facts]) -> Facts:
+        """Itself, with the facts of the rows that follow."""
+        for other in others:
+            self.rows += other.rows
+            self.context_kinds |= other.context_kinds
+            self._reasons += other._reasons
+            self._times += other._times
+            self._items += [pl.concat(other._items).unique()] if other._items else []
+            self._sound += other._sound
+            self._clicks += other._clicks
+            self._context += other._context
+            self._first_ms, self._last_ms = (
+                min(self._first_ms, other._first_ms),
+                max(self._last_ms, other._last_ms),
+            )
+        return self
 
     def refuse(self) -> None:
         """Raises InputError on an empty log, times that are in another unit, and a log without a click."""

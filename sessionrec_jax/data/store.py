@@ -13,9 +13,9 @@ A folder appears under its name only when it is complete.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from sessionrec_jax.errors import InputError
 
 VERSION = 1
 MANIFEST = "prepared.json"
-_EXPOSURES_PER_PART = 50_000_000
+_SPLIT = "users"
 _USERS_PER_READ = 65_536
 
 
@@ -92,93 +92,61 @@ _FEATURES = tfds.features.FeaturesDict(
 )
 
 
-class LogWriter:
-    """Writes a log into `folder`/log as its users come, in order: a TFDS data set, whose files are written here (the
-    builders of TFDS hold a split in memory, and take four times as long). Use as a context."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder / "log"
-        self._users_of_part: list[int] = []
-        self._digests = {field.name: hashlib.sha256() for field in dataclasses.fields(FlatLog)}
-        self._sessions = 0
-        self._writer: Any = None
-
-    def __enter__(self) -> LogWriter:
-        self._folder.mkdir()
-        self._digests["user_session_offsets_U1"].update(np.zeros(1, np.int64).tobytes())
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if raised[0] is None:
-            self._finish()
-
-    @property
-    def users(self) -> int:
-        """Written so far."""
-        return sum(self._users_of_part)
-
-    def add(self, log: FlatLog) -> None:
-        """The next users."""
-        first = self.users
-        items_U1, sessions_U1 = log.user_item_offsets_U1.tolist(), log.user_session_offsets_U1.tolist()
-        columns = [(name, log.item_N if name == "item" else log.feedback_N, items_U1) for name in _BY_ITEM]
-        columns += [(name, getattr(log, f"{name}_S"), sessions_U1) for name in _BY_SESSION]
-        bytes_of = [(name, array.tobytes(), array.itemsize, bounds) for name, array, bounds in columns]
-        for index in range(log.users):
-            example = tf_example_generated_pb2.Example()
-            feature = example.features.feature
-            feature["user"].int64_list.value.append(first + index)
-            for name, content, size, bounds in bytes_of:
-                feature[name].bytes_list.value.append(content[bounds[index] * size : bounds[index + 1] * size])
-            self._part().write(example.SerializeToString(deterministic=True))
-            self._users_of_part[-1] += 1
-            self._exposures += items_U1[index + 1] - items_U1[index]
-        for name, digest in self._digests.items():
-            array = getattr(log, name)
-            digest.update((array[1:] + self._sessions if name == "user_session_offsets_U1" else array).tobytes())
-        self._sessions += len(log.session_items_S)
-
-    def _part(self) -> Any:
-        """The file that the next user goes into."""
-        if self._writer is None or self._exposures >= _EXPOSURES_PER_PART:
-            if self._writer is not None:
-                self._writer.close()
-            name = f"session_log-{_part_name(len(self._users_of_part))}.array_record-00000-of-00001"
-            self._writer = array_record_module.ArrayRecordWriter(str(self._folder / name), "group_size:1")
-            self._users_of_part.append(0)
-            self._exposures = 0
-        return self._writer
-
-    def _finish(self) -> None:
-        files = sorted(self._folder.glob("*.array_record*"))
-        splits = [
-            tfds.core.SplitInfo(name=_part_name(part), shard_lengths=[users], num_bytes=file.stat().st_size)
-            for part, (users, file) in enumerate(zip(self._users_of_part, files, strict=True))
-        ]
-        tfds.folder_dataset.write_metadata(
-            data_dir=self._folder, features=_FEATURES, split_infos=splits, version="1.0.0", check_data=False
-        )
-        source = _read_source(self._folder.parent)
-        if len(source) != self.users or any(source[u]["user"] != u for u in (0, self.users // 2, self.users - 1)):
-            raise RuntimeError(f"TFDS reads {len(source)} records of {self.users} users, or in another order")
-
-    def fingerprint(self, tables: Sequence[pl.DataFrame], side: dict[str, np.ndarray]) -> str:
-        """Sixteen hex digits of a SHA-256 over the content: the log's arrays, the publisher's ids, the side
-        information. How the users came, in one part or in many, is not in it."""
-        digest = hashlib.sha256()
-        for name, of_array in self._digests.items():
-            digest.update(name.encode() + of_array.digest())
-        for table in tables:
-            digest.update(table.write_ndjson().encode())
-        for name in sorted(side):
-            digest.update(name.encode() + side[name].tobytes())
-        return digest.hexdigest()[:16]
+def write_part(folder: Path, part: int, parts: int, log: FlatLog, first_user: int) -> None:
+    """Writes the users of one of the `parts` of a log into `folder`/log: a file of the TFDS data set, written here,
+    since the builders of TFDS hold a split in memory and take several times as long."""
+    items_U1, sessions_U1 = log.user_item_offsets_U1.tolist(), log.user_session_offsets_U1.tolist()
+    columns = [(name, log.item_N if name == "item" else log.feedback_N, items_U1) for name in _BY_ITEM]
+    columns += [(name, getattr(log, f"{name}_S"), sessions_U1) for name in _BY_SESSION]
+    content = [(name, array.tobytes(), array.itemsize, bounds) for name, array, bounds in columns]
+    path = folder / "log" / f"session_log-{_SPLIT}.array_record-{part:05d}-of-{parts:05d}"
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for index in range(log.users):
+        example = tf_example_generated_pb2.Example()
+        feature = example.features.feature
+        feature["user"].int64_list.value.append(first_user + index)
+        for name, array, size, bounds in content:
+            feature[name].bytes_list.value.append(array[bounds[index] * size : bounds[index + 1] * size])
+        writer.write(example.SerializeToString(deterministic=True))
+    writer.close()
 
 
-def _part_name(part: int) -> str:
-    return f"part{part:04d}"
+def finish_log(folder: Path, users_of_part: Sequence[int]) -> None:
+    """Makes the files that `write_part` wrote a data set, and sure that it reads back in order."""
+    bytes_ = sum(file.stat().st_size for file in (folder / "log").iterdir())
+    split = tfds.core.SplitInfo(name=_SPLIT, shard_lengths=list(users_of_part), num_bytes=bytes_)
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder / "log", features=_FEATURES, split_infos=[split], version="1.0.0", check_data=False
+    )
+    source, users = _read_source(folder), sum(users_of_part)
+    if len(source) != users or any(source[u]["user"] != u for u in (0, users // 2, users - 1)):
+        raise RuntimeError(f"TFDS reads {len(source)} records of {users} users, or in another order")
+
+
+def digests(log: FlatLog, bounds_U: Sequence[int]) -> list[bytes]:
+    """Of the arrays of the users between each two of the bounds."""
+    found = []
+    for first, last in itertools.pairwise(bounds_U):
+        digest, sessions = hashlib.sha256(), slice(*log.user_session_offsets_U1[[first, last]])
+        items = slice(*log.user_item_offsets_U1[[first, last]])
+        digest.update(np.diff(log.user_session_offsets_U1[first : last + 1]).tobytes())
+        for array in (log.item_N, log.feedback_N):
+            digest.update(array[items].tobytes())
+        for name in _BY_SESSION:
+            digest.update(getattr(log, f"{name}_S")[sessions].tobytes())
+        found.append(digest.digest())
+    return found
+
+
+def fingerprint(of_log: Sequence[bytes], tables: Sequence[pl.DataFrame], side: dict[str, np.ndarray]) -> str:
+    """Sixteen hex digits of a SHA-256 over the content: the digests of the log, the publisher's ids, the side
+    information."""
+    digest = hashlib.sha256(b"".join(of_log))
+    for table in tables:
+        digest.update(table.write_ndjson().encode())
+    for name in sorted(side):
+        digest.update(name.encode() + side[name].tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _read_source(folder: Path, **kwargs: Any) -> Sequence[Any]:

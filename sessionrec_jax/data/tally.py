@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,52 +14,90 @@ from sessionrec_jax.data.store import FlatLog
 _QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 
 
+class Counts(NamedTuple):
+    """Of some users."""
+
+    users: pl.DataFrame
+    """user_id, and of each role sessions, exposures, and targets (the sessions with one before them)."""
+    items: pl.DataFrame
+    """item, and of its exposures: clicked and labelled ones in training sessions, and all."""
+    clicks: int
+    labelled: int
+    max_session_items: int
+    time_range_ms: tuple[int, int] | None
+
+
+def count(of: Histories) -> Counts:
+    log = of.log
+    is_train_N = np.repeat(log.session_role_S == 0, log.session_items_S)
+    is_click_N, is_labelled_N = log.feedback_N == 1, log.feedback_N <= 1
+    exposures = pl.DataFrame(
+        {"item": log.item_N, "clicks": is_train_N & is_click_N, "exposures": is_train_N & is_labelled_N}
+    )
+    return Counts(
+        of.users.select("user_id").with_columns(**_by_role(log)),
+        exposures.group_by("item").agg(pl.col("clicks", "exposures").sum().cast(pl.Int64), any=pl.len()),
+        int(is_click_N.sum()),
+        int(is_labelled_N.sum()),
+        int(log.session_items_S.max(initial=0)),
+        of.time_range_ms,
+    )
+
+
+def _by_role(log: FlatLog) -> dict[str, pl.Series]:
+    sessions_U = np.diff(log.user_session_offsets_U1)
+    user_S = np.repeat(np.arange(log.users), sessions_U)
+    has_one_before_S = np.ones(len(user_S), bool)
+    has_one_before_S[log.user_session_offsets_U1[:-1][sessions_U > 0]] = False
+    weights = {"sessions": None, "exposures": log.session_items_S, "targets": has_one_before_S}
+    return {
+        f"{what}_{role}": pl.Series(
+            np.bincount(user_S, weights=of_role if weight is None else of_role * weight, minlength=log.users)
+        ).cast(pl.Int64)
+        for code, role in enumerate(ROLES)
+        for of_role in [log.session_role_S == code]
+        for what, weight in weights.items()
+    }
+
+
 class Tally:
-    """Counts by item, by user and over all. Memory: 24 bytes an item and about a hundred a user."""
+    """Counts over all users. Memory: 24 bytes an item and about a hundred a user."""
 
     def __init__(self, items: int):
-        self._clicks_V, self._exposures_V, self._any_V = (np.zeros(items + 1, np.int64) for _ in range(3))
+        self._by_item = {name: np.zeros(items + 1, np.int64) for name in ("clicks", "exposures", "any")}
         self._users: list[pl.DataFrame] = []
         self._clicks = self._labelled = self._max_session_items = 0
         self._ranges_ms: list[tuple[int, int]] = []
 
-    def add(self, part: Histories) -> None:
-        log, items = part.log, len(self._any_V)
-        is_train_N = np.repeat(log.session_role_S == 0, log.session_items_S)
-        is_click_N, is_labelled_N = log.feedback_N == 1, log.feedback_N <= 1
-        self._clicks_V += np.bincount(log.item_N[is_train_N & is_click_N], minlength=items)
-        self._exposures_V += np.bincount(log.item_N[is_train_N & is_labelled_N], minlength=items)
-        self._any_V += np.bincount(log.item_N, minlength=items)
-        self._users.append(part.user_id.to_frame("user_id").with_columns(**_by_role(log)))
-        self._clicks += int(is_click_N.sum())
-        self._labelled += int(is_labelled_N.sum())
-        self._max_session_items = max(self._max_session_items, int(log.session_items_S.max(initial=0)))
+    def add(self, part: Counts) -> None:
+        """The next users."""
+        for name, count_V in self._by_item.items():
+            count_V[part.items["item"].to_numpy()] += part.items[name].to_numpy()
+        self._users.append(part.users)
+        self._clicks += part.clicks
+        self._labelled += part.labelled
+        self._max_session_items = max(self._max_session_items, part.max_session_items)
         if part.time_range_ms is not None:
             self._ranges_ms.append(part.time_range_ms)
 
-    @property
-    def sessions(self) -> int:
-        return int(self._sessions_U(self.users()).sum())
-
     def users(self) -> pl.DataFrame:
-        """user_id, one row a user in the fixed random order, and of each role its sessions, exposures, and targets (the
-        sessions with one before them)."""
+        """One row a user in the fixed random order, with the columns of `Counts.users`."""
         self._users = [pl.concat(self._users)]
         return self._users[0]
 
     def catalogue(self) -> dict[str, np.ndarray]:
         """Clicks, and exposures that are clicked or ignored, of each dense item in the training sessions."""
-        return {"clicks_V": self._clicks_V, "exposures_V": self._exposures_V}
+        return {"clicks_V": self._by_item["clicks"], "exposures_V": self._by_item["exposures"]}
 
     def statistics(self) -> dict[str, Any]:
         """The manifest's numbers."""
-        users, exposures = self.users(), int(self._any_V.sum())
-        sessions_U = self._sessions_U(users)
+        users, exposures = self.users(), int(self._by_item["any"].sum())
+        sessions_U = users.select(pl.sum_horizontal(f"sessions_{role}" for role in ROLES)).to_series().to_numpy()
         sessions = int(sessions_U.sum())
         return {
             "users": len(users),
-            "items": len(self._any_V) - 1,
-            "items_exposed": int(np.count_nonzero(self._any_V)),
+            "items": len(self._by_item["any"]) - 1,
+            "items_exposed": int(np.count_nonzero(self._by_item["any"])),
             "sessions": sessions,
             "exposures": exposures,
             "context_exposures": exposures - self._labelled,
@@ -77,23 +115,3 @@ class Tally:
             },
             "time_range_ms": [min(first for first, _ in self._ranges_ms), max(last for _, last in self._ranges_ms)],
         }
-
-    @staticmethod
-    def _sessions_U(users: pl.DataFrame) -> np.ndarray:
-        return users.select(pl.sum_horizontal(f"sessions_{role}" for role in ROLES)).to_series().to_numpy()
-
-
-def _by_role(log: FlatLog) -> dict[str, pl.Series]:
-    sessions_U = np.diff(log.user_session_offsets_U1)
-    user_S = np.repeat(np.arange(log.users), sessions_U)
-    has_one_before_S = np.ones(len(user_S), bool)
-    has_one_before_S[log.user_session_offsets_U1[:-1][sessions_U > 0]] = False
-    weights = {"sessions": None, "exposures": log.session_items_S, "targets": has_one_before_S}
-    return {
-        f"{what}_{role}": pl.Series(
-            np.bincount(user_S, weights=of_role if weight is None else of_role * weight, minlength=log.users)
-        ).cast(pl.Int64)
-        for code, role in enumerate(ROLES)
-        for of_role in [log.session_role_S == code]
-        for what, weight in weights.items()
-    }

@@ -1,0 +1,70 @@
+"""Apache Beam as the engine of preparation, for logs that are too long for one machine (extra `beam`).
+
+Beam only spreads the calls: each is a function of prepare.py, the same as on one machine, and so is what it writes. The
+source and the prepared folder must be reachable under the same path from all workers. TFDS's own way through Beam is
+not used: it orders records by the hash of a key, and users have an order of their own here, which subsets rely on.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sessionrec_jax.errors import InputError
+
+_QUIET = "--default_sdk_harness_log_level=WARNING"
+
+
+class Beam:
+    """An engine (prepare.Each): every call is an element of a pipeline, its result a file in `shared`."""
+
+    def __init__(self, options: Sequence[str], shared: Path):
+        """`options`: NAME=VALUE, the runner's. Raises InputError where Beam is not installed or does not take them."""
+        try:
+            import apache_beam as beam
+            from apache_beam.options.pipeline_options import PipelineOptions
+        except ImportError:
+            raise InputError("Apache Beam is not installed; `pip install 'sessionrec-jax[beam]'` installs it") from None
+        try:
+            self._options = PipelineOptions([_QUIET, *(f"--{option}" for option in options)])
+            beam.Pipeline(options=self._options)  # looks for the runner
+        except (SystemExit, ValueError) as error:
+            raise InputError(f"Beam does not take the options {' '.join(options)}: {error}") from None
+        self._shared = shared
+
+    def __call__(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterator[Any]:
+        """The results in order. Raises the InputError of a call that raised one."""
+        import apache_beam as beam
+
+        self._shared.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".beam-", dir=self._shared) as folder:
+            call = _Call(function, folder)
+            with beam.Pipeline(options=self._options) as pipeline:
+                numbered = pipeline | beam.Create(list(enumerate(values)))
+                _ = numbered | beam.Reshuffle() | beam.Map(call)
+            for number in range(len(values)):
+                result = pickle.loads((Path(folder) / str(number)).read_bytes())
+                if isinstance(result, InputError):
+                    raise result
+                yield result
+
+
+class _Call:
+    """What a worker does with an element. Written whole, since a runner may call twice."""
+
+    def __init__(self, function: Callable[[Any], Any], folder: str):
+        self._function, self._folder = function, folder
+
+    def __call__(self, numbered: tuple[int, Any]) -> None:
+        number, value = numbered
+        try:
+            result = self._function(value)
+        except InputError as error:
+            result = error
+        partial = Path(self._folder) / f".{number}.{os.getpid()}"
+        partial.write_bytes(pickle.dumps(result))
+        partial.rename(Path(self._folder) / str(number))

@@ -1,0 +1,65 @@
+"""Preparation through Apache Beam: several workers write what one machine writes."""
+
+from __future__ import annotations
+
+import sys
+
+import polars as pl
+import pytest
+from contract import assert_same_log
+from test_prepare_cli import HOUR_MS, NOW_MS, log
+
+from experiments.__main__ import main
+from sessionrec_jax.data import prepare as preparation
+from sessionrec_jax.data import store
+from sessionrec_jax.data.beam import Beam
+from sessionrec_jax.errors import InputError
+
+pytest.importorskip("apache_beam")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Beam and of what it brings along
+
+WORKERS = ("runner=DirectRunner", "direct_num_workers=2", "direct_running_mode=multi_processing")
+
+
+def dirty() -> pl.DataFrame:
+    """With duplicates, null ids, times that are none and a session that is too long."""
+    rows = [("u1", f"i{n}", NOW_MS + 9 * HOUR_MS + n, 1) for n in range(600)]
+    odd = [(None, "i1", NOW_MS, 1), ("u1", "i1", 5, 0), ("u3", None, NOW_MS, 0)]
+    more = pl.DataFrame([*rows, *odd], schema=log().schema, orient="row")
+    return pl.concat([log(), more, log()[:50]])
+
+
+def test_beam_with_several_workers_writes_what_one_machine_writes(tmp_path, monkeypatch, capfd):
+    dirty().write_csv(tmp_path / "log.csv")
+    monkeypatch.setattr(preparation, "_ROWS_CUT", 200)
+    monkeypatch.setattr("experiments.cli.prepare.ROWS_A_CALL", 400)
+    table = ["prepare", "table", "--exposures", str(tmp_path / "log.csv"), "--max-rejected-fraction", "0.5"]
+    assert main([*table, "--out", str(tmp_path / "here")]) == 0
+    assert main([*table, "--out", str(tmp_path / "there"), "--beam", *WORKERS]) == 0
+    here, there = (store.open_log(tmp_path / name) for name in ("here", "there"))
+    assert len(list((there.path / "log").glob("*.array_record*"))) > 2
+    assert set(there.manifest["rejected"]) >= {"exact duplicate", "null id", "past the session's longest length"}
+    assert_same_log(there, here)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "log.csv", "there"]
+
+
+def refuse(value: int) -> int:
+    if value == 2:
+        raise InputError("not this one")
+    return value
+
+
+def test_what_a_worker_refuses_is_told(tmp_path):
+    engine = Beam(["runner=DirectRunner"], tmp_path)
+    assert list(engine(refuse, [0, 1])) == [0, 1]
+    with pytest.raises(InputError, match="not this one"):
+        list(engine(refuse, [0, 1, 2]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_options_and_a_missing_beam_are_told(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"Beam does not take the options runner=Nowhere"):
+        Beam(["runner=Nowhere"], tmp_path)
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(InputError, match=r"pip install 'sessionrec-jax\[beam\]'"):
+        Beam([], tmp_path)
