@@ -33,8 +33,8 @@ _COMMAND = (
     '.download_and_prepare()"'
 )
 WHERE = (
-    "https://grouplens.org/datasets/movielens, by one command where tensorflow, tensorflow-datasets and array_record are "
-    "installed: " + _COMMAND.format(version="1m", folder="SRC")
+    "https://grouplens.org/datasets/movielens, by one command where tensorflow, tensorflow-datasets and array_record "
+    "are installed: " + _COMMAND.format(version="1m", folder="SRC")
 )
 CITATION = "Harper and Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015"
 FILES = tuple(
