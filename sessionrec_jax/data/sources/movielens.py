@@ -28,12 +28,13 @@ TITLE = "MovieLens 100k, 1M, 20M and 25M: ratings of films, without sessions or 
 LICENCE = "GroupLens: research only, no redistribution"
 SIZE = "100,000, 1.0 M, 20.0 M and 25.0 M ratings"
 _COMMAND = (
-    "python -c \"import tensorflow_datasets as tfds; tfds.builder('movielens/{version}-ratings', data_dir='{folder}', "
-    "file_format='array_record').download_and_prepare()\""
+    'python -c "import tensorflow_datasets as tfds; '
+    "tfds.builder('movielens/{version}-ratings', data_dir='{folder}', file_format='array_record')"
+    '.download_and_prepare()"'
 )
 WHERE = (
-    "https://grouplens.org/datasets/movielens, by one command where tensorflow, tensorflow-datasets and array_record are "
-    "installed: " + _COMMAND.format(version="1m", folder="SRC")
+    "https://grouplens.org/datasets/movielens, by one command where tensorflow, tensorflow-datasets and array_record "
+    "are installed: " + _COMMAND.format(version="1m", folder="SRC")
 )
 CITATION = "Harper and Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015"
 FILES = tuple(
