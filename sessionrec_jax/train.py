@@ -28,6 +28,7 @@ from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
 from sessionrec_jax.data.batches import (
     VALIDATION,
     Shape,
+    items_per_row,
     shape_of,
     train_batches,
     train_catalogue,
@@ -94,7 +95,9 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             f"{config.data.fingerprint}: the log was prepared anew. Start a new run folder."
         )
     train_users(config, prepared)  # refuses more users than there are, before a sweep begins
-    items = config.data.items_per_row or _items_per_row(config, prepared)
+    items = config.data.items_per_row or items_per_row(
+        config, prepared.arrays(), prepared.manifest["items_per_session_mean"]
+    )
     return replace(
         config,
         {
@@ -103,18 +106,6 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             "data.items_per_row": items,
         },
     )
-
-
-def _items_per_row(config: Config, prepared: Prepared) -> int:
-    slots = config.data.sessions_per_row
-    if config.paradigm != "nspp":
-        return slots  # one item each
-    log = prepared.arrays()
-    is_first_S = np.zeros(len(log.session_items_S) + 1, bool)
-    is_first_S[log.user_session_offsets_U1] = True
-    neighbours_S = (log.session_items_S[1:] + log.session_items_S[:-1])[~is_first_S[1:-1]]  # they must fit together
-    fitting = math.ceil(slots * prepared.manifest["items_per_session_mean"] * 1.06 / 8) * 8
-    return max(fitting, int(neighbours_S.max(initial=0)))
 
 
 def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:

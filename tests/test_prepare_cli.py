@@ -54,10 +54,10 @@ def test_prepare_and_describe(run, tmp_path):
     assert "train 40, validation 20, test 20" in out
     code, described, _ = run(None, "describe", "data/log")
     assert (code, described) == (0, out)
-    code, manifest, _ = run(None, "describe", "data/log", "--json")
+    code, card, _ = run(None, "describe", "data/log", "--json")
     assert code == 0
-    assert json.loads(manifest) == store.open_log(tmp_path / "data/log").manifest
-    assert json.loads(manifest)["sessions"] == 80
+    assert json.loads(card) == store.open_log(tmp_path / "data/log").card()
+    assert json.loads(card)["sessions"] == 80
 
 
 def test_synthetic_and_sources(run, tmp_path):

@@ -24,7 +24,7 @@ from sessionrec_jax.config import Config
 from sessionrec_jax.data import paradigm
 from sessionrec_jax.data.catalogue import Catalogue, from_counts
 from sessionrec_jax.data.ragged import ranges
-from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.windows import Windows, windows
 from sessionrec_jax.errors import InputError, near_miss
 
@@ -59,6 +59,18 @@ def shape_of(config: Config, shards: int) -> Shape:
             f"or --mesh.data {_largest_divisor(config.data.rows, shards)}"
         )
     return Shape(shards, config.data.rows // shards, config.data.sessions_per_row, config.data.items_per_row)
+
+
+def items_per_row(config: Config, log: FlatLog, items_per_session_mean: float) -> int:
+    """What `data.items_per_row` is where it is not given."""
+    slots = config.data.sessions_per_row
+    if config.paradigm != "nspp":
+        return slots  # one item each
+    is_first_S = np.zeros(len(log.session_items_S) + 1, bool)
+    is_first_S[log.user_session_offsets_U1] = True
+    neighbours_S = (log.session_items_S[1:] + log.session_items_S[:-1])[~is_first_S[1:-1]]  # they must fit together
+    fitting = math.ceil(slots * items_per_session_mean * 1.06 / 8) * 8
+    return max(fitting, int(neighbours_S.max(initial=0)))
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import runs, sessionlog, store, tables
+from sessionrec_jax.data import card, runs, sessionlog, store, tables
 from sessionrec_jax.data.cut import Rules, cut_users
 from sessionrec_jax.data.sessionlog import Facts, Split
 from sessionrec_jax.data.sources import RawLog
@@ -141,6 +141,7 @@ def prepare(
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
+        card.write(card.card(store.open_log(folder), tally.distributions()), folder)
     _rejected_file(out).unlink(missing_ok=True)  # of an earlier attempt that failed
     return store.open_log(out)
 

@@ -7,6 +7,7 @@
     DATA/catalogue.npz      training counts and coded side information by dense item
     DATA/side_NAME.parquet  code -> published value of one column of side information
     DATA/rejected.parquet   the rows that were not taken, as they came, with the reason
+    DATA/card.json, .html   the manifest and how users, sessions and items are spread (card.py)
 
 A folder appears under its name only when it is complete.
 """
@@ -38,6 +39,7 @@ VERSION = 1
 MANIFEST = "prepared.json"
 _SPLIT = "users"
 _USERS_PER_READ = 65_536
+_RAW = tfds.decode.DeserializeMethod.RAW_BYTES
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,12 @@ class Prepared:
         """Number of codes of each column of side information, without the 0."""
         return {column["name"]: column["values"] for column in self.manifest["side_columns"]}
 
+    def card(self) -> dict[str, Any]:
+        """card.json. Raises InputError where an older release prepared the log, which wrote none."""
+        if not (self.path / "card.json").is_file():
+            raise InputError(f"{self.path} has no card.json: an older release prepared it. Prepare the log again")
+        return json.loads((self.path / "card.json").read_text())
+
     def item_ids(self) -> pl.Series:
         """The publisher's id of dense item k + 1 at row k."""
         return pl.read_parquet(self.path / "items.parquet", columns=["item_id"])["item_id"]
@@ -208,14 +216,22 @@ class Prepared:
         """The whole log in memory, decoded once a process at 30,000 to 60,000 users a second."""
         return _arrays(self.path.resolve(), self.fingerprint)
 
+    def first(self, users: int) -> FlatLog:
+        """The log of the first so many users, a random sample of all."""
+        return _decoded(_read_source(self.path, deserialize_method=_RAW), min(users, self.users))
+
 
 @functools.lru_cache(maxsize=4)
 def _arrays(path: Path, fingerprint: str) -> FlatLog:
     del fingerprint  # part of the key: a folder that was prepared anew is another log
-    records = _read_source(path, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    records = _read_source(path, deserialize_method=_RAW)
+    return _decoded(records, len(records))
+
+
+def _decoded(records: Sequence[Any], users: int) -> FlatLog:
     parts: dict[str, list[bytes]] = {name: [] for name in (*_BY_ITEM, *_BY_SESSION)}
-    for first in range(0, len(records), _USERS_PER_READ):
-        for record in records.__getitems__(list(range(first, min(first + _USERS_PER_READ, len(records))))):
+    for first in range(0, users, _USERS_PER_READ):
+        for record in records.__getitems__(list(range(first, min(first + _USERS_PER_READ, users)))):
             feature = tf_example_generated_pb2.Example.FromString(record).features.feature
             for name, part in parts.items():
                 part.append(feature[name].bytes_list.value[0])

@@ -12,6 +12,7 @@ from sessionrec_jax.data.sessionlog import ROLES
 from sessionrec_jax.data.store import FlatLog
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
+_RANKS = 100
 
 
 class Counts(NamedTuple):
@@ -23,7 +24,8 @@ class Counts(NamedTuple):
     """item, and of its exposures: clicked and labelled ones in training sessions, and all."""
     clicks: int
     labelled: int
-    max_session_items: int
+    sessions_by_items: pl.DataFrame
+    """items, sessions: how many sessions have so many exposures."""
     time_range_ms: tuple[int, int] | None
 
 
@@ -39,9 +41,14 @@ def count(of: Histories) -> Counts:
         exposures.group_by("item").agg(pl.col("clicks", "exposures").sum().cast(pl.Int64), any=pl.len()),
         int(is_click_N.sum()),
         int(is_labelled_N.sum()),
-        int(log.session_items_S.max(initial=0)),
+        _value_counts(log.session_items_S, "items", "sessions"),
         of.time_range_ms,
     )
+
+
+def _value_counts(values: np.ndarray, name: str, count: str) -> pl.DataFrame:
+    value, number = np.unique(values, return_counts=True)
+    return pl.DataFrame({name: value.astype(np.int64), count: number.astype(np.int64)})
 
 
 def _by_role(log: FlatLog) -> dict[str, pl.Series]:
@@ -66,7 +73,8 @@ class Tally:
     def __init__(self, items: int):
         self._by_item = {name: np.zeros(items + 1, np.int64) for name in ("clicks", "exposures", "any")}
         self._users: list[pl.DataFrame] = []
-        self._clicks = self._labelled = self._max_session_items = 0
+        self._by_items: list[pl.DataFrame] = []
+        self._clicks = self._labelled = 0
         self._ranges_ms: list[tuple[int, int]] = []
 
     def add(self, part: Counts) -> None:
@@ -76,7 +84,7 @@ class Tally:
         self._users.append(part.users)
         self._clicks += part.clicks
         self._labelled += part.labelled
-        self._max_session_items = max(self._max_session_items, part.max_session_items)
+        self._by_items.append(part.sessions_by_items)
         if part.time_range_ms is not None:
             self._ranges_ms.append(part.time_range_ms)
 
@@ -92,7 +100,7 @@ class Tally:
     def statistics(self) -> dict[str, Any]:
         """The manifest's numbers."""
         users, exposures = self.users(), int(self._by_item["any"].sum())
-        sessions_U = users.select(pl.sum_horizontal(f"sessions_{role}" for role in ROLES)).to_series().to_numpy()
+        sessions_U = self._sessions_U()
         sessions = int(sessions_U.sum())
         return {
             "users": len(users),
@@ -108,10 +116,34 @@ class Tally:
             "target_users_by_role": {role: int((users[f"targets_{role}"] > 0).sum()) for role in ROLES},
             "users_without_target": int(np.sum(sessions_U < 2)),
             "items_per_session_mean": exposures / sessions,
-            "max_session_items": self._max_session_items,
+            "max_session_items": int(self._sessions_by_items()["items"].max()),
             "sessions_per_user_mean": float(sessions_U.mean()),
             "sessions_per_user_quantiles": {
                 str(q): int(np.quantile(sessions_U, q, method="inverted_cdf")) for q in _QUANTILES
             },
             "time_range_ms": [min(first for first, _ in self._ranges_ms), max(last for _, last in self._ranges_ms)],
         }
+
+    def distributions(self) -> dict[str, dict[str, list[int]]]:
+        """Columns: how many users have so many sessions, how many sessions so many exposures, and how often the item of
+        a rank was clicked and shown in training, for the first hundred ranks and some beyond."""
+        by_sessions = _value_counts(self._sessions_U(), "sessions", "users")
+        return {
+            "sessions_per_user": by_sessions.to_dict(as_series=False),
+            "items_per_session": self._sessions_by_items().to_dict(as_series=False),
+            "popularity": self._popularity(),
+        }
+
+    def _popularity(self) -> dict[str, list[int]]:
+        falling = {name: np.sort(self._by_item[name][1:])[::-1] for name in ("clicks", "exposures")}
+        items = len(falling["clicks"])
+        few = np.arange(1, min(items, _RANKS) + 1)
+        rank = np.union1d(few, np.geomspace(1, items, _RANKS).astype(np.int64))
+        return {"rank": rank.tolist()} | {name: count_V[rank - 1].tolist() for name, count_V in falling.items()}
+
+    def _sessions_U(self) -> np.ndarray:
+        return self.users().select(pl.sum_horizontal(f"sessions_{role}" for role in ROLES)).to_series().to_numpy()
+
+    def _sessions_by_items(self) -> pl.DataFrame:
+        self._by_items = [pl.concat(self._by_items).group_by("items").agg(pl.col("sessions").sum()).sort("items")]
+        return self._by_items[0]

@@ -1,0 +1,123 @@
+"""The card of a prepared log: card.json has the manifest and how the log is spread, card.html the same to look at."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from sessionrec_jax.config import Config
+from sessionrec_jax.data.batches import TRAIN, Shape, items_per_row, pack
+from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.windows import windows
+
+NAME = "card"
+_SAMPLE_USERS = 20_000
+_STYLE = (
+    "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "td{padding:.1rem 1.5rem .1rem 0;vertical-align:top}"
+)
+
+
+def card(prepared: Prepared, distributions: dict[str, Any]) -> dict[str, Any]:
+    """The manifest, `distributions` (tally.py), and `padding`: shares of slots that the default shapes leave empty."""
+    return {**prepared.manifest, "distributions": distributions, "padding": _padding(prepared)}
+
+
+def _padding(prepared: Prepared) -> dict[str, float] | None:
+    """Of training batches, at the defaults of `sessionrec train`, from a sample of users; None where none has two
+    sessions."""
+    config, log = Config(), prepared.first(_SAMPLE_USERS)
+    slots = config.data.sessions_per_row
+    items = items_per_row(config, log, prepared.manifest["items_per_session_mean"])
+    cut = windows(log, np.arange(log.users), TRAIN, slots, items)
+    if not len(cut):
+        return None
+    rows = len(pack(cut, np.arange(len(cut)), Shape(1, 1, slots, items)))
+    return {
+        "item_slots": 1 - float(cut.items_W.sum()) / (rows * items),
+        "session_slots": 1 - float((cut.last_W - cut.first_W).sum()) / (rows * slots),
+    }
+
+
+def lines(card: dict[str, Any]) -> dict[str, str]:
+    """The card in words, by what they are about."""
+    first, last = (
+        datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC).strftime("%F %R") for ms in card["time_range_ms"]
+    )
+    settings, padding = card["settings"], card["padding"]
+    quantiles = ", ".join(f"{float(q):.0%} {n}" for q, n in card["sessions_per_user_quantiles"].items())
+    side = ", ".join(
+        f"{c['name']} ({c['values']:,} values{', lists of up to ' + str(c['width']) if c['width'] > 1 else ''})"
+        for c in card["side_columns"]
+    )
+    rejected = ", ".join(f"{reason} {count:,}" for reason, count in card["rejected"].items())
+    return {
+        "source": f"{card['source']}, {first} to {last} UTC",
+        "fingerprint": card["fingerprint"],
+        "users": f"{card['users']:,}, of them {card['users_without_target']:,} without a session to predict",
+        "items": f"{card['items']:,}, of them {card['items_exposed']:,} exposed",
+        "sessions": f"{card['sessions']:,} by {settings['session_rule']}; {card['sessions_per_user_mean']:.2f} a user "
+        f"(quantiles: {quantiles})",
+        "exposures": f"{card['exposures']:,}, of them {card['context_exposures']:,} context; "
+        f"{card['items_per_session_mean']:.2f} a session, at most {card['max_session_items']}",
+        "clicks": f"{card['clicks']:,}, {card['click_rate']:.1%} of the labelled exposures",
+        "feedback": ", ".join(card["feedback_names"]),
+        "split": settings["split"],
+        "sessions by role": _by_role(card["sessions_by_role"]),
+        "to predict": f"{_by_role(card['target_sessions_by_role'])} (sessions with one before them)",
+        "side information": side or "-",
+        "padding": "-"
+        if padding is None
+        else f"{padding['item_slots']:.1%} of the item slots and {padding['session_slots']:.1%} of the session slots "
+        "of training batches at the default shapes",
+        "rejected": f"{rejected} of {card['rows']:,} rows, in rejected.parquet" if rejected else "no row",
+        "note": card["note"] or "-",
+    }
+
+
+def _by_role(counts: dict[str, int]) -> str:
+    return ", ".join(f"{role} {count:,}" for role, count in counts.items())
+
+
+def write(card: dict[str, Any], folder: Path) -> None:
+    """card.json and card.html, which needs no network."""
+    (folder / f"{NAME}.json").write_text(json.dumps(card, indent=1, allow_nan=False))
+    (folder / f"{NAME}.html").write_text(_page(card))
+
+
+def _page(card: dict[str, Any]) -> str:
+    told = ((escape(name), escape(text)) for name, text in lines(card).items())
+    rows = "".join(f"<tr><td><b>{name}</b></td><td>{text}</td></tr>" for name, text in told)
+    title = escape(f"{card['source']} {card['fingerprint']}")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"</head><body>\n<h1>{title}</h1>\n<table>{rows}</table>\n"
+        f"{_charts(card['distributions']).to_html(inline=True, fullhtml=False)}\n</body></html>\n"
+    )
+
+
+def _charts(distributions: dict[str, Any]) -> alt.VConcatChart:
+    by_sessions, by_items, popularity = (
+        pl.DataFrame(distributions[name]) for name in ("sessions_per_user", "items_per_session", "popularity")
+    )
+    popularity = popularity.unpivot(index="rank", variable_name="of", value_name="times")
+    title = "Training clicks and exposures of the item of a rank"
+    return alt.vconcat(
+        _chart(by_sessions, "sessions", "users", "Sessions a user").mark_point(filled=True, size=18),
+        _chart(by_items, "items", "sessions", "Exposures a session").mark_point(filled=True, size=18),
+        _chart(popularity, "rank", "times", title).mark_line().encode(color=alt.Color("of", title=None)),
+    )
+
+
+def _chart(table: pl.DataFrame, x: str, y: str, title: str) -> alt.Chart:
+    """On logarithmic axes; zeros have no place there."""
+    log = alt.Scale(type="log")
+    chart = alt.Chart(table.filter((pl.col(x) > 0) & (pl.col(y) > 0)), title=title)
+    return chart.encode(x=alt.X(x, scale=log), y=alt.Y(y, scale=log), tooltip=[x, y]).properties(width=560, height=240)
