@@ -226,7 +226,7 @@ def _rejected(exposures: pl.DataFrame, reasons: pl.DataFrame, out: Path, limit: 
     rejected = exposures[reasons["row"]].with_columns(reasons["reason"])
     left_out = pl.col("left_out").is_not_null() if "left_out" in exposures.columns else pl.lit(False)
     breaches = rejected.filter((pl.col("reason") != sessionlog.DUPLICATE) & ~left_out)["reason"].value_counts(sort=True)
-    fraction = breaches["count"].sum() / len(exposures)
+    fraction = breaches["count"].sum() / max(len(exposures) - len(rejected.filter(left_out)), 1)
     if fraction <= limit and len(rejected) < len(exposures):
         return rejected
     kept = _rejected_file(out)

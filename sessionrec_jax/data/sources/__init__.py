@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from sessionrec_jax.data.sessionlog import Split
+from sessionrec_jax.data.sources.files import collected
 from sessionrec_jax.errors import InputError, near_miss
 
 NAMES = ("kuaisar", "recflow", "kuairand", "ebnerd", "mind", "movielens", "table", "synthetic")
@@ -41,13 +42,7 @@ class RawLog:
 
     def table(self) -> pl.DataFrame:
         """The exposures in memory. Raises InputError on a file that is damaged."""
-        try:
-            return self.exposures.lazy().collect(engine="streaming")
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(
-                f"the files of {self.source} cannot be read to the end: {str(error).splitlines()[0]}. Is the download "
-                "complete? Compare its size or checksum with the publisher's"
-            ) from error
+        return collected(self.exposures.lazy(), self.source)
 
 
 def find(name: str) -> ModuleType:
