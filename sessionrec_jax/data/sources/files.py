@@ -78,8 +78,8 @@ def collected(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
 
 def _damaged(source: str, problem: str) -> InputError:
     return InputError(
-        f"the files of {source} cannot be read to the end: {problem.splitlines()[0]}. Is the download complete? Compare "
-        "its size or checksum with the publisher's"
+        f"the files of {source} cannot be read to the end: {problem.splitlines()[0]}. Is the download complete? "
+        "Compare its size or checksum with the publisher's"
     )
 
 
