@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 
 import polars as pl
@@ -9,7 +10,8 @@ import pytest
 from contract import check, names_of
 
 from sessionrec_jax.data import sessionlog, sources
-from sessionrec_jax.data.sources import synthetic, table
+from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.sources import files, synthetic, table
 from sessionrec_jax.errors import InputError
 
 NOW_MS = 1_650_000_000_000
@@ -113,3 +115,40 @@ def test_sources_are_found_by_name():
         assert name == sources.find(name).NAME
     with pytest.raises(InputError, match="unknown source 'kuairnd'; did you mean 'kuairand'"):
         sources.find("kuairnd")
+
+
+# --- what all published sources share --------------------------------------------------------------------------------
+
+
+def test_rows_left_out_by_declaration_are_told_and_not_held_against_the_log(tmp_path):
+    raw = synthetic.read(synthetic.Options(users=40, base=4, depth=2, seed=3))
+    whole = prepare(raw, tmp_path / "whole", Settings())
+    others = raw.exposures.with_columns(
+        left_out=pl.lit("of no interest"), item_id=pl.lit(-1, raw.items["item_id"].dtype)
+    )
+    both = dataclasses.replace(raw, exposures=pl.concat([raw.exposures, others], how="diagonal"))
+    log = prepare(both, tmp_path / "log", Settings())
+    assert log.manifest["rejected"] == {"of no interest": len(others)}
+    assert log.fingerprint == whole.fingerprint
+
+
+TYPES = {"user_id": pl.Int64, "clicked": pl.String}
+
+
+def test_a_value_of_another_type_is_null_and_a_stray_quote_spoils_its_own_row_alone(tmp_path):
+    rows = ["1,1", "x,1", '"2,0', "3"]
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,clicked\n" + "\n".join(rows))
+    table = files.collected(files.scan_csv([path], TYPES), "test")
+    assert table.rows() == [(1, "1"), (None, "1"), (None, "0"), (3, None)]
+    assert table.select(files.label("clicked")).to_series().to_list() == ["1", "1", "0", "missing"]
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_rows(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,clicked\n" + '1,"1"\n' * 500 + '2,"1\n' + '1,"1"\n' * 500)
+    with pytest.raises(InputError, match="cannot be read to the end"):
+        files.collected(files.scan_csv([path], TYPES, quoted=True), "test")
+    path.write_text("user_id,clicked\n" + "1,1\n" * 500 + '"2,1\n' + "1,1\n" * 500)
+    with pytest.raises(InputError, match="is a quote never closed"):
+        files.collected(files.scan_csv([path], TYPES, quoted=True), "test")

@@ -24,6 +24,7 @@ from sessionrec_jax.data import card, runs, sessionlog, store, tables
 from sessionrec_jax.data.cut import Rules, cut_users
 from sessionrec_jax.data.sessionlog import Facts, Split
 from sessionrec_jax.data.sources import RawLog
+from sessionrec_jax.data.sources.files import collected, reading, scanned
 from sessionrec_jax.data.tally import Counts, Tally, count
 from sessionrec_jax.errors import InputError
 
@@ -153,8 +154,7 @@ def _pieces(raw: RawLog, piece_rows: int | None) -> list[tuple[int, int | None]]
     """First row and number of rows of each piece; None: to the end."""
     if piece_rows is None:
         return [(0, None)]
-    with raw.reading():
-        rows = raw.exposures.lazy().select(pl.len()).collect(engine="streaming").item()
+    rows = collected(raw.exposures.lazy().select(pl.len()), raw.source).item()
     return [(first, piece_rows) for first in range(0, max(rows, 1), piece_rows)]
 
 
@@ -164,10 +164,9 @@ def _read_piece(
     """Facts of the rows, and the sound ones in sorted runs."""
     facts, found, first = Facts(), [], piece[0]
     typed = sessionlog.typed(raw.exposures.lazy().slice(*piece), item_ids, first)
-    with raw.reading():
-        for number, part in enumerate(typed.collect_batches(chunk_size=_ROWS_READ, engine="streaming")):
-            path = folder / f"{first:012d}-{number:06d}.arrow"
-            found.append((path, runs.write_run(facts.add(part), path)))
+    for number, part in enumerate(scanned(typed, raw.source, _ROWS_READ)):
+        path = folder / f"{first:012d}-{number:06d}.arrow"
+        found.append((path, runs.write_run(facts.add(part), path)))
     return facts, found
 
 
@@ -280,8 +279,10 @@ def _refuse_many(raw: RawLog, reasons: pl.DataFrame, rows: int, out: Path, limit
     Two kinds are reported but not held against the log: an exact duplicate, whose first copy stays, so that nothing is
     lost, and a row that its source leaves out by declaration.
     """
-    breaches = reasons.filter(pl.col("reason").is_in(sessionlog.BREACHES))["reason"].value_counts(sort=True)
-    fraction = breaches["count"].sum() / rows
+    held = reasons.filter(pl.col("reason").is_in(sessionlog.BREACHES))
+    left_out = len(reasons) - len(held) - int((reasons["reason"] == sessionlog.DUPLICATE).sum())
+    breaches = held["reason"].value_counts(sort=True)
+    fraction = len(held) / max(rows - left_out, 1)
     if fraction <= limit and len(reasons) < rows:
         return
     kept = _rejected_file(out)
@@ -303,7 +304,7 @@ def _write_rejected(raw: RawLog, reasons: pl.DataFrame, path: Path) -> None:
     if reasons.is_empty():
         exposures.clear().with_columns(reason=pl.lit(None, pl.String)).collect().write_parquet(path)
         return
-    with raw.reading():
+    with reading(raw.source):
         numbered = exposures.with_row_index("row").join(reasons.lazy(), on="row", maintain_order="left")
         numbered.drop("row").sink_parquet(path)
 

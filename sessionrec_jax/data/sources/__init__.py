@@ -7,9 +7,7 @@ lazily; cleaning, sessions and roles are the same for all (prepare.py).
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -40,17 +38,6 @@ class RawLog:
     """What a reader of the log should know: what was left out, and why."""
     truth: dict[str, Any] | None = None
     """Settings of the process that made the log, where it is known."""
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """While the exposures are scanned. Raises InputError on a file that is damaged."""
-        try:
-            yield
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(
-                f"the files of {self.source} cannot be read to the end: {str(error).splitlines()[0]}. Is the download "
-                "complete? Compare its size or checksum with the publisher's"
-            ) from error
 
 
 def find(name: str) -> ModuleType:

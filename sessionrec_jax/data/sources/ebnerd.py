@@ -14,7 +14,7 @@ import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import IF_THERE, File, label, locate, scan_typed
+from sessionrec_jax.data.sources.files import IF_THERE, File, collected, label, locate, scan_typed
 
 NAME = "ebnerd"
 TITLE = "EB-NeRD: the news site Ekstra Bladet (demo, small, large), with published sessions"
@@ -92,10 +92,14 @@ def read(options: Options) -> RawLog:
     return RawLog(
         source=NAME,
         exposures=pl.concat(logs, how="diagonal"),
-        items=scan_typed(articles, _ARTICLE).rename({"article_id": "item_id"}).collect() if articles else None,
+        items=_articles(articles) if articles else None,
         session_rule="session_id",
         note="; ".join(notes),
     )
+
+
+def _articles(paths: list[Path]) -> pl.DataFrame:
+    return collected(scan_typed(paths, _ARTICLE).rename({"article_id": "item_id"}), NAME)
 
 
 def _impressions(paths: list[Path], key: str, kind: int) -> pl.LazyFrame:

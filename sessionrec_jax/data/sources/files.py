@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,9 +63,43 @@ def _indented(files: Sequence[File]) -> str:
     return "\n".join(f"  {line}" for line in layout(files))
 
 
-def scan_csv(paths: Sequence[Path], types: Types, *, separator: str = ",") -> pl.LazyFrame:
+@contextlib.contextmanager
+def reading(source: str) -> Iterator[None]:
+    """While files are scanned. Raises InputError where one is damaged."""
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _damaged(source, str(error)) from error
+    malformed = [str(warning.message) for warning in warned if "malformed" in str(warning.message)]
+    if malformed:  # polars then goes on without the rows between two quotes
+        raise _damaged(source, f"{malformed[0]}; is a quote never closed?")
+
+
+def scanned(frame: pl.LazyFrame, source: str, rows: int) -> Iterator[pl.DataFrame]:
+    """What a source scans, so many rows at a time. Raises InputError where a file is damaged."""
+    with reading(source):
+        yield from frame.collect_batches(chunk_size=rows, engine="streaming")
+
+
+def collected(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
+    """What a source scans, in memory. Raises InputError where a file is damaged."""
+    with reading(source):
+        return frame.collect(engine="streaming")
+
+
+def _damaged(source: str, problem: str) -> InputError:
+    return InputError(
+        f"the files of {source} cannot be read to the end: {problem.splitlines()[0]}. Is the download complete? "
+        "Compare its size or checksum with the publisher's"
+    )
+
+
+def scan_csv(paths: Sequence[Path], types: Types, *, quoted: bool = False) -> pl.LazyFrame:
     """The columns of `types`, all files one under the other. A value that is not of its type is null.
 
+    `quoted`: the layout has quoted fields. Elsewhere a quote is a letter: a stray one spoils its own row alone.
     Raises InputError on an empty file and on a column that is not there, naming the near miss.
     """
     frames = []
@@ -71,7 +107,7 @@ def scan_csv(paths: Sequence[Path], types: Types, *, separator: str = ",") -> pl
         try:
             frame = pl.scan_csv(
                 path,
-                separator=separator,
+                quote_char='"' if quoted else None,
                 infer_schema=False,
                 schema_overrides=types,
                 ignore_errors=True,

@@ -9,7 +9,7 @@ import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import File, label, locate, scan_csv
+from sessionrec_jax.data.sources.files import File, collected, label, locate, scan_csv
 from sessionrec_jax.errors import InputError
 
 NAME = "kuairand"
@@ -68,12 +68,8 @@ def read(options: Options) -> RawLog:
 
 def _videos(paths: list[Path]) -> pl.DataFrame:
     tags = pl.col("tag").str.split(",")  # "39,12", or empty
-    return (
-        scan_csv(paths, _VIDEO)
-        .rename({"video_id": "item_id"})
-        .with_columns(tag=tags.list.eval(pl.element().str.strip_chars().replace("", None)))
-        .collect()
-    )
+    videos = scan_csv(paths, _VIDEO, quoted=True).rename({"video_id": "item_id"})
+    return collected(videos.with_columns(tag=tags.list.eval(pl.element().str.strip_chars().replace("", None))), NAME)
 
 
 def _one_version(paths: list[Path]) -> None:

@@ -13,7 +13,7 @@ import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import File, label, locate, scan_csv
+from sessionrec_jax.data.sources.files import File, collected, label, locate, scan_csv
 
 NAME = "kuaisar"
 TITLE = "KuaiSAR and KuaiSAR-small: a short-video feed and the searches of the same users"
@@ -82,7 +82,7 @@ def read(options: Options) -> RawLog:
 def _search_results(paths: list[Path]) -> pl.LazyFrame:
     was_clicked = pl.when(pl.col("click_cnt") > 0).then(pl.lit("search_clicked")).otherwise(pl.lit("search_ignored"))
     known = pl.col("click_cnt").is_not_null()
-    return scan_csv(paths, _RESULT).select(
+    return scan_csv(paths, _RESULT, quoted=True).select(
         "user_id",
         "item_id",
         timestamp_ms="search_session_timestamp",
@@ -93,6 +93,6 @@ def _search_results(paths: list[Path]) -> pl.LazyFrame:
 
 
 def _items(paths: list[Path]) -> pl.DataFrame:
-    items = scan_csv(paths, _ITEM).collect()
+    items = collected(scan_csv(paths, _ITEM, quoted=True), NAME)
     padded = ["author_id", *_CATEGORIES]
     return items.with_columns(pl.when(pl.col(name) != 0).then(name) for name in padded)

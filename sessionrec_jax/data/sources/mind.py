@@ -12,7 +12,7 @@ import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import IF_THERE, File, label, locate, scan_headless
+from sessionrec_jax.data.sources.files import IF_THERE, File, collected, label, locate, scan_headless
 from sessionrec_jax.errors import InputError
 
 NAME = "mind"
@@ -68,12 +68,11 @@ def read(options: Options) -> RawLog:
     if options.history:
         exposures = pl.concat([exposures, _clicks_before(behaviors)], how="diagonal")
     news = scan_headless([*paths["*train/news.tsv"], *paths["*dev/news.tsv"]], _NEWS)
+    news = news.select("item_id", "category", "subcategory")
     return RawLog(
         source=NAME,
         exposures=exposures,
-        items=news.select("item_id", "category", "subcategory")
-        .unique("item_id", keep="first", maintain_order=True)
-        .collect(),
+        items=collected(news.unique("item_id", keep="first", maintain_order=True), NAME),
         session_rule="session_id",
         note="" if options.history else "not read: the history in behaviors.tsv (--history takes it in as context)",
     )

@@ -15,7 +15,7 @@ import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import IF_THERE, File, label, locate, scan_typed
+from sessionrec_jax.data.sources.files import IF_THERE, File, collected, label, locate, scan_typed
 from sessionrec_jax.errors import InputError
 
 NAME = "recflow"
@@ -90,7 +90,7 @@ def read(options: Options) -> RawLog:
     return RawLog(
         source=NAME,
         exposures=exposures,
-        items=items.unique("item_id", keep="first", maintain_order=True).collect(engine="streaming"),
+        items=collected(items.unique("item_id", keep="first", maintain_order=True), NAME),
         session_rule="session_id",
         note=note,
     )
