@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import polars as pl
+import vl_convert
 
 from sessionrec_jax.config import Config
 from sessionrec_jax.data.batches import TRAIN, Shape, items_per_row, pack
@@ -87,7 +88,7 @@ def _by_role(counts: dict[str, int]) -> str:
 
 
 def write(card: dict[str, Any], folder: Path) -> None:
-    """card.json and card.html, which needs no network."""
+    """card.json and card.html, which needs no network and no script."""
     (folder / f"{NAME}.json").write_text(json.dumps(card, indent=1, allow_nan=False))
     (folder / f"{NAME}.html").write_text(_page(card))
 
@@ -99,7 +100,7 @@ def _page(card: dict[str, Any]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"</head><body>\n<h1>{title}</h1>\n<table>{rows}</table>\n"
-        f"{_charts(card['distributions']).to_html(inline=True, fullhtml=False)}\n</body></html>\n"
+        f"{vl_convert.vegalite_to_svg(_charts(card['distributions']).to_dict())}\n</body></html>\n"
     )
 
 
@@ -120,4 +121,4 @@ def _chart(table: pl.DataFrame, x: str, y: str, title: str) -> alt.Chart:
     """On logarithmic axes; zeros have no place there."""
     log = alt.Scale(type="log")
     chart = alt.Chart(table.filter((pl.col(x) > 0) & (pl.col(y) > 0)), title=title)
-    return chart.encode(x=alt.X(x, scale=log), y=alt.Y(y, scale=log), tooltip=[x, y]).properties(width=560, height=240)
+    return chart.encode(x=alt.X(x, scale=log), y=alt.Y(y, scale=log)).properties(width=560, height=240)
