@@ -26,11 +26,12 @@ from sessionrec_jax.data.ragged import spans
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.synthetic import ZipfIntent
 from sessionrec_jax.data.truth import Truth
+from sessionrec_jax.hosts import gather, most, several
 from sessionrec_jax.loss import rank_logits, rank_loss_sums, targets
 from sessionrec_jax.metrics import Metrics, add_ranking, add_within_session
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
-from sessionrec_jax.partition import over_batch, put_batch, put_side
+from sessionrec_jax.partition import held_shards, put_batch, put_shards, put_side, shards_here
 from sessionrec_jax.scoring import (
     BLOCK,
     ItemTable,
@@ -89,23 +90,32 @@ def measure(
     truth = known_truth(prepared.path, prepared.fingerprint)
     if truth is not None:
         published_V, anchor_S = np.append(-1, prepared.item_ids().to_numpy()), _anchors(log)
-    metrics = Metrics(log.users)
+    metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
     for batch in eval_batches(config, prepared, shape, role):
         place_GN = _scored_places(batch)
         terms = [_Terms(batch, shard, place_N, metrics) for shard, place_N in enumerate(place_GN)]
         pairs = None
         if config.data.eval_seen == "masked":
             pairs = stack_pairs([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
-        on_device = jax.device_put((place_GN, pairs), over_batch(mesh))
-        on_device = (table, side, *put_batch(batch, mesh), *on_device)
-        scores, rank_sums = jax.device_get(_score(spec, config.loss.rank, params, *on_device))
+        on_device = (table, side, *put_batch(batch, mesh), *put_shards((place_GN, pairs), mesh))
+        scores, rank_sums = held_shards(_score(spec, config.loss.rank, params, *on_device), mesh)
         if config.loss.alpha:
-            metrics.add_total("rank_loss", *(float(sum_G.sum()) for sum_G in rank_sums))
+            metrics.add_total("rank_loss", *(float(sum_G[counted_G].sum()) for sum_G in rank_sums))
         for shard, term in enumerate(terms):
+            if not counted_G[shard]:
+                continue
             term.add_model(config, Scores(*(score_G[shard] for score_G in scores)))
             term.add_popularity_nats(catalogue)
             if truth is not None:
                 term.add_bayes(truth, published_V, anchor_S)
+    return _of_all(metrics) if several() else metrics
+
+
+def _of_all(own: Metrics) -> Metrics:
+    """The terms of all processes, on each of them; the same to the last bit."""
+    metrics = Metrics(own.users)
+    for part in gather(own.to_bytes()):
+        metrics.add_bytes(part)
     return metrics
 
 
@@ -217,7 +227,8 @@ def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
     capacity = batch.item_GT.shape[1]
     target_GS = np.pad(batch.target_GRL.reshape(len(batch.item_GT), -1), ((0, 0), (0, 1)))
     clicked_GT = np.take_along_axis(target_GS, batch.session_of_item_GT, axis=1) & (batch.feedback_GT == CLICKED)
-    place_GN = np.full((len(clicked_GT), padded_width(int(clicked_GT.sum(axis=1).max()), BLOCK)), capacity, np.int32)
+    width = padded_width(most(int(clicked_GT.sum(axis=1).max())), BLOCK)
+    place_GN = np.full((len(clicked_GT), width), capacity, np.int32)
     for shard, clicked_T in enumerate(clicked_GT):
         places = np.flatnonzero(clicked_T)
         place_GN[shard, : len(places)] = places

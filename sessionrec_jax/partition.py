@@ -6,6 +6,7 @@ of the item tables and the hidden widths of the body.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from typing import Any
@@ -56,6 +57,11 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
             f"--mesh.model is {config.model}; wanted a divisor of {ROW_MULTIPLE}, so that the rows of tables spread"
         )
     data = config.data or len(devices) // others
+    if jax.process_count() > 1 and data * others < len(devices):
+        raise InputError(
+            f"--mesh.data {config.data} leaves {len(devices) - data * others} of {len(devices)} devices without work, but "
+            f"every process must have some; use --mesh.data {len(devices) // others}, or 0 for all"
+        )
     shape = (data, config.fsdp, config.model)
     # Explicit axes, the default of make_mesh, refuse plain table lookups.
     kinds = (AxisType.Auto,) * len(shape)
@@ -110,6 +116,63 @@ def _axes(name: str) -> tuple[str | None, ...]:
     return found[0]
 
 
+def shards_here(mesh: jax.sharding.Mesh) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shards of a batch that this process makes, since they lie on its devices, ascending; and whether it is this one
+    that counts each of them: a shard whose copies lie on devices of several processes is made by all and counted once.
+    """
+    here, shards = jax.process_index(), batch_shards(mesh)
+    process_GM = np.array([device.process_index for device in mesh.devices.flat]).reshape(shards, -1)
+    held = np.flatnonzero((process_GM == here).any(1))
+    return tuple(held.tolist()), process_GM[held, 0] == here
+
+
+def put_shards(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Arrays of the shards that this process holds as arrays of all shards, spread over the batch axes."""
+    spread = over_batch(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, spread)
+    place = {shard: n for n, shard in enumerate(shards_here(mesh)[0])}
+
+    def spread_out(x_G: np.ndarray) -> jax.Array:
+        return _from_parts((batch_shards(mesh), *x_G.shape[1:]), spread, lambda at: x_G[place[at[0].start or 0]][None])
+
+    return jax.tree.map(spread_out, tree)
+
+
+def held_shards(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Of arrays on the devices with a leading G, the shards that this process holds, on the host."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+
+    def held(x_G: jax.Array) -> np.ndarray:
+        parts = {part.index[0].start or 0: part.data for part in x_G.addressable_shards}
+        return np.concatenate([jax.device_get(parts[shard]) for shard in sorted(parts)])
+
+    return jax.tree.map(held, _spread_over_batch(mesh)(tree))
+
+
+@functools.lru_cache(maxsize=16)
+def _spread_over_batch(mesh: jax.sharding.Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=over_batch(mesh))
+
+
+def put(tree: Any, places: Any) -> Any:
+    """Arrays that are whole, and the same on every process, laid out as `places`: a tree like theirs."""
+    return jax.device_put(tree, places) if jax.process_count() == 1 else jax.tree.map(_put_one, tree, places)
+
+
+def _put_one(x: Any, place: NamedSharding) -> jax.Array:
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put_one(jax.random.key_data(x), place))
+    whole = np.asarray(jax.device_get(x))  # device_put would first compare it over all processes
+    return _from_parts(whole.shape, place, lambda at: whole[at])
+
+
+def _from_parts(shape: tuple[int, ...], place: NamedSharding, part: Any) -> jax.Array:
+    with jax.transfer_guard_host_to_device("allow"):  # asked for here, which jax does not see
+        return jax.make_array_from_callback(shape, place, part)
+
+
 def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]:
     """The arrays that a step reads, sharded: (inputs with a leading G, target_GS)."""
     inputs = Inputs(
@@ -121,18 +184,19 @@ def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]
         batch.seconds_GRL,
     )
     target_GS = batch.target_GRL.reshape(len(batch.target_GRL), -1)
-    return jax.device_put((inputs, target_GS), over_batch(mesh))
+    return put_shards((inputs, target_GS), mesh)
 
 
 def put_side(side: dict[str, np.ndarray], rows: int, mesh: jax.sharding.Mesh) -> Side:
     """The items' side information, spread as the rows of the item tables are."""
     by_row = NamedSharding(mesh, PartitionSpec(TABLE_AXIS))
     return {
-        name: jax.device_put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), by_row)
+        name: put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), by_row)
         for name, code_VW in side.items()
     }
 
 
 def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """Numbers and arrays of the host, whole on every device."""
-    return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
+    tree = jax.tree.map(np.asarray, tree)
+    return put(tree, jax.tree.map(lambda _: replicated(mesh), tree))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sessionrec_jax.hosts import most
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Params, Side, Spec
 
@@ -143,7 +144,7 @@ def count_above(
 
 def stack_pairs(pairs: list[tuple[np.ndarray, np.ndarray]], queries: int) -> tuple[np.ndarray, np.ndarray]:
     """The pairs (number of a query, item) of all devices as [G, M] arrays, filled up with query `queries`."""
-    width = padded_width(max(len(number) for number, _ in pairs), PAIRS)
+    width = padded_width(most(max(len(number) for number, _ in pairs)), PAIRS)
     number_GM, item_GM = np.full((len(pairs), width), queries, np.int32), np.zeros((len(pairs), width), np.int32)
     for device, (number, item) in enumerate(pairs):
         number_GM[device, : len(number)], item_GM[device, : len(item)] = number, item

@@ -17,7 +17,7 @@ from sessionrec_jax.loss import Negatives, Proposal, Sums, Targets, draw_negativ
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sequence_encoder import Noise
 from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
-from sessionrec_jax.partition import replicated, shardings
+from sessionrec_jax.partition import put, replicated, shardings
 
 _INIT_STREAM = 0
 _NEGATIVES_OF_STEP, _DROPOUT_OF_STEP = 0, 1
@@ -136,4 +136,4 @@ def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sh
     key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM)
     params = sessionrec.init(spec, key, catalogue)
     state = State(jnp.zeros((), jnp.int32), params, optim.chain(config.optim, spec.model).init(params))
-    return jax.device_put(state, shardings(mesh, state))
+    return put(state, shardings(mesh, state))

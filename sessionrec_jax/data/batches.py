@@ -18,7 +18,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int8, Int32
+from jaxtyping import Bool, Int8, Int32, Int64
 
 from sessionrec_jax.config import Config
 from sessionrec_jax.data import paradigm
@@ -43,6 +43,8 @@ class Shape:
     """Rows of one shard."""
     sessions_per_row: int
     items_per_row: int
+    held: tuple[int, ...] | None = None
+    """Shards that this process makes, ascending; they are the G of its batches. None: all."""
 
     @property
     def sessions(self) -> int:
@@ -50,7 +52,7 @@ class Shape:
         return self.rows * self.sessions_per_row
 
 
-def shape_of(config: Config, shards: int) -> Shape:
+def shape_of(config: Config, shards: int, held: tuple[int, ...] | None = None) -> Shape:
     """Raises InputError where the rows cannot be spread evenly over the devices."""
     if config.data.rows % shards:
         fits = -(-config.data.rows // shards) * shards
@@ -58,7 +60,7 @@ def shape_of(config: Config, shards: int) -> Shape:
             f"--data.rows {config.data.rows} does not spread over {shards} devices; use a multiple such as {fits}, "
             f"or --mesh.data {_largest_divisor(config.data.rows, shards)}"
         )
-    return Shape(shards, config.data.rows // shards, config.data.sessions_per_row, config.data.items_per_row)
+    return Shape(shards, config.data.rows // shards, config.data.sessions_per_row, config.data.items_per_row, held)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -90,6 +92,13 @@ class Batch:
     @property
     def target_sessions(self) -> int:
         return int(self.target_GRL.sum())
+
+    def counts(self, counted_G: Bool[np.ndarray, " G"] | None = None) -> Int64[np.ndarray, " 5"]:
+        """Of the shards `counted_G`, or all: target slots, sessions, items, and the slots of the last two."""
+        part = slice(None) if counted_G is None else counted_G
+        user_GRL, item_GT = self.user_of_session_GRL[part], self.item_GT[part]
+        sessions, items = np.count_nonzero(user_GRL), np.count_nonzero(item_GT)
+        return np.array([self.target_GRL[part].sum(), sessions, items, user_GRL.size, item_GT.size])
 
     @property
     def waste(self) -> tuple[float, float]:
@@ -198,6 +207,7 @@ class Packer:
         shards = [
             _shard(self.cut, window_P[a:b], row_P[a:b] - k * self.shape.rows, self.shape)
             for k, (a, b) in enumerate(itertools.pairwise(bounds))
+            if self.shape.held is None or k in self.shape.held
         ]
         return Batch(**{name: np.stack([shard[name] for shard in shards]) for name in shards[0]})
 
