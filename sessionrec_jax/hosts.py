@@ -79,6 +79,8 @@ def _meet(hosts: Hosts) -> None:
     met.start()
     # It would take SIGTERM for itself, also when nobody asks it; see `stopping` and `Wishes`.
     jax.config.update("jax_enable_preemption_service", False)
+    # CPU devices may run two programs in either order, and processes that begin with another one wait for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             **where,
