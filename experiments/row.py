@@ -69,7 +69,8 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False, stop: 
         except Diverged as error:
             row |= {"status": "diverged", "reason": str(error)}
         except InputError:
-            if is_first() and is_new and not steps_in(run_dir / "checkpoints"):  # or the right settings would find the folder taken
+            # or the right settings would find the folder taken
+            if is_first() and is_new and not steps_in(run_dir / "checkpoints"):
                 shutil.rmtree(run_dir)
             raise
         else:

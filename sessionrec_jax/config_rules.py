@@ -75,9 +75,10 @@ def check_hosts(hosts: Hosts) -> Hosts:
     rules = [
         ("coordinator", not is_told or (host and port.isdecimal() and 0 < int(port) < 2**16),
          "HOST:PORT of the process of index 0, or auto"),
-        ("count", hosts.count >= 1 if is_told else hosts.count == 0, "the number of processes" if is_told else launched),
+        ("count", hosts.count >= 1 if is_told else hosts.count == 0,
+         "the number of processes" if is_told else launched),
         ("index", 0 <= hosts.index < max(hosts.count, 1) if is_told else hosts.index == -1,
-         f"from 0 to count - 1 = {max(hosts.count, 1) - 1}" if is_told else launched),
+         f"from 0 to {max(hosts.count, 1) - 1}, count - 1" if is_told else launched),
         ("timeout_seconds", 1 <= hosts.timeout_seconds < math.inf, "1 or more"),
         ("lost_after_seconds", 1 <= hosts.lost_after_seconds < math.inf, "1 or more"),
     ]  # fmt: skip

@@ -57,10 +57,10 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
             f"--mesh.model is {config.model}; wanted a divisor of {ROW_MULTIPLE}, so that the rows of tables spread"
         )
     data = config.data or len(devices) // others
-    if jax.process_count() > 1 and data * others < len(devices):
+    if jax.process_count() > 1 and (left := len(devices) - data * others):
         raise InputError(
-            f"--mesh.data {config.data} leaves {len(devices) - data * others} of {len(devices)} devices without work, but "
-            f"every process must have some; use --mesh.data {len(devices) // others}, or 0 for all"
+            f"--mesh.data {config.data} leaves {left} of {len(devices)} devices without work, but each of the processes "
+            f"must have some; use --mesh.data {len(devices) // others}, or 0 for all"
         )
     shape = (data, config.fsdp, config.model)
     # Explicit axes, the default of make_mesh, refuse plain table lookups.
