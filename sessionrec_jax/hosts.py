@@ -177,7 +177,6 @@ def first(work: Callable[[], T]) -> T:
         if kind != "value":
             raise InputError(value) if kind == "input" else OSError(*value)
         return value
-    _client().key_value_delete(f"told/{_told - 2}")  # the one before may still be on its way
     try:
         value = work()
     except InputError as error:
