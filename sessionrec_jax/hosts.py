@@ -48,8 +48,8 @@ def is_first() -> bool:
 def joined(hosts: Hosts) -> Iterator[None]:
     """For the time in which the processes of `hosts` work together; nothing where it names no coordinator.
 
-    Raises InputError where a launcher was to be asked and there is none. Where the processes do not meet in time, or one
-    of them fails alone or is lost, this one ends with a message: to wait for the others would be to hang.
+    Raises InputError where a launcher was to be asked and there is none. Where they do not meet in time, or one of them
+    fails alone or is lost, this one ends with a message: to wait for the others would be to hang.
     """
     if not hosts.coordinator:
         yield
@@ -62,8 +62,10 @@ def joined(hosts: Hosts) -> Iterator[None]:
     except (InputError, NotSaved, Stopped, SystemExit) as error:  # of all, as a rule
         _part_or_end(error)
         raise
-    except BaseException as error:
-        end_at_once(error)
+    except BaseException as error:  # noqa: BLE001 - nobody may be waited for
+        if not several():
+            raise
+        _end_at_once(error)
     else:
         jax.distributed.shutdown()  # waits for the others
 
@@ -89,11 +91,9 @@ def _meet(hosts: Hosts) -> None:
             shutdown_timeout_seconds=seconds,
         )
     except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--hosts {hosts.coordinator}: {error} "
-            + ("Wanted a launcher that jax knows: srun, mpirun (Open MPI), a Kubernetes Job or JobSet (with the package "
-               "kubernetes), a TPU pod; or --hosts coordinator=HOST:PORT,count=N,index=I" if auto else "")
-        ) from None  # fmt: skip
+        wanted = ". Wanted a launcher that jax knows: srun, mpirun (Open MPI), a Kubernetes Job or JobSet (with the "
+        wanted += "package kubernetes), a TPU pod; or --hosts coordinator=HOST:PORT,count=N,index=I"
+        raise InputError(f"--hosts {hosts.coordinator}: {error}{wanted if auto else ''}") from None
     finally:
         met.cancel()
     if several() and is_first():
@@ -124,15 +124,13 @@ def _part_or_end(error: BaseException) -> None:
     jax.distributed.shutdown()
 
 
-def end_at_once(error: BaseException) -> None:
+def _end_at_once(error: BaseException) -> None:
     """Ends this process, since the others no longer do the same as it: it failed alone, or one of them was lost."""
-    if not several():
-        raise error
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        last = str(error).strip().splitlines()[0]
+    if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+        last = (str(error).strip() or repr(error)).splitlines()[0]
         print(
-            f"error: process {jax.process_index()} lost another one ({last}). The same command on all of them goes on "
-            "from the newest checkpoint",
+            f"error: process {jax.process_index()} lost another one, or a device ({last}). The same command on all of "
+            "them goes on from the newest checkpoint",
             file=sys.stderr,
         )
     else:
@@ -143,12 +141,14 @@ def end_at_once(error: BaseException) -> None:
 
 
 @contextmanager
-def none_waits() -> Iterator[None]:
-    """Around what all processes do in step: an error that is not of all ends this one before anything that waits."""
+def in_step(*of_all: type[Exception]) -> Iterator[None]:
+    """Around what all processes do in step: an error that is not `of_all` ends this one before it waits for another."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        end_at_once(error)
+    except Exception as error:
+        if not several() or isinstance(error, (InputError, NotSaved, Stopped, *of_all)):
+            raise
+        _end_at_once(error)
 
 
 def _client() -> Any:
@@ -165,8 +165,8 @@ def wait_seconds() -> float:
 
 
 def first(work: Callable[[], T]) -> T:
-    """What `work` returns on process 0, as JSON holds it, on all; its InputError or OSError is raised on all. The others
-    wait for as long as it takes. To be called by all, in the same order."""
+    """What `work` returns on process 0, as JSON holds it, on all; its InputError or OSError is raised on all. The
+    others wait for as long as it takes. To be called by all, in the same order."""
     global _told
     if not several():
         return work()
@@ -199,8 +199,9 @@ def _wait_for(name: str) -> str:
 
 
 def settled(name: str, failure: Exception | None, finish: Callable[[], None]) -> None:
-    """Where the part of each process went well (`failure` is None), process 0 runs `finish`; else, or where it fails, or
-    somebody does not come in `wait_seconds`, all raise. Uses no device, so that a thread may call it. `name`: used once."""
+    """Where the part of each process went well (`failure` is None), process 0 runs `finish`; else, or where it fails,
+    or somebody does not come in `wait_seconds`, all raise. Uses no device, so that a thread may call it. `name`: used
+    once."""
     if not several():
         if failure is not None:
             raise failure
@@ -254,8 +255,8 @@ def most(own: int) -> int:
 class Wishes:
     """What the processes ask of all, to stop and to save, and the counts that each has seen, added up.
 
-    One process is obeyed at once. Several tell each other beside each step, through one small sum over their devices that
-    is read when the step's own sums are: so a wish is obeyed by all before the same step, two after it was made.
+    One process is obeyed at once. Several tell each other beside each step, through one small sum over their devices
+    that is read when the step's own sums are: so a wish is obeyed by all before the same step, two after it was made.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh):

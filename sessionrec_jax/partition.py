@@ -190,10 +190,7 @@ def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]
 def put_side(side: dict[str, np.ndarray], rows: int, mesh: jax.sharding.Mesh) -> Side:
     """The items' side information, spread as the rows of the item tables are."""
     by_row = NamedSharding(mesh, PartitionSpec(TABLE_AXIS))
-    return {
-        name: put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), by_row)
-        for name, code_VW in side.items()
-    }
+    return {name: put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), by_row) for name, code_VW in side.items()}
 
 
 def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -37,7 +37,7 @@ from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import measure, validated
-from sessionrec_jax.hosts import Wishes, first, is_first, none_waits
+from sessionrec_jax.hosts import Wishes, first, in_step, is_first
 from sessionrec_jax.loss import Sums, proposal
 from sessionrec_jax.meter import Counters, Meter
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Params, Spec
@@ -191,7 +191,7 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
         profile = Profile(run_dir / "profile", config.train.profile_steps if is_first() else 0, begun, steps)
         bar = Bar("train", steps, begun, quiet=quiet or not is_first())
         unread: _Unread | None = None
-        with none_waits(), bar, profile, jax.transfer_guard("disallow"):
+        with in_step(Diverged), bar, profile, jax.transfer_guard("disallow"):
             for step in range(begun, steps + 1):
                 is_last = step == steps
                 asked_by, to_save = wishes.agreed(asked(), clock.checkpoint_is_due(), is_last=is_last)
