@@ -62,7 +62,7 @@ def joined(hosts: Hosts) -> Iterator[None]:
     except (InputError, NotSaved, Stopped, SystemExit) as error:  # of all, as a rule
         _part_or_end(error)
         raise
-    except BaseException as error:  # noqa: BLE001 - nobody may be waited for
+    except BaseException as error:
         if not several():
             raise
         _end_at_once(error)

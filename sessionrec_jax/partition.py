@@ -59,7 +59,7 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
     data = config.data or len(devices) // others
     if jax.process_count() > 1 and (left := len(devices) - data * others):
         raise InputError(
-            f"--mesh.data {config.data} leaves {left} of {len(devices)} devices without work, but each process must have "
+            f"--mesh.data {config.data} leaves {left} of {len(devices)} devices without work, but each must have "
             f"some; use --mesh.data {len(devices) // others}, or 0 for all"
         )
     shape = (data, config.fsdp, config.model)
