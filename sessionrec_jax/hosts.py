@@ -93,7 +93,7 @@ def _meet(hosts: Hosts) -> None:
     except (ValueError, RuntimeError) as error:
         wanted = ". Wanted a launcher that jax knows: srun, mpirun (Open MPI), a Kubernetes Job or JobSet (with the "
         wanted += "package kubernetes), a TPU pod; or --hosts coordinator=HOST:PORT,count=N,index=I"
-        raise InputError(f"--hosts {hosts.coordinator}: {error}{wanted if auto else ''}") from None
+        raise InputError(f"--hosts {hosts.coordinator}: {str(error).rstrip('.')}{wanted if auto else ''}") from None
     finally:
         met.cancel()
     if several() and is_first():
