@@ -175,7 +175,7 @@ def first(work: Callable[[], T]) -> T:
     if not is_first():
         kind, value = json.loads(_wait_for(name))
         if kind != "value":
-            raise InputError(value) if kind == "input" else OSError(*value)
+            raise InputError(value) if kind == "input" else OSError(value)
         return value
     try:
         value = work()
@@ -183,7 +183,7 @@ def first(work: Callable[[], T]) -> T:
         _client().key_value_set(name, json.dumps(["input", str(error)]))
         raise
     except OSError as error:
-        _client().key_value_set(name, json.dumps(["os", [error.errno, str(error)]]))
+        _client().key_value_set(name, json.dumps(["os", str(error)]))
         raise
     _client().key_value_set(name, json.dumps(["value", value]))
     return value

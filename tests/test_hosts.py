@@ -39,6 +39,10 @@ def free_port() -> int:
         return asked.getsockname()[1]
 
 
+def flags_of_xla(devices: int) -> str:
+    return re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
+
+
 class Together:
     """Processes of `sessionrec train` that name each other, with so many devices each; what they say goes to files."""
 
@@ -46,7 +50,6 @@ class Together:
         changed = varying([to_dict(Config()), to_dict(replace(config, {"mesh.data": 0}))])[1]
         settings = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items() if name not in NO_FLAG]
         train = [sys.executable, "-m", "experiments", "train", str(log.path), "--out", str(folder), *settings, *flags]
-        flags_of_xla = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
         where = f"coordinator=localhost:{free_port()},count={processes}"
         self.folder, self.said, self.processes = folder, [], []
         for index in range(processes):
@@ -54,7 +57,7 @@ class Together:
             with self.said[-1].open("w") as out:
                 programs = {"JAX_COMPILATION_CACHE_DIR": str(folder.with_name(f"programs-{devices}-{index}"))}
                 programs["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-                environment = os.environ | programs | {"XLA_FLAGS": flags_of_xla}
+                environment = os.environ | programs | {"XLA_FLAGS": flags_of_xla(devices)}
                 command = [*train, "--hosts", f"{where},index={index},timeout_seconds=100,lost_after_seconds=10{hosts}"]
                 self.processes.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
 
@@ -173,6 +176,56 @@ def test_where_one_is_lost_the_others_end(number, lost, short, log, tmp_path):
     assert code not in (0, 2)
     assert re.search("lost another one|another task died", both.said[1 - lost].read_text())
     both.end()
+
+
+AGREE = """
+import sys
+from sessionrec_jax.config import Hosts
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.hosts import first, gather, joined, most, settled
+
+index = int(sys.argv[2])
+done = []
+
+
+def told(work):
+    try:
+        return work()
+    except (InputError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def fails():
+    raise OSError("no finish")
+
+
+def refused():
+    raise InputError("not this")
+
+
+with joined(Hosts(sys.argv[1], 2, index, timeout_seconds=30.0)):
+    part = OSError("No space left") if index else None
+    print(told(lambda: settled("whole", None, lambda: done.append("whole"))))
+    print(told(lambda: settled("part", part, lambda: done.append("part"))))
+    print(told(lambda: settled("finish", None, fails)))
+    print(first(lambda: [1, None, "a"]), told(lambda: first(refused)), told(lambda: first(fails)))
+    print(gather(b"ab" * index), most(10 - index), done)
+"""
+
+
+def test_what_goes_wrong_in_one_process_is_told_by_both():
+    environment = os.environ | {"XLA_FLAGS": flags_of_xla(1)}
+    program = [sys.executable, "-c", AGREE, f"localhost:{free_port()}"]
+    both = [
+        subprocess.Popen([*program, index], env=environment, stdout=subprocess.PIPE, text=True) for index in ("0", "1")
+    ]
+    said = [process.communicate(timeout=LONGEST_SECONDS)[0].splitlines() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    zero, one = ([line for line in lines if not line.startswith("[Gloo]")] for lines in said)
+    told = "[1, None, 'a'] InputError: not this OSError: no finish"
+    of_one = "OSError: No space left"
+    assert zero == ["None", f"OSError: {of_one}", "OSError: no finish", told, "[b'', b'ab'] 10 ['whole']"]
+    assert one == ["None", of_one, "OSError: OSError: no finish", told, "[b'', b'ab'] 10 []"]
 
 
 @pytest.mark.slow
