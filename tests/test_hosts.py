@@ -126,7 +126,7 @@ def test_two_processes_stop_together_and_one_goes_on_with_their_run(short, alone
     stopped.processes[1].send_signal(signal.SIGTERM)
     assert stopped.codes() == [143, 143], stopped.words()
     (at,) = {int(step) for step in re.findall(r"stopped by SIGTERM at step (\d+)", stopped.words())}
-    assert steps_in(folder / "checkpoints") == [at]
+    assert max(steps_in(folder / "checkpoints")) == at
     assert damage_of(folder / "checkpoints", at) is None
     assert not (folder / "row.json").exists()
     run(replace(short, {"mesh.data": 2}), folder, "train", quiet=True)
