@@ -133,11 +133,11 @@ def _end_at_once(error: BaseException) -> None:
             "them goes on from the newest checkpoint",
             file=sys.stderr,
         )
-    else:
+    elif not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
 @contextmanager
