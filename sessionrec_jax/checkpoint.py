@@ -26,7 +26,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from sessionrec_jax.errors import InputError, NotSaved
-from sessionrec_jax.hosts import first, is_first, settled, wait_seconds
+from sessionrec_jax.hosts import first, is_first, settled, several, wait_seconds
 from sessionrec_jax.runfolder import read_json, write_json
 
 _STATE, _PROGRESS, _MANIFEST = "state", "progress.json", "manifest.json"
@@ -46,7 +46,8 @@ class Checkpoints:
     def __init__(self, folder: Path, kept: int):
         """`kept`: newest checkpoints that stay, besides the best one."""
         self._folder, self._kept = folder.absolute(), kept
-        self._orbax = ocp.StandardCheckpointer(async_options=ocp.AsyncOptions(timeout_secs=int(wait_seconds())))
+        options = ocp.AsyncOptions(timeout_secs=int(wait_seconds())) if several() else ocp.AsyncOptions()
+        self._orbax = ocp.StandardCheckpointer(async_options=options)
         self._background = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
         self._saves = 0
