@@ -262,7 +262,8 @@ class Wishes:
     def __init__(self, mesh: jax.sharding.Mesh):
         self._own, self._agreed = (0, False), (0, False)
         if several():
-            self._devices = list(mesh.devices.flat)
+            self._here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+            self._rows = mesh.size
             self._spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
             whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
             self._combine = jax.jit(_combined, out_shardings=whole)
@@ -280,11 +281,9 @@ class Wishes:
         if not several():
             return counts
         row = np.array([*self._own, *counts], np.int32)
-        mine = [device for device in self._devices if device.process_index == jax.process_index()]
-        rows = [row[None] if n == 0 else np.zeros_like(row)[None] for n in range(len(mine))]
-        shape = (len(self._devices), len(row))
-        told = jax.make_array_from_single_device_arrays(shape, self._spread, jax.device_put(rows, mine))
-        return self._combine(told)
+        rows = [row[None], *[np.zeros_like(row)[None]] * (len(self._here) - 1)]  # a row a device; the sum counts one
+        parts = jax.device_put(rows, self._here)
+        return self._combine(jax.make_array_from_single_device_arrays((self._rows, len(row)), self._spread, parts))
 
     def read(self, told: Any) -> np.ndarray:
         """The counts of all processes."""

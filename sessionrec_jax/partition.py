@@ -116,6 +116,7 @@ def _axes(name: str) -> tuple[str | None, ...]:
     return found[0]
 
 
+@functools.lru_cache(maxsize=16)
 def shards_here(mesh: jax.sharding.Mesh) -> tuple[tuple[int, ...], np.ndarray]:
     """Shards of a batch that this process makes, since they lie on its devices, ascending; and whether it is this one
     that counts each of them: a shard whose copies lie on devices of several processes is made by all and counted once.
