@@ -29,7 +29,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.restore import restore
 
 LOSSES = ("retrieval_nats_per_item", "rank_nats_per_term", "validation_objective")
-NOT_THE_RUNS = ("seconds", "per_second", "flops_utilization")
+NOT_THE_RUNS = ("seconds", "per_second", "flops_utilization", "commit")
 LONGEST_SECONDS = 300
 
 
