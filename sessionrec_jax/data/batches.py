@@ -60,6 +60,7 @@ def shape_of(config: Config, shards: int, held: tuple[int, ...] | None = None) -
             f"--data.rows {config.data.rows} does not spread over {shards} devices; use a multiple such as {fits}, "
             f"or --mesh.data {_largest_divisor(config.data.rows, shards)}"
         )
+    held = None if held is not None and len(held) == shards else held
     return Shape(shards, config.data.rows // shards, config.data.sessions_per_row, config.data.items_per_row, held)
 
 
