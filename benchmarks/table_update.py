@@ -17,8 +17,8 @@ import numpy as np
 from _bench import in_turns, ratio, report, significant
 
 from sessionrec_jax.config import Loss, Mesh, Model, Optim
-from sessionrec_jax.negatives import ticketed
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
+from sessionrec_jax.negatives import ticketed
 from sessionrec_jax.partition import make_mesh, over_batch, put_replicated, replicated, shardings
 from sessionrec_jax.step import Scalars, abstract_state, make_step
 

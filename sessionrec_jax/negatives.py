@@ -16,7 +16,6 @@ from sessionrec_jax.baselines import popularity_rank
 from sessionrec_jax.config import Loss
 from sessionrec_jax.data.catalogue import Catalogue
 
-
 _TICKETS = 2**32
 """Of a draw: the values of 32 random bits."""
 

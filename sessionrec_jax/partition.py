@@ -11,8 +11,10 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Mesh
 from sessionrec_jax.data.batches import Batch
@@ -108,6 +110,26 @@ def _axes(name: str) -> tuple[str | None, ...]:
     if len(found) != 1:
         raise ValueError(f"the parameter {name!r} has {len(found)} rules in partition.RULES; wanted one")
     return found[0]
+
+
+def row_specs(tree: Any) -> Any:
+    """Of parameters for `jax.shard_map`: a device's own rows of the tables, and all of the rest."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: PartitionSpec(TABLE_AXIS) if is_table(path) else PartitionSpec(), tree
+    )
+
+
+def local_places(item_M: Int[Array, " M"], rows: int) -> Int[Array, " M"]:
+    """Places of items among the `rows` that this device has of a table; `rows` where another has them. For the inside
+    of `jax.shard_map`, as is the next."""
+    place_M = item_M - jax.lax.axis_index(TABLE_AXIS) * rows
+    return jnp.where((place_M < 0) | (place_M >= rows), rows, place_M)
+
+
+def log_sum_of_rows(log_sum_X: Float[Array, "*X"]) -> Float[Array, "*X"]:
+    """The log of a sum over all rows, from the log of its part that each device has in its own."""
+    top_X = jax.lax.pmax(jax.lax.stop_gradient(log_sum_X), TABLE_AXIS)
+    return jnp.log(jax.lax.psum(jnp.exp(log_sum_X - top_X), TABLE_AXIS)) + top_X
 
 
 def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]:
