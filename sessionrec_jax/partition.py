@@ -47,9 +47,9 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
     if others > len(devices) or (config.data or 1) * others > len(devices):
         wanted = (config.data or 1) * others
         fits = max(len(devices) // others, 1) if others <= len(devices) else 0
-        told = f"--mesh.data {config.data}" if others == 1 else f"--mesh data={config.data},{_others(config)}"
+        told = f"--mesh data={config.data}" if others == 1 else f"--mesh data={config.data},{_others(config)}"
         fitting = f"data={fits},{_others(config)}" if fits else f"data={len(devices)},fsdp=1,model=1"
-        use = f"--mesh.data {fits}, or 0 for all" if others == 1 else f"--mesh {fitting}"
+        use = f"--mesh data={fits}, or 0 for all" if others == 1 else f"--mesh {fitting}"
         raise InputError(
             f"{told} wants {wanted} devices, but there are {len(devices)} ({devices[0].device_kind}); use {use}"
         )

@@ -8,16 +8,16 @@ The same command again goes on where the run was stopped. SIGTERM and Ctrl-C sav
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from experiments.cli.evaluate import print_metrics
-from sessionrec_jax.config import Config, Mesh
+from experiments.cli.mesh import with_mesh
+from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace
-from sessionrec_jax.errors import InputError, near_miss
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Command:
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=_with_mesh(argv), prog="sessionrec train", description=__doc__)
+    command = tyro.cli(Command, args=with_mesh(argv), prog="sessionrec train", description=__doc__)
     from experiments.row import run  # starts jax, which --help need not wait for
     from sessionrec_jax.stopping import StopSignals
 
@@ -40,23 +40,3 @@ def main(argv: list[str]) -> int:
         raise SystemExit(f"{command.out}: {row['reason']}")
     print_metrics(row, f"{command.out}, held-out sessions")
     return 0
-
-
-def _with_mesh(argv: list[str]) -> list[str]:
-    """`argv` with `--mesh data=4,model=2` written out as the fields of Mesh."""
-    written: list[str] = []
-    rest = iter(argv)
-    for word in rest:
-        if word != "--mesh":
-            written.append(word)
-            continue
-        axes = next(rest, "")
-        for part in axes.split(","):
-            axis, equals, size = part.partition("=")
-            known = [field.name for field in fields(Mesh)]
-            if not (equals and size.isdecimal()):
-                raise InputError(f"--mesh is {axes!r}; wanted axes and their sizes, such as data=4,model=2")
-            if axis not in known:
-                raise InputError(f"--mesh names the axis {axis!r}; {near_miss(axis, known)}")
-            written += [f"--mesh.{axis}", size]
-    return written

@@ -56,7 +56,7 @@ def shape_of(config: Config, shards: int) -> Shape:
         fits = -(-config.data.rows // shards) * shards
         raise InputError(
             f"--data.rows {config.data.rows} does not spread over {shards} devices; use a multiple such as {fits}, "
-            f"or --mesh.data {_largest_divisor(config.data.rows, shards)}"
+            f"or --mesh data={_largest_divisor(config.data.rows, shards)}"
         )
     return Shape(shards, config.data.rows // shards, config.data.sessions_per_row, config.data.items_per_row)
 
