@@ -49,8 +49,7 @@ def dense():
     return e_VD, bias_V, query_QD, rng.integers(1, 40, 8 * BLOCK).astype(np.int32), query_QD @ e_VD.T + bias_V
 
 
-@pytest.mark.parametrize("axes", MESHES, ids=str)
-@pytest.mark.parametrize("size", [7, 40])
+@pytest.mark.parametrize(("axes", "size"), [(Mesh(1), 40), *((axes, 7) for axes in MESHES)], ids=str)
 def test_rows_in_chunks_give_what_whole_ones_give_and_ties_count_against_the_item(dense, axes, size):
     e_VD, bias_V, query_QD, item_Q, score_QV = dense
     measure = functools.partial(log_prob_and_rank, chunk_items=size)
