@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -384,6 +385,13 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *new_only]) == 0
     answers = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
     assert answers == lines_of(run, log_histories(run.prepared, 4), 3, "masked")
+    spread = ["--mesh", "data=2,model=4", "--out", str(tmp_path / "spread.jsonl")]
+    assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *spread]) == 0
+    of_spread = [json.loads(line)["items"] for line in (tmp_path / "spread.jsonl").read_text().splitlines()]
+    assert of_spread == [json.loads(line)["items"] for line in out.read_text().splitlines()]
+    for axes, told in (("data=16", "wants 16 devices"), ("data=3", "does not spread over 3 devices.*--mesh data=2")):
+        assert main(["recommend", run_dir, "--log-users", "4", "--mesh", axes]) == 2
+        assert re.search(told, capsys.readouterr().err.replace("\n", " "))
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3"]) == 0
     printed = capsys.readouterr().out
     assert printed == out.read_text()
@@ -393,4 +401,6 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert "line 2 lacks 'sessions'" in capsys.readouterr().err
     assert main(["recommend", run_dir]) == 2
     assert "--histories users.jsonl or --log-users N" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "top.jsonl", "users.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new.jsonl", "spread.jsonl", "top.jsonl", "users.jsonl",
+    ]  # fmt: skip
