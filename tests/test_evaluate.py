@@ -1,4 +1,4 @@
-"""Evaluation: ranks and probabilities in chunks equal those of whole rows; what was seen before is no candidate."""
+"""Evaluation: the pass equals a plain one, session by session; what was seen before is no candidate."""
 
 from __future__ import annotations
 
@@ -10,80 +10,17 @@ import numpy as np
 import pytest
 
 from sessionrec_jax.baselines import evaluate_baselines
-from sessionrec_jax.config import Config, Mesh
+from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, CONTEXT, TEST, VALIDATION, eval_batches, shape_of, train_catalogue
 from sessionrec_jax.evaluate import evaluate, measure
 from sessionrec_jax.metrics import CUTOFFS
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.partition import batch_shards, make_mesh, put_batch, put_replicated
-from sessionrec_jax.scoring import BLOCK, PAIRS, ItemTable, count_above, log_prob_and_rank, over_rows
+from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
 from sessionrec_jax.step import initial_state
 from sessionrec_jax.train import spec_of
 
 RANKING = ("mrr", *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS))
-
-
-# Scoring in chunks.
-
-
-MESHES = [Mesh(1), Mesh(8), Mesh(4, 1, 2), Mesh(2, 1, 4), Mesh(1, 1, 8)]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def over(mesh, function, e_RD, bias_R, *batch):
-    """`function` with the arrays of a batch spread over the shards of a mesh, and brought together again."""
-    shards = batch_shards(mesh)
-    spread = jax.tree.map(lambda x: x.reshape(shards, len(x) // shards, *x.shape[1:]), batch)
-    found = over_rows(mesh, function, ItemTable(e_RD, bias_R), *spread)
-    return jax.tree.map(lambda x_G: x_G.reshape(-1, *x_G.shape[2:]), found)
-
-
-@pytest.fixture(scope="module")
-def dense():
-    """Small whole numbers, so that scores are exact and many tie: embeddings, biases, queries, items, all scores."""
-    rng = np.random.default_rng(0)
-    e_VD, bias_V = rng.integers(-2, 3, (40, 3)).astype(np.float32), rng.integers(0, 2, 40).astype(np.float32)
-    bias_V[0] = -np.inf
-    query_QD = rng.integers(-2, 3, (8 * BLOCK, 3)).astype(np.float32)
-    return e_VD, bias_V, query_QD, rng.integers(1, 40, 8 * BLOCK).astype(np.int32), query_QD @ e_VD.T + bias_V
-
-
-@pytest.mark.parametrize(("axes", "size"), [(Mesh(1), 40), *((axes, 7) for axes in MESHES)], ids=str)
-def test_rows_in_chunks_give_what_whole_ones_give_and_ties_count_against_the_item(dense, axes, size):
-    e_VD, bias_V, query_QD, item_Q, score_QV = dense
-    measure = functools.partial(log_prob_and_rank, chunk_items=size)
-    log_prob_Q, rank_Q = over(make_mesh(axes), measure, e_VD, bias_V, query_QD, item_Q)
-    own_Q = score_QV[np.arange(len(item_Q)), item_Q]
-    np.testing.assert_array_equal(rank_Q, np.sum(score_QV >= own_Q[:, None], axis=1) - 1)
-    log_sum_Q = np.log(np.exp(score_QV.astype(np.float64)).sum(axis=1))
-    np.testing.assert_allclose(log_prob_Q, own_Q - log_sum_Q, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("axes", [Mesh(1), Mesh(1, 1, 8)], ids=str)
-def test_pairs_are_counted_as_whole_rows_would(dense, axes):
-    e_VD, bias_V, query_QD, item_Q, score_QV = dense
-    rng = np.random.default_rng(1)
-    query_M, item_M = rng.integers(0, len(item_Q) + 1, PAIRS), rng.integers(1, 40, PAIRS)  # some are padding
-    above_Q = over(make_mesh(axes), count_above, e_VD, bias_V, query_QD, item_Q, query_M, item_M)
-    real = query_M < len(item_Q)
-    is_above = score_QV[query_M[real], item_M[real]] >= score_QV[query_M[real], item_Q[query_M[real]]]
-    np.testing.assert_array_equal(above_Q, np.bincount(query_M[real], is_above, len(item_Q)))
-
-
-@pytest.mark.parametrize("axes", [Mesh(1), Mesh(1, 1, 8)], ids=str)
-def test_equal_embeddings_tie_whatever_the_rounding_and_no_number_is_worst(axes):
-    rng = np.random.default_rng(2)
-    e_VD = np.tile(rng.normal(size=16).astype(np.float32), (32, 1))
-    query_QD = 10 * rng.normal(size=(BLOCK, 16)).astype(np.float32)
-    query_QD[0] = np.nan
-    bias_V = np.append(-np.inf, np.full(31, -3.1)).astype(np.float32)
-    measure = functools.partial(log_prob_and_rank, chunk_items=7)
-    _, rank_Q = over(make_mesh(axes), measure, e_VD, bias_V, query_QD, np.full(BLOCK, 5))
-    assert np.all(rank_Q == 30)
-
-
-# The pass.
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -16,7 +15,6 @@ import pytest
 
 from experiments.__main__ import main
 from sessionrec_jax import recommend as module
-from sessionrec_jax import scoring
 from sessionrec_jax.config import Config, Mesh
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_catalogue
@@ -25,11 +23,10 @@ from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.histories import log_histories, read_histories
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.partition import batch_shards, make_mesh, put_batch, put_replicated
+from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
 from sessionrec_jax.recommend import recommend
 from sessionrec_jax.restore import Restored, restore
 from sessionrec_jax.runfolder import claim, write_json
-from sessionrec_jax.scoring import stack_pairs
 from sessionrec_jax.train import resolve, spec_of, train
 
 SMALL = {
@@ -143,44 +140,6 @@ def test_restore_refuses(trained, shop, run, tmp_path):
 
 
 # --- recommending --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("axes", "k"),
-    [(Mesh(1), 1), (Mesh(1), 39), (Mesh(8), 5), (Mesh(4, 1, 2), 6), (Mesh(2, 1, 4), 20), (Mesh(1, 1, 8), 17)],
-    ids=str,
-)
-def test_top_k_equals_a_full_sort(axes, k):
-    """Chunks shorter and longer than k, devices with fewer rows than k, and ties, which stand in the catalogue's
-    order."""
-    rng, mesh = np.random.default_rng(k), make_mesh(axes)
-    e_RD, query_BD = rng.integers(-2, 3, (40, 3)).astype(np.float32), rng.integers(-2, 3, (16, 3)).astype(np.float32)
-    bias_R = rng.integers(0, 2, 40).astype(np.float32)
-    bias_R[0] = -np.inf  # padding
-    shards = batch_shards(mesh)
-
-    def top_k(pairs):
-        best = functools.partial(scoring.top_k, k=k, chunk_items=7)
-        over = jax.jit(lambda *batch: scoring.over_rows(mesh, best, scoring.ItemTable(e_RD, bias_R), *batch))
-        return (np.asarray(x_GBK).reshape(16, k) for x_GBK in over(query_BD.reshape(shards, -1, 3), pairs))
-
-    item_BK, log_prob_BK = top_k(None)
-    score_BV = query_BD @ e_RD.T + bias_R
-    best_BK = np.argsort(-score_BV, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(item_BK, best_BK)
-    log_prob_BV = score_BV - np.log(np.exp(score_BV.astype(np.float64)).sum(axis=1, keepdims=True))
-    np.testing.assert_allclose(log_prob_BK, np.take_along_axis(log_prob_BV, best_BK, axis=1), rtol=1e-6, atol=1e-6)
-    assert 0 not in item_BK
-
-    seen_BV = rng.random(score_BV.shape) < rng.random((16, 1))
-    of_shard = [np.nonzero(seen_XV) for seen_XV in np.split(seen_BV, shards)]
-    new_BK, new_log_prob_BK = top_k(stack_pairs(of_shard, 16 // shards))
-    masked_BV = np.where(seen_BV, -np.inf, score_BV)
-    for query, best_K in enumerate(np.argsort(-masked_BV, axis=1, kind="stable")[:, :k]):
-        best_K = best_K[masked_BV[query, best_K] > -np.inf]
-        np.testing.assert_array_equal(new_BK[query, : len(best_K)], best_K)
-        np.testing.assert_allclose(new_log_prob_BK[query, : len(best_K)], log_prob_BV[query, best_K], atol=1e-5)
-        assert np.all(new_log_prob_BK[query, len(best_K) :] == -np.inf)
 
 
 def log_probs_of_the_last_targets(run):
