@@ -142,7 +142,7 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     spec = spec_of(config, prepared, catalogue)
     batches = train_batches(config, prepared, shape)
     steps = len(batches)
-    step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh)
+    step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh, config.train.parts)
 
     side = put_side(catalogue.side, spec.rows, mesh)
     negatives = put_replicated(proposal(config.loss, catalogue), mesh)

@@ -43,7 +43,7 @@ class OneStep:
         state = initial_state(config, spec, catalogue, mesh)
         side = put_side(catalogue.side, spec.rows, mesh)
         q, scalars = put_replicated((self.proposal, Scalars(np.float32(1e-2), np.float32(0))), mesh)
-        step = make_step(spec, config.loss, config.optim, mesh)
+        step = make_step(spec, config.loss, config.optim, mesh, config.train.parts)
         key = jax.device_put(self.key, replicated(mesh))
         arguments = (state, *put_batch(self.batch, mesh), side, q, key, scalars)
         self.program = step.lower(*arguments).compile()
