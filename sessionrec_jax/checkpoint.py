@@ -65,8 +65,8 @@ class Checkpoints:
             self._open.callback(leave)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)
 
     def save(self, step: int, state: Any, progress: dict[str, Any], best: int | None = None) -> None:
         """`state`: arrays; `progress`: what JSON holds; `best`: a step whose checkpoint stays, however old.
@@ -152,7 +152,8 @@ class Checkpoints:
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
     """A failed write is raised, and told in one message. Orbax logs it three times besides, each with its traceback,
-    and its event loop, closed by then, complains of every part that was still being written."""
+    and its event loop, closed by then, complains of every part that was still being written: some of them later than
+    the failure is told, so that filter stays after one."""
 
     def is_told(record: logging.LogRecord) -> bool:
         return f"{os.sep}orbax{os.sep}" not in record.pathname
@@ -166,9 +167,9 @@ def _quiet_orbax() -> Iterator[None]:
     sys.unraisablehook = unraisable
     try:
         yield
+        sys.unraisablehook = before
     finally:
         log.removeFilter(is_told)
-        sys.unraisablehook = before
 
 
 def steps_in(folder: Path) -> list[int]:

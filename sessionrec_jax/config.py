@@ -231,6 +231,9 @@ class Train:
     """Root of all randomness: parameters, negatives and data order."""
     epochs: float = 8.0
     """Passes over the training sessions; the number of steps follows from it and the batch shape."""
+    parts: int = 1
+    """Parts that the batch of a step is computed in, one after the other, for the memory of one and the same update:
+    the losses are ratios of sums over the whole batch. It does not enter the run's id."""
     checkpoint_every_seconds: float = 120.0
     """Wall time between checkpoints. It does not enter the run's id."""
     checkpoints_kept: int = 2

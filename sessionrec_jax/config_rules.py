@@ -49,6 +49,7 @@ def check(config: Config) -> Config:
         ("mesh.model", config.mesh.model >= 1, "at least 1"),
         ("train.epochs", train.epochs > 0, "above 0"),
         ("train.seed", train.seed >= 0, "0 or more"),
+        ("train.parts", train.parts >= 1, "at least 1"),
         ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
         ("train.checkpoints_kept", train.checkpoints_kept >= 1, "at least 1"),
         ("train.validations", train.validations >= 0, "0 (none) or more"),

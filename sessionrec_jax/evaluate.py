@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax import baselines
+from sessionrec_jax.catalogue_read import encoded
 from sessionrec_jax.config import Config, Loss
 from sessionrec_jax.data.batches import CLICKED, Batch, Shape, eval_batches
 from sessionrec_jax.data.catalogue import Catalogue
@@ -29,7 +30,6 @@ from sessionrec_jax.data.truth import Truth
 from sessionrec_jax.hosts import gather, most, several
 from sessionrec_jax.loss import rank_logits, rank_loss_sums, targets
 from sessionrec_jax.metrics import Metrics, add_ranking, add_within_session
-from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
 from sessionrec_jax.partition import held_shards, put_batch, put_shards, put_side, shards_here
 from sessionrec_jax.scoring import (
@@ -38,11 +38,13 @@ from sessionrec_jax.scoring import (
     count_above,
     item_table,
     log_prob_and_rank,
+    over_rows,
     padded_width,
     pair_scores,
     stack_pairs,
 )
 from sessionrec_jax.seen import holds, seen_items
+from sessionrec_jax.targets import Targets
 
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 
@@ -85,7 +87,7 @@ def measure(
     """
     spec = spec.in_float32
     side = put_side(catalogue.side, spec.rows, mesh)
-    table = item_table(spec, params, side)
+    table = item_table(spec, mesh, params, side)
     log = prepared.arrays()
     truth = known_truth(prepared.path, prepared.fingerprint)
     if truth is not None:
@@ -98,7 +100,7 @@ def measure(
         if config.data.eval_seen == "masked":
             pairs = stack_pairs([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
         on_device = (table, side, *put_batch(batch, mesh), *put_shards((place_GN, pairs), mesh))
-        scores, rank_sums = held_shards(_score(spec, config.loss.rank, params, *on_device), mesh)
+        scores, rank_sums = held_shards(_score(spec, config.loss.rank, mesh, params, *on_device), mesh)
         if config.loss.alpha:
             metrics.add_total("rank_loss", *(float(sum_G[counted_G].sum()) for sum_G in rank_sums))
         for shard, term in enumerate(terms):
@@ -235,10 +237,11 @@ def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
     return place_GN
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _score(
     spec: Spec,
     rank: str,
+    mesh: jax.sharding.Mesh,
     params: Params,
     table: ItemTable,
     side: Side,
@@ -249,20 +252,23 @@ def _score(
 ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
     """Of every shard the scores: full-softmax log probability and catalogue rank of the scored places, without the
     items of their `pairs`; retrieval score and rank logit of every item slot. And the sums of the `rank` loss."""
+    e_GTD, queries_G = encoded(spec, mesh, params, inputs, side)
+    wanted_G = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
 
-    def shard(
-        inputs: Inputs, target_S: Array, place_N: Array, pairs: tuple[Array, Array] | None
-    ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
-        e_TD, queries = sessionrec.apply(spec, params, inputs, side)
-        wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
-        query_TD = queries.retrieval_SD[wanted.query_T]
-        scored = (table, query_TD[place_N], inputs.item_T[place_N])
+    def retrieved(
+        rows: ItemTable, query_TD: Array, item_T: Array, place_N: Array, pairs: tuple[Array, Array] | None
+    ) -> tuple[Array, ...]:
+        scored = (rows, query_TD[place_N], item_T[place_N])
         log_prob_N, rank_N = log_prob_and_rank(*scored)
         if pairs is not None:
             rank_N -= count_above(*scored, *pairs)
-        retrieval_T, _ = pair_scores(table, query_TD, inputs.item_T)
-        logit_T = rank_logits(queries.rank_SD, e_TD, wanted, params["heads"]["rank_bias"])
-        rank_sums = rank_loss_sums(Loss(rank=rank), logit_T, wanted, inputs.session_of_item_T)
-        return (log_prob_N, rank_N, retrieval_T, logit_T), rank_sums
+        return log_prob_N, rank_N, pair_scores(rows, query_TD, item_T)[0]
 
-    return jax.vmap(shard)(inputs, target_GS, place_GN, pairs)
+    def ranked(rank_SD: Array, e_TD: Array, wanted: Targets, session_T: Array) -> tuple[Array, tuple[Array, Array]]:
+        logit_T = rank_logits(rank_SD, e_TD, wanted, params["heads"]["rank_bias"])
+        return logit_T, rank_loss_sums(Loss(rank=rank), logit_T, wanted, session_T)
+
+    query_GTD = jax.vmap(lambda query_SD, wanted: query_SD[wanted.query_T])(queries_G.retrieval_SD, wanted_G)
+    scores = over_rows(mesh, retrieved, table, query_GTD, inputs.item_T, place_GN, pairs)
+    logit_GT, rank_sums = jax.vmap(ranked)(queries_G.rank_SD, e_GTD, wanted_G, inputs.session_of_item_T)
+    return (*scores, logit_GT), rank_sums

@@ -12,8 +12,10 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Mesh
 from sessionrec_jax.data.batches import Batch
@@ -46,9 +48,9 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
     if others > len(devices) or (config.data or 1) * others > len(devices):
         wanted = (config.data or 1) * others
         fits = max(len(devices) // others, 1) if others <= len(devices) else 0
-        told = f"--mesh.data {config.data}" if others == 1 else f"--mesh data={config.data},{_others(config)}"
+        told = f"--mesh data={config.data}" if others == 1 else f"--mesh data={config.data},{_others(config)}"
         fitting = f"data={fits},{_others(config)}" if fits else f"data={len(devices)},fsdp=1,model=1"
-        use = f"--mesh.data {fits}, or 0 for all" if others == 1 else f"--mesh {fitting}"
+        use = f"--mesh data={fits}, or 0 for all" if others == 1 else f"--mesh {fitting}"
         raise InputError(
             f"{told} wants {wanted} devices, but there are {len(devices)} ({devices[0].device_kind}); use {use}"
         )
@@ -132,10 +134,13 @@ def put_shards(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     spread = over_batch(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, spread)
-    place = {shard: n for n, shard in enumerate(shards_here(mesh)[0])}
+    held = shards_here(mesh)[0]
 
     def spread_out(x_G: np.ndarray) -> jax.Array:
-        return _from_parts((batch_shards(mesh), *x_G.shape[1:]), spread, lambda at: x_G[place[at[0].start or 0]][None])
+        parts = len(x_G) // len(held)  # of a training step, that a device has one after the other
+        own = {shard * parts: x_G[n * parts : (n + 1) * parts] for n, shard in enumerate(held)}
+        shape = (batch_shards(mesh) * parts, *x_G.shape[1:])
+        return _from_parts(shape, spread, lambda at: own[at[0].start or 0])
 
     return jax.tree.map(spread_out, tree)
 
@@ -172,6 +177,26 @@ def _put_one(x: Any, place: NamedSharding) -> jax.Array:
 def _from_parts(shape: tuple[int, ...], place: NamedSharding, part: Any) -> jax.Array:
     with jax.transfer_guard_host_to_device("allow"):  # asked for here, which jax does not see
         return jax.make_array_from_callback(shape, place, part)
+
+
+def row_specs(tree: Any) -> Any:
+    """Of parameters for `jax.shard_map`: a device's own rows of the tables, and all of the rest."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: PartitionSpec(TABLE_AXIS) if is_table(path) else PartitionSpec(), tree
+    )
+
+
+def local_places(item_M: Int[Array, " M"], rows: int) -> Int[Array, " M"]:
+    """Places of items among the `rows` that this device has of a table; `rows` where another has them. For the inside
+    of `jax.shard_map`, as is the next."""
+    place_M = item_M - jax.lax.axis_index(TABLE_AXIS) * rows
+    return jnp.where((place_M < 0) | (place_M >= rows), rows, place_M)
+
+
+def log_sum_of_rows(log_sum_X: Float[Array, "*X"]) -> Float[Array, "*X"]:
+    """The log of a sum over all rows, from the log of its part that each device has in its own."""
+    top_X = jax.lax.pmax(jax.lax.stop_gradient(log_sum_X), TABLE_AXIS)
+    return jnp.log(jax.lax.psum(jnp.exp(log_sum_X - top_X), TABLE_AXIS)) + top_X
 
 
 def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]:

@@ -153,7 +153,7 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     spec = spec_of(config, prepared, catalogue)
     batches = train_batches(config, prepared, shape)
     steps = len(batches)
-    step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh)
+    step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh, config.train.parts)
 
     side = put_side(catalogue.side, spec.rows, mesh)
     negatives = put_replicated(proposal(config.loss, catalogue), mesh)
@@ -219,7 +219,7 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
                 rate = optim.learning_rate(config.optim, step, steps)
                 scalars = put_replicated(Scalars(np.float32(rate), np.float32(prior)), mesh)
                 profile.before(step, state)
-                told = wishes.tell(batch.counts(counted_G))
+                told = wishes.tell(batch.counts(counted_G.repeat(config.train.parts)))
                 with meter.dispatch(step):
                     state, sums = step_fn(state, *put_batch(batch, mesh), side, negatives, key, scalars)
                 _read(unread, log, counters, meter, wishes)  # the step before, while this one runs

@@ -10,17 +10,17 @@ The same command again goes on where the run was stopped. SIGTERM and Ctrl-C sav
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
-from sessionrec_jax.config import Config, Hosts, Mesh
+from sessionrec_jax.config import Config, Hosts
 from sessionrec_jax.config_rules import check_hosts
 from sessionrec_jax.config_values import replace
-from sessionrec_jax.errors import InputError, near_miss
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Command:
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=_written_out(argv), prog="sessionrec train", description=__doc__)
+    command = tyro.cli(Command, args=written_out(argv), prog="sessionrec train", description=__doc__)
     check_hosts(command.hosts)
     from experiments.row import run  # starts jax, which --help need not wait for
     from sessionrec_jax.hosts import is_first, joined
@@ -48,35 +48,3 @@ def main(argv: list[str]) -> int:
         if is_first():
             print_metrics(row, f"{command.out}, held-out sessions")
     return 0
-
-
-def _written_out(argv: list[str]) -> list[str]:
-    """`argv` with `--mesh data=4,model=2` and `--hosts coordinator=HOST:PORT,count=2,index=0` as single fields."""
-    written: list[str] = []
-    rest = iter(argv)
-    for word in rest:
-        if word == "--mesh":
-            parts = _parts(word, next(rest, ""), Mesh, "axes and their sizes, such as data=4,model=2")
-            for _, size in parts:
-                if not size.isdecimal():
-                    raise InputError(f"{word} has the size {size!r}; wanted a number of devices, as in data=4,model=2")
-        elif word == "--hosts":
-            given = next(rest, "")
-            given = f"coordinator={given}" if given == "auto" else given
-            parts = _parts(word, given, Hosts, "auto, or coordinator=HOST:PORT,count=N,index=I")
-        else:
-            written.append(word)
-            continue
-        written += [f"{word}.{name.replace('_', '-')}={value}" for name, value in parts]
-    return written
-
-
-def _parts(flag: str, given: str, fields_of: type, wanted: str) -> list[tuple[str, str]]:
-    known = [field.name for field in fields(fields_of)]
-    parts = [part.partition("=") for part in given.split(",")]
-    for name, equals, value in parts:
-        if not (equals and value):
-            raise InputError(f"{flag} is {given!r}; wanted {wanted}")
-        if name not in known:
-            raise InputError(f"{flag} names {name!r}; {near_miss(name, known)}")
-    return [(name, value) for name, _, value in parts]

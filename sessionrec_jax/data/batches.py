@@ -1,6 +1,7 @@
 """Contract 2: users' histories packed into batches of fixed shape, read through Grain, resumable at every batch.
 
-Letters: G shards (one a device on the `data` axis), R rows a shard, L session slots a row, T item slots a shard.
+Letters: G shards (one a device that the batch is shared out over, or one a part of its step), R rows a shard, L session
+slots a row, T item slots a shard.
 A user's history is cut into windows that fit a row; windows are packed into rows first-fit; the items of a shard's
 rows stand together, so that padding stands only at the end. The order of rows does not depend on G: the same
 global batch lies on one device or on eight.
@@ -36,7 +37,7 @@ _SHUFFLE_STREAM = 0xDA7A
 
 @dataclass(frozen=True)
 class Shape:
-    """Static shape of a packed batch."""
+    """Static shape of what the devices hold of a packed batch at once."""
 
     shards: int
     rows: int
@@ -53,15 +54,17 @@ class Shape:
 
 
 def shape_of(config: Config, shards: int, held: tuple[int, ...] | None = None) -> Shape:
-    """Raises InputError where the rows cannot be spread evenly over the devices."""
-    if config.data.rows % shards:
-        fits = -(-config.data.rows // shards) * shards
-        raise InputError(
-            f"--data.rows {config.data.rows} does not spread over {shards} devices; use a multiple such as {fits}, "
-            f"or --mesh.data {_largest_divisor(config.data.rows, shards)}"
-        )
+    """Of one of the `train.parts` of a batch. Raises InputError where the rows cannot be spread evenly over parts and
+    devices."""
+    rows, parts = config.data.rows, config.train.parts
+    if rows % (shards * parts):
+        fits = -(-rows // (shards * parts)) * shards * parts
+        over, other = f"{shards} devices", f"--mesh data={_largest_divisor(rows, shards)}"
+        if parts > 1:
+            over, other = f"{over} in {parts} parts", "other --train.parts"
+        raise InputError(f"--data.rows {rows} does not spread over {over}; use a multiple such as {fits}, or {other}")
     held = None if held is not None and len(held) == shards else held
-    return Shape(shards, config.data.rows // shards, config.data.sessions_per_row, config.data.items_per_row, held)
+    return Shape(shards, rows // (shards * parts), config.data.sessions_per_row, config.data.items_per_row, held)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -289,8 +292,12 @@ def train_windows(config: Config, prepared: Prepared) -> Windows:
 
 
 def train_batches(config: Config, prepared: Prepared, shape: Shape) -> Batches:
-    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps."""
-    return Batches(Packer(train_windows(config, prepared), shape, config.train.epochs, config.train.seed))
+    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps. A
+    batch is `train.parts` times `shape`; the parts of a device stand together."""
+    parts = config.train.parts
+    held = None if shape.held is None else tuple(shard * parts + part for shard in shape.held for part in range(parts))
+    whole = dataclasses.replace(shape, shards=shape.shards * parts, held=held)
+    return Batches(Packer(train_windows(config, prepared), whole, config.train.epochs, config.train.seed))
 
 
 def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) -> Batches:
