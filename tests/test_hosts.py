@@ -240,7 +240,7 @@ def test_what_fails_on_process_0_is_told_by_all(short, log, tmp_path):
 @pytest.mark.slow
 def test_processes_that_do_not_meet_end(short, log, tmp_path):
     begun = time.monotonic()
-    alone = Together(short, log, tmp_path / "run", 1, 1, "--hosts.count", "2", "--hosts.timeout-seconds", "5")
+    alone = Together(short, log, tmp_path / "run", 1, 1, hosts=",count=2,timeout_seconds=5")
     assert alone.codes() == [2]
     assert time.monotonic() - begun < 60
     assert "2 processes at localhost" in alone.words()
