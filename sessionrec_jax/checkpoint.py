@@ -8,7 +8,6 @@ flipped byte without a word.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from sessionrec_jax.errors import InputError, NotSaved
+from sessionrec_jax.errors import InputError, NotSaved, is_full
 from sessionrec_jax.runfolder import read_json, write_json
 
 _STATE, _PROGRESS, _MANIFEST = "state", "progress.json", "manifest.json"
@@ -96,7 +95,7 @@ class Checkpoints:
 
     def _not_saved(self, step: int, error: Exception) -> NotSaved:
         shutil.rmtree(self._folder / f"{_PARTIAL}{step}", ignore_errors=True)
-        full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        full = is_full(error)
         reason = "there is no space left on its disk" if full else f"{type(error).__name__}: {error}"
         before = steps_in(self._folder)
         return NotSaved(

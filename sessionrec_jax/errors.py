@@ -1,8 +1,10 @@
-"""What a user can put right: wrong input, and a disk that takes no checkpoint."""
+"""What a user can put right: wrong input, and a disk that takes no more."""
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -18,4 +20,13 @@ def near_miss(name: str, known: Iterable[str]) -> str:
 
 
 class NotSaved(OSError):
-    """A checkpoint could not be written; says why and what stands. The command line prints it and exits with 1."""
+    """A checkpoint or a log could not be written; says why and what stands. The command line prints it and exits
+    with 1."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it says that a disk, a quota or a limit takes no more; polars and ArrayRecord say so in words alone."""
+    return getattr(error, "errno", None) in _FULL or any(os.strerror(code) in str(error) for code in _FULL)
