@@ -289,8 +289,8 @@ def _refuse_many(raw: RawLog, reasons: pl.DataFrame, rows: int, folder: Path, ou
     problem = f"{fraction:.1%} of {rows:,} rows break the contract, more than the allowed {limit:.1%}"
     if fraction <= limit:
         problem, held = f"none of {rows:,} rows is left", reasons
-    by_reason = held["reason"].value_counts(sort=True).iter_rows()
-    counts = "; ".join(f"{reason}: {count:,}{_CURES.get(reason, '')}" for reason, count in by_reason)
+    by_reason = held.group_by("reason").len().sort(-pl.col("len").cast(pl.Int64), "reason")
+    counts = "; ".join(f"{reason}: {count:,}{_CURES.get(reason, '')}" for reason, count in by_reason.iter_rows())
     allow = ""
     if limit < fraction < 1:
         allow = f", or allow them with --max-rejected-fraction {np.ceil(fraction * 100) / 100:.2f}"

@@ -74,12 +74,8 @@ def typed(
     ids = [name for name in ("user_id", "item_id", "session_id") if name in schema]
     plain = exposures.with_row_index("row", first_row).select(
         "row",
-        *(
-            as_id(schema, name).cast(item_ids.dtype)
-            if name == "item_id" and item_ids is not None
-            else as_id(schema, name)
-            for name in ids
-        ),
+        *(as_id(schema, name) for name in ids if name != "item_id"),
+        as_id(schema, "item_id") if item_ids is None else as_id(schema, "item_id").cast(item_ids.dtype),
         _milliseconds(schema, "timestamp_ms", time_unit),
         _boolean(schema, "clicked").alias("clicked"),
         *(_text(schema, name) for name in ("feedback", "left_out")),
@@ -159,7 +155,7 @@ class Facts:
         return self
 
     def refuse(self, time_unit: TimeUnit = "ms") -> None:
-        """Raises InputError on an empty log, times in another unit than they were read in, and a log without a click."""
+        """Raises InputError on an empty log, times in another unit than `time_unit`, and a log without a click."""
         if not self.rows:
             raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
         _refuse_other_unit(pl.concat(self._times).median(), time_unit)
@@ -251,8 +247,8 @@ def _refuse_other_unit(median_ms: float | None, read_as: TimeUnit) -> None:
         if EARLIEST_MS <= median * factor <= LATEST_MS:
             date = datetime.datetime.fromtimestamp(median * factor / 1e3, datetime.UTC).date()
             raise InputError(
-                f"the times do not look like {_UNIT_NAMES[read_as]}: the median is {median:.0f}, which is {date} when read "
-                f"as {unit}. Give the unit (--time-unit {unit})"
+                f"the times do not look like {_UNIT_NAMES[read_as]}: the median is {median:.0f}, which is {date} when "
+                f"read as {unit}. Give the unit (--time-unit {unit})"
             )
 
 

@@ -93,7 +93,7 @@ class Tally:
         """Raises InputError where nothing that is left is clicked."""
         if not self._clicks:
             raise InputError(
-                "no exposure is clicked of those that are left when sessions are cut, so there is nothing to predict. See "
+                "no exposure that is left when sessions are cut is clicked, so there is nothing to predict. See "
                 "--max-session-items, and the dates of a temporal split"
             )
 

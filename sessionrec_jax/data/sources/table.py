@@ -1,8 +1,8 @@
 """Any exposure table on disk: columns are named on the command line.
 
 What csv and tsv hold is text until all of a column is known: integers where every value is one in its plain form, else
-numbers or true/false in theirs, else text, so that 007 and 7 stay two ids. For this a file is read once beforehand, and
-what is wrong with it is told before anything is prepared.
+numbers where every value is one, else text, so that 007 and 7 stay two ids. For this a file is read once beforehand,
+and what is wrong with it is told before anything is prepared.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -35,7 +36,6 @@ _CURE = "Is it whole, in UTF-8, and every quote closed?"
 _PLAIN = {
     pl.Int64(): r"^(0|-?[1-9]\d*)$",
     pl.Float64(): r"(?i)^(-?(0|[1-9]\d*)(\.\d*)?(e[+-]?\d+)?|-?inf|nan)$",
-    pl.Boolean(): r"(?i)^(true|false)$",
 }
 """Types that text can have, in order of preference, and how their values are written."""
 
@@ -77,12 +77,11 @@ def read(options: Options) -> RawLog:
     exposures = exposures.select(pl.col(given).alias(name) for name, given in columns.items())
     items = None
     if options.items is not None:
-        items = collected(scan(options.items, [options.item, *options.side] if options.side else []), NAME)
-        if options.item not in items.columns:
-            raise InputError(
-                f"{options.items} has no column {options.item!r}; {near_miss(options.item, items.columns)}"
-            )
-        items = items.rename({options.item: "item_id"})
+        item, side = options.item, options.side
+        items = collected(scan(options.items, [item, *side] if side else []), NAME)
+        if item not in items.columns:
+            raise InputError(f"{options.items} has no column {item!r}; {near_miss(item, items.columns)}")
+        items = items.rename({item: "item_id"})
     return RawLog(source=NAME, exposures=exposures, items=items, time_unit=options.time_unit)
 
 
@@ -103,10 +102,8 @@ def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> 
             raise InputError(f"{pattern} has no column {name!r}; {near_miss(name, names)}")
     columns = list(dict.fromkeys(columns)) or names
     types = [_types(path, frame, inferred or columns) for path, frame in zip(paths, frames, strict=True)]
-    text = dict.fromkeys(
-        {name for of_file in types for name, kind in of_file.items() if kind == pl.String}, pl.String()
-    )
-    typed = [frame.cast({**of_file, **text}) for frame, of_file in zip(frames, types, strict=True)]
+    text = {name: kind for of_file in types for name, kind in of_file.items() if kind == pl.String}
+    typed = [frame.cast({**of_file, **text}, strict=False) for frame, of_file in zip(frames, types, strict=True)]
     whole = pl.concat([frame.select(columns) for frame in typed], how="vertical_relaxed")
     with readable(f"{pattern}: the files have columns of different types", "Write them alike"):
         whole.collect_schema()
@@ -155,13 +152,10 @@ def _types(path: Path, frame: pl.LazyFrame, inferred: Sequence[str]) -> Types:
     return types
 
 
-def _is_written_as(name: str, kind: pl.DataType) -> pl.Expr:
+def _is_written_as(name: str, kind: Any) -> pl.Expr:
     """Whether all values of a column of text are, and stay what they are as such."""
-    value = pl.col(name)
-    fits = value.str.contains(_PLAIN[kind])
-    if kind.is_integer():
-        fits &= value.cast(kind, strict=False).is_not_null()
-    elif kind.is_float():
-        number = value.cast(kind, strict=False)
-        fits &= number.is_not_null() & ((number.abs() <= MOST_WHOLE_FLOAT) | ~number.is_finite())
-    return (fits | (value == "")).all()
+    text, value = pl.col(name), pl.col(name).cast(kind, strict=False)
+    fits = text.str.contains(_PLAIN[kind]) & value.is_not_null()
+    if kind.is_float():
+        fits &= (value.abs() <= MOST_WHOLE_FLOAT) | ~value.is_finite()
+    return (fits | (text == "")).all()
