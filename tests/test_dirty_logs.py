@@ -1,7 +1,7 @@
 """Broken logs: each ends with a clear error or with counted rejections, and never with less than came.
 
-The law: `prepare` raises InputError and leaves nothing, or every row is in the log or in rejected.parquet, as it came and
-with a reason, whatever the order of rows and however many are in memory at a time.
+The law: `prepare` raises InputError and leaves nothing, or every row is in the log or, as it came and with a reason, in
+rejected.parquet, whatever the order of rows and however many are in memory at a time.
 """
 
 from __future__ import annotations
@@ -34,23 +34,7 @@ MANY = settings(FEW, max_examples=150)
 NAN, INF = float("nan"), float("inf")
 
 # A column of a log is of one type. In each: values that are sound, and values that may not be.
-TEXT = [
-    "u1",
-    "u2",
-    " u 3",
-    "a\nb",
-    'a"b,c',
-    "😀",
-    "[1, 2]",
-    "007",
-    "7",
-    "x" * 3000,
-    str(2**64),
-    " ",
-    "",
-    "\ufffd",
-    None,
-]
+TEXT = ["u1", " u 2", "a\nb", 'a"b,c', "😀", "[1, 2]", "007", "7", "x" * 3000, str(2**64), " ", "", "\ufffd", None]
 IDS = {
     pl.String: TEXT,
     pl.Int64: [1, 2, -3, 2**63 - 1, -(2**63), None],
@@ -101,8 +85,8 @@ def law(raw: RawLog, how: Settings = ALLOWED) -> Prepared | None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole, told = attempt(raw, folder / "whole", how)
-        with mock.patch.multiple(preparation, _ROWS_READ=7, _ROWS_CUT=5):
-            in_parts, also_told = attempt(raw, folder / "parts", how, piece_rows=11)
+        with mock.patch.multiple(preparation, _ROWS_READ=len(came) // 8 + 1, _ROWS_CUT=len(came) // 4 + 1):
+            in_parts, also_told = attempt(raw, folder / "parts", how, piece_rows=len(came) // 3 + 1)
         reversed_ = RawLog(raw.source, came[::-1], raw.items, time_unit=raw.time_unit)
         backwards, told_backwards = attempt(reversed_, folder / "backwards", how)
         assert told == also_told == told_backwards
@@ -187,6 +171,7 @@ def write(log: pl.DataFrame, folder: Path, kind: str) -> Path:
         path.write_bytes(gzip.compress(log.write_csv().encode()))
     else:
         writers = {"csv": log.write_csv, "ndjson": log.write_ndjson, "parquet": log.write_parquet}
+        writers["feather"] = log.write_ipc
         writers[kind](path)
     return path
 
@@ -203,7 +188,10 @@ def through_a_file(log: pl.DataFrame, kind: str) -> None:
         came = raw.exposures.collect()
         if kind in ("csv", "csv.gz"):  # where nothing has a type
             written = pl.read_csv(log.write_csv().encode(), infer_schema=False)
-            assert came.cast(pl.String).equals(written)
+            floats = [
+                name for name, kind in came.schema.items() if kind.is_float()
+            ]  # 1e15 may be written in several ways
+            assert came.cast(pl.String).equals(written.cast(dict.fromkeys(floats, pl.Float64)).cast(pl.String))
         law(raw)
 
 
@@ -221,7 +209,7 @@ def test_many_more_files_say_what_was_written_into_them(log, kind):
 
 
 SOUND = pl.DataFrame(
-    [(f"u{user}", f"i{item}", NOW_MS + item * 3_600_000, item % 2) for user in range(300) for item in range(5)],
+    [(f"u{user}", f"i{item}", NOW_MS + item * 3_600_000, item % 2) for user in range(40) for item in range(5)],
     schema=["user_id", "item_id", "timestamp_ms", "clicked"],
     orient="row",
 )
@@ -229,12 +217,9 @@ SOUND = pl.DataFrame(
 
 def test_a_file_that_was_cut_short_or_is_not_utf8_is_named(tmp_path):
     for kind in ("csv.gz", "parquet", "feather", "ndjson"):
-        path = tmp_path / f"log.{kind}"
-        SOUND.write_ipc(path) if kind == "feather" else write(SOUND, tmp_path, kind)
+        path = write(SOUND, tmp_path, kind)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(
-            InputError, match=rf"log\.{kind} cannot be read as {kind.removesuffix('.gz')}: .* Is it whole"
-        ):
+        with pytest.raises(InputError, match=rf"log\.{kind} cannot be read as \w+: .* Is it whole"):
             read(path, SOUND)
     for kind in ("csv", "ndjson"):
         path = write(SOUND, tmp_path, kind)
@@ -253,7 +238,7 @@ def test_a_csv_that_was_cut_short_loses_its_last_row_to_a_rejection(tmp_path):
 def test_a_row_with_fields_too_many_or_a_quote_too_many_is_told(tmp_path):
     lines = write(SOUND, tmp_path, "csv").read_text().splitlines()
     for bad in ("u,1,i1,1650000000000,1", '"u1,i1,1650000000000,1'):
-        (tmp_path / "log.csv").write_text("\n".join([*lines[:700], bad, *lines[700:]]))
+        (tmp_path / "log.csv").write_text("\n".join([*lines[:100], bad, *lines[100:]]))
         with pytest.raises(InputError, match=r"log\.csv cannot be read as csv"):
             read(tmp_path / "log.csv", SOUND)
 
@@ -261,9 +246,7 @@ def test_a_row_with_fields_too_many_or_a_quote_too_many_is_told(tmp_path):
 def test_bytes_that_are_not_utf8_make_two_ids_of_a_published_log_one_so_they_are_rejected(tmp_path):
     path = write(SOUND, tmp_path, "csv")
     path.write_bytes(path.read_bytes().replace(b"u7,", b"\xe8,").replace(b"u8,", b"\xe9,"))
-    scanned = files.scan_csv(
-        [path], {"user_id": pl.String, "item_id": pl.String, "timestamp_ms": pl.Int64, "clicked": pl.String}
-    )
+    scanned = files.scan_csv([path], dict.fromkeys(SOUND.columns, pl.String))
     assert law(RawLog("test", scanned)).manifest["rejected"] == {sessionlog.BAD_ID: 10}
 
 
@@ -326,7 +309,7 @@ def test_a_log_whose_clicks_are_all_past_the_longest_session_is_refused(tmp_path
     rows = [(1, item, NOW_MS + item, None if item < 3 else True) for item in range(5)]
     log = pl.DataFrame(rows, schema=SOUND.columns, orient="row")
     with pytest.raises(InputError, match="no exposure that is left when sessions are cut is clicked"):
-        prepare(RawLog("test", log), tmp_path / "log", Settings(max_session_items=3, max_rejected_fraction=1))
+        prepare(RawLog("test", log), tmp_path / "log", Settings(max_session_items=3, max_rejected_fraction=1.0))
     assert not any(tmp_path.iterdir())
 
 
