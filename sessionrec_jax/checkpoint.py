@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from sessionrec_jax.errors import InputError, NotSaved, is_full
+from sessionrec_jax.errors import InputError, NotSaved, no_room
 from sessionrec_jax.runfolder import read_json, write_json
 
 _STATE, _PROGRESS, _MANIFEST = "state", "progress.json", "manifest.json"
@@ -95,7 +95,7 @@ class Checkpoints:
 
     def _not_saved(self, step: int, error: Exception) -> NotSaved:
         shutil.rmtree(self._folder / f"{_PARTIAL}{step}", ignore_errors=True)
-        full = is_full(error)
+        full = no_room(error) is not None
         reason = "there is no space left on its disk" if full else f"{type(error).__name__}: {error}"
         before = steps_in(self._folder)
         return NotSaved(

@@ -27,6 +27,8 @@ class NotSaved(OSError):
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether it says that a disk, a quota or a limit takes no more; polars and ArrayRecord say so in words alone."""
-    return getattr(error, "errno", None) in _FULL or any(os.strerror(code) in str(error) for code in _FULL)
+def no_room(error: BaseException) -> str | None:
+    """The system's words where a disk, a quota or a limit takes no more; polars and ArrayRecord give no number."""
+    told = {code: os.strerror(code) for code in _FULL}
+    number, text = getattr(error, "errno", None), str(error)
+    return next((words for code, words in told.items() if code == number or words in text), None)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sessionrec_jax.errors import NotSaved, is_full
+from sessionrec_jax.errors import NotSaved, no_room
 
 
 @contextlib.contextmanager
@@ -27,11 +27,10 @@ def appearing(out: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         _put_back(old, out)
-        if is_full(error):
-            reason = str(error).splitlines()[0]
+        if words := no_room(error):
             raise NotSaved(
-                f"{out} could not be written, since its disk takes no more ({reason}); nothing is left of the attempt. "
-                "Make room and type the same command again"
+                f"{out} could not be written: {words[:1].lower()}{words[1:]}; nothing is left of the attempt. Make "
+                "room and type the same command again"
             ) from error
         raise
     shutil.rmtree(old, ignore_errors=True)

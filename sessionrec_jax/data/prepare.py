@@ -138,11 +138,13 @@ def prepare(
         for name, vocabulary in vocabularies.items():
             vocabulary.write_parquet(folder / f"side_{name}.parquet")
         coded = {f"side_{name}_VW": codes for name, codes in side.items()}
-        np.savez_compressed(folder / "catalogue.npz", **tally.catalogue(), **coded)
+        counts_V = tally.catalogue()
+        np.savez_compressed(folder / "catalogue.npz", **counts_V, **coded)
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
+        written = store.Prepared(folder, manifest, **counts_V, side=side)
+        card.write(card.card(written, tally.distributions()), folder)
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
-        card.write(card.card(store.open_log(folder), tally.distributions()), folder)
     _beside(out).unlink(missing_ok=True)  # of an earlier attempt that failed
     return store.open_log(out)
 

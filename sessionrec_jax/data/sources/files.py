@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from sessionrec_jax.errors import InputError, is_full, near_miss
+from sessionrec_jax.errors import InputError, near_miss, no_room
 
 ALWAYS = "always"
 IF_THERE = "if there"
@@ -74,7 +74,7 @@ def readable(problem: str, cure: str) -> Iterator[None]:
     except pl.exceptions.NoDataError:
         raise
     except (pl.exceptions.PolarsError, OSError, EOFError) as error:
-        if is_full(error):
+        if no_room(error):
             raise
         raise InputError(f"{problem}: {str(error).splitlines()[0]}. {cure}") from error
     malformed = [str(warning.message) for warning in warned if "malformed" in str(warning.message)]
