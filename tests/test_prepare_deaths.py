@@ -91,12 +91,13 @@ def test_a_full_disk_is_told_in_one_message_and_nothing_is_left(disk, stage, mon
     assert {path.name for path in folder.iterdir()} <= {"filler"}
 
 
-def test_a_full_disk_while_a_log_is_replaced_leaves_the_old_one(disk, monkeypatch):
+def test_a_full_disk_while_a_log_is_replaced_leaves_the_old_one(disk, monkeypatch, capsys):
     folder, fill = disk
     before = prepare(synthetic.read(PROCESS), folder / "log", Settings())
     with monkeypatch.context() as patch:
         patch.setattr(card, "write", lambda *_: fill() or (folder / "log" / "x").write_bytes(bytes(10_000)))
         assert main([*ARGV, "--users", "20", "--out", str(folder / "log"), "--overwrite"]) == 1
+    assert "Make room" in capsys.readouterr().err
     assert store.open_log(folder / "log").fingerprint == before.fingerprint
 
 
