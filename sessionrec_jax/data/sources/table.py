@@ -45,7 +45,7 @@ class Options:
     exposures: str
     """File or glob of the exposures, for example 'logs/*.parquet'."""
     user: str = "user_id"
-    """Column of user ids."""
+    """Column of user ids. In csv they are numbers where all are written as such: 007 and 7 are two users."""
     item: str = "item_id"
     """Column of item ids, in the exposures and in the item table."""
     time: str = "timestamp_ms"
