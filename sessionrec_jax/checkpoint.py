@@ -9,7 +9,6 @@ does the rest.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from sessionrec_jax.errors import InputError, NotSaved
+from sessionrec_jax.errors import InputError, NotSaved, no_room
 from sessionrec_jax.hosts import first, is_first, settled, several, wait_seconds
 from sessionrec_jax.runfolder import read_json, write_json
 
@@ -117,7 +116,7 @@ class Checkpoints:
     def _not_saved(self, step: int, error: Exception) -> NotSaved:
         if is_first():
             shutil.rmtree(self._folder / f"{_PARTIAL}{step}", ignore_errors=True)
-        full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        full = no_room(error) is not None
         reason = "there is no space left on its disk" if full else f"{type(error).__name__}: {error}"
         before = steps_in(self._folder)
         return NotSaved(

@@ -1,8 +1,10 @@
-"""What a user can put right: wrong input, and a disk that takes no checkpoint."""
+"""What a user can put right: wrong input, and a disk that takes no more."""
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -18,4 +20,15 @@ def near_miss(name: str, known: Iterable[str]) -> str:
 
 
 class NotSaved(OSError):
-    """A checkpoint could not be written; says why and what stands. The command line prints it and exits with 1."""
+    """A checkpoint or a log could not be written; says why and what stands. The command line prints it and exits
+    with 1."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_room(error: BaseException) -> str | None:
+    """The system's words where a disk, a quota or a limit takes no more; polars and ArrayRecord give no number."""
+    told = {code: os.strerror(code) for code in _FULL}
+    number, text = getattr(error, "errno", None), str(error)
+    return next((words for code, words in told.items() if code == number or words in text), None)

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from sessionrec_jax.data import card, runs, sessionlog, store, tables
+from sessionrec_jax.data.appearing import appearing
 from sessionrec_jax.data.cut import Rules, cut_users
 from sessionrec_jax.data.sessionlog import Facts, Split
 from sessionrec_jax.data.sources import RawLog
@@ -86,24 +86,23 @@ def prepare(
     """
     check_out(out, overwrite)
     _check_settings(raw, settings)
-    exposures, items = tables.same_kind_of_id(raw.exposures.lazy(), raw.items)
-    raw = dataclasses.replace(raw, exposures=exposures)
+    items = tables.items_of(raw.items, raw.exposures.lazy().collect_schema())
     item_ids = None if items is None else items["item_id"]
-    sessionlog.typed(exposures, item_ids)  # refuses columns that cannot be meant, before anything is read
-    with _appearing(out) as folder:
+    sessionlog.typed(raw.exposures.lazy(), item_ids)  # refuses columns that cannot be meant, before anything is read
+    with appearing(out) as folder:
         (folder / "runs").mkdir()
         (folder / "log").mkdir()
 
         say("reading the exposures")
         read = [*each(partial(_read_piece, raw, item_ids, folder / "runs"), _pieces(raw, piece_rows))]
         facts = Facts().merge(of_piece for of_piece, _ in read)
-        facts.refuse()
-        _refuse_many(raw, facts.reasons, facts.rows, out, settings.max_rejected_fraction)
+        facts.refuse(raw.time_unit)
+        _refuse_many(raw, facts.reasons, facts.rows, folder, out, settings)
 
         say(f"cutting {facts.rows:,} exposures into sessions")
         groups = runs.groups({run: bounds for _, found in read for run, bounds in found}, _ROWS_CUT)
         users_of_group = [*each(_count_users, groups)]
-        items = tables.item_table(items, facts.item_ids)
+        items = facts.item_ids.to_frame("item_id") if items is None else items
         rules = _rules(raw, settings, facts, items, sum(users_of_group))
         first_users = [0, *itertools.accumulate(users_of_group)][:-1]
         tally, reasons, digests = Tally(len(items)), [facts.reasons], []
@@ -115,7 +114,8 @@ def prepare(
         store.finish_log(folder, users_of_group)
         shutil.rmtree(folder / "runs")
         reasons = pl.concat(reasons).sort("row")
-        _refuse_many(raw, reasons, facts.rows, out, settings.max_rejected_fraction)
+        _refuse_many(raw, reasons, facts.rows, folder, out, settings)
+        tally.refuse()
 
         users = tally.users()
         say(f"writing the tables of {len(users):,} users")
@@ -138,12 +138,14 @@ def prepare(
         for name, vocabulary in vocabularies.items():
             vocabulary.write_parquet(folder / f"side_{name}.parquet")
         coded = {f"side_{name}_VW": codes for name, codes in side.items()}
-        np.savez_compressed(folder / "catalogue.npz", **tally.catalogue(), **coded)
+        counts_V = tally.catalogue()
+        np.savez_compressed(folder / "catalogue.npz", **counts_V, **coded)
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
+        written = store.Prepared(folder, manifest, **counts_V, side=side)
+        card.write(card.card(written, tally.distributions()), folder)
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
-        card.write(card.card(store.open_log(folder), tally.distributions()), folder)
-    _rejected_file(out).unlink(missing_ok=True)  # of an earlier attempt that failed
+    _beside(out).unlink(missing_ok=True)  # of an earlier attempt that failed
     return store.open_log(out)
 
 
@@ -163,7 +165,7 @@ def _read_piece(
 ) -> tuple[Facts, list[tuple[Path, runs.Bounds]]]:
     """Facts of the rows, and the sound ones in sorted runs."""
     facts, found, first = Facts(), [], piece[0]
-    typed = sessionlog.typed(raw.exposures.lazy().slice(*piece), item_ids, first)
+    typed = sessionlog.typed(raw.exposures.lazy().slice(*piece), item_ids, first, raw.time_unit)
     for number, part in enumerate(scanned(typed, raw.source, _ROWS_READ)):
         path = folder / f"{first:012d}-{number:06d}.arrow"
         found.append((path, runs.write_run(facts.add(part), path)))
@@ -273,7 +275,7 @@ def _iso(milliseconds: int) -> str:
 # --- rejected rows ---------------------------------------------------------------------------------------------------
 
 
-def _refuse_many(raw: RawLog, reasons: pl.DataFrame, rows: int, out: Path, limit: float) -> None:
+def _refuse_many(raw: RawLog, reasons: pl.DataFrame, rows: int, folder: Path, out: Path, settings: Settings) -> None:
     """Raises InputError where the rows that are not taken are too many, and leaves them beside `out`.
 
     Two kinds are reported but not held against the log: an exact duplicate, whose first copy stays, so that nothing is
@@ -281,21 +283,20 @@ def _refuse_many(raw: RawLog, reasons: pl.DataFrame, rows: int, out: Path, limit
     """
     held = reasons.filter(pl.col("reason").is_in(sessionlog.BREACHES))
     left_out = len(reasons) - len(held) - int((reasons["reason"] == sessionlog.DUPLICATE).sum())
-    breaches = held["reason"].value_counts(sort=True)
-    fraction = len(held) / max(rows - left_out, 1)
+    fraction, limit = len(held) / max(rows - left_out, 1), settings.max_rejected_fraction
     if fraction <= limit and len(reasons) < rows:
         return
-    kept = _rejected_file(out)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_name(f".{kept.name}.partial")
-    _write_rejected(raw, reasons, partial)
-    partial.replace(kept)
-    counts = "; ".join(f"{reason}: {count:,}{_CURES.get(reason, '')}" for reason, count in breaches.iter_rows())
-    allow = f", or allow them with --max-rejected-fraction {np.ceil(fraction * 100) / 100:.2f}" if fraction < 1 else ""
-    raise InputError(
-        f"{fraction:.1%} of {rows:,} rows break the contract, more than the allowed {limit:.1%} ({counts}). "
-        f"They are in {kept}. Put them right{allow}"
-    )
+    _write_rejected(raw, reasons, folder / "rejected.parquet")
+    kept = (folder / "rejected.parquet").replace(_beside(out))
+    problem = f"{fraction:.1%} of {rows:,} rows break the contract, more than the allowed {limit:.1%}"
+    if fraction <= limit:
+        problem, held = f"none of {rows:,} rows is left", reasons
+    by_reason = held.group_by("reason").len().sort(-pl.col("len").cast(pl.Int64), "reason")
+    counts = "; ".join(f"{reason}: {count:,}{_CURES.get(reason, '')}" for reason, count in by_reason.iter_rows())
+    allow = ""
+    if limit < fraction < 1:
+        allow = f", or allow them with --max-rejected-fraction {np.ceil(fraction * 100) / 100:.2f}"
+    raise InputError(f"{problem} ({counts}). They are in {kept}. Put them right{allow}")
 
 
 def _write_rejected(raw: RawLog, reasons: pl.DataFrame, path: Path) -> None:
@@ -309,31 +310,6 @@ def _write_rejected(raw: RawLog, reasons: pl.DataFrame, path: Path) -> None:
         numbered.drop("row").sink_parquet(path)
 
 
-def _rejected_file(out: Path) -> Path:
-    return out.with_name(f"{out.name}.rejected.parquet")
-
-
-# --- the folder ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into, which takes its name when the block ends well and is removed otherwise."""
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed
-    partial.mkdir()
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    if out.exists():
-        old = out.with_name(f".{out.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old)
-    else:
-        partial.rename(out)
+def _beside(out: Path) -> Path:
+    """Where the rejected rows of a failed preparation lie."""
+    return out.resolve().with_name(f"{out.name}.rejected.parquet")

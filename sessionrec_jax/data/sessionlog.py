@@ -28,6 +28,7 @@ Schema = Mapping[str, Any]
 """Types of the columns of a table: a pl.Schema, whose own types no type checker of ours can read."""
 
 Split = Literal["leave_one_session_out", "temporal", "held_out_users"]
+TimeUnit = Literal["s", "ms", "us", "ns"]
 
 DUPLICATE = "exact duplicate"
 NULL_ID = "null id"
@@ -47,33 +48,37 @@ BREACHES = (
 
 EARLIEST_MS = 631_152_000_000  # 1990-01-01 UTC
 LATEST_MS = 4_102_444_800_000  # 2100-01-01 UTC
-_UNIT_MS = {"s": 1e3, "us": 1e-3, "ns": 1e-6}
+_UNIT_MS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_FURTHEST_MS = 9e18  # fits an int64
+MOST_WHOLE_FLOAT = 2.0**53 - 1  # past it two integers are one float
+_UNREADABLE = "\ufffd"  # stands in a text for a byte that is not UTF-8: two ids with one may have been two others
 _DEFAULT_CONTEXT = "context"
 _MOST_CONTEXT_KINDS = 100  # a feedback code is an int8
 _TIMES_A_PART = 4096
 _MOST_PARTS = 32
 
 
-def typed(exposures: pl.LazyFrame, item_ids: pl.Series | None, first_row: int = 0) -> pl.LazyFrame:
+def typed(
+    exposures: pl.LazyFrame, item_ids: pl.Series | None, first_row: int = 0, time_unit: TimeUnit = "ms"
+) -> pl.LazyFrame:
     """The exposures strictly typed, and what is wrong with each row by itself.
 
     Columns: row (from `first_row` on), user_id, item_id, timestamp_ms, clicked, feedback (context's kind; null where
     labelled), session_id where the log has it, reason (null where the row is sound). Numbers may come as text, booleans
-    as 0/1 or true/false in any case. `item_ids` None: every item seen is in the catalogue. Raises InputError on a
-    missing column and a column of a type that cannot be meant.
+    as 0/1 or true/false in any case, times in `time_unit`. `item_ids` None: every item seen is in the catalogue. Raises
+    InputError on a missing column and a column of a type that cannot be meant.
     """
     schema = exposures.collect_schema()
     _need_columns(schema.names())
     ids = [name for name in ("user_id", "item_id", "session_id") if name in schema]
     plain = exposures.with_row_index("row", first_row).select(
         "row",
-        *(as_id(schema, name) for name in ids),
-        _number(schema, "timestamp_ms").alias("timestamp_ms"),
+        *(as_id(schema, name) for name in ids if name != "item_id"),
+        as_id(schema, "item_id") if item_ids is None else as_id(schema, "item_id").cast(item_ids.dtype),
+        _milliseconds(schema, "timestamp_ms", time_unit),
         _boolean(schema, "clicked").alias("clicked"),
-        *(
-            (pl.col(name) if name in schema else pl.lit(None)).cast(pl.String).alias(name)
-            for name in ("feedback", "left_out")
-        ),
+        *(_text(schema, name) for name in ("feedback", "left_out")),
         bad_id=pl.any_horizontal(
             as_id(schema, name).is_null() & pl.col(name).is_not_null() & ~_blank(schema, name) for name in ids
         ),
@@ -149,11 +154,11 @@ class Facts:
             )
         return self
 
-    def refuse(self) -> None:
-        """Raises InputError on an empty log, times that are in another unit, and a log without a click."""
+    def refuse(self, time_unit: TimeUnit = "ms") -> None:
+        """Raises InputError on an empty log, times in another unit than `time_unit`, and a log without a click."""
         if not self.rows:
             raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
-        _refuse_other_unit(pl.concat(self._times).median())
+        _refuse_other_unit(pl.concat(self._times).median(), time_unit)
         if self._sound and not self._clicks:
             raise InputError(
                 f"no exposure of the log is clicked ({self._sound:,} exposures, {self._context:,} of them context), so "
@@ -191,25 +196,36 @@ def as_id(schema: Schema, name: str) -> pl.Expr:
     if kind.is_integer():
         return pl.col(name).cast(pl.Int64, strict=False)
     if kind.is_float():  # how integers with gaps come out of pandas
-        whole = pl.col(name).is_finite() & (pl.col(name) == pl.col(name).floor())
+        whole = (pl.col(name).abs() <= MOST_WHOLE_FLOAT) & (pl.col(name) == pl.col(name).floor())
         return pl.when(whole).then(pl.col(name)).cast(pl.Int64, strict=False)
     if kind in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         text = pl.col(name).cast(pl.String)
-        return pl.when(text != "").then(text).alias(name)
+        return pl.when((text != "") & ~text.str.contains(_UNREADABLE, literal=True)).then(text).alias(name)
     raise InputError(f"column {name!r} has the type {kind}; wanted integers or strings")
 
 
 def _blank(schema: Schema, name: str) -> pl.Expr:
-    return pl.col(name).str.strip_chars() == "" if schema[name] == pl.String else pl.lit(False)
+    is_text = schema[name] in (pl.String, pl.Categorical, pl.Enum)
+    return pl.col(name).cast(pl.String).str.strip_chars() == "" if is_text else pl.lit(False)
 
 
-def _number(schema: Schema, name: str) -> pl.Expr:
+def _milliseconds(schema: Schema, name: str, unit: TimeUnit) -> pl.Expr:
     kind = schema[name]
     if isinstance(kind, pl.Datetime):
         return pl.col(name).dt.epoch("ms")
+    if kind.is_integer() and unit == "ms":
+        return pl.col(name).cast(pl.Int64, strict=False)
     if kind.is_numeric() or kind in (pl.String, pl.Null):
-        return pl.col(name).cast(pl.Float64 if kind == pl.String else kind, strict=False).cast(pl.Int64, strict=False)
-    raise InputError(f"column {name!r} has the type {kind}; wanted integers (milliseconds, UTC) or a datetime")
+        time = pl.col(name).cast(pl.Float64, strict=False) * _UNIT_MS[unit]
+        return pl.when(time.is_finite()).then(time.round().clip(-_FURTHEST_MS, _FURTHEST_MS)).cast(pl.Int64).alias(name)
+    raise InputError(f"column {name!r} has the type {kind}; wanted numbers or a datetime, UTC")
+
+
+def _text(schema: Schema, name: str) -> pl.Expr:
+    kind = schema.get(name, pl.Null())
+    if kind.is_nested() or kind == pl.Binary:
+        raise InputError(f"column {name!r} has the type {kind}; wanted text that names a kind")
+    return (pl.col(name) if name in schema else pl.lit(None)).cast(pl.String).alias(name)
 
 
 def _boolean(schema: Schema, name: str) -> pl.Expr:
@@ -223,15 +239,16 @@ def _boolean(schema: Schema, name: str) -> pl.Expr:
     raise InputError(f"column {name!r} has the type {kind}; wanted true/false or 0/1, empty for context")
 
 
-def _refuse_other_unit(median: float | None) -> None:
-    if median is None or EARLIEST_MS <= median <= LATEST_MS:
+def _refuse_other_unit(median_ms: float | None, read_as: TimeUnit) -> None:
+    if median_ms is None or EARLIEST_MS <= median_ms <= LATEST_MS:
         return
+    median = median_ms / _UNIT_MS[read_as]
     for unit, factor in _UNIT_MS.items():
         if EARLIEST_MS <= median * factor <= LATEST_MS:
             date = datetime.datetime.fromtimestamp(median * factor / 1e3, datetime.UTC).date()
             raise InputError(
-                f"the times do not look like milliseconds: the median is {median:.0f}, which is {date} when read as "
-                f"{unit}. Give the unit (--time-unit {unit})"
+                f"the times do not look like {_UNIT_NAMES[read_as]}: the median is {median:.0f}, which is {date} when "
+                f"read as {unit}. Give the unit (--time-unit {unit})"
             )
 
 

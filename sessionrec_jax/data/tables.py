@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data.sessionlog import as_id
+from sessionrec_jax.data.sessionlog import Schema, as_id
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.errors import InputError
 
@@ -18,27 +18,16 @@ LONGEST_LIST = 8
 # --- ids -------------------------------------------------------------------------------------------------------------
 
 
-def same_kind_of_id(exposures: pl.LazyFrame, items: pl.DataFrame | None) -> tuple[pl.LazyFrame, pl.DataFrame | None]:
-    """Both tables with text item ids where one of them has text, so that 12 and "12" are the same item."""
-    kinds = exposures.collect_schema()
-    if items is None or "item_id" not in kinds:
-        return exposures, items
+def items_of(items: pl.DataFrame | None, exposures: Schema) -> pl.DataFrame | None:
+    """The item table of a log of such columns, in the order of the ids, which are text where one of the two has text:
+    12 and "12" are the same item. Raises InputError where an id is missing or repeated."""
+    if items is None or "item_id" not in exposures:
+        return None
     if "item_id" not in items.columns:
         raise InputError(f"the item table lacks the column 'item_id'; it has: {', '.join(items.columns)}")
     items = items.with_columns(as_id(items.schema, "item_id"))
-    of_exposures = as_id(kinds, "item_id")
-    if (exposures.select(of_exposures).collect_schema()["item_id"] == pl.String) != (
-        items.schema["item_id"] == pl.String
-    ):
-        exposures = exposures.with_columns(of_exposures.cast(pl.String))
+    if pl.LazyFrame(schema=exposures).select(as_id(exposures, "item_id")).collect_schema()["item_id"] == pl.String:
         items = items.with_columns(pl.col("item_id").cast(pl.String))
-    return exposures, items
-
-
-def item_table(items: pl.DataFrame | None, seen: pl.Series) -> pl.DataFrame:
-    """item_id and side information, one row an item in the order of the ids. Without `items` those `seen`."""
-    if items is None:
-        return seen.to_frame("item_id")
     nulls = items["item_id"].null_count()
     repeated = len(items) - nulls - items["item_id"].drop_nulls().n_unique()
     if nulls or repeated:

@@ -10,6 +10,7 @@ import polars as pl
 from sessionrec_jax.data.cut import Histories
 from sessionrec_jax.data.sessionlog import ROLES
 from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.errors import InputError
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 _RANKS = 100
@@ -87,6 +88,14 @@ class Tally:
         self._by_items.append(part.sessions_by_items)
         if part.time_range_ms is not None:
             self._ranges_ms.append(part.time_range_ms)
+
+    def refuse(self) -> None:
+        """Raises InputError where nothing that is left is clicked."""
+        if not self._clicks:
+            raise InputError(
+                "no exposure that is left when sessions are cut is clicked, so there is nothing to predict. See "
+                "--max-session-items, and the dates of a temporal split"
+            )
 
     def users(self) -> pl.DataFrame:
         """One row a user in the fixed random order, with the columns of `Counts.users`."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from sessionrec_jax.data.sessionlog import Split
+from sessionrec_jax.data.sessionlog import Split, TimeUnit
 from sessionrec_jax.errors import InputError, near_miss
 
 NAMES = ("kuaisar", "recflow", "kuairand", "ebnerd", "mind", "movielens", "table", "synthetic")
@@ -30,6 +30,8 @@ class RawLog:
     """Columns of contract 1, and any others; types as they came. It is scanned twice where rows are rejected."""
     items: pl.DataFrame | None = None
     """item_id and columns of side information. None: the catalogue is the items seen."""
+    time_unit: TimeUnit = "ms"
+    """Of the times where they are numbers."""
     session_rule: str = "gap_minutes=30"
     """How sessions are cut where the exposures have no session_id and nobody says otherwise."""
     split: Split = "leave_one_session_out"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from sessionrec_jax.errors import InputError, near_miss
+from sessionrec_jax.errors import InputError, near_miss, no_room
 
 ALWAYS = "always"
 IF_THERE = "if there"
@@ -64,17 +64,30 @@ def _indented(files: Sequence[File]) -> str:
 
 
 @contextlib.contextmanager
-def reading(source: str) -> Iterator[None]:
-    """While files are scanned. Raises InputError where one is damaged."""
+def readable(problem: str, cure: str) -> Iterator[None]:
+    """While files are scanned. Raises InputError where one is damaged, which begins with `problem`; a file without any
+    data, and a full disk, are for others to tell."""
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             yield
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise _damaged(source, str(error)) from error
+    except pl.exceptions.NoDataError:
+        raise
+    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
+        if no_room(error):
+            raise
+        raise InputError(f"{problem}: {str(error).splitlines()[0]}. {cure}") from error
     malformed = [str(warning.message) for warning in warned if "malformed" in str(warning.message)]
     if malformed:  # polars then goes on without the rows between two quotes
-        raise _damaged(source, f"{malformed[0]}; is a quote never closed?")
+        raise InputError(f"{problem}: {malformed[0]}; is a quote never closed? {cure}")
+
+
+def reading(source: str) -> contextlib.AbstractContextManager[None]:
+    """The same for the files of a published log."""
+    return readable(
+        f"the files of {source} cannot be read to the end",
+        "Is the download complete? Compare its size or checksum with the publisher's",
+    )
 
 
 def scanned(frame: pl.LazyFrame, source: str, rows: int) -> Iterator[pl.DataFrame]:
@@ -87,13 +100,6 @@ def collected(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
     """What a source scans, in memory. Raises InputError where a file is damaged."""
     with reading(source):
         return frame.collect(engine="streaming")
-
-
-def _damaged(source: str, problem: str) -> InputError:
-    return InputError(
-        f"the files of {source} cannot be read to the end: {problem.splitlines()[0]}. Is the download complete? "
-        "Compare its size or checksum with the publisher's"
-    )
 
 
 def scan_csv(paths: Sequence[Path], types: Types, *, quoted: bool = False) -> pl.LazyFrame:

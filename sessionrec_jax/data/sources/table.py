@@ -1,23 +1,30 @@
-"""Any exposure table on disk: columns are named on the command line."""
+"""Any exposure table on disk: columns are named on the command line.
+
+What csv and tsv hold is text until all of a column is known: integers where every value is one in its plain form, else
+numbers where every value is one, else text, so that 007 and 7 stay two ids. For this a file is read once beforehand,
+and what is wrong with it is told before anything is prepared.
+"""
 
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import polars as pl
 
+from sessionrec_jax.data.sessionlog import MOST_WHOLE_FLOAT, TimeUnit
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import IF_THERE, File
+from sessionrec_jax.data.sources.files import IF_THERE, File, Types, collected, readable
 from sessionrec_jax.errors import InputError, near_miss
 
 NAME = "table"
 TITLE = "Any table of exposures"
 LICENCE = "yours"
 _KINDS = "csv, csv.gz, tsv, tsv.gz, parquet, ndjson, jsonl, feather or arrow"
-SIZE = "what fits into memory"
+SIZE = "any; the item table alone is held in memory"
 WHERE = "your own; columns are named on the command line"
 CITATION = ""
 FILES = (
@@ -25,7 +32,12 @@ FILES = (
     File("--items", "the same, with side information", IF_THERE),
 )
 
-_FACTOR_MS = {"s": 1e3, "us": 1e-3}
+_CURE = "Is it whole, in UTF-8, and every quote closed?"
+_PLAIN = {
+    pl.Int64(): r"^(0|-?[1-9]\d*)$",
+    pl.Float64(): r"(?i)^(-?(0|[1-9]\d*)(\.\d*)?(e[+-]?\d+)?|-?inf|nan)$",
+}
+"""Types that text can have, in order of preference, and how their values are written."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Options:
     exposures: str
     """File or glob of the exposures, for example 'logs/*.parquet'."""
     user: str = "user_id"
-    """Column of user ids."""
+    """Column of user ids. In csv they are numbers where all are written as such: 007 and 7 are two users."""
     item: str = "item_id"
     """Column of item ids, in the exposures and in the item table."""
     time: str = "timestamp_ms"
@@ -48,83 +60,102 @@ class Options:
     """File or glob of the item table. Left out: the catalogue is the items seen, without side information."""
     side: tuple[str, ...] = ()
     """Columns of the item table to use. Left out: all."""
-    time_unit: Literal["s", "ms", "us"] = "ms"
+    time_unit: TimeUnit = "ms"
     """Unit of numbers in the time column."""
 
 
 def read(options: Options) -> RawLog:
-    """Both tables under the names of contract 1. Raises InputError on files or columns that are not there."""
-    exposures = read_files(options.exposures)
-    columns = {
-        "user_id": options.user,
-        "item_id": options.item,
-        "timestamp_ms": options.time,
-        "clicked": options.clicked,
-        "session_id": options.session,
-        "feedback": options.feedback,
-    }
-    exposures = exposures.select(
-        _column(exposures, given, options.exposures).alias(name) for name, given in columns.items() if given is not None
-    )
-    if options.time_unit != "ms":
-        exposures = _to_ms(exposures, _FACTOR_MS[options.time_unit])
+    """Both tables under the names of contract 1. Raises InputError on files that cannot be read and on columns that are
+    not there."""
+    ids = {"user_id": options.user, "item_id": options.item}
+    if options.session is not None:
+        ids["session_id"] = options.session
+    columns = ids | {"timestamp_ms": options.time, "clicked": options.clicked}
+    if options.feedback is not None:
+        columns["feedback"] = options.feedback
+    exposures = scan(options.exposures, [*columns.values()], inferred=[*ids.values()])
+    exposures = exposures.select(pl.col(given).alias(name) for name, given in columns.items())
     items = None
     if options.items is not None:
-        items = read_files(options.items)
-        side = options.side or [name for name in items.columns if name != options.item]
-        items = items.select(
-            _column(items, options.item, options.items).alias("item_id"),
-            *(_column(items, name, options.items) for name in side),
-        )
-    return RawLog(source=NAME, exposures=exposures, items=items)
+        item, side = options.item, options.side
+        items = collected(scan(options.items, [item, *side] if side else []), NAME)
+        if item not in items.columns:
+            raise InputError(f"{options.items} has no column {item!r}; {near_miss(item, items.columns)}")
+        items = items.rename({item: "item_id"})
+    return RawLog(source=NAME, exposures=exposures, items=items, time_unit=options.time_unit)
 
 
-def read_files(pattern: str) -> pl.DataFrame:
-    """All files that match, one under the other. Text stands where a column holds anything but numbers."""
-    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> pl.LazyFrame:
+    """`columns` of all files that match, one under the other; none named: all. In csv files those `inferred` (none
+    named: all) have the type of their values, and the others are text; where one file has text, all have."""
+    paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - takes absolute ones
     if not paths:
         raise InputError(f"no file matches {pattern!r} (from the folder {Path.cwd()})")
-    frames = [_read_file(Path(path)) for path in paths]
-    columns = set(frames[0].columns)
+    frames = [_scan_file(path) for path in paths]
+    names = frames[0].collect_schema().names()
     for path, frame in zip(paths, frames, strict=True):
-        if set(frame.columns) != columns:
-            other = ", ".join(sorted(columns.symmetric_difference(frame.columns)))
-            raise InputError(f"{path} and {paths[0]} do not have the same columns (only in one of them: {other})")
-    return pl.concat(_one_type(frames), how="diagonal_relaxed")
+        if other := set(names).symmetric_difference(frame.collect_schema()):
+            only = ", ".join(sorted(other))
+            raise InputError(f"{path} and {paths[0]} do not have the same columns (only in one of them: {only})")
+    for name in columns:
+        if name not in names:
+            raise InputError(f"{pattern} has no column {name!r}; {near_miss(name, names)}")
+    columns = list(dict.fromkeys(columns)) or names
+    types = [_types(path, frame, inferred or columns) for path, frame in zip(paths, frames, strict=True)]
+    text = {name: kind for of_file in types for name, kind in of_file.items() if kind == pl.String}
+    typed = [frame.cast({**of_file, **text}, strict=False) for frame, of_file in zip(frames, types, strict=True)]
+    whole = pl.concat([frame.select(columns) for frame in typed], how="vertical_relaxed")
+    with readable(f"{pattern}: the files have columns of different types", "Write them alike"):
+        whole.collect_schema()
+    return whole
 
 
-def _read_file(path: Path) -> pl.DataFrame:
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+def _kind(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
+
+
+def _scan_file(path: Path) -> pl.LazyFrame:
+    """With a known schema, which takes a pass over ndjson. Csv is text."""
+    kind = _kind(path)
     try:
-        if kind in ("csv", "tsv"):
-            return pl.read_csv(path, separator="\t" if kind == "tsv" else ",", infer_schema_length=None)
-        if kind == "parquet":
-            return pl.read_parquet(path)
-        if kind in ("ndjson", "jsonl"):
-            return pl.read_ndjson(path, infer_schema_length=None)
-        if kind in ("feather", "arrow"):
-            return pl.read_ipc(path)
+        with readable(f"{path} cannot be read as {kind}", _CURE):
+            if kind in ("csv", "tsv"):
+                frame = pl.scan_csv(path, separator="\t" if kind == "tsv" else ",", infer_schema=False)
+            elif kind == "parquet":
+                frame = pl.scan_parquet(path)
+            elif kind in ("feather", "arrow"):
+                frame = pl.scan_ipc(path)
+            elif kind in ("ndjson", "jsonl"):
+                schema = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
+                frame = pl.scan_ndjson(path, schema=schema)
+            else:
+                raise InputError(f"{path}: unknown kind of file {kind!r}; wanted {_KINDS}")
+            frame.collect_schema()
+            return frame
     except pl.exceptions.NoDataError as error:
         raise InputError(f"{path} is empty: it has not even a header") from error
-    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as {kind}: {str(error).splitlines()[0]}") from error
-    raise InputError(f"{path}: unknown kind of file {kind!r}; wanted {_KINDS}")
 
 
-def _one_type(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Columns that hold text in one file and numbers in another become text in all."""
-    text = {name for frame in frames for name, kind in frame.schema.items() if kind == pl.String}
-    return [frame.with_columns(pl.col(text & set(frame.columns)).cast(pl.String)) for frame in frames]
+def _types(path: Path, frame: pl.LazyFrame, inferred: Sequence[str]) -> Types:
+    """Of the columns, from all their values where the file is text."""
+    if _kind(path) not in ("csv", "tsv"):
+        return dict(frame.collect_schema())
+    fits = [
+        _is_written_as(name, kind).alias(f"{number} {kind}") for number, name in enumerate(inferred) for kind in _PLAIN
+    ]
+    every_column = pl.sum_horizontal(pl.all().null_count()).alias("nulls")  # else polars passes over fields too many
+    with readable(f"{path} cannot be read as {_kind(path)}", _CURE):
+        found = frame.select(*fits, every_column).collect(engine="streaming").row(0, named=True)
+    types: Types = dict.fromkeys(frame.collect_schema(), pl.String())
+    for number, name in enumerate(inferred):
+        types[name] = next((kind for kind in _PLAIN if found[f"{number} {kind}"]), pl.String())
+    return types
 
 
-def _column(table: pl.DataFrame, name: str, where: str) -> pl.Expr:
-    if name not in table.columns:
-        raise InputError(f"{where} has no column {name!r}; {near_miss(name, table.columns)}")
-    return pl.col(name)
-
-
-def _to_ms(exposures: pl.DataFrame, factor: float) -> pl.DataFrame:
-    if isinstance(exposures.schema["timestamp_ms"], pl.Datetime):
-        return exposures
-    number = pl.col("timestamp_ms").cast(pl.Float64, strict=False) * factor
-    return exposures.with_columns(number.round().cast(pl.Int64, strict=False))
+def _is_written_as(name: str, kind: Any) -> pl.Expr:
+    """Whether all values of a column of text are, and stay what they are as such."""
+    text, value = pl.col(name), pl.col(name).cast(kind, strict=False)
+    fits = text.str.contains(_PLAIN[kind]) & value.is_not_null()
+    if kind.is_float():
+        fits &= (value.abs() <= MOST_WHOLE_FLOAT) | ~value.is_finite()
+    return (fits | (text == "")).all()
