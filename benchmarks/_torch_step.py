@@ -127,7 +127,7 @@ class Stepper:
         sequence, session = params["sequence_encoder"], params["session_encoder"]
         self.net = Net(model, len(sequence["position"]), len(session["feedback"]))
         self.table, self.bias = (
-            nn.Parameter(torch.tensor(np.asarray(x)))
+            nn.Parameter(torch.tensor(x))
             for x in (params["item_embedding"]["item_table"], params["heads"]["item_bias"])
         )
         self.net.load_state_dict({name: torch.tensor(x) for name, x in of_params(params).items()})
@@ -201,7 +201,9 @@ def of_params(params: dict[str, Any]) -> dict[str, np.ndarray]:
     for name, stacked in sequence["blocks"].items():
         into = plain if name.startswith("norm") else matrices
         into |= {f"blocks.{layer}.{name}": x for layer, x in enumerate(np.asarray(stacked))}
-    plain = {name if "norm" not in name or name.endswith(".weight") else f"{name}.weight": x for name, x in plain.items()}
+    plain = {
+        name if "norm" not in name or name.endswith(".weight") else f"{name}.weight": x for name, x in plain.items()
+    }
     return {name: np.asarray(x) for name, x in plain.items()} | {
         f"{name}.weight": np.ascontiguousarray(np.asarray(x).T) for name, x in matrices.items()
     }
