@@ -4,11 +4,12 @@
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/train_step.py [--bodies 10k 100k 1M 5M] [--compile]
 
 The mean encoder, the Transformer, sampled softmax against 512 negatives, the pointwise rank loss, AdamW for the body
-and lazy Adam for the rows of the tables that a step reads (torch.optim.SparseAdam), in float32 on all cores, activations
-kept on both sides; the same batches of 32 rows of 64 sessions of 8 items on average, items by Zipf's law. First both take
-a step from the same parameters against the same negatives: losses and gradients must agree to 1e-4. Then they run in
-turns, against draws of their own. Above 1 ours is faster. `cpu` divides CPU seconds instead: beside other work they are
-the steadier number. Without the tunable, whose value the line carries, XLA's buffers are new pages in every step.
+and lazy Adam for the rows of the tables that a step reads (torch.optim.SparseAdam), in float32 on all cores,
+activations kept on both sides; the same batches of 32 rows of 64 sessions of 8 items on average, items by Zipf's law.
+First both take a step from the same parameters against the same negatives: losses and gradients must agree to 1e-4.
+Then they run in turns, against draws of their own. Above 1 ours is faster. `cpu` divides CPU seconds instead: beside
+other work they are the steadier number. Without the tunable, whose value the line carries, XLA's buffers are new
+pages in every step.
 """
 
 from __future__ import annotations
