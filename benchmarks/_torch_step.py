@@ -123,7 +123,7 @@ class Stepper:
     """A model with its optimizers, which takes steps. The tables are read and updated row by row, by SparseAdam."""
 
     def __init__(self, model: Model, optimizer: Optim, alpha: float, rate: float, params: dict[str, Any],
-                 log_q_V: np.ndarray, cumulative_V: np.ndarray, compiled: bool):  # fmt: skip
+                 log_q_V: np.ndarray, compiled: bool):  # fmt: skip
         sequence, session = params["sequence_encoder"], params["session_encoder"]
         self.net = Net(model, len(sequence["position"]), len(session["feedback"]))
         self.table, self.bias = (
@@ -142,10 +142,15 @@ class Stepper:
         self.body = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
         self.tables = torch.optim.SparseAdam([self.table, self.bias], rate * optimizer.table_rate_ratio, betas)
         self.clip_norm, self.alpha = optimizer.clip_norm, alpha
-        self.log_q_V, self.cumulative_V = torch.tensor(log_q_V), torch.tensor(cumulative_V)
+        self.log_q_V, self.cumulative_V = (
+            torch.tensor(log_q_V),
+            torch.tensor(np.cumsum(np.exp(log_q_V.astype(np.float64)))),
+        )
 
     def draw(self, negatives: int) -> Tensor:
-        return torch.searchsorted(self.cumulative_V, torch.rand(negatives), right=True).clamp_(1, len(self.log_q_V) - 1)
+        return torch.searchsorted(self.cumulative_V, torch.rand(negatives, dtype=torch.float64), right=True).clamp_(
+            1, len(self.log_q_V) - 1
+        )
 
     def __call__(self, batch: Batch, draw: Tensor) -> tuple[float, float]:
         """A step against the negatives drawn. Nats per click and per exposure, before it."""

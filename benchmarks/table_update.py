@@ -17,8 +17,8 @@ import numpy as np
 from _bench import in_turns, ratio, report, significant
 
 from sessionrec_jax.config import Loss, Mesh, Model, Optim
-from sessionrec_jax.loss import Proposal
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
+from sessionrec_jax.negatives import ticketed
 from sessionrec_jax.partition import make_mesh, over_batch, put_replicated, replicated, shardings
 from sessionrec_jax.step import Scalars, abstract_state, make_step
 
@@ -40,11 +40,9 @@ class Stepper:
         made = jax.jit(lambda: jax.tree.map(lambda x: jax.numpy.full(x.shape, 0.01, x.dtype), shapes),
                        out_shardings=shardings(mesh, shapes))  # fmt: skip
         self.state = made()
-        log_q_V = np.full(items + 1, -np.log(items), np.float32)
-        log_q_V[0] = -np.inf
-        cumulative_V = np.linspace(0, 1, items + 1, dtype=np.float64).astype(np.float32)
+        uniform = ticketed(np.append(0.0, np.ones(items)))
         scalars = Scalars(np.float32(1e-3), np.float32(0))
-        proposal, scalars = put_replicated((Proposal(log_q_V, cumulative_V), scalars), mesh)
+        proposal, scalars = put_replicated((uniform, scalars), mesh)
         batch = jax.device_put(_batch(items), over_batch(mesh))
         self.rest = (*batch, {}, proposal, jax.device_put(jax.random.key(0), replicated(mesh)), scalars)
 

@@ -32,6 +32,7 @@ from sessionrec_jax.config import Loss, Mesh, Model, Optim
 from sessionrec_jax.loss import Proposal, sample_negatives
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
+from sessionrec_jax.negatives import ticketed
 from sessionrec_jax.partition import make_mesh, over_batch, put_replicated, replicated, shardings
 from sessionrec_jax.step import Scalars, State, make_step
 
@@ -120,11 +121,8 @@ def contenders(body: str, items: int, is_compiled: bool) -> tuple[Spec, Ours, Th
         jax.device_get(sessionrec.random(spec, jax.random.key(0))),
     )
     batches = [make_batch(rng, items) for _ in range(BATCHES)]
-    with np.errstate(divide="ignore"):
-        q_V = np.concatenate([[0.0], 1 / np.arange(1, items + 1)])
-        q_V /= q_V.sum()
-        proposal = Proposal(np.log(q_V).astype(np.float32), np.cumsum(q_V).astype(np.float32))
-    stepper = _torch_step.Stepper(model, OPTIM, LOSS.alpha, RATE, params, *proposal, is_compiled)
+    proposal = ticketed(np.concatenate([[0.0], 1 / np.arange(1, items + 1)]))
+    stepper = _torch_step.Stepper(model, OPTIM, LOSS.alpha, RATE, params, proposal.log_q_V, is_compiled)
     return spec, Ours(spec, params, batches, proposal), Theirs(stepper, batches)
 
 

@@ -2,8 +2,8 @@
 
 A command is imported only when it is called, so `sessionrec fit` and `report` work where jax is not installed.
 Exit codes: 0 done; 2 the input was wrong (one message, no traceback); 1 a failure of ours (with its traceback), or no
-room on the disk (one message, no traceback: trying again may do); 143 and 130 stopped by SIGTERM and Ctrl-C, to be
-tried again (`sessionrec_jax.stopping`).
+room on the disk, or another process of the run was lost (one message, no traceback: trying again may do); 143 and 130
+stopped by SIGTERM and Ctrl-C, to be tried again (`sessionrec_jax.stopping`).
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import known_truth, measure, validated
+from sessionrec_jax.hosts import first, is_first
 from sessionrec_jax.metrics import CUTOFFS, Metrics
 from sessionrec_jax.peak import peak_flops_per_second
 from sessionrec_jax.runfolder import claim, read_json, write_json
@@ -57,22 +58,24 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False, stop: 
     prepared = open_log(config.data.path)
     config = resolve(config, prepared)
     is_new = not run_dir.exists()
-    claim(run_dir, config)
+    first(lambda: claim(run_dir, config))
     with _alone_in(run_dir):
-        if (run_dir / "row.json").exists():
-            return read_json(run_dir / "row.json")
+        there = first(lambda: read_json(run_dir / "row.json") if (run_dir / "row.json").exists() else None)
+        if there is not None:
+            return there
         row = identity(config, plan) | {"status": "done"}
         try:
             trained = train(config, prepared, run_dir, quiet=quiet, stop=stop)
         except Diverged as error:
             row |= {"status": "diverged", "reason": str(error)}
         except InputError:
-            if is_new and not steps_in(run_dir / "checkpoints"):  # or the right settings would find the folder taken
+            # or the right settings would find the folder taken
+            if is_first() and is_new and not steps_in(run_dir / "checkpoints"):
                 shutil.rmtree(run_dir)
             raise
         else:
             row |= _measured(config, prepared, trained, run_dir)
-        write_json(run_dir / "row.json", row)
+        first(lambda: write_json(run_dir / "row.json", row))
     return row
 
 
@@ -111,7 +114,7 @@ def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Pat
         )
 
     validation, on_test = held_out(VALIDATION), held_out(TEST)
-    _write_per_user(on_test.by_user(), run_dir)
+    first(lambda: _write_per_user(on_test.by_user(), run_dir))
     test = on_test.result()
     row: Row = {"seen_items": config.data.eval_seen}
     row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _HELD_OUT for part in ("", "_stderr")}
@@ -200,7 +203,11 @@ def _commit() -> str | None:
 
 @contextmanager
 def _alone_in(run_dir: Path) -> Iterator[None]:
-    """Waits until no other process of this machine works in the folder; a killed one lets go by itself."""
+    """Waits until no other run of this machine works in the folder; a killed one lets go by itself. Of several
+    processes the first one holds it for all."""
+    if not is_first():
+        yield
+        return
     with (run_dir / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

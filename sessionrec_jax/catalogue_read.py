@@ -10,6 +10,7 @@ Letters: M rows taken out, V rows of a table, G shards, T items, N negatives, S 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +20,9 @@ from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Loss
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.sessionrec import Params, Side, Spec
+from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
 from sessionrec_jax.negatives import Negatives
-from sessionrec_jax.partition import BATCH_AXES, TABLE_AXIS, is_table
+from sessionrec_jax.partition import BATCH_AXES, TABLE_AXIS, is_table, local_places, log_sum_of_rows, row_specs
 from sessionrec_jax.retrieval_loss import Rows, catalogue_log_sum
 from sessionrec_jax.targets import Targets
 
@@ -35,7 +36,7 @@ class Read(NamedTuple):
     spec: Spec
     params: Params
     side: Side
-    log_q_V: Array
+    log_q_V: Array | None
     item_GT: Int[Array, "G T"]
     negatives: Negatives | None
 
@@ -73,13 +74,14 @@ class Reading(NamedTuple):
             negatives = Negatives(place_N, negatives.times_N)
         return cls(spec, mesh, item_M, place_GT, negatives)
 
-    def read(self, part: Params, side: Side, log_q_V: Array) -> Read:
-        """With `part`, parameters from `take`."""
+    def read(self, part: Params, side: Side, log_q_V: Array | None) -> Read:
+        """With `part`, parameters from `take`. `log_q_V`: only a loss wants it."""
         spec = self.spec
         if self.item_M is not None:
             spec = spec._replace(ids=len(self.item_M), extra_rows=0)
             side = jax.tree.map(lambda code_VW: _rows(self.mesh, code_VW, self.item_M), side)
-            log_q_V = log_q_V.at[self.item_M].get(mode="fill", fill_value=0.0)
+            if log_q_V is not None:
+                log_q_V = log_q_V.at[self.item_M].get(mode="fill", fill_value=0.0)
         return Read(spec, part, side, log_q_V, self.item_GT, self.negatives)
 
     def take(self, tree: Any) -> Any:
@@ -116,9 +118,7 @@ def full_log_sum(
     and only the sums travel."""
 
     def of_rows(params: Params, side: Side, first: Any, *batch_G: Any) -> Array:
-        bias_R = params["heads"]["item_bias"]
-        part = spec._replace(ids=len(bias_R), extra_rows=0)
-        rows = Rows(lambda place: sessionrec.embed(part, params, place, side), bias_R, first, spec.ids)
+        rows = rows_of(spec, params, side, first)
         return jax.vmap(lambda *batch: catalogue_log_sum(loss, *batch, rows))(*batch_G)
 
     if mesh.shape[TABLE_AXIS] == 1:
@@ -126,16 +126,30 @@ def full_log_sum(
 
     def of_device(params: Params, side: Side, *batch_G: Any) -> Array:
         first = jax.lax.axis_index(TABLE_AXIS) * len(params["heads"]["item_bias"])
-        own_GS = of_rows(params, side, first, *batch_G)
-        top_GS = jax.lax.pmax(jax.lax.stop_gradient(own_GS), TABLE_AXIS)
-        return jnp.log(jax.lax.psum(jnp.exp(own_GS - top_GS), TABLE_AXIS)) + top_GS
+        return log_sum_of_rows(of_rows(params, side, first, *batch_G))
 
-    whole, by_row, by_shard = PartitionSpec(), PartitionSpec(TABLE_AXIS), PartitionSpec(BATCH_AXES)
-    tables = jax.tree_util.tree_map_with_path(lambda path, _: by_row if is_table(path) else whole, params)
-    specs = (tables, jax.tree.map(lambda _: by_row, side), by_shard, by_shard, by_shard)
+    by_row, by_shard = PartitionSpec(TABLE_AXIS), PartitionSpec(BATCH_AXES)
+    specs = (row_specs(params), by_row, by_shard, by_shard, by_shard)
     return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=by_shard)(
         params, side, queries_GSD, item_GT, wanted_G
     )
+
+
+def rows_of(spec: Spec, params: Params, side: Side, first: Int[Array, ""] | int) -> Rows:
+    """The part of the catalogue that `params` and `side` have the rows of, from item `first` on."""
+    bias_R = params["heads"]["item_bias"]
+    part = spec._replace(ids=len(bias_R), extra_rows=0)
+    return Rows(lambda place_N: sessionrec.embed(part, params, place_N, side), bias_R, first, spec.ids)
+
+
+def encoded(
+    spec: Spec, mesh: jax.sharding.Mesh, params: Params, inputs: Inputs, side: Side
+) -> tuple[Float[Array, "G T D"], Queries]:
+    """`sessionrec.apply` for every shard, without a gradient."""
+    reading = Reading.of(spec, mesh, inputs.item_T, None)
+    read = reading.read(reading.take(params), side, None)
+    apply = functools.partial(sessionrec.apply, read.spec, read.params)
+    return jax.vmap(lambda inputs: apply(inputs, read.side))(inputs._replace(item_T=read.item_GT))
 
 
 def _rows(mesh: jax.sharding.Mesh, table: Array, item_M: Int[Array, " M"]) -> Array:
@@ -145,7 +159,7 @@ def _rows(mesh: jax.sharding.Mesh, table: Array, item_M: Int[Array, " M"]) -> Ar
         return table.at[place_M].get(mode="fill", fill_value=0)
 
     def of_device(table: Array, item_M: Array) -> Array:
-        return jax.lax.psum(rows(table, _local(table, item_M)), TABLE_AXIS)
+        return jax.lax.psum(rows(table, local_places(item_M, len(table))), TABLE_AXIS)
 
     if mesh.shape[TABLE_AXIS] == 1:
         return rows(table, item_M)
@@ -160,15 +174,9 @@ def _with_rows(mesh: jax.sharding.Mesh, table: Array, rows_M: Array, item_M: Int
         return table.at[place_M].set(rows_M.astype(table.dtype), mode="drop")
 
     def of_device(table: Array, rows_M: Array, item_M: Array) -> Array:
-        return set_rows(table, rows_M, _local(table, item_M))
+        return set_rows(table, rows_M, local_places(item_M, len(table)))
 
     if mesh.shape[TABLE_AXIS] == 1:
         return set_rows(table, rows_M, item_M)
     by_row, whole = PartitionSpec(TABLE_AXIS), PartitionSpec()
     return jax.shard_map(of_device, mesh=mesh, in_specs=(by_row, whole, whole), out_specs=by_row)(table, rows_M, item_M)
-
-
-def _local(table: Array, item_M: Array) -> Array:
-    """Places in this device's rows; past its end where another has the row."""
-    place_M = item_M - jax.lax.axis_index(TABLE_AXIS) * len(table)
-    return jnp.where((place_M < 0) | (place_M >= len(table)), len(table), place_M)

@@ -3,7 +3,8 @@
 A checkpoint is a folder named by its step: state/ (parameters, optimizer state, step), progress.json (data iterator,
 counters, config) and manifest.json. It is written under another name and renamed when all of it is there, so a
 folder with a step for its name was complete once; the manifest tells whether it still is. Orbax would restore a
-flipped byte without a word.
+flipped byte without a word. Of several processes (hosts.py) each writes its own arrays, into the same folder; process 0
+does the rest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from sessionrec_jax.errors import InputError, NotSaved
+from sessionrec_jax.hosts import first, is_first, settled, several, wait_seconds
 from sessionrec_jax.runfolder import read_json, write_json
 
 _STATE, _PROGRESS, _MANIFEST = "state", "progress.json", "manifest.json"
@@ -35,7 +37,7 @@ Loaded = tuple[Any, dict[str, Any]]
 
 
 class Checkpoints:
-    """The checkpoints of the one process that trains in `folder`. Use as a context: leaving it waits for the writes.
+    """The checkpoints of the one run that trains in `folder`. Use as a context: leaving it waits for the writes.
 
     Saving is asynchronous: the arrays are copied, then written, checked and renamed in the background. An older
     checkpoint goes only when the newer one is complete.
@@ -44,9 +46,14 @@ class Checkpoints:
     def __init__(self, folder: Path, kept: int):
         """`kept`: newest checkpoints that stay, besides the best one."""
         self._folder, self._kept = folder.absolute(), kept
-        self._orbax = ocp.StandardCheckpointer()
+        options = ocp.AsyncOptions(timeout_secs=int(wait_seconds())) if several() else ocp.AsyncOptions()
+        self._orbax = ocp.StandardCheckpointer(async_options=options)
         self._background = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
+        self._saves = 0
+        first(self._clear)
+
+    def _clear(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for partial in self._folder.glob(f"{_PARTIAL}*"):  # of a process that was killed
             shutil.rmtree(partial)
@@ -58,8 +65,8 @@ class Checkpoints:
             self._open.callback(leave)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)
 
     def save(self, step: int, state: Any, progress: dict[str, Any], best: int | None = None) -> None:
         """`state`: arrays; `progress`: what JSON holds; `best`: a step whose checkpoint stays, however old.
@@ -69,23 +76,36 @@ class Checkpoints:
         """
         self._wait()
         partial = self._folder / f"{_PARTIAL}{step}"
-        try:
+
+        def begin() -> None:
             partial.mkdir()
             (partial / _PROGRESS).write_text(json.dumps(progress))
-            self._orbax.save(partial / _STATE, state)
+
+        try:
+            first(begin)
+            with jax.transfer_guard("allow"):  # of several processes Orbax compares numbers of its own
+                self._orbax.save(partial / _STATE, state)
         except Exception as error:
             raise self._not_saved(step, error) from error
-        self._pending = self._background.submit(self._finish, step, best)
+        self._saves += 1
+        self._pending = self._background.submit(self._finish, step, best, f"{self._folder}/{self._saves}")
 
-    def _finish(self, step: int, best: int | None) -> None:
-        partial = self._folder / f"{_PARTIAL}{step}"
+    def _finish(self, step: int, best: int | None, name: str) -> None:
+        failure = None
         try:
             self._orbax.wait_until_finished()
-            write_json(partial / _MANIFEST, _checksums(partial))
-            replaced = [self._taken_out(step)] if step in steps_in(self._folder) else []
-            partial.rename(self._folder / str(step))
+        except Exception as error:  # noqa: BLE001 - told to all
+            failure = error
+        try:
+            settled(name, failure, lambda: self._complete(step, best))
         except Exception as error:
             raise self._not_saved(step, error) from error
+
+    def _complete(self, step: int, best: int | None) -> None:
+        partial = self._folder / f"{_PARTIAL}{step}"
+        write_json(partial / _MANIFEST, _checksums(partial))
+        replaced = [self._taken_out(step)] if step in steps_in(self._folder) else []
+        partial.rename(self._folder / str(step))
         old = [self._taken_out(each) for each in steps_in(self._folder)[: -self._kept] if each != best]
         for gone in replaced + old:
             shutil.rmtree(gone)
@@ -95,7 +115,8 @@ class Checkpoints:
         return (self._folder / str(step)).rename(self._folder / f"{_PARTIAL}{step}-old")
 
     def _not_saved(self, step: int, error: Exception) -> NotSaved:
-        shutil.rmtree(self._folder / f"{_PARTIAL}{step}", ignore_errors=True)
+        if is_first():
+            shutil.rmtree(self._folder / f"{_PARTIAL}{step}", ignore_errors=True)
         full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         reason = "there is no space left on its disk" if full else f"{type(error).__name__}: {error}"
         before = steps_in(self._folder)
@@ -116,18 +137,23 @@ class Checkpoints:
         Damaged ones that are newer are set aside as damaged-STEP, so that their steps can be saved again. Raises
         InputError as `newest_whole` and `load` do.
         """
+        step = first(self._whole)
+        return None if step is None else load(self._folder, step, like)
+
+    def _whole(self) -> int | None:
         step, damaged = newest_whole(self._folder)
         for each in damaged:
             aside = self._folder / f"{_DAMAGED}{each}"
             shutil.rmtree(aside, ignore_errors=True)
             (self._folder / str(each)).rename(aside)
-        return None if step is None else load(self._folder, step, like)
+        return step
 
 
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
     """A failed write is raised, and told in one message. Orbax logs it three times besides, each with its traceback,
-    and its event loop, closed by then, complains of every part that was still being written."""
+    and its event loop, closed by then, complains of every part that was still being written: some of them later than
+    the failure is told, so that filter stays after one."""
 
     def is_told(record: logging.LogRecord) -> bool:
         return f"{os.sep}orbax{os.sep}" not in record.pathname
@@ -141,9 +167,9 @@ def _quiet_orbax() -> Iterator[None]:
     sys.unraisablehook = unraisable
     try:
         yield
+        sys.unraisablehook = before
     finally:
         log.removeFilter(is_told)
-        sys.unraisablehook = before
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -223,7 +249,7 @@ def load_best(folder: Path, best: Sequence[Any] | None, like: Any) -> tuple[int,
     if best is None:
         raise InputError(f"{folder}: no validation has given a number yet, so no checkpoint is the best one")
     step = best[0]
-    if (damage := damage_of(folder, step)) is not None:
+    if (damage := first(lambda: damage_of(folder, step))) is not None:
         raise InputError(
             f"{folder}: the best checkpoint, of step {step}, is damaged ({damage}). Put a copy of it back, or delete "
             "the folder to train again from the start"

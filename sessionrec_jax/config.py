@@ -206,6 +206,24 @@ class Mesh:
 
 
 @dataclass(frozen=True)
+class Hosts:
+    """Processes that train one model together, usually one a machine. No part of a Config: a run may go on in another
+    number of them. All need the same settings, and one file system with the log and the run folder."""
+
+    coordinator: str = ""
+    """HOST:PORT where process 0 listens; `auto`: this and the next two from the launcher, which is srun, mpirun (Open
+    MPI), a Kubernetes Job or JobSet, or a TPU pod. Empty: one process."""
+    count: int = 0
+    """Processes."""
+    index: int = -1
+    """Number of this one, from 0."""
+    timeout_seconds: float = 300.0
+    """How long they wait for each other: to meet, with their parts of a checkpoint, and at the end."""
+    lost_after_seconds: float = 100.0
+    """A process that is silent for so long counts as lost, and all others end."""
+
+
+@dataclass(frozen=True)
 class Train:
     """Length, randomness and upkeep of a run."""
 
@@ -213,6 +231,9 @@ class Train:
     """Root of all randomness: parameters, negatives and data order."""
     epochs: float = 8.0
     """Passes over the training sessions; the number of steps follows from it and the batch shape."""
+    parts: int = 1
+    """Parts that the batch of a step is computed in, one after the other, for the memory of one and the same update:
+    the losses are ratios of sums over the whole batch. It does not enter the run's id."""
     checkpoint_every_seconds: float = 120.0
     """Wall time between checkpoints. It does not enter the run's id."""
     checkpoints_kept: int = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sessionrec_jax.config import Config, Model
+from sessionrec_jax.config import Config, Hosts, Model
 from sessionrec_jax.errors import InputError
 
 
@@ -49,6 +49,7 @@ def check(config: Config) -> Config:
         ("mesh.model", config.mesh.model >= 1, "at least 1"),
         ("train.epochs", train.epochs > 0, "above 0"),
         ("train.seed", train.seed >= 0, "0 or more"),
+        ("train.parts", train.parts >= 1, "at least 1"),
         ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
         ("train.checkpoints_kept", train.checkpoints_kept >= 1, "at least 1"),
         ("train.validations", train.validations >= 0, "0 (none) or more"),
@@ -65,6 +66,27 @@ def check(config: Config) -> Config:
     if wrong:
         raise InputError("this configuration cannot run: " + "; ".join(wrong))
     return config
+
+
+def check_hosts(hosts: Hosts) -> Hosts:
+    """Returns `hosts`, or raises InputError naming every field that cannot work and what it should be."""
+    host, _, port = hosts.coordinator.rpartition(":")
+    is_told = hosts.coordinator not in ("", "auto")
+    launched = "left out, since " + ("the launcher tells it" if hosts.coordinator else "no coordinator is named")
+    rules = [
+        ("coordinator", not is_told or (host and port.isdecimal() and 0 < int(port) < 2**16),
+         "HOST:PORT of the process of index 0, or auto"),
+        ("count", hosts.count >= 1 if is_told else hosts.count == 0,
+         "the number of processes" if is_told else launched),
+        ("index", 0 <= hosts.index < max(hosts.count, 1) if is_told else hosts.index == -1,
+         f"from 0 to {max(hosts.count, 1) - 1}, count - 1" if is_told else launched),
+        ("timeout_seconds", 1 <= hosts.timeout_seconds < math.inf, "1 or more"),
+        ("lost_after_seconds", 1 <= hosts.lost_after_seconds < math.inf, "1 or more"),
+    ]  # fmt: skip
+    wrong = [f"{name} is {getattr(hosts, name)!r}; wanted {wanted}" for name, holds, wanted in rules if not holds]
+    if wrong:
+        raise InputError("--hosts cannot work: " + "; ".join(wrong))
+    return hosts
 
 
 def _contradictions(config: Config) -> Iterator[str]:

@@ -11,12 +11,13 @@ from typing import Any, Literal, TypeVar
 from sessionrec_jax.config import CONFIG_VERSION, Config
 from sessionrec_jax.errors import InputError, near_miss
 
-# Where a run lies, how it is watched and on how many devices it runs cannot change its result.
+# Where a run lies, how it is watched and how its steps are spread over devices and time cannot change its result.
 _NOT_IN_RUN_ID = (
     ("data", "path"),
     ("mesh", "data"),
     ("mesh", "fsdp"),
     ("mesh", "model"),
+    ("train", "parts"),
     ("train", "checkpoint_every_seconds"),
     ("train", "checkpoints_kept"),
     ("train", "log_every_steps"),

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax import baselines
+from sessionrec_jax.catalogue_read import encoded
 from sessionrec_jax.config import Config, Loss
 from sessionrec_jax.data.batches import CLICKED, Batch, Shape, eval_batches
 from sessionrec_jax.data.catalogue import Catalogue
@@ -26,22 +27,24 @@ from sessionrec_jax.data.ragged import spans
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.synthetic import ZipfIntent
 from sessionrec_jax.data.truth import Truth
+from sessionrec_jax.hosts import gather, most, several
 from sessionrec_jax.loss import rank_logits, rank_loss_sums, targets
 from sessionrec_jax.metrics import Metrics, add_ranking, add_within_session
-from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
-from sessionrec_jax.partition import over_batch, put_batch, put_side
+from sessionrec_jax.partition import held_shards, put_batch, put_shards, put_side, shards_here
 from sessionrec_jax.scoring import (
     BLOCK,
     ItemTable,
     count_above,
     item_table,
     log_prob_and_rank,
+    over_rows,
     padded_width,
     pair_scores,
     stack_pairs,
 )
 from sessionrec_jax.seen import holds, seen_items
+from sessionrec_jax.targets import Targets
 
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 
@@ -84,28 +87,37 @@ def measure(
     """
     spec = spec.in_float32
     side = put_side(catalogue.side, spec.rows, mesh)
-    table = item_table(spec, params, side)
+    table = item_table(spec, mesh, params, side)
     log = prepared.arrays()
     truth = known_truth(prepared.path, prepared.fingerprint)
     if truth is not None:
         published_V, anchor_S = np.append(-1, prepared.item_ids().to_numpy()), _anchors(log)
-    metrics = Metrics(log.users)
+    metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
     for batch in eval_batches(config, prepared, shape, role):
         place_GN = _scored_places(batch)
         terms = [_Terms(batch, shard, place_N, metrics) for shard, place_N in enumerate(place_GN)]
         pairs = None
         if config.data.eval_seen == "masked":
             pairs = stack_pairs([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
-        on_device = jax.device_put((place_GN, pairs), over_batch(mesh))
-        on_device = (table, side, *put_batch(batch, mesh), *on_device)
-        scores, rank_sums = jax.device_get(_score(spec, config.loss.rank, params, *on_device))
+        on_device = (table, side, *put_batch(batch, mesh), *put_shards((place_GN, pairs), mesh))
+        scores, rank_sums = held_shards(_score(spec, config.loss.rank, mesh, params, *on_device), mesh)
         if config.loss.alpha:
-            metrics.add_total("rank_loss", *(float(sum_G.sum()) for sum_G in rank_sums))
+            metrics.add_total("rank_loss", *(float(sum_G[counted_G].sum()) for sum_G in rank_sums))
         for shard, term in enumerate(terms):
+            if not counted_G[shard]:
+                continue
             term.add_model(config, Scores(*(score_G[shard] for score_G in scores)))
             term.add_popularity_nats(catalogue)
             if truth is not None:
                 term.add_bayes(truth, published_V, anchor_S)
+    return _of_all(metrics) if several() else metrics
+
+
+def _of_all(own: Metrics) -> Metrics:
+    """The terms of all processes, on each of them; the same to the last bit."""
+    metrics = Metrics(own.users)
+    for part in gather(own.to_bytes()):
+        metrics.add_bytes(part)
     return metrics
 
 
@@ -217,17 +229,19 @@ def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
     capacity = batch.item_GT.shape[1]
     target_GS = np.pad(batch.target_GRL.reshape(len(batch.item_GT), -1), ((0, 0), (0, 1)))
     clicked_GT = np.take_along_axis(target_GS, batch.session_of_item_GT, axis=1) & (batch.feedback_GT == CLICKED)
-    place_GN = np.full((len(clicked_GT), padded_width(int(clicked_GT.sum(axis=1).max()), BLOCK)), capacity, np.int32)
+    width = padded_width(most(int(clicked_GT.sum(axis=1).max())), BLOCK)
+    place_GN = np.full((len(clicked_GT), width), capacity, np.int32)
     for shard, clicked_T in enumerate(clicked_GT):
         places = np.flatnonzero(clicked_T)
         place_GN[shard, : len(places)] = places
     return place_GN
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _score(
     spec: Spec,
     rank: str,
+    mesh: jax.sharding.Mesh,
     params: Params,
     table: ItemTable,
     side: Side,
@@ -238,20 +252,23 @@ def _score(
 ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
     """Of every shard the scores: full-softmax log probability and catalogue rank of the scored places, without the
     items of their `pairs`; retrieval score and rank logit of every item slot. And the sums of the `rank` loss."""
+    e_GTD, queries_G = encoded(spec, mesh, params, inputs, side)
+    wanted_G = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
 
-    def shard(
-        inputs: Inputs, target_S: Array, place_N: Array, pairs: tuple[Array, Array] | None
-    ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
-        e_TD, queries = sessionrec.apply(spec, params, inputs, side)
-        wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
-        query_TD = queries.retrieval_SD[wanted.query_T]
-        scored = (table, query_TD[place_N], inputs.item_T[place_N])
+    def retrieved(
+        rows: ItemTable, query_TD: Array, item_T: Array, place_N: Array, pairs: tuple[Array, Array] | None
+    ) -> tuple[Array, ...]:
+        scored = (rows, query_TD[place_N], item_T[place_N])
         log_prob_N, rank_N = log_prob_and_rank(*scored)
         if pairs is not None:
             rank_N -= count_above(*scored, *pairs)
-        retrieval_T, _ = pair_scores(table, query_TD, inputs.item_T)
-        logit_T = rank_logits(queries.rank_SD, e_TD, wanted, params["heads"]["rank_bias"])
-        rank_sums = rank_loss_sums(Loss(rank=rank), logit_T, wanted, inputs.session_of_item_T)
-        return (log_prob_N, rank_N, retrieval_T, logit_T), rank_sums
+        return log_prob_N, rank_N, pair_scores(rows, query_TD, item_T)[0]
 
-    return jax.vmap(shard)(inputs, target_GS, place_GN, pairs)
+    def ranked(rank_SD: Array, e_TD: Array, wanted: Targets, session_T: Array) -> tuple[Array, tuple[Array, Array]]:
+        logit_T = rank_logits(rank_SD, e_TD, wanted, params["heads"]["rank_bias"])
+        return logit_T, rank_loss_sums(Loss(rank=rank), logit_T, wanted, session_T)
+
+    query_GTD = jax.vmap(lambda query_SD, wanted: query_SD[wanted.query_T])(queries_G.retrieval_SD, wanted_G)
+    scores = over_rows(mesh, retrieved, table, query_GTD, inputs.item_T, place_GN, pairs)
+    logit_GT, rank_sums = jax.vmap(ranked)(queries_G.rank_SD, e_GTD, wanted_G, inputs.session_of_item_T)
+    return (*scores, logit_GT), rank_sums

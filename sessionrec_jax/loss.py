@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from sessionrec_jax.config import Loss
 from sessionrec_jax.model.sessionrec import Queries
 from sessionrec_jax.negatives import Negatives, Proposal, draw_negatives, proposal, sample_negatives
-from sessionrec_jax.rank_loss import rank_logits, rank_loss_sums
+from sessionrec_jax.rank_loss import rank_logits, rank_loss_sums, rank_terms
 from sessionrec_jax.retrieval_loss import Rows, bce_sums, catalogue_log_sum, full_softmax_sums, sampled_softmax_sums
 from sessionrec_jax.targets import Targets, targets
 
@@ -25,6 +25,7 @@ __all__ = [
     "Rows",
     "Sums",
     "Targets",
+    "Terms",
     "catalogue_log_sum",
     "draw_negatives",
     "proposal",
@@ -33,7 +34,21 @@ __all__ = [
     "sample_negatives",
     "session_loss",
     "targets",
+    "terms_of",
 ]
+
+
+class Terms(NamedTuple):
+    """How many terms each loss has: known before the model is asked, so that a batch may be computed in parts."""
+
+    clicked_items: Float[Array, ""]
+    rank_terms: Float[Array, ""]
+
+
+def terms_of(config: Loss, targets: Targets, session_of_item_T: Int[Array, " T"]) -> Terms:
+    """Of one shard."""
+    ranked = jnp.zeros(()) if config.alpha == 0 else rank_terms(config, targets, session_of_item_T)
+    return Terms(jnp.sum(targets.clicked_T, dtype=jnp.float32), ranked)
 
 
 class Sums(NamedTuple):
@@ -45,11 +60,11 @@ class Sums(NamedTuple):
     rank_terms: Float[Array, ""]
     """Exposures (pointwise), pairs (pairwise) or clicks (listwise). Both are zero where alpha is."""
 
-    def objective(self, alpha: float) -> Float[Array, ""]:
-        """L_retrieval (nats per clicked item) + alpha * L_rank (nats per term)."""
-        return self.retrieval_nats / jnp.maximum(self.clicked_items, 1) + alpha * self.rank_nats / jnp.maximum(
-            self.rank_terms, 1
-        )
+    def objective(self, alpha: float, terms: Terms) -> Float[Array, ""]:
+        """L_retrieval (nats per clicked item) + alpha * L_rank (nats per term), or its part that these sums are where
+        `terms` are those of more."""
+        per_item = self.retrieval_nats / jnp.maximum(terms.clicked_items, 1)
+        return per_item + alpha * self.rank_nats / jnp.maximum(terms.rank_terms, 1)
 
 
 def session_loss(

@@ -15,8 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-
-from sessionrec_jax.data.batches import Batch
+from jaxtyping import Int64
 
 
 @dataclass
@@ -37,12 +36,14 @@ class Counters:
     compile_seconds: float = 0.0
     """Of the first step's call in each life: traced, then compiled or read from the compile cache."""
 
-    def add(self, batch: Batch) -> None:
-        self.target_sessions += batch.target_sessions
-        self.sessions += int(np.count_nonzero(batch.user_of_session_GRL))
-        self.items += int(np.count_nonzero(batch.item_GT))
-        self.session_slots += batch.user_of_session_GRL.size
-        self.item_slots += batch.item_GT.size
+    def add(self, counts: Int64[np.ndarray, " 5"]) -> None:
+        """As `Batch.counts` has them."""
+        target_sessions, sessions, items, session_slots, item_slots = counts.tolist()
+        self.target_sessions += target_sessions
+        self.sessions += sessions
+        self.items += items
+        self.session_slots += session_slots
+        self.item_slots += item_slots
 
     def speed(self) -> dict[str, float]:
         """Packed sessions and items a second, without the seconds of compiling, and the shares of slots left empty."""

@@ -6,6 +6,7 @@ is missing (None), never zero. Letters: U users of the log, N terms, S sessions,
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,6 +61,27 @@ class Metrics:
         if users < 2:
             return None
         return float(np.sqrt(np.sum((x_U - mean * n_U) ** 2) * users / (users - 1)) / n_U.sum())
+
+    def to_bytes(self) -> bytes:
+        """For `add_bytes` in another process."""
+        columns = {}
+        for name, (x_U, n_U) in self.sums.items():
+            user = np.flatnonzero(n_U)
+            columns |= {f"user {name}": user, f"x {name}": x_U[user], f"n {name}": n_U[user]}
+        columns |= {f"total {name}": np.array(total) for name, total in self.totals.items()}
+        file = io.BytesIO()
+        np.savez(file, **columns)
+        return file.getvalue()
+
+    def add_bytes(self, data: bytes) -> None:
+        """Adds the terms of the Metrics that wrote `data`."""
+        with np.load(io.BytesIO(data)) as columns:
+            for key in columns:
+                kind, _, name = key.partition(" ")
+                if kind == "user":
+                    self.add(name, columns[f"x {name}"], columns[key], columns[f"n {name}"])
+                elif kind == "total":
+                    self.add_total(name, *columns[key].tolist())
 
     def result(self) -> dict[str, float | None]:
         """NAME and NAME_stderr of every metric that was added to, in the order of names."""

@@ -10,18 +10,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float32, Float64, Int, UInt32
 
 from sessionrec_jax.baselines import popularity_rank
 from sessionrec_jax.config import Loss
 from sessionrec_jax.data.catalogue import Catalogue
+
+_TICKETS = 2**32
+"""Of a draw: the values of 32 random bits."""
 
 
 class Proposal(NamedTuple):
     """Distribution Q of the sampled negatives; padding has probability zero."""
 
     log_q_V: Float[Array, " V"]
-    cumulative_V: Float[Array, " V"]
+    first_V: UInt32[Array, " V"] | None
+    """Item v is drawn by the tickets from first_V[v] up to the next item's. None: the draws come from the batch."""
 
 
 def proposal(config: Loss, catalogue: Catalogue) -> Proposal:
@@ -30,7 +34,7 @@ def proposal(config: Loss, catalogue: Catalogue) -> Proposal:
     uniform: 1 / items. mixed: u / items + (1 - u) * p with p the smoothed share of the training clicks and
     u = `negatives_uniform`. log_uniform: log((r + 2) / (r + 1)) / log(items + 1) with r the popularity rank from 0
     (TensorFlow's candidate sampler). in_batch: p, the chance that a click taken from a batch is the item's; the draws
-    themselves come from the batch.
+    themselves come from the batch. The others are rounded as `ticketed` says.
     """
     q_V = np.exp(catalogue.log_popularity_V.astype(np.float64))
     if config.negatives_from == "uniform":
@@ -40,8 +44,22 @@ def proposal(config: Loss, catalogue: Catalogue) -> Proposal:
     elif config.negatives_from == "log_uniform":
         q_V = np.log1p(1 / (popularity_rank(catalogue) + 1.0))
     q_V[0] = 0.0
+    return Proposal(_log(q_V / q_V.sum()), None) if config.negatives_from == "in_batch" else ticketed(q_V)
+
+
+def ticketed(weight_V: Float64[np.ndarray, " V"]) -> Proposal:
+    """The proposal whose probabilities are whole numbers of tickets: one for each item, and the rest by weight. So
+    log Q is what is drawn, exactly, for every item of a catalogue of any size; float32 sums would not tell the items of
+    a large one apart. Weights are zero for padding alone."""
+    items, sum_V = len(weight_V) - 1, np.cumsum(weight_V)
+    end_V = np.rint(sum_V / sum_V[-1] * (_TICKETS - items)).astype(np.int64) + np.arange(items + 1)
+    tickets_V = np.diff(end_V, prepend=0)
+    return Proposal(_log(tickets_V / _TICKETS), (end_V - tickets_V).astype(np.uint32))
+
+
+def _log(q_V: Float64[np.ndarray, " V"]) -> Float32[np.ndarray, " V"]:
     with np.errstate(divide="ignore"):
-        return Proposal(np.log(q_V / q_V.sum()).astype(np.float32), np.cumsum(q_V / q_V.sum()).astype(np.float32))
+        return np.log(q_V).astype(np.float32)
 
 
 class Negatives(NamedTuple):
@@ -64,9 +82,13 @@ def draw_negatives(
 
 def sample_negatives(key: Array, proposal: Proposal, negatives: int) -> Negatives:
     """`negatives` draws from the proposal with replacement, the same on every device because the key is."""
-    ids = proposal.log_q_V.shape[0]
-    draw_N = jax.random.uniform(key, (negatives,))
-    return _merged(jnp.clip(jnp.searchsorted(proposal.cumulative_V, draw_N, side="right"), 1, ids - 1), ids)
+    ticket_N = jax.random.bits(key, (negatives,), jnp.uint32)
+    return _merged(item_of(proposal, ticket_N), proposal.log_q_V.shape[0])
+
+
+def item_of(proposal: Proposal, ticket_N: UInt32[Array, " N"]) -> Int[Array, " N"]:
+    """The last item whose tickets begin at or before each ticket: never padding, which begins where item 1 does."""
+    return jnp.searchsorted(proposal.first_V, ticket_N, side="right") - 1
 
 
 def sample_in_batch(

@@ -39,6 +39,18 @@ def rank_loss_sums(
     return _pointwise(logit_T, targets)
 
 
+def rank_terms(config: Loss, targets: Targets, session_of_item_T: Int[Array, " T"]) -> Float[Array, ""]:
+    """The number of terms that `rank_loss_sums` will find."""
+    ignored_T = targets.exposed_T & ~targets.clicked_T
+    if config.rank == "pointwise":
+        return jnp.sum(targets.exposed_T, dtype=jnp.float32)
+    run_T = _runs(session_of_item_T)
+    ignored_in_own_T = jax.ops.segment_sum(ignored_T.astype(jnp.float32), run_T, len(run_T))[run_T]
+    if config.rank == "listwise":
+        ignored_in_own_T = jnp.minimum(ignored_in_own_T, 1)
+    return jnp.sum(ignored_in_own_T, where=targets.clicked_T)
+
+
 def _pointwise(logit_T: Float[Array, " T"], targets: Targets) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Binary cross-entropy of each exposure: log(1 + exp(-s)) of a clicked, log(1 + exp(s)) of an ignored one.
     Calibrated, so that its floor is the entropy of the clicks."""

@@ -18,21 +18,20 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from sessionrec_jax.catalogue_read import encoded
 from sessionrec_jax.data import paradigm
 from sessionrec_jax.data.batches import TRAIN, Packer, Shape, shape_of
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import Windows
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.histories import Histories
-from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
-from sessionrec_jax.partition import BATCH_AXES, batch_shards, over_batch, put_batch, put_side
+from sessionrec_jax.partition import batch_shards, over_batch, put_batch, put_side
 from sessionrec_jax.progress import Bar
 from sessionrec_jax.restore import Restored
-from sessionrec_jax.scoring import BLOCK, ItemTable, item_table, stack_pairs, top_k
+from sessionrec_jax.scoring import BLOCK, ItemTable, item_table, over_rows, stack_pairs, top_k
 from sessionrec_jax.seen import exposed_items
 
 Seen = Literal["kept", "masked"]
@@ -145,7 +144,7 @@ def _queries(run: Restored, recent: Windows, quiet: bool) -> Float[np.ndarray, "
         for index in range(len(packer)):
             batch = packer[index]
             inputs, _ = put_batch(batch, run.mesh)
-            query_SD = jax.device_get(_session_queries(run.spec, run.params, inputs, side))
+            query_SD = jax.device_get(_session_queries(run.spec, run.mesh, run.params, inputs, side))
             query_SD = query_SD.reshape(-1, query_SD.shape[-1])
             first, last = (min(n * rows_per_batch, len(rows)) for n in (index, index + 1))
             window_P = rows.window_P[rows.offset_R1[first] : rows.offset_R1[last]]
@@ -161,9 +160,11 @@ def _last_slots(user_GRL: np.ndarray) -> np.ndarray:
     return np.flatnonzero((user_XL > 0) & (user_XL != next_XL))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _session_queries(spec: Spec, params: Params, inputs: Inputs, side: Side) -> Float[Array, "G S D"]:
-    return jax.vmap(lambda shard: sessionrec.apply(spec, params, shard, side)[1].retrieval_SD)(inputs)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _session_queries(
+    spec: Spec, mesh: jax.sharding.Mesh, params: Params, inputs: Inputs, side: Side
+) -> Float[Array, "G S D"]:
+    return encoded(spec, mesh, params, inputs, side)[1].retrieval_SD
 
 
 def _rank(
@@ -175,18 +176,21 @@ def _rank(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(dense ids, log probabilities) of each query's best `k`, fewer where there are fewer. `seen_by`: a log, and its
     user of each query, whose items are left out; None: among all items."""
-    table = item_table(run.spec, run.params, put_side(run.catalogue.side, run.spec.rows, run.mesh))
-    best_of, block = _make_top_k(run.mesh, k), BLOCK * batch_shards(run.mesh)
+    table = item_table(run.spec, run.mesh, run.params, put_side(run.catalogue.side, run.spec.rows, run.mesh))
+    shards = batch_shards(run.mesh)
+    block = BLOCK * shards
     with Bar("ranking", -(-len(query_WD) // block), quiet=quiet) as bar:
         for first in range(0, len(query_WD), block):
             query_BD = query_WD[first : first + block]
-            filled_BD = np.pad(query_BD, ((0, block - len(query_BD)), (0, 0)))
+            filled_GBD = np.pad(query_BD, ((0, block - len(query_BD)), (0, 0))).reshape(shards, BLOCK, -1)
             pairs = None
             if seen_by is not None:
                 log, user_W = seen_by
-                pairs = _seen_pairs(log, user_W[first : first + block], batch_shards(run.mesh), run.spec.ids)
-            on_device = jax.device_put((filled_BD, pairs), over_batch(run.mesh))
-            item_BK, score_BK = jax.device_get(best_of(table, *on_device))
+                pairs = _seen_pairs(log, user_W[first : first + block], shards, run.spec.ids)
+            on_device = jax.device_put((filled_GBD, pairs), over_batch(run.mesh))
+            item_BK, score_BK = (
+                x_GBK.reshape(block, k) for x_GBK in jax.device_get(_top_k(run.mesh, k, table, *on_device))
+            )
             for item_K, score_K in zip(item_BK[: len(query_BD)], score_BK[: len(query_BD)], strict=True):
                 there_K = score_K > -np.inf
                 yield item_K[there_K], score_K[there_K]
@@ -204,16 +208,13 @@ def _seen_pairs(
     return stack_pairs([(query_M[a:b], seen_BV.indices[a:b]) for a, b in pairwise(bound_G1)], BLOCK)
 
 
-@functools.lru_cache(maxsize=4)
-def _make_top_k(mesh: jax.sharding.Mesh, k: int) -> Any:
-    """The jitted exact top `k` of each query without the items of its pairs; each device its own queries."""
-
-    def of_device(
-        table: ItemTable,
-        query_BD: Float[Array, "B D"],
-        pairs: tuple[Int[Array, "1 M"], Int[Array, "1 M"]] | None,
-    ) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
-        return top_k(table, query_BD, k, None if pairs is None else (pairs[0][0], pairs[1][0]))
-
-    whole, by_query = PartitionSpec(), PartitionSpec(BATCH_AXES)
-    return jax.jit(jax.shard_map(of_device, mesh=mesh, in_specs=(whole, by_query, by_query), out_specs=by_query))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _top_k(
+    mesh: jax.sharding.Mesh,
+    k: int,
+    table: ItemTable,
+    query_GBD: Float[Array, "G B D"],
+    pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
+) -> tuple[Int[Array, "G B K"], Float[Array, "G B K"]]:
+    """The exact top `k` of each query without the items of its pairs."""
+    return over_rows(mesh, functools.partial(top_k, k=k), table, query_GBD, pairs)

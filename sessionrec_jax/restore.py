@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sessionrec_jax.checkpoint import load, load_best, newest_whole
-from sessionrec_jax.config import Config
+from sessionrec_jax.config import Config, Mesh
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.catalogue import Catalogue
@@ -37,16 +38,18 @@ class Restored(NamedTuple):
     """Steps that the parameters have seen."""
 
 
-def restore(run_dir: Path, data: Path | None = None) -> Restored:
+def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) -> Restored:
     """The newest whole checkpoint of `run_dir`, or its best one where the run is to be judged by that
     (train.evaluated), with its log, read from `data` if given, else from where training read it.
 
-    The devices may be fewer or more than the run was trained on. Raises InputError where the folder holds no run, no
-    whole checkpoint or one whose parameters are not numbers, and where the log is missing or not the one trained on.
+    The devices, those `asked` for or as many as the run had or there are, may be fewer or more than it was trained on.
+    Raises InputError where the folder holds no run, no whole checkpoint or one whose parameters are not numbers, where
+    the log is missing or not the one trained on, and where there are too few devices for what is asked.
     """
     config = read_config(run_dir)
     prepared = _log_of(config, run_dir, data)
-    config = resolve(_on_devices_here(config), prepared)
+    config = _on_devices_here(config) if asked is None else dataclasses.replace(config, mesh=asked)
+    config = resolve(config, prepared)
     mesh = make_mesh(config.mesh)
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)

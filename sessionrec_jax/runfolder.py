@@ -65,11 +65,12 @@ class MetricsLog:
     """metrics.jsonl: a line every few steps with the mean losses and the speed since the last one, and a line a
     validation. Lines that a killed run wrote past its checkpoint are taken back first, so that no step stands twice."""
 
-    def __init__(self, path: Path, first_step: int, every_steps: int, sums: Sequence[float] = ()):
-        """`sums`: what `self.sums` was when the run stood at `first_step`."""
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) < first_step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
+    def __init__(self, path: Path | None, first_step: int, every_steps: int, sums: Sequence[float] = ()):
+        """`path`: None writes nothing; `sums`: what `self.sums` was when the run stood at `first_step`."""
+        if path is not None:
+            lines = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in lines if _step_of(line) < first_step]
+            write_text(path, "".join(f"{line}\n" for line in kept))
         self._path, self._every = path, every_steps
         self.sums, self._unwritten = tuple(sums) or _NOTHING, None
         self.note = ""
@@ -104,6 +105,8 @@ class MetricsLog:
         self.sums, self._unwritten = _NOTHING, None
 
     def _append(self, line: dict[str, Any]) -> None:
+        if self._path is None:
+            return
         with self._path.open("a") as file:  # not kept open, since a run may end anywhere
             file.write(json.dumps(line) + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,11 @@ from sessionrec_jax import optim
 from sessionrec_jax.catalogue_read import Read, Reading, full_log_sum
 from sessionrec_jax.config import Config, Loss, Optim
 from sessionrec_jax.data.catalogue import Catalogue
-from sessionrec_jax.loss import Negatives, Proposal, Sums, Targets, draw_negatives, session_loss, targets
+from sessionrec_jax.loss import Proposal, Sums, Targets, draw_negatives, session_loss, targets, terms_of
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sequence_encoder import Noise
 from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
-from sessionrec_jax.partition import replicated, shardings
+from sessionrec_jax.partition import put, replicated, shardings
 
 _INIT_STREAM = 0
 _NEGATIVES_OF_STEP, _DROPOUT_OF_STEP = 0, 1
@@ -40,19 +41,14 @@ class Scalars(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh) -> Any:
+def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh, parts: int = 1) -> Any:
     """The jitted `step(state, inputs, target_GS, side, proposal, key, scalars) -> (state, Sums)`.
 
-    Sums are global; the objective is their ratio, so the loss does not depend on how the batch is spread.
+    Sums are global; the objective is their ratio, so the loss does not depend on how the batch is spread. Each device
+    has `parts` shards of it, computed one after the other, whose gradients are added up.
     """
     update_rule = optim.chain(optimizer, spec.model)
     is_full, is_sparse = loss.retrieval == "full_softmax", optimizer.table_update == "sparse"
-
-    def drawn(inputs: Inputs, target_GS: jax.Array, proposal: Proposal, key: jax.Array) -> Negatives | None:
-        if is_full:
-            return None
-        wanted = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
-        return draw_negatives(loss, key, proposal, inputs.item_T, wanted.clicked_T)
 
     def session_sums(read: Read, inputs: Inputs, target_GS: jax.Array, noise_G: Noise | None, log_sums: Any) -> Sums:
         """Of all shards. `read` has the ids of the part of the catalogue that is read, `inputs` those of the whole."""
@@ -87,32 +83,59 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh)
         scalars: Scalars,
     ) -> tuple[State, Sums]:
         step_key = jax.random.fold_in(key, state.step)
-        negatives = drawn(inputs, target_GS, proposal, jax.random.fold_in(step_key, _NEGATIVES_OF_STEP))
+        wanted_G = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
+        terms_G = jax.vmap(functools.partial(terms_of, loss))(wanted_G, inputs.session_of_item_T)
+        terms = jax.tree.map(jnp.sum, terms_G)
+        negatives = None
+        if not is_full:
+            draw_key = jax.random.fold_in(step_key, _NEGATIVES_OF_STEP)
+            negatives = draw_negatives(loss, draw_key, proposal, inputs.item_T, wanted_G.clicked_T)
         noise_G = _noise(jax.random.fold_in(step_key, _DROPOUT_OF_STEP), inputs) if spec.model.dropout else None
         reading = Reading.of(spec, mesh, inputs.item_T, negatives)
 
-        def objective(part: Params, whole: Params) -> tuple[jax.Array, Sums]:
-            read = reading.read(part, side, proposal.log_q_V)
+        def objective(part: Params, whole: Params, item_GT: jax.Array, *batch: Any) -> tuple[jax.Array, Sums]:
+            read = reading.read(part, side, proposal.log_q_V)._replace(item_GT=item_GT)
             log_sums = functools.partial(full_log_sum, spec, loss, mesh, whole, side) if is_full else None
-            sums = session_sums(read, inputs, target_GS, noise_G, log_sums)
-            norm = sessionrec.id_table_norm(part if is_sparse else whole)
-            return sums.objective(loss.alpha) + scalars.prior * norm, sums
+            sums = session_sums(read, *batch, log_sums)
+            return sums.objective(loss.alpha, terms), sums
+
+        def with_prior(gradient: Params, params: Params) -> Params:
+            of_norm = jax.grad(sessionrec.id_table_norm)(params)
+            return optax.tree.add_scale(gradient, scalars.prior, of_norm)
 
         part = reading.take(state.params)
-        (of_part, of_whole), sums = jax.grad(objective, argnums=(0, 1), has_aux=True)(part, state.params)
+        read_by = (0, 1) if is_full else (0,)
+        gradient_of = functools.partial(jax.grad(objective, argnums=read_by, has_aux=True), part, state.params)
+        (of_part, *of_whole), sums = _added_up(gradient_of, parts, reading.item_GT, inputs, target_GS, noise_G)
         if is_sparse:
             optimizer_part = reading.take(state.optimizer)
-            direction, optimizer_part = update_rule.update(of_part, optimizer_part, part)
+            direction, optimizer_part = update_rule.update(with_prior(of_part, part), optimizer_part, part)
             part = optax.tree.add_scale(part, -scalars.learning_rate, direction)
             params, optimizer_state = reading.put(state.params, part), reading.put(state.optimizer, optimizer_part)
         else:
-            gradient = optax.tree.add(reading.put(optax.tree.zeros_like(state.params), of_part), of_whole)
+            gradient = functools.reduce(
+                optax.tree.add, of_whole, reading.put(optax.tree.zeros_like(state.params), of_part)
+            )
+            gradient = with_prior(gradient, state.params)
             direction, optimizer_state = update_rule.update(gradient, state.optimizer, state.params)
             params = optax.tree.add_scale(state.params, -scalars.learning_rate, direction)
         return State(state.step + 1, params, optimizer_state), sums
 
     places = (shardings(mesh, abstract_state(spec, optimizer)), replicated(mesh))
     return jax.jit(step, donate_argnums=0, out_shardings=places)
+
+
+def _added_up(function: Callable[..., Any], parts: int, *batch_G: Any) -> Any:
+    """The sum of `function` over the parts of a batch whose devices have so many shards each."""
+    if parts == 1:
+        return function(*batch_G)
+    batch_PG = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch_G)
+
+    def add(total: Any, batch_G: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(*batch_G)), None
+
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *batch_G))
+    return jax.lax.scan(add, zero, batch_PG)[0]
 
 
 def _noise(key: jax.Array, inputs: Inputs) -> Noise:
@@ -136,4 +159,4 @@ def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sh
     key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM)
     params = sessionrec.init(spec, key, catalogue)
     state = State(jnp.zeros((), jnp.int32), params, optim.chain(config.optim, spec.model).init(params))
-    return jax.device_put(state, shardings(mesh, state))
+    return put(state, shardings(mesh, state))

@@ -37,10 +37,20 @@ from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import measure, validated
+from sessionrec_jax.hosts import Wishes, first, in_step, is_first
 from sessionrec_jax.loss import Sums, proposal
 from sessionrec_jax.meter import Counters, Meter
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Params, Spec
-from sessionrec_jax.partition import batch_shards, make_mesh, put_batch, put_replicated, put_side, replicated
+from sessionrec_jax.partition import (
+    batch_shards,
+    make_mesh,
+    put,
+    put_batch,
+    put_replicated,
+    put_side,
+    replicated,
+    shards_here,
+)
 from sessionrec_jax.profiling import Profile
 from sessionrec_jax.progress import Bar
 from sessionrec_jax.runfolder import MetricsLog, claim
@@ -135,22 +145,24 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     Raises Diverged; Stopped where `stop`, entered for the loop, asked and the checkpoint is written; NotSaved where one
     could not be written; InputError where there are checkpoints and none can be used.
     """
-    claim(run_dir, config)
+    first(lambda: claim(run_dir, config))
     mesh = make_mesh(config.mesh)
-    shape = shape_of(config, batch_shards(mesh))
+    held, counted_G = shards_here(mesh)
+    shape = shape_of(config, batch_shards(mesh), held)
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
     batches = train_batches(config, prepared, shape)
     steps = len(batches)
-    step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh)
+    step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh, config.train.parts)
 
     side = put_side(catalogue.side, spec.rows, mesh)
     negatives = put_replicated(proposal(config.loss, catalogue), mesh)
-    key = jax.device_put(jax.random.fold_in(jax.random.key(config.train.seed), _STEPS_STREAM), replicated(mesh))
+    key = put(jax.random.fold_in(jax.random.key(config.train.seed), _STEPS_STREAM), replicated(mesh))
     state = initial_state(config, spec, catalogue, mesh)
     target_slots = batches.packer.cut.target_sessions
     prior = config.optim.table_prior / (2 * target_slots)
     counters, best, validated_step, log_sums = Counters(), None, 0, ()
+    wishes = Wishes(mesh)
 
     def save(step: int) -> None:
         counters.wall_seconds = clock.seconds()
@@ -171,18 +183,21 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
             batches.set_state(progress["data"])
             counters, log_sums = Counters(**progress["counters"]), progress["log_sums"]
             best, validated_step = progress["best"] and Best(*progress["best"]), progress["validated_step"]
-        first = int(state.step)
-        log = MetricsLog(run_dir / "metrics.jsonl", first, config.train.log_every_steps, log_sums)
+        begun = int(state.step)
+        log_path = run_dir / "metrics.jsonl" if is_first() else None
+        log = MetricsLog(log_path, begun, config.train.log_every_steps, log_sums)
         clock = _Clock(counters.wall_seconds, config.train.checkpoint_every_seconds)
         meter = Meter(counters, mesh.local_devices)
-        profile = Profile(run_dir / "profile", config.train.profile_steps, first, steps)
-        unread: tuple[int, float, Sums] | None = None
-        with Bar("train", steps, first, quiet=quiet) as bar, profile, jax.transfer_guard("disallow"):
-            for step in range(first, steps + 1):
-                asked_by, is_last = asked(), step == steps
+        profile = Profile(run_dir / "profile", config.train.profile_steps if is_first() else 0, begun, steps)
+        bar = Bar("train", steps, begun, quiet=quiet or not is_first())
+        unread: _Unread | None = None
+        with in_step(Diverged), bar, profile, jax.transfer_guard("disallow"):
+            for step in range(begun, steps + 1):
+                is_last = step == steps
+                asked_by, to_save = wishes.agreed(asked(), clock.checkpoint_is_due(), is_last=is_last)
                 to_validate = step > validated_step and _validation_is_due(config.train.validations, step, steps)
-                if step > first and (asked_by or is_last or to_validate or clock.checkpoint_is_due()):
-                    unread = _read(unread, log, counters, meter)
+                if step > begun and (asked_by or is_last or to_validate or to_save):
+                    unread = _read(unread, log, counters, meter, wishes)
                     if is_last:
                         log.close()
                     save(step)  # before a validation too, which may take longer than a scheduler waits
@@ -204,11 +219,11 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
                 rate = optim.learning_rate(config.optim, step, steps)
                 scalars = put_replicated(Scalars(np.float32(rate), np.float32(prior)), mesh)
                 profile.before(step, state)
+                told = wishes.tell(batch.counts(counted_G.repeat(config.train.parts)))
                 with meter.dispatch(step):
                     state, sums = step_fn(state, *put_batch(batch, mesh), side, negatives, key, scalars)
-                _read(unread, log, counters, meter)  # the step before, while this one runs
-                unread = (step, rate, sums)
-                counters.add(batch)
+                _read(unread, log, counters, meter, wishes)  # the step before, while this one runs
+                unread = _Unread(step, rate, sums, told)
                 bar.advance(log.note)
     params_step = steps
     if config.train.evaluated == "best":
@@ -221,17 +236,27 @@ def _without_schedule(config: Optim) -> Optim:
     return dataclasses.replace(config, learning_rate_peak=1.0, warmup_fraction=0.0, table_prior=0.0)
 
 
-def _read(unread: tuple[int, float, Sums] | None, log: MetricsLog, counters: Counters, meter: Meter) -> None:
+class _Unread(NamedTuple):
+    """What a step left on the devices."""
+
+    step: int
+    rate: float
+    sums: Sums
+    told: Any
+    """See `Wishes.tell`."""
+
+
+def _read(unread: _Unread | None, log: MetricsLog, counters: Counters, meter: Meter, wishes: Wishes) -> None:
     """Takes a step's sums from the device and logs them. Raises Diverged where they are not numbers."""
     if unread is None:
         return
-    step, rate, sums = unread
-    values = tuple(float(value) for value in jax.device_get(sums))
+    values = tuple(float(value) for value in jax.device_get(unread.sums))
     if not all(map(math.isfinite, values)):
-        raise Diverged(step)
+        raise Diverged(unread.step)
     counters.target_items += int(values[1])
+    counters.add(wishes.read(unread.told))
     meter.done()
-    log.add(step, rate, values, meter.window)
+    log.add(unread.step, unread.rate, values, meter.window)
 
 
 def _validation_is_due(validations: int, step: int, steps: int) -> bool:

@@ -26,6 +26,16 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def wide_log(tmp_path_factory):
+    """A prepared synthetic log of more items than a batch reads."""
+    from sessionrec_jax.data.prepare import Settings, prepare
+    from sessionrec_jax.data.sources import synthetic
+
+    raw = synthetic.read(synthetic.Options(users=60, base=4, depth=7, seed=1))
+    return prepare(raw, tmp_path_factory.mktemp("wide") / "log", Settings())
+
+
+@pytest.fixture(scope="session")
 def config(log):
     """A resolved Config of about a thousand parameters on one device; eight rows of sixteen sessions."""
     from sessionrec_jax.config import Config

@@ -1,6 +1,8 @@
-"""One training step on a number of devices, for the tests that hold devices against each other."""
+"""For the tests that hold devices against each other: one training step on a number of them, and what programs send."""
 
 from __future__ import annotations
+
+import re
 
 import jax
 import numpy as np
@@ -41,7 +43,7 @@ class OneStep:
         state = initial_state(config, spec, catalogue, mesh)
         side = put_side(catalogue.side, spec.rows, mesh)
         q, scalars = put_replicated((self.proposal, Scalars(np.float32(1e-2), np.float32(0))), mesh)
-        step = make_step(spec, config.loss, config.optim, mesh)
+        step = make_step(spec, config.loss, config.optim, mesh, config.train.parts)
         key = jax.device_put(self.key, replicated(mesh))
         arguments = (state, *put_batch(self.batch, mesh), side, q, key, scalars)
         self.program = step.lower(*arguments).compile()
@@ -58,3 +60,13 @@ def assert_same_step(one: OneStep, other: OneStep, params_atol: float = 0.0) -> 
         for name, leaf in leaves.items():
             near = max(1e-5 * max(np.abs(leaf).max(initial=0), 1e-6), params_atol if part == "params" else 0.0)
             np.testing.assert_allclose(others[name], leaf, atol=near, rtol=1e-3, err_msg=name)
+
+
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
+
+
+def most_sent(program) -> int:
+    """Numbers in the largest array that a collective of a compiled program gives; 0 where there is none."""
+    results = re.findall(rf"= (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\(", program.as_text())
+    shapes = [shape for result in results for shape in re.findall(r"\w+\[([\d,]*)\]", result)]
+    return max((int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes), default=0)

@@ -262,7 +262,7 @@ def test_the_scarcer_slots_waste_little(config, log):
 
 
 def test_rows_that_do_not_spread_name_ones_that_do(config):
-    with pytest.raises(InputError, match=r"--data.rows 12 does not spread over 8 devices.*16.*--mesh.data 6"):
+    with pytest.raises(InputError, match=r"--data.rows 12 does not spread over 8 devices.*16.*--mesh data=6"):
         shape_of(replace(config, {"data.rows": 12}), 8)
 
 

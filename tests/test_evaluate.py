@@ -1,4 +1,4 @@
-"""Evaluation: ranks and probabilities in chunks equal those of whole rows; what was seen before is no candidate."""
+"""Evaluation: the pass equals a plain one, session by session; what was seen before is no candidate."""
 
 from __future__ import annotations
 
@@ -17,67 +17,10 @@ from sessionrec_jax.evaluate import evaluate, measure
 from sessionrec_jax.metrics import CUTOFFS
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
-from sessionrec_jax.scoring import BLOCK, PAIRS, ItemTable, count_above, log_prob_and_rank
 from sessionrec_jax.step import initial_state
 from sessionrec_jax.train import spec_of
 
 RANKING = ("mrr", *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS))
-
-
-# Scoring in chunks.
-
-
-def table_of(e_VD: np.ndarray, bias_V: np.ndarray, size: int) -> ItemTable:
-    """In chunks of `size`, the last filled up."""
-    chunks = -(-len(e_VD) // size)
-    fill = chunks * size - len(e_VD)
-    e_CND = np.pad(e_VD, ((0, fill), (0, 0))).reshape(chunks, size, -1)
-    return ItemTable(
-        jnp.asarray(e_CND), jnp.asarray(np.pad(bias_V, (0, fill), constant_values=-np.inf).reshape(chunks, size))
-    )
-
-
-@pytest.fixture(scope="module")
-def dense():
-    """Small whole numbers, so that scores are exact and many tie: embeddings, biases, queries, items, all scores."""
-    rng = np.random.default_rng(0)
-    e_VD, bias_V = rng.integers(-2, 3, (40, 3)).astype(np.float32), rng.integers(0, 2, 40).astype(np.float32)
-    bias_V[0] = -np.inf
-    query_QD = rng.integers(-2, 3, (2 * BLOCK, 3)).astype(np.float32)
-    return e_VD, bias_V, query_QD, rng.integers(1, 40, 2 * BLOCK).astype(np.int32), query_QD @ e_VD.T + bias_V
-
-
-@pytest.mark.parametrize("size", [7, 40])
-def test_chunks_give_what_whole_rows_give_and_ties_count_against_the_item(dense, size):
-    e_VD, bias_V, query_QD, item_Q, score_QV = dense
-    log_prob_Q, rank_Q = jax.jit(log_prob_and_rank)(table_of(e_VD, bias_V, size), query_QD, item_Q)
-    own_Q = score_QV[np.arange(len(item_Q)), item_Q]
-    np.testing.assert_array_equal(rank_Q, np.sum(score_QV >= own_Q[:, None], axis=1) - 1)
-    np.testing.assert_allclose(log_prob_Q, own_Q - np.log(np.exp(score_QV).sum(axis=1)), rtol=1e-5, atol=1e-5)
-
-
-def test_pairs_are_counted_as_whole_rows_would(dense):
-    e_VD, bias_V, query_QD, item_Q, score_QV = dense
-    rng = np.random.default_rng(1)
-    query_M, item_M = rng.integers(0, len(item_Q) + 1, PAIRS), rng.integers(1, 40, PAIRS)  # some are padding
-    above_Q = jax.jit(count_above)(table_of(e_VD, bias_V, 7), query_QD, item_Q, query_M, item_M)
-    real = query_M < len(item_Q)
-    is_above = score_QV[query_M[real], item_M[real]] >= score_QV[query_M[real], item_Q[query_M[real]]]
-    np.testing.assert_array_equal(above_Q, np.bincount(query_M[real], is_above, len(item_Q)))
-
-
-def test_equal_embeddings_tie_whatever_the_rounding_and_no_number_is_worst():
-    rng = np.random.default_rng(2)
-    e_VD = np.tile(rng.normal(size=16).astype(np.float32), (30, 1))
-    query_QD = 10 * rng.normal(size=(BLOCK, 16)).astype(np.float32)
-    query_QD[0] = np.nan
-    bias_V = np.append(-np.inf, np.full(29, -3.1)).astype(np.float32)
-    _, rank_Q = jax.jit(log_prob_and_rank)(table_of(e_VD, bias_V, 8), query_QD, jnp.full(BLOCK, 5))
-    assert np.all(rank_Q[1:] == 28)
-    assert rank_Q[0] >= 28
-
-
-# The pass.
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from sessionrec_jax.config import Loss
 from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED
 from sessionrec_jax.data.catalogue import from_counts
-from sessionrec_jax.loss import Negatives, Sums, Targets, proposal, session_loss, targets
+from sessionrec_jax.loss import Negatives, Sums, Targets, Terms, proposal, session_loss, targets, terms_of
 from sessionrec_jax.model.sessionrec import Queries
 from sessionrec_jax.retrieval_loss import Rows, bce_sums, catalogue_log_sum, full_softmax_sums, sampled_softmax_sums
 
@@ -335,7 +335,9 @@ def test_gradients_are_numbers_and_zero_without_targets(world, wanted, kinds, em
 
     def objective(world):
         drawn = negatives([5, 6, ITEMS + 1], [1, 1, 0])  # for slot 0 every negative is masked
-        return both(Loss(*kinds), world, wanted, drawn).objective(1.0)
+        return both(Loss(*kinds), world, wanted, drawn).objective(
+            1.0, terms_of(Loss(*kinds), wanted, jnp.asarray(SESSION_T))
+        )
 
     leaves = jax.tree.leaves(jax.value_and_grad(objective)(world))
     assert all(np.all(np.isfinite(leaf)) for leaf in leaves)
@@ -347,7 +349,8 @@ def test_without_alpha_there_is_the_retrieval_loss_and_nothing_else(world, wante
     drawn = every_item()
 
     def objective(world, alpha: float, weight: float):
-        return both(Loss(*kinds, alpha=alpha), world, wanted, drawn).objective(weight)
+        config = Loss(*kinds, alpha=alpha)
+        return both(config, world, wanted, drawn).objective(weight, terms_of(config, wanted, jnp.asarray(SESSION_T)))
 
     with_rank, without = jax.grad(objective)(world, 1.0, 0.0), jax.grad(objective)(world, 0.0, 0.0)
     for name, leaf in with_rank.items():
@@ -360,5 +363,16 @@ def test_without_alpha_there_is_the_retrieval_loss_and_nothing_else(world, wante
 
 def test_the_objective_weighs_means_not_sums():
     sums = Sums(*map(jnp.asarray, (6.0, 3.0, 5.0, 10.0)))
-    assert sums.objective(0.5) == pytest.approx(6 / 3 + 0.5 * 5 / 10)
-    assert jax.tree.map(lambda x: 2 * x, sums).objective(0.5) == pytest.approx(float(sums.objective(0.5)))
+    terms = Terms(sums.clicked_items, sums.rank_terms)
+    assert sums.objective(0.5, terms) == pytest.approx(6 / 3 + 0.5 * 5 / 10)
+    twice = jax.tree.map(lambda x: 2 * x, (sums, terms))
+    assert twice[0].objective(0.5, twice[1]) == pytest.approx(float(sums.objective(0.5, terms)))
+    assert sums.objective(0.5, twice[1]) == pytest.approx(float(sums.objective(0.5, terms)) / 2)
+
+
+@pytest.mark.parametrize("kinds", FORMS)
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_the_numbers_of_terms_are_known_before_the_nats(world, wanted, kinds, alpha):
+    config = Loss(*kinds, alpha=alpha)
+    sums = both(config, world, wanted, every_item())
+    assert terms_of(config, wanted, jnp.asarray(SESSION_T)) == (sums.clicked_items, sums.rank_terms)

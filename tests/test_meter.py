@@ -56,7 +56,7 @@ def steps(meter: Meter, counters: Counters, clock: Clock, first: int, seconds: l
         if step:
             clock.sleep(of_step - wait)
             meter.done()
-        counters.add(batch(items=6, sessions=3))
+        counters.add(batch(items=6, sessions=3).counts())
 
 
 # The numbers of a window.
@@ -67,7 +67,7 @@ def test_a_window_says_how_fast_its_own_steps_were(clock):
     meter = Meter(counters, ())
     with meter.dispatch(0):
         clock.sleep(30.0)
-    counters.add(batch(items=10, sessions=4))
+    counters.add(batch(items=10, sessions=4).counts())
     steps(meter, counters, clock, 1, [1.0, 1.0, 2.0, 1.0], wait=0.25)
     first = meter.window()
     assert first["compile_seconds"] == 30

@@ -11,7 +11,7 @@ import pytest
 
 from sessionrec_jax.config import Loss, Mesh
 from sessionrec_jax.data.catalogue import from_counts
-from sessionrec_jax.negatives import Negatives, draw_negatives, proposal, sample_in_batch
+from sessionrec_jax.negatives import Negatives, draw_negatives, item_of, proposal, sample_in_batch, ticketed
 from sessionrec_jax.partition import make_mesh, over_batch
 
 ITEMS = 12
@@ -40,7 +40,36 @@ def test_a_proposal_is_a_distribution_over_all_items(catalogue, place):
     assert q_V[0] == 0
     assert np.all(q_V[1:] > 0)
     assert q_V.sum() == pytest.approx(1, rel=1e-5)
-    assert np.allclose(np.diff(q.cumulative_V), q_V[1:], atol=1e-6)
+
+
+def assert_log_q_is_what_is_drawn(q, checked: np.ndarray) -> np.ndarray:
+    """The items share the 2^32 tickets out among them, none without; `checked` ones are drawn by theirs, from the first
+    to the last. Returns the tickets of every item."""
+    first_V = q.first_V[1:].astype(np.int64)
+    tickets_V = np.diff(first_V, append=2**32)
+    assert first_V[0] == 0
+    assert tickets_V.min() >= 1
+    assert q.log_q_V[0] == -np.inf
+    assert np.abs(2.0**32 * np.exp(q.log_q_V[1:].astype(np.float64)) / tickets_V - 1).max() < 2e-6
+    for ticket_V in (first_V, first_V + tickets_V - 1):
+        ticket_N = jnp.asarray(ticket_V[checked - 1].astype(np.uint32))
+        np.testing.assert_array_equal(jax.jit(item_of)(q, ticket_N), checked)
+    return tickets_V
+
+
+@pytest.mark.parametrize("weight_V", [[0.0, 1], [0.0, 3, 1, 1e-30, 2, 1e-30], [0.0, 1e-30, 1e30]], ids=len)
+def test_log_q_counts_the_tickets_of_an_item(weight_V):
+    weight_V = np.array(weight_V)
+    tickets_V = assert_log_q_is_what_is_drawn(ticketed(weight_V), np.arange(1, len(weight_V)))
+    np.testing.assert_allclose(tickets_V / 2**32, weight_V[1:] / weight_V.sum(), atol=len(weight_V) / 2**32)
+
+
+def test_ten_million_items_are_drawn_as_log_q_says():
+    items = 10**7
+    weight_V = np.append(0.0, 1 + 100_000 / np.arange(1, items + 1))
+    checked = np.append([1, items], np.random.default_rng(0).integers(1, items + 1, 20_000))
+    tickets_V = assert_log_q_is_what_is_drawn(ticketed(weight_V), checked)
+    assert np.abs(tickets_V / weight_V[1:] * (weight_V.sum() / 2**32) - 1).max() < 0.02
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])

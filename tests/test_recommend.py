@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -26,7 +27,6 @@ from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
 from sessionrec_jax.recommend import recommend
 from sessionrec_jax.restore import Restored, restore
 from sessionrec_jax.runfolder import claim, write_json
-from sessionrec_jax.scoring import ItemTable, stack_pairs
 from sessionrec_jax.train import resolve, spec_of, train
 
 SMALL = {
@@ -140,33 +140,6 @@ def test_restore_refuses(trained, shop, run, tmp_path):
 
 
 # --- recommending --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("devices", "k"), [(1, 1), (1, 34), (8, 5), (8, 20)])
-def test_top_k_equals_a_full_sort(devices, k):
-    """Chunks shorter and longer than k, and ties, which stand in the catalogue's order."""
-    rng = np.random.default_rng(k)
-    e_CND, query_BD = rng.integers(-2, 3, (5, 7, 3)).astype(np.float32), rng.integers(-2, 3, (16, 3)).astype(np.float32)
-    bias_CN = rng.integers(0, 2, (5, 7)).astype(np.float32)
-    bias_CN[0, 0] = -np.inf  # padding
-    top_k = module._make_top_k(make_mesh(Mesh(devices)), k)
-    item_BK, log_prob_BK = top_k(ItemTable(e_CND, bias_CN), query_BD, None)
-    score_BV = query_BD @ e_CND.reshape(35, 3).T + bias_CN.reshape(35)
-    best_BK = np.argsort(-score_BV, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(item_BK, best_BK)
-    log_prob_BV = score_BV - np.log(np.exp(score_BV.astype(np.float64)).sum(axis=1, keepdims=True))
-    np.testing.assert_allclose(log_prob_BK, np.take_along_axis(log_prob_BV, best_BK, axis=1), atol=1e-5)
-    assert 0 not in np.asarray(item_BK)
-
-    seen_BV = rng.random(score_BV.shape) < rng.random((16, 1))
-    of_device = [np.nonzero(seen_XV) for seen_XV in np.split(seen_BV, devices)]
-    new_BK, new_log_prob_BK = top_k(ItemTable(e_CND, bias_CN), query_BD, stack_pairs(of_device, 16 // devices))
-    masked_BV = np.where(seen_BV, -np.inf, score_BV)
-    for query, best_K in enumerate(np.argsort(-masked_BV, axis=1, kind="stable")[:, :k]):
-        best_K = best_K[masked_BV[query, best_K] > -np.inf]
-        np.testing.assert_array_equal(new_BK[query, : len(best_K)], best_K)
-        np.testing.assert_allclose(new_log_prob_BK[query, : len(best_K)], log_prob_BV[query, best_K], atol=1e-5)
-        assert np.all(np.asarray(new_log_prob_BK)[query, len(best_K) :] == -np.inf)
 
 
 def log_probs_of_the_last_targets(run):
@@ -371,6 +344,13 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *new_only]) == 0
     answers = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
     assert answers == lines_of(run, log_histories(run.prepared, 4), 3, "masked")
+    spread = ["--mesh", "data=2,model=4", "--out", str(tmp_path / "spread.jsonl")]
+    assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *spread]) == 0
+    of_spread = [json.loads(line)["items"] for line in (tmp_path / "spread.jsonl").read_text().splitlines()]
+    assert of_spread == [json.loads(line)["items"] for line in out.read_text().splitlines()]
+    for axes, told in (("data=16", "wants 16 devices"), ("data=3", "does not spread over 3 devices.*--mesh data=2")):
+        assert main(["recommend", run_dir, "--log-users", "4", "--mesh", axes]) == 2
+        assert re.search(told, capsys.readouterr().err.replace("\n", " "))
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3"]) == 0
     printed = capsys.readouterr().out
     assert printed == out.read_text()
@@ -380,4 +360,6 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert "line 2 lacks 'sessions'" in capsys.readouterr().err
     assert main(["recommend", run_dir]) == 2
     assert "--histories users.jsonl or --log-users N" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "top.jsonl", "users.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new.jsonl", "spread.jsonl", "top.jsonl", "users.jsonl",
+    ]  # fmt: skip

@@ -68,7 +68,7 @@ def test_a_step_moves_the_rows_of_items_that_it_saw_and_no_others(one_step):
 
 
 def test_the_mesh_cannot_have_more_devices_than_there_are(config):
-    with pytest.raises(InputError, match=r"--mesh.data 9 wants 9 devices, but there are 8 .*use --mesh.data 8"):
+    with pytest.raises(InputError, match=r"--mesh data=9 wants 9 devices, but there are 8 .*use --mesh data=8"):
         make_mesh(replace(config, {"mesh.data": 9}).mesh)
 
 

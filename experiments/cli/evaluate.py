@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from experiments.cli.devices import mesh_of
 from sessionrec_jax.metrics import CUTOFFS
 
 _SHOWN = (
@@ -40,6 +41,9 @@ class Command:
     Left out: as the run has it (data.eval_seen)."""
     data: Path | None = None
     """The prepared log, where it has moved since training."""
+    mesh: str | None = None
+    """Devices, such as data=4,model=2; item tables are spread by rows over model. Left out: as many as the run had, or
+    as there are."""
     json: Path | None = None
     """Also write the metrics, with their standard errors over users, to this file."""
 
@@ -54,7 +58,7 @@ def main(argv: list[str]) -> int:
     from sessionrec_jax.restore import restore
     from sessionrec_jax.runfolder import write_json
 
-    run = restore(command.run, command.data)
+    run = restore(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     role = VALIDATION if command.split == "validation" else TEST
     shape = shape_of(run.config, batch_shards(run.mesh))
     config = replace(run.config, {} if command.seen is None else {"data.eval_seen": command.seen})

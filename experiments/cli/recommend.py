@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from experiments.cli.devices import mesh_of
 from sessionrec_jax.errors import InputError
 
 
@@ -47,6 +48,9 @@ class Command:
     """File for the answers, written whole or not at all. Left out: standard output."""
     data: Path | None = None
     """Where the run's prepared log lies now, if it was moved."""
+    mesh: str | None = None
+    """Devices, such as data=4,model=2; item tables are spread by rows over model. Left out: as many as the run had, or
+    as there are."""
 
 
 def main(argv: list[str]) -> int:
@@ -60,7 +64,7 @@ def main(argv: list[str]) -> int:
     from sessionrec_jax.restore import restore
     from sessionrec_jax.runfolder import read_json
 
-    run = restore(command.run, command.data)
+    run = restore(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     row = command.run / "row.json"
     if not row.exists() or read_json(row)["status"] != "done":
         say = Console(stderr=True, highlight=False, soft_wrap=True).print

@@ -1,6 +1,7 @@
 """Contract 2: users' histories packed into batches of fixed shape, read through Grain, resumable at every batch.
 
-Letters: G shards (one a device on the `data` axis), R rows a shard, L session slots a row, T item slots a shard.
+Letters: G shards (one a device that the batch is shared out over, or one a part of its step), R rows a shard, L session
+slots a row, T item slots a shard.
 A user's history is cut into windows that fit a row; windows are packed into rows first-fit; the items of a shard's
 rows stand together, so that padding stands only at the end. The order of rows does not depend on G: the same
 global batch lies on one device or on eight.
@@ -18,7 +19,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int8, Int32
+from jaxtyping import Bool, Int8, Int32, Int64
 
 from sessionrec_jax.config import Config
 from sessionrec_jax.data import paradigm
@@ -36,13 +37,15 @@ _SHUFFLE_STREAM = 0xDA7A
 
 @dataclass(frozen=True)
 class Shape:
-    """Static shape of a packed batch."""
+    """Static shape of what the devices hold of a packed batch at once."""
 
     shards: int
     rows: int
     """Rows of one shard."""
     sessions_per_row: int
     items_per_row: int
+    held: tuple[int, ...] | None = None
+    """Shards that this process makes, ascending; they are the G of its batches. None: all."""
 
     @property
     def sessions(self) -> int:
@@ -50,15 +53,18 @@ class Shape:
         return self.rows * self.sessions_per_row
 
 
-def shape_of(config: Config, shards: int) -> Shape:
-    """Raises InputError where the rows cannot be spread evenly over the devices."""
-    if config.data.rows % shards:
-        fits = -(-config.data.rows // shards) * shards
-        raise InputError(
-            f"--data.rows {config.data.rows} does not spread over {shards} devices; use a multiple such as {fits}, "
-            f"or --mesh.data {_largest_divisor(config.data.rows, shards)}"
-        )
-    return Shape(shards, config.data.rows // shards, config.data.sessions_per_row, config.data.items_per_row)
+def shape_of(config: Config, shards: int, held: tuple[int, ...] | None = None) -> Shape:
+    """Of one of the `train.parts` of a batch. Raises InputError where the rows cannot be spread evenly over parts and
+    devices."""
+    rows, parts = config.data.rows, config.train.parts
+    if rows % (shards * parts):
+        fits = -(-rows // (shards * parts)) * shards * parts
+        over, other = f"{shards} devices", f"--mesh data={_largest_divisor(rows, shards)}"
+        if parts > 1:
+            over, other = f"{over} in {parts} parts", "other --train.parts"
+        raise InputError(f"--data.rows {rows} does not spread over {over}; use a multiple such as {fits}, or {other}")
+    held = None if held is not None and len(held) == shards else held
+    return Shape(shards, rows // (shards * parts), config.data.sessions_per_row, config.data.items_per_row, held)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -90,6 +96,13 @@ class Batch:
     @property
     def target_sessions(self) -> int:
         return int(self.target_GRL.sum())
+
+    def counts(self, counted_G: Bool[np.ndarray, " G"] | None = None) -> Int64[np.ndarray, " 5"]:
+        """Of the shards `counted_G`, or all: target slots, sessions, items, and the slots of the last two."""
+        part = slice(None) if counted_G is None else counted_G
+        user_GRL, item_GT = self.user_of_session_GRL[part], self.item_GT[part]
+        sessions, items = np.count_nonzero(user_GRL), np.count_nonzero(item_GT)
+        return np.array([self.target_GRL[part].sum(), sessions, items, user_GRL.size, item_GT.size])
 
     @property
     def waste(self) -> tuple[float, float]:
@@ -198,6 +211,7 @@ class Packer:
         shards = [
             _shard(self.cut, window_P[a:b], row_P[a:b] - k * self.shape.rows, self.shape)
             for k, (a, b) in enumerate(itertools.pairwise(bounds))
+            if self.shape.held is None or k in self.shape.held
         ]
         return Batch(**{name: np.stack([shard[name] for shard in shards]) for name in shards[0]})
 
@@ -278,8 +292,12 @@ def train_windows(config: Config, prepared: Prepared) -> Windows:
 
 
 def train_batches(config: Config, prepared: Prepared, shape: Shape) -> Batches:
-    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps."""
-    return Batches(Packer(train_windows(config, prepared), shape, config.train.epochs, config.train.seed))
+    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps. A
+    batch is `train.parts` times `shape`; the parts of a device stand together."""
+    parts = config.train.parts
+    held = None if shape.held is None else tuple(shard * parts + part for shard in shape.held for part in range(parts))
+    whole = dataclasses.replace(shape, shards=shape.shards * parts, held=held)
+    return Batches(Packer(train_windows(config, prepared), whole, config.train.epochs, config.train.seed))
 
 
 def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) -> Batches:

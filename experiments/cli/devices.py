@@ -1,0 +1,50 @@
+"""`--mesh data=4,model=2` and `--hosts coordinator=HOST:PORT,count=2,index=0`: devices and processes of a command."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from sessionrec_jax.config import Hosts, Mesh
+from sessionrec_jax.errors import InputError, near_miss
+
+
+def mesh_of(axes: str) -> Mesh:
+    """Axes that are not named are as `Mesh` has them. Raises InputError for what is no list of axes and their sizes."""
+    return Mesh(**{axis: int(size) for axis, size in _mesh(axes)})
+
+
+def written_out(argv: list[str]) -> list[str]:
+    """`argv` with both flags as the fields of Mesh and of Hosts."""
+    written: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        if word == "--mesh":
+            parts = _mesh(next(rest, ""))
+        elif word == "--hosts":
+            given = next(rest, "")
+            given = f"coordinator={given}" if given == "auto" else given
+            parts = _parts(word, given, Hosts, "auto, or coordinator=HOST:PORT,count=N,index=I")
+        else:
+            written.append(word)
+            continue
+        written += [f"{word}.{name.replace('_', '-')}={value}" for name, value in parts]
+    return written
+
+
+def _mesh(axes: str) -> list[tuple[str, str]]:
+    wanted = "axes and their sizes, such as data=4,model=2"
+    parts = _parts("--mesh", axes, Mesh, wanted)
+    if not all(size.isdecimal() for _, size in parts):
+        raise InputError(f"--mesh is {axes!r}; wanted {wanted}")
+    return parts
+
+
+def _parts(flag: str, given: str, fields_of: type, wanted: str) -> list[tuple[str, str]]:
+    known = [field.name for field in fields(fields_of)]
+    parts = [part.partition("=") for part in given.split(",")]
+    for name, equals, value in parts:
+        if not (equals and value):
+            raise InputError(f"{flag} is {given!r}; wanted {wanted}")
+        if name not in known:
+            raise InputError(f"{flag} names {name!r}; {near_miss(name, known)}")
+    return [(name, value) for name, _, value in parts]

@@ -1,0 +1,39 @@
+"""A batch computed in parts takes the step of the whole batch."""
+
+from __future__ import annotations
+
+import pytest
+from onestep import OneStep, assert_same_step, by_name
+
+from sessionrec_jax.config_rules import check
+from sessionrec_jax.config_values import replace, run_id
+from sessionrec_jax.data.batches import shape_of
+from sessionrec_jax.errors import InputError
+
+FEW = {"loss.negatives": 8, "model.score": "cosine", "model.layers": 1, "model.width": 16, "model.id_width": 8}
+CASES = {
+    "sampled": {"model.dropout": 0.1, "optim.table_prior": 1.0},
+    "pairwise, in batch": {"loss.rank": "pairwise", "loss.negatives_from": "in_batch"},
+    "listwise, full": {"loss.rank": "listwise", "loss.retrieval": "full_softmax"},
+    "sparse": {"optim.table_update": "sparse", "optim.table_prior": 1.0},
+}
+SLOW = [pytest.param(name, marks=() if name == "sampled" else pytest.mark.slow) for name in CASES]
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_parts_take_the_step_of_the_whole_batch(config, log, name):
+    config = replace(config, FEW | CASES[name])
+    whole, parts = OneStep(config, log, 1), OneStep(replace(config, {"train.parts": 4}), log, {"data": 2, "model": 2})
+    assert_same_step(whole, parts, 1e-4)
+    assert any((leaf != 0).any() for leaf in by_name(whole.state.optimizer).values())
+
+
+def test_a_run_in_parts_is_the_same_run(config):
+    assert run_id(replace(config, {"train.parts": 4})) == run_id(config)
+
+
+def test_rows_that_do_not_spread_are_refused(config):
+    with pytest.raises(InputError, match=r"rows 16 does not spread over 2 devices in 3 parts; use .* such as 18"):
+        shape_of(replace(config, {"data.rows": 16, "train.parts": 3}), 2)
+    with pytest.raises(InputError, match=r"--train.parts is 0; wanted at least 1"):
+        check(replace(config, {"train.parts": 0}))

@@ -1,0 +1,117 @@
+"""Evaluation and recommendation over item tables spread by rows: the numbers of one device, and no table is sent."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from onestep import most_sent
+
+from sessionrec_jax import evaluate, recommend, scoring
+from sessionrec_jax.config import Mesh, Model
+from sessionrec_jax.config_values import replace
+from sessionrec_jax.data.batches import TEST, shape_of, train_catalogue
+from sessionrec_jax.histories import log_histories
+from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.sessionrec import Inputs, Spec
+from sessionrec_jax.partition import TABLE_AXIS, batch_shards, make_mesh, over_batch, shardings
+from sessionrec_jax.restore import Restored
+from sessionrec_jax.train import resolve, spec_of
+
+MESHES = [Mesh(8), Mesh(4, 1, 2), Mesh(1, 2, 4), Mesh(1, 1, 8)]
+
+
+@pytest.fixture(scope="module")
+def on_mesh(config, wide_log):
+    """A run with noise for parameters, on a mesh."""
+    wide = {"data.path": str(wide_log.path), "data.fingerprint": wide_log.fingerprint, "data.sessions_per_row": 4,
+            "data.items_per_row": 0, "data.side_columns": ("category",)}  # fmt: skip
+    config = resolve(replace(config, wide), wide_log)
+    catalogue, rng = train_catalogue(config, wide_log), np.random.default_rng(0)
+    spec = spec_of(config, wide_log, catalogue)
+    params = jax.tree.map(
+        lambda x: np.asarray(x + 0.3 * rng.standard_normal(x.shape), np.float32),
+        sessionrec.init(spec, jax.random.key(0), catalogue),
+    )
+
+    def on_mesh(axes: Mesh) -> Restored:
+        mesh = make_mesh(axes)
+        here = jax.device_put(params, shardings(mesh, params))
+        return Restored(config, wide_log, catalogue, spec, here, mesh, 0)
+
+    return on_mesh
+
+
+@pytest.fixture(scope="module")
+def one(on_mesh):
+    return found(on_mesh(Mesh(1)))
+
+
+def found(run: Restored):
+    """Metrics with what was seen before masked, and what is recommended."""
+    config = replace(run.config, {"data.eval_seen": "masked"})
+    shape = shape_of(config, batch_shards(run.mesh))
+    measured = evaluate.evaluate(config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, TEST)
+    return measured, list(recommend.recommend(run, log_histories(run.prepared, 0), 20, "masked", quiet=True))
+
+
+@pytest.mark.parametrize(
+    "axes", [pytest.param(axes, marks=() if axes.model == 4 else pytest.mark.slow) for axes in MESHES], ids=str
+)
+def test_every_mesh_finds_what_one_device_finds(on_mesh, one, axes):
+    (metrics, lines), (metrics_of_one, lines_of_one) = found(on_mesh(axes)), one
+    ranking = [name for name in metrics if name.startswith(("mrr", "recall", "ndcg", "hit", "retrieval"))]
+    for name, value in metrics_of_one.items():
+        near = 1e-12 if name in ranking else 1e-6  # ranks are the same, whatever the order of their sum
+        assert metrics[name] == (
+            value if value is None or isinstance(value, str) else pytest.approx(value, rel=near)
+        ), name
+    assert len(lines) == len(lines_of_one) == 60
+    for line, line_of_one in zip(lines, lines_of_one, strict=True):
+        assert line["items"] == line_of_one["items"]
+        np.testing.assert_allclose(line["scores"], line_of_one["scores"], rtol=1e-6, atol=2e-6)  # told to 1e-6
+
+
+ITEMS = 4_000_000
+SPEC = Spec(Model(width=16, heads=2, id_width=8), ITEMS + 1, (("category", 9),), 2, 8, 4, -(ITEMS + 1) % 64)
+
+
+def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
+    """All that touches the tables, compiled for four million items without making them."""
+    mesh = make_mesh(axes)
+    shards = batch_shards(mesh)
+
+    def batch(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct((shards, *shape), dtype, sharding=over_batch(mesh))
+
+    shapes = jax.eval_shape(lambda: sessionrec.random(SPEC, jax.random.key(0)))
+    params = jax.tree.map(
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings(mesh, shapes)
+    )
+    by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(TABLE_AXIS))
+    side = {"category": jax.ShapeDtypeStruct((SPEC.rows, 1), jnp.int32, sharding=by_row)}
+    inputs = Inputs(*[batch(64)] * 3, *[batch(2, 8)] * 3)
+    table = scoring.ItemTable(
+        jax.ShapeDtypeStruct((SPEC.rows, SPEC.model.width), jnp.float32, sharding=by_row),
+        jax.ShapeDtypeStruct((SPEC.rows,), jnp.float32, sharding=by_row),
+    )
+    pairs, queries = (batch(scoring.PAIRS),) * 2, batch(scoring.BLOCK, SPEC.model.width, dtype=jnp.float32)
+    of_batch = (inputs, batch(16, dtype=bool), batch(scoring.BLOCK), pairs)
+    return {
+        "table": scoring.item_table.lower(SPEC, mesh, params, side).compile(),
+        "evaluate": evaluate._score.lower(SPEC, "pointwise", mesh, params, table, side, *of_batch).compile(),
+        "histories": recommend._session_queries.lower(SPEC, mesh, params, inputs, side).compile(),
+        "top": recommend._top_k.lower(mesh, 50, table, queries, pairs).compile(),
+    }
+
+
+def test_no_table_is_sent_and_a_device_holds_its_part_once():
+    spread, rows = 4, SPEC.rows
+    side, table, params = 4 * rows, 4 * rows * (SPEC.model.width + 1), 4 * rows * (SPEC.model.id_width + 1)
+    held = {"table": side + params + table, "evaluate": side + params + table, "histories": side + params, "top": table}
+    for name, program in programs(Mesh(2, 1, spread)).items():
+        assert 0 < most_sent(program) < rows / spread / 10, name  # a number for every row would be too many
+        used = program.memory_analysis()
+        used = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
+        assert used < 1.1 * held[name] / spread + 32e6, name  # the scores of a chunk do not fall
