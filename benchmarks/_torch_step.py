@@ -142,15 +142,12 @@ class Stepper:
         self.body = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
         self.tables = torch.optim.SparseAdam([self.table, self.bias], rate * optimizer.table_rate_ratio, betas)
         self.clip_norm, self.alpha = optimizer.clip_norm, alpha
-        self.log_q_V, self.cumulative_V = (
-            torch.tensor(log_q_V),
-            torch.tensor(np.cumsum(np.exp(log_q_V.astype(np.float64)))),
-        )
+        self.log_q_V = torch.tensor(log_q_V)
+        self.cumulative_V = self.log_q_V.double().exp().cumsum(0)
 
     def draw(self, negatives: int) -> Tensor:
-        return torch.searchsorted(self.cumulative_V, torch.rand(negatives, dtype=torch.float64), right=True).clamp_(
-            1, len(self.log_q_V) - 1
-        )
+        drawn_N = torch.searchsorted(self.cumulative_V, torch.rand(negatives, dtype=torch.float64), right=True)
+        return drawn_N.clamp_(1, len(self.log_q_V) - 1)
 
     def __call__(self, batch: Batch, draw: Tensor) -> tuple[float, float]:
         """A step against the negatives drawn. Nats per click and per exposure, before it."""
