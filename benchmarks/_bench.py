@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -47,3 +49,12 @@ def report(question: str, ratio_of: str, **numbers: Any) -> None:
         "date": datetime.date.today().isoformat(),
     }
     print(json.dumps({"question": question, "ratio_of": ratio_of, **numbers, **machine}), flush=True)
+
+
+def need(module: str, extra: str) -> Any:
+    """The module; where it is not installed, exit 2, which `make bench` takes for a question left out."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        print(f"this benchmark needs {module} ({error}); wanted: pip install -e '.[{extra}]'", file=sys.stderr)
+        sys.exit(2)

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from _bench import ratio, report, significant
+from _bench import need, ratio, report, significant
 
 from sessionrec_jax.data.synthetic import ZipfIntent
 
@@ -100,6 +100,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIBIBYTE
         print(json.dumps({"seconds": time.perf_counter() - begun, "gib": peak, "sessions": sessions}))
         return
+    need("duckdb", "bench")
     sizes = [10**6, 10**7, *([10**8] if asked.full else [])]
     cases = []
     with tempfile.TemporaryDirectory() as folder:

@@ -57,6 +57,8 @@ class SequenceEncoder(nn.Module):
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast, 0),
                 length=config.layers,
+                # what a rolled loop keeps is copied into and out of one array for all layers
+                unroll=1 if config.remat else config.layers,
             )
             is_recurrent = config.sequence_encoder == "gru"
             slots = first_of_user(user_RL) if is_recurrent else slots_of(config, user_RL, position_RL, seconds_RL)

@@ -1,0 +1,211 @@
+"""SessionRec's training step in PyTorch: the mean encoder, the Transformer, sampled softmax, Adam and lazy Adam.
+
+What PyTorch is good at and XLA is not is used. Shapes may change from step to step, so that an item embedding is
+computed once for each distinct item and only what is scored is gathered; the loader (`Batch.of`, not timed) has found
+out what that is. Letters as in the model: T items, S session slots, M distinct items of a step, N negatives, C scored
+clicks, X scored exposures, D width, E ID width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sessionrec_jax.config import Model, Optim
+from sessionrec_jax.data.batches import CLICKED
+from sessionrec_jax.model.sessionrec import Inputs
+
+
+class Batch(NamedTuple):
+    item_T: Tensor
+    feedback_T: Tensor
+    starts_S: Tensor
+    """First item of each session."""
+    position_RL: Tensor
+    mask_R1LL: Tensor
+    exposed_X: Tensor
+    """Places in T of the items that are scored."""
+    query_X: Tensor
+    """Session before each."""
+    clicked_X: Tensor
+    click_C: Tensor
+    """Places in T of the clicked among them."""
+    query_C: Tensor
+
+    @classmethod
+    def of(cls, inputs: Inputs, target_S: np.ndarray) -> Batch:
+        """Of one shard, all of whose slots hold a session and whose sessions hold items."""
+        session_T = inputs.session_of_item_T
+        exposed_X = np.flatnonzero(target_S[session_T])
+        clicked_X = inputs.feedback_T[exposed_X] == CLICKED
+        query_X = session_T[exposed_X] - 1
+        user_RL = inputs.user_of_session_RL
+        mask_RLL = (user_RL[:, :, None] == user_RL[:, None, :]) & np.tri(user_RL.shape[1], dtype=bool)
+        arrays = (inputs.item_T, inputs.feedback_T, np.searchsorted(session_T, np.arange(user_RL.size)),
+                  inputs.position_RL, mask_RLL[:, None], exposed_X, query_X, clicked_X,
+                  exposed_X[clicked_X], query_X[clicked_X])  # fmt: skip
+        return cls(*(torch.from_numpy(x if x.dtype == bool else x.astype(np.int64)) for x in arrays))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_mlp = nn.RMSNorm(width, 1e-6), nn.RMSNorm(width, 1e-6)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.mlp_in, self.mlp_out = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x_RLD: Tensor, mask_R1LL: Tensor) -> Tensor:
+        rows, slots, _ = x_RLD.shape
+        qkv = self.qkv(self.norm_attention(x_RLD)).view(rows, slots, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        a_RNLH = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=mask_R1LL)
+        x_RLD = x_RLD + self.attention_out(a_RNLH.transpose(1, 2).reshape(x_RLD.shape))
+        return x_RLD + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x_RLD)), approximate="tanh"))
+
+
+class Net(nn.Module):
+    """All of the model but the item tables."""
+
+    def __init__(self, model: Model, positions: int, feedback_kinds: int):
+        super().__init__()
+        width = model.width
+        self.mlp_in = nn.Linear(model.id_width, width)
+        self.mlp_out, self.linear = nn.Linear(width, width, bias=False), nn.Linear(model.id_width, width, bias=False)
+        self.feedback = nn.Parameter(torch.empty(feedback_kinds, width))
+        self.project = nn.Linear(width, width, bias=False)
+        self.position = nn.Parameter(torch.empty(positions, width))
+        self.norm_in, self.norm_out = nn.RMSNorm(width, 1e-6), nn.RMSNorm(width, 1e-6)
+        blocks = (Block(width, model.heads, model.mlp_ratio * width) for _ in range(model.layers))
+        self.blocks = nn.ModuleList(blocks)
+        self.retrieval, self.rank = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.rank_bias = nn.Parameter(torch.empty(()))
+
+    def forward(
+        self,
+        x_ME: Tensor,
+        bias_M: Tensor,
+        batch: Batch,
+        place_T: Tensor,
+        place_N: Tensor,
+        log_weight_N: Tensor,
+        log_q_C: Tensor,
+        own: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Retrieval nats per click and rank nats per exposure. `x_ME`, `bias_M`: rows of the tables; `own`: (session,
+        negative) pairs that are no negatives, since the next session clicked the item."""
+        e_MD = self.mlp_out(F.silu(self.mlp_in(x_ME))) + self.linear(x_ME)
+        # the mean of sums is the sum of means: nothing of T rows is made
+        s_SD = F.embedding_bag(place_T, e_MD, batch.starts_S, mode="mean")
+        s_SD = s_SD + F.embedding_bag(batch.feedback_T, self.feedback, batch.starts_S, mode="mean")
+        s_RLD = self.project(s_SD).view(*batch.position_RL.shape, -1)
+        x_RLD = self.norm_in(s_RLD) + F.embedding(batch.position_RL, self.position)
+        for block in self.blocks:
+            x_RLD = block(x_RLD, batch.mask_R1LL)
+        o_SD = self.norm_out(x_RLD).view(s_SD.shape)
+
+        q_SD, r_SD = self.retrieval(o_SD), self.rank(o_SD)
+        score_SN = torch.addmm(bias_M[place_N] + log_weight_N, q_SD, F.embedding(place_N, e_MD).T)
+        score_SN = score_SN.index_put(own, score_SN.new_tensor(-torch.inf))
+        place_C = place_T[batch.click_C]
+        positive_C = (F.embedding(batch.query_C, q_SD) * F.embedding(place_C, e_MD)).sum(1) + bias_M[place_C] - log_q_C
+        nats_C = torch.logaddexp(positive_C, score_SN.logsumexp(1)[batch.query_C]) - positive_C
+        e_XD = F.embedding(place_T[batch.exposed_X], e_MD)
+        logit_X = (F.embedding(batch.query_X, r_SD) * e_XD).sum(1) + self.rank_bias
+        return nats_C.mean(), F.binary_cross_entropy_with_logits(logit_X, batch.clicked_X.float())
+
+
+class Stepper:
+    """A model with its optimizers, which takes steps. The tables are read and updated row by row, by SparseAdam."""
+
+    def __init__(self, model: Model, optimizer: Optim, alpha: float, rate: float, params: dict[str, Any],
+                 log_q_V: np.ndarray, compiled: bool):  # fmt: skip
+        sequence, session = params["sequence_encoder"], params["session_encoder"]
+        self.net = Net(model, len(sequence["position"]), len(session["feedback"]))
+        self.table, self.bias = (
+            nn.Parameter(torch.tensor(x))
+            for x in (params["item_embedding"]["item_table"], params["heads"]["item_bias"])
+        )
+        self.net.load_state_dict({name: torch.tensor(x) for name, x in of_params(params).items()})
+        self.loss = torch.compile(self.net, dynamic=True) if compiled else self.net
+        matrices = {name for name, x in self.net.named_parameters() if x.ndim == 2}
+        groups = [
+            {"params": [x for name, x in self.net.named_parameters() if (name in matrices) == decays],
+             "weight_decay": optimizer.weight_decay * decays}
+            for decays in (True, False)
+        ]  # fmt: skip
+        betas = (optimizer.beta1, optimizer.beta2)
+        self.body = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
+        self.tables = torch.optim.SparseAdam([self.table, self.bias], rate * optimizer.table_rate_ratio, betas)
+        self.clip_norm, self.alpha = optimizer.clip_norm, alpha
+        self.log_q_V = torch.tensor(log_q_V)
+        self.cumulative_V = self.log_q_V.double().exp().cumsum(0)
+
+    def draw(self, negatives: int) -> Tensor:
+        drawn_N = torch.searchsorted(self.cumulative_V, torch.rand(negatives, dtype=torch.float64), right=True)
+        return drawn_N.clamp_(1, len(self.log_q_V) - 1)
+
+    def __call__(self, batch: Batch, draw: Tensor) -> tuple[float, float]:
+        """A step against the negatives drawn. Nats per click and per exposure, before it."""
+        negative_N, times_N = torch.unique(draw, return_counts=True)
+        item_M, place_X = torch.unique(torch.cat([batch.item_T, negative_N]), return_inverse=True)
+        place_T, place_N = place_X.split([len(batch.item_T), len(negative_N)])
+        negative_of_M = torch.full((len(item_M),), -1)
+        negative_of_M[place_N] = torch.arange(len(place_N))
+        negative_C = negative_of_M[place_T[batch.click_C]]
+        own = negative_C >= 0
+
+        x_ME = self.table.detach()[item_M].requires_grad_()
+        bias_M = self.bias.detach()[item_M].requires_grad_()
+        log_weight_N = times_N.log() - self.log_q_V[negative_N]
+        log_q_C = self.log_q_V[batch.item_T[batch.click_C]]
+        pairs = (batch.query_C[own], negative_C[own])
+        retrieval, rank = self.loss(x_ME, bias_M, batch, place_T, place_N, log_weight_N, log_q_C, pairs)
+        (retrieval + self.alpha * rank).backward()
+
+        rows = {self.table: x_ME.grad, self.bias: bias_M.grad}
+        gradients = [*rows.values(), *(x.grad for x in self.net.parameters())]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, (self.clip_norm / norm).clamp(max=1.0))
+        for table, gradient in rows.items():
+            table.grad = torch.sparse_coo_tensor(item_M[None], gradient, table.shape, is_coalesced=True)
+        self.body.step()
+        self.tables.step()
+        self.body.zero_grad()
+        return retrieval.item(), rank.item()
+
+    def moments(self) -> dict[str, np.ndarray]:
+        """First moments by the names of `of_params`, and of the tables: after one step, gradient x (1 - beta1)."""
+        of_body = {name: self.body.state[x]["exp_avg"] for name, x in self.net.named_parameters()}
+        of_tables = {"item_table": self.tables.state[self.table], "item_bias": self.tables.state[self.bias]}
+        return {name: x.numpy() for name, x in of_body.items()} | {
+            name: state["exp_avg"].numpy() for name, state in of_tables.items()
+        }
+
+
+def of_params(params: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Our parameters, or anything shaped like them, by the names of Net; matrices transposed, layers unstacked."""
+    embedding, session, sequence, heads = (
+        params[name] for name in ("item_embedding", "session_encoder", "sequence_encoder", "heads")
+    )
+    matrices = {
+        **{name: embedding[name] for name in ("mlp_in", "mlp_out", "linear")},
+        "project": session["project"],
+        **{name: heads[name] for name in ("retrieval", "rank")},
+    }
+    plain = {"mlp_in.bias": embedding["mlp_bias"], "feedback": session["feedback"], "position": sequence["position"],
+             "norm_in.weight": sequence["norm_in"], "norm_out.weight": sequence["norm_out"],
+             "rank_bias": heads["rank_bias"]}  # fmt: skip
+    for name, stacked in sequence["blocks"].items():
+        into = plain if name.startswith("norm") else matrices
+        into |= {f"blocks.{layer}.{name}": x for layer, x in enumerate(np.asarray(stacked))}
+    plain = {
+        name if "norm" not in name or name.endswith(".weight") else f"{name}.weight": x for name, x in plain.items()
+    }
+    return {name: np.asarray(x) for name, x in plain.items()} | {
+        f"{name}.weight": np.ascontiguousarray(np.asarray(x).T) for name, x in matrices.items()
+    }

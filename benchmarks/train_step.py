@@ -1,0 +1,206 @@
+"""What does a training step cost against the same one in PyTorch? By size of the body and of the catalogue.
+
+    pip install -e '.[bench]'
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/train_step.py [--bodies 10k 100k 1M 5M] [--compile]
+
+The mean encoder, the Transformer, sampled softmax against 512 negatives, the pointwise rank loss, AdamW for the body
+and lazy Adam for the rows of the tables that a step reads (torch.optim.SparseAdam), in float32 on all cores,
+activations kept on both sides; the same batches of 32 rows of 64 sessions of 8 items on average, items by Zipf's law.
+First both take a step from the same parameters against the same negatives: losses and gradients must agree to 1e-4.
+Then they run in turns, against draws of their own. Above 1 ours is faster. `cpu` divides CPU seconds instead: beside
+other work they are the steadier number. Without the tunable, whose value the line carries, XLA's buffers are new
+pages in every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from _bench import in_turns, need, ratio, report, significant
+
+from sessionrec_jax import count, optim
+from sessionrec_jax.config import Loss, Mesh, Model, Optim
+from sessionrec_jax.loss import Proposal, sample_negatives
+from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
+from sessionrec_jax.negatives import ticketed
+from sessionrec_jax.partition import make_mesh, over_batch, put_replicated, replicated, shardings
+from sessionrec_jax.step import Scalars, State, make_step
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # read once, at import; spinning threads would take the other's cores
+torch = need("torch", "bench")
+import _torch_step  # noqa: E402  (it imports torch)
+
+ROWS, SLOTS, ITEMS, BATCHES = 32, 64, 8, 4
+BODIES = {"10k": (16, 2, 2), "100k": (64, 2, 2), "1M": (128, 5, 4), "5M": (256, 6, 8)}
+"""Width, layers, heads."""
+CATALOGUES = (10_000, 100_000, 1_000_000)
+LOSS, RATE = Loss(), 1e-3
+OPTIM = Optim(table_update="sparse", table_rule="adam")
+NEAR = 1e-4
+TURN_SECONDS, RUNS = 0.3, 7
+FEEDBACK_KINDS, SIDES = 2, ("torch", "ours")
+
+
+class Ours:
+    def __init__(self, spec: Spec, params: Any, batches: list[tuple[Inputs, np.ndarray]], proposal: Proposal):
+        mesh = make_mesh(Mesh(data=1))
+        self.step = make_step(spec, LOSS, OPTIM, mesh)
+        state = State(np.int32(0), params, optim.chain(OPTIM, spec.model).init(params))
+        self.state = jax.device_put(state, shardings(mesh, state))
+        one_shard = jax.tree.map(lambda x: x[None], batches)
+        self.batches = itertools.cycle(jax.device_put(one_shard, over_batch(mesh)))
+        key = jax.device_put(jax.random.key(0), replicated(mesh))
+        scalars = Scalars(np.float32(RATE), np.float32(0))
+        self.rest = ({}, *put_replicated((proposal,), mesh), key, put_replicated(scalars, mesh))
+
+    def __call__(self) -> tuple[float, float]:
+        self.state, sums = self.step(self.state, *next(self.batches), *self.rest)
+        sums = jax.device_get(sums)
+        return sums.retrieval_nats / sums.clicked_items, sums.rank_nats / sums.rank_terms
+
+    def drawn(self) -> np.ndarray:
+        """Negatives of the first step, as sessionrec_jax.step draws them."""
+        of_step = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)
+        negatives = jax.device_get(sample_negatives(of_step, self.rest[1], LOSS.negatives))
+        return np.repeat(negatives.item_N, negatives.times_N.astype(int))
+
+    def moments(self) -> dict[str, np.ndarray]:
+        body, tables = (mu for _, mu in optax.tree.get_all_with_path(jax.device_get(self.state.optimizer), "mu"))
+        if not isinstance(body["heads"]["item_bias"], optax.MaskedNode):
+            body, tables = tables, body
+        return _torch_step.of_params(body) | {
+            "item_table": tables["item_embedding"]["item_table"],
+            "item_bias": tables["heads"]["item_bias"],
+        }
+
+
+class Theirs:
+    def __init__(self, stepper: Any, batches: list[tuple[Inputs, np.ndarray]]):
+        self.stepper = stepper
+        self.batches = itertools.cycle([_torch_step.Batch.of(*batch) for batch in batches])
+
+    def __call__(self, draw: np.ndarray | None = None) -> tuple[float, float]:
+        drawn = self.stepper.draw(LOSS.negatives) if draw is None else torch.tensor(draw.astype(np.int64))
+        return self.stepper(next(self.batches), drawn)
+
+
+def make_batch(rng: np.random.Generator, items: int) -> tuple[Inputs, np.ndarray]:
+    """Four users a row; every session has an item or more, 8 on average, and no slot is empty."""
+    sessions = ROWS * SLOTS
+    slots = sessions * ITEMS
+    item_T = np.minimum(np.exp(rng.random(slots) * np.log(items + 1)), items).astype(np.int32)
+    session_T = np.sort(np.concatenate([np.arange(sessions), rng.integers(0, sessions, slots - sessions)]))
+    user_RL = np.sort(rng.integers(1, 5, (ROWS, SLOTS)), axis=1).astype(np.int32)
+    first_RL = np.stack([np.searchsorted(user_L, user_L) for user_L in user_RL])
+    position_RL = (np.arange(SLOTS) - first_RL).astype(np.int32)
+    feedback_T = (rng.random(slots) < 0.3).astype(np.int8)
+    inputs = Inputs(item_T, feedback_T, session_T.astype(np.int32), user_RL, position_RL, 3600 * position_RL)
+    return inputs, (position_RL > 0).reshape(-1)
+
+
+def contenders(body: str, items: int, is_compiled: bool) -> tuple[Spec, Ours, Theirs]:
+    width, layers, heads = BODIES[body]
+    model = Model(session_encoder="mean", width=width, layers=layers, heads=heads, remat=False)
+    spec = Spec(model, items + 1, (), FEEDBACK_KINDS, SLOTS, ROWS * SLOTS, -(items + 1) % ROW_MULTIPLE)
+    rng = np.random.default_rng(0)
+    # heads that start at zero would leave most gradients zero
+    params = jax.tree.map(
+        lambda x: np.asarray(x) + rng.normal(0, 0.02, x.shape).astype(np.float32),
+        jax.device_get(sessionrec.random(spec, jax.random.key(0))),
+    )
+    batches = [make_batch(rng, items) for _ in range(BATCHES)]
+    proposal = ticketed(np.concatenate([[0.0], 1 / np.arange(1, items + 1)]))
+    stepper = _torch_step.Stepper(model, OPTIM, LOSS.alpha, RATE, params, proposal.log_q_V, is_compiled)
+    return spec, Ours(spec, params, batches, proposal), Theirs(stepper, batches)
+
+
+def assert_same_step(ours: Ours, theirs: Theirs) -> float:
+    """Takes one on each side. Largest relative difference of a loss, or of a gradient to the largest of its tensor."""
+    draw = ours.drawn()
+    differences = {
+        loss: abs(a - b) / abs(a) for loss, a, b in zip(("retrieval", "rank"), ours(), theirs(draw), strict=True)
+    }
+    moments, others = ours.moments(), theirs.stepper.moments()
+    assert moments.keys() == others.keys(), moments.keys() ^ others.keys()
+    differences |= {name: np.abs(x - others[name]).max() / np.abs(x).max() for name, x in moments.items()}
+    far = {name: difference for name, difference in differences.items() if not difference < NEAR}
+    assert not far, f"the two sides take different steps: {far}"
+    return float(max(differences.values()))
+
+
+class Turn:
+    """Steps enough for a turn, and the CPU seconds of each, beside the wall seconds that `in_turns` takes."""
+
+    def __init__(self, step: Callable[[], Any]):
+        self.step, self.cpu_seconds = step, []
+        start = time.perf_counter()
+        step()
+        self.steps = max(1, round(TURN_SECONDS / (time.perf_counter() - start)))
+
+    def __call__(self) -> None:
+        start = time.process_time()
+        for _ in range(self.steps):
+            self.step()
+        self.cpu_seconds.append((time.process_time() - start) / self.steps)
+
+
+def case(body: str, items: int, is_compiled: bool) -> dict[str, Any]:
+    spec, ours, theirs = contenders(body, items, is_compiled)
+    difference = assert_same_step(ours, theirs)
+    turns = [Turn(one) for one in (theirs, ours)]
+    wall = in_turns(RUNS, *turns)
+    wall = [[seconds / turn.steps for seconds in of_turns] for of_turns, turn in zip(wall, turns, strict=True)]
+    cpu = [turn.cpu_seconds[1:] for turn in turns]  # less the warm-up
+    return {
+        "body": count.parameters(spec.model, spec.ids, (), FEEDBACK_KINDS, SLOTS).body,
+        "items": items,
+        **ratio(*wall),
+        "cpu": ratio(*cpu),
+        "items_per_second": {
+            side: significant(ROWS * SLOTS * ITEMS / median(s)) for side, s in zip(SIDES, wall, strict=True)
+        },
+        "cpu_ms": {side: significant(1e3 * median(s)) for side, s in zip(SIDES, cpu, strict=True)},
+        "largest_difference": significant(difference),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--bodies", nargs="+", default=["100k"], choices=BODIES, help="sizes of the body; the whole grid: all four"
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager")
+    args = parser.parse_args()
+    cases = [case(body, items, args.compile) for body in args.bodies for items in CATALOGUES]
+    report(
+        "a training step against the same one in PyTorch, by body and catalogue",
+        "seconds of a PyTorch step / of ours, lowest point of the grid",
+        **min(
+            ({key: of[key] for key in ("ratio", "ratio_lowest", "ratio_highest", "cpu")} for of in cases),
+            key=lambda of: of["ratio"],
+        ),
+        cases=cases,
+        runs=RUNS,
+        torch_mode="compiled" if args.compile else "eager",
+        glibc_tunables=os.environ.get("GLIBC_TUNABLES", ""),
+        omp_wait_policy=os.environ["OMP_WAIT_POLICY"],
+        torch_version=torch.__version__,
+        jax_version=jax.__version__,
+    )
+
+
+if __name__ == "__main__":
+    main()
