@@ -54,10 +54,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
     )
     settings, padding = card["settings"], card["padding"]
     quantiles = ", ".join(f"{float(q):.0%} {n}" for q, n in card["sessions_per_user_quantiles"].items())
-    side = ", ".join(
-        f"{c['name']} ({c['values']:,} values{', lists of up to ' + str(c['width']) if c['width'] > 1 else ''})"
-        for c in card["side_columns"]
-    )
+    side = ", ".join(map(_column, card["side_columns"]))
     rejected = ", ".join(f"{reason} {count:,}" for reason, count in card["rejected"].items())
     return {
         "source": f"{card['source']}, {first} to {last} UTC",
@@ -81,6 +78,13 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "rejected": f"{rejected} of {card['rows']:,} rows, in rejected.parquet" if rejected else "no row",
         "note": card["note"] or "-",
     }
+
+
+def _column(of: dict[str, Any]) -> str:
+    counted = "buckets" if of["kind"] == "buckets" else "values"
+    lists = f", lists of up to {of['width']}" if of["width"] > 1 else ""
+    unknown = f", {of['out_of_vocabulary']:,} items out of vocabulary" if of["out_of_vocabulary"] else ""
+    return f"{of['name']} ({of['values']:,} {counted}{lists}{unknown})"
 
 
 def _by_role(counts: dict[str, int]) -> str:

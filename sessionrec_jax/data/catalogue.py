@@ -19,9 +19,10 @@ class Catalogue:
     """V = items + 1; index 0 is padding and has probability zero everywhere."""
 
     side: dict[str, Int32[np.ndarray, "V W"]]
-    """Side information by column: codes from 1, 0 = missing or padding of a list."""
+    """Side information by column: codes from 1, the last of them out of the vocabulary; 0 = missing or padding of a
+    list."""
     side_values: dict[str, int]
-    """Number of codes of each column, without the 0."""
+    """Number of codes of each column: with the one out of the vocabulary, without the 0."""
     log_popularity_V: Float32[np.ndarray, " V"]
     """Log of the smoothed share of the training clicks; -inf for padding."""
     click_rate_V: Float32[np.ndarray, " V"]

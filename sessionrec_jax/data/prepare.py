@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import card, runs, sessionlog, store, tables
+from sessionrec_jax.data import card, runs, sessionlog, sideinfo, store, tables
 from sessionrec_jax.data.cut import Rules, cut_users
 from sessionrec_jax.data.sessionlog import Facts, Split
 from sessionrec_jax.data.sources import RawLog
@@ -60,6 +60,10 @@ class Settings:
     """held_out_users: how many users validate. Left out: one in ten, at most 2,000."""
     test_users: int | None = None
     """held_out_users: how many users test."""
+    numeric: tuple[str, ...] = ()
+    """Columns of integers in the item table that are amounts, not classes. Those with fractions are in any case."""
+    side_buckets: int = 10
+    """Into how many buckets amounts go, at quantiles of the items that training sessions show."""
 
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -119,7 +123,7 @@ def prepare(
 
         users = tally.users()
         say(f"writing the tables of {len(users):,} users")
-        side, vocabularies, side_columns = tables.code_side(items)
+        side = sideinfo.code_side(items, tally.is_seen(), settings.numeric, settings.side_buckets)
         manifest = {
             "version": store.VERSION,
             "source": raw.source,
@@ -130,14 +134,14 @@ def prepare(
             **tally.statistics(),
             "rejected": dict(sorted(reasons.group_by("reason").len().iter_rows())),
             "rows": facts.rows,
-            "side_columns": side_columns,
+            "side_columns": [column.summary for column in side.values()],
         }
         items.write_parquet(folder / "items.parquet")
         users.write_parquet(folder / "users.parquet")
         _write_rejected(raw, reasons, folder / "rejected.parquet")
-        for name, vocabulary in vocabularies.items():
-            vocabulary.write_parquet(folder / f"side_{name}.parquet")
-        coded = {f"side_{name}_VW": codes for name, codes in side.items()}
+        for name, column in side.items():
+            column.table.write_parquet(folder / f"side_{name}.parquet")
+        coded = {f"side_{name}_VW": column.codes_VW for name, column in side.items()}
         np.savez_compressed(folder / "catalogue.npz", **tally.catalogue(), **coded)
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
@@ -204,6 +208,7 @@ def _check_settings(raw: RawLog, settings: Settings) -> None:
         raise InputError(f"--max-session-items is {settings.max_session_items}; wanted at least 1")
     if not 0 <= settings.max_rejected_fraction <= 1:
         raise InputError(f"--max-rejected-fraction is {settings.max_rejected_fraction}; wanted 0 to 1, such as 0.03")
+    sideinfo.check(raw.items, settings.numeric, settings.side_buckets)
     split = settings.split or raw.split
     of_split = {"temporal": ("validation_from", "test_from"), "held_out_users": ("validation_users", "test_users")}
     for other, names in of_split.items():
