@@ -48,8 +48,7 @@ def told(log: Prepared, user: Any) -> list[tuple[int, str, str]]:
 
 
 def side(log: Prepared, column: str, item: Any) -> list[Any]:
-    """The published values of a column of side information of an item; None for one out of the vocabulary."""
+    """The published values of a column of side information of an item."""
     vocabulary = dict(pl.read_parquet(log.path / f"side_{column}.parquet").iter_rows())
-    vocabulary[len(vocabulary) + 1] = None
     codes_W = log.side[column][log.item_ids().to_list().index(item) + 1]
     return [vocabulary[code] for code in codes_W.tolist() if code]
