@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from sessionrec_jax.catalogue_read import rows_of
+from sessionrec_jax.catalogue_read import rows_of, with_own_rows
 from sessionrec_jax.hosts import most
 from sessionrec_jax.model.sessionrec import Params, Side, Spec
 from sessionrec_jax.partition import BATCH_AXES, TABLE_AXIS, local_places, log_sum_of_rows, row_specs
@@ -64,6 +64,7 @@ def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) 
         e_RD = jax.lax.fori_loop(0, chunks, with_chunk, empty_RD)
         return ItemTable(e_RD, jnp.where(is_item_R, rows.item_bias_R, -jnp.inf))
 
+    spec, params = with_own_rows(spec, mesh, params, side)
     by_row = PartitionSpec(TABLE_AXIS)
     return jax.shard_map(of_device, mesh=mesh, in_specs=(row_specs(params), by_row), out_specs=by_row)(params, side)
 

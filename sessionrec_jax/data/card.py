@@ -60,7 +60,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "source": f"{card['source']}, {first} to {last} UTC",
         "fingerprint": card["fingerprint"],
         "users": f"{card['users']:,}, of them {card['users_without_target']:,} without a session to predict",
-        "items": f"{card['items']:,}, of them {card['items_exposed']:,} exposed",
+        "items": f"{card['items']:,}, of them {card['items_exposed']:,} exposed{_tail(card)}",
         "sessions": f"{card['sessions']:,} by {settings['session_rule']}; {card['sessions_per_user_mean']:.2f} a user "
         f"(quantiles: {quantiles})",
         "exposures": f"{card['exposures']:,}, of them {card['context_exposures']:,} context; "
@@ -78,6 +78,16 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "rejected": f"{rejected} of {card['rows']:,} rows, in rejected.parquet" if rejected else "no row",
         "note": card["note"] or "-",
     }
+
+
+def _tail(card: dict[str, Any]) -> str:
+    if not card["items_in_tail"]:
+        return ""
+    settings, items = card["settings"], card["items_in_tail"]
+    rows = min(settings["tail_buckets"], items)
+    return (
+        f"; {items:,} below {settings['min_item_exposures']:,} training exposures share {rows:,} rows of the ID table"
+    )
 
 
 def _column(of: dict[str, Any]) -> str:

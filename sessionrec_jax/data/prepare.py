@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import card, runs, sessionlog, sideinfo, store, tables
+from sessionrec_jax.data import card, runs, sessionlog, sideinfo, store, tables, tail
 from sessionrec_jax.data.cut import Rules, cut_users
 from sessionrec_jax.data.sessionlog import Facts, Split
 from sessionrec_jax.data.sources import RawLog
@@ -64,6 +64,10 @@ class Settings:
     """Columns of integers in the item table that are amounts, not classes. Those with fractions are in any case."""
     side_buckets: int = 10
     """Into how many buckets amounts go, at quantiles of the items that training sessions show."""
+    min_item_exposures: int = 0
+    """Items with fewer exposures in training sessions, context too, share rows of the ID table; 0: none does."""
+    tail_buckets: int = 1024
+    """How many rows they share."""
 
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -123,17 +127,20 @@ def prepare(
 
         users = tally.users()
         say(f"writing the tables of {len(users):,} users")
-        side = sideinfo.code_side(items, tally.is_seen(), settings.numeric, settings.side_buckets)
+        shown_V = tally.training_exposures()
+        side = sideinfo.code_side(items, shown_V > 0, settings.numeric, settings.side_buckets)
+        id_row_V = tail.id_rows(items["item_id"], shown_V, settings.min_item_exposures, settings.tail_buckets)
         manifest = {
             "version": store.VERSION,
             "source": raw.source,
             "note": raw.note,
             "settings": {**dataclasses.asdict(settings), "split": rules.split, "session_rule": rules.session_rule},
-            "fingerprint": store.fingerprint(digests, [users, items], side),
+            "fingerprint": store.fingerprint(digests, [users, items], side, id_row_V),
             "feedback_names": rules.feedback_names,
             **tally.statistics(),
             "rejected": dict(sorted(reasons.group_by("reason").len().iter_rows())),
             "rows": facts.rows,
+            "items_in_tail": 0 if id_row_V is None else int(np.sum(shown_V[1:] < settings.min_item_exposures)),
             "side_columns": [column.summary for column in side.values()],
         }
         items.write_parquet(folder / "items.parquet")
@@ -142,7 +149,8 @@ def prepare(
         for name, column in side.items():
             column.table.write_parquet(folder / f"side_{name}.parquet")
         coded = {f"side_{name}_VW": column.codes_VW for name, column in side.items()}
-        np.savez_compressed(folder / "catalogue.npz", **tally.catalogue(), **coded)
+        rows = {} if id_row_V is None else {"id_row_V": id_row_V}
+        np.savez_compressed(folder / "catalogue.npz", **tally.catalogue(), **coded, **rows)
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -209,6 +217,7 @@ def _check_settings(raw: RawLog, settings: Settings) -> None:
     if not 0 <= settings.max_rejected_fraction <= 1:
         raise InputError(f"--max-rejected-fraction is {settings.max_rejected_fraction}; wanted 0 to 1, such as 0.03")
     sideinfo.check(raw.items, settings.numeric, settings.side_buckets)
+    tail.check(settings.min_item_exposures, settings.tail_buckets)
     split = settings.split or raw.split
     of_split = {"temporal": ("validation_from", "test_from"), "held_out_users": ("validation_users", "test_users")}
     for other, names in of_split.items():

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool
+from jaxtyping import Int64
 
 from sessionrec_jax.data.cut import Histories
 from sessionrec_jax.data.sessionlog import ROLES
@@ -103,9 +103,9 @@ class Tally:
         """Clicks, and exposures that are clicked or ignored, of each dense item in the training sessions."""
         return {"clicks_V": self._by_item["clicks"], "exposures_V": self._by_item["exposures"]}
 
-    def is_seen(self) -> Bool[np.ndarray, " V"]:
-        """The items that training sessions show, context too; V = items + 1, index 0 is padding."""
-        return self._by_item["train"] > 0
+    def training_exposures(self) -> Int64[np.ndarray, " V"]:
+        """Of each dense item in training sessions, context too; V = items + 1, index 0 is padding."""
+        return self._by_item["train"]
 
     def statistics(self) -> dict[str, Any]:
         """The manifest's numbers."""
