@@ -2,9 +2,12 @@
 
 A step of a sampled loss reads the items of its batch and the negatives, each many times. Taken out once, in ascending
 order, they are a catalogue of their own: the model and the losses run on it as on any other, the gradient comes with
-one row an item, and the cost of a step does not grow with the catalogue. Where rare items share rows of the ID table,
-its rows are taken out once too, and each item of the part gets a copy of its own, so that the model knows of no sharing. Of tables that are sharded by rows, ids are
+one row an item, and the cost of a step does not grow with the catalogue. Of tables that are sharded by rows, ids are
 sent and rows come back; no table is ever gathered. A catalogue smaller than what a step may read is read whole.
+
+Where rare items share rows of the ID table, those rows are taken out once too, and each item of the part gets a copy:
+the model knows of no sharing. Only where the catalogue is read whole is there a copy for each of its items, and may the
+ID table be sent.
 
 Letters: M rows taken out, V rows of a table, G shards, T items, N negatives, S session slots, D width.
 """

@@ -48,6 +48,7 @@ class ItemTable(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) -> ItemTable:
     """Embeddings and biases of the whole catalogue, made where its rows lie: the only array of its size."""
+    spec, params = with_own_rows(spec, mesh, params, side)
 
     def of_device(params: Params, side: Side) -> ItemTable:
         held = len(params["heads"]["item_bias"])
@@ -64,7 +65,6 @@ def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) 
         e_RD = jax.lax.fori_loop(0, chunks, with_chunk, empty_RD)
         return ItemTable(e_RD, jnp.where(is_item_R, rows.item_bias_R, -jnp.inf))
 
-    spec, params = with_own_rows(spec, mesh, params, side)
     by_row = PartitionSpec(TABLE_AXIS)
     return jax.shard_map(of_device, mesh=mesh, in_specs=(row_specs(params), by_row), out_specs=by_row)(params, side)
 

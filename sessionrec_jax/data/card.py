@@ -83,11 +83,9 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
 def _tail(card: dict[str, Any]) -> str:
     if not card["items_in_tail"]:
         return ""
-    settings, items = card["settings"], card["items_in_tail"]
-    rows = min(settings["tail_buckets"], items)
-    return (
-        f"; {items:,} below {settings['min_item_exposures']:,} training exposures share {rows:,} rows of the ID table"
-    )
+    least, items = card["settings"]["min_item_exposures"], card["items_in_tail"]
+    rows = min(card["settings"]["tail_buckets"], items)
+    return f"; {items:,} with fewer than {least:,} training exposures share {rows:,} rows of the ID table"
 
 
 def _column(of: dict[str, Any]) -> str:
