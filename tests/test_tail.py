@@ -110,7 +110,8 @@ def test_every_item_stays_in_the_catalogue(floored, wide_log, start):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_rows_taken_out_have_the_embeddings_and_the_gradients_of_the_whole_table(setting, start, rng, devices):
+def test_rows_taken_out_have_the_embeddings_and_the_gradients_of_the_whole_table(setting, start, devices):
+    rng = np.random.default_rng(5)
     spec, side, params = start
     mesh = make_mesh(replace(setting, {"mesh.data": 1, "mesh.model": devices}).mesh)
     side = put_side(side, spec.rows, mesh)
