@@ -5,20 +5,26 @@ order, they are a catalogue of their own: the model and the losses run on it as 
 one row an item, and the cost of a step does not grow with the catalogue. Of tables that are sharded by rows, ids are
 sent and rows come back; no table is ever gathered. A catalogue smaller than what a step may read is read whole.
 
+Where rare items share rows of the ID table, those rows are taken out once too, and each item of the part gets a copy:
+the model knows of no sharing. Only where the catalogue is read whole is there a copy for each of its items, and may the
+ID table be sent.
+
 Letters: M rows taken out, V rows of a table, G shards, T items, N negatives, S session slots, D width.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Loss
+from sessionrec_jax.data.catalogue import ID_ROW
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
 from sessionrec_jax.negatives import Negatives
@@ -26,6 +32,7 @@ from sessionrec_jax.partition import BATCH_AXES, TABLE_AXIS, is_table, local_pla
 from sessionrec_jax.retrieval_loss import Rows, catalogue_log_sum
 from sessionrec_jax.targets import Targets
 
+ID_TABLE = "item_table"
 PAST = 2**31 - 1
 """Of no item: what fills up `item_M`."""
 
@@ -51,10 +58,14 @@ class Reading(NamedTuple):
     item_GT: Int[Array, "G T"]
     negatives: Negatives | None
     """Their item_N is M for the fill."""
+    id_row_M: Int[Array, " M"] | None
+    """Rows of the ID table that the items read share, as item_M; None: each item has its own."""
+    id_place_M: Int[Array, " M"] | None
+    """Place of each item's row among them."""
 
     @classmethod
     def of(
-        cls, spec: Spec, mesh: jax.sharding.Mesh, item_GT: Int[Array, "G T"], negatives: Negatives | None
+        cls, spec: Spec, mesh: jax.sharding.Mesh, item_GT: Int[Array, "G T"], negatives: Negatives | None, side: Side
     ) -> Reading:
         """The distinct items of a step. Under a sharded full softmax these are the batch's own: the sum over the
         catalogue is `full_log_sum`'s."""
@@ -62,7 +73,7 @@ class Reading(NamedTuple):
         size = 1 + item_GT.size + drawn
         is_full = negatives is None and mesh.shape[TABLE_AXIS] == 1
         if is_full or size >= spec.ids:
-            return cls(spec, mesh, None, item_GT, negatives)
+            return cls(spec, mesh, None, item_GT, negatives, None, None)
         drawn_N = jnp.zeros(0, jnp.int32) if negatives is None else negatives.item_N.astype(jnp.int32)
         is_item_N = drawn_N < spec.ids
         every_X = jnp.concatenate([jnp.zeros(1, jnp.int32), item_GT.reshape(-1), jnp.where(is_item_N, drawn_N, 0)])
@@ -72,13 +83,22 @@ class Reading(NamedTuple):
         if negatives is not None:
             place_N = jnp.where(is_item_N, place_X[1 + item_GT.size :], size)
             negatives = Negatives(place_N, negatives.times_N)
-        return cls(spec, mesh, item_M, place_GT, negatives)
+        if not spec.id_rows:
+            return cls(spec, mesh, item_M, place_GT, negatives, None, None)
+        shared_M = _rows(mesh, side[ID_ROW], item_M)[:, 0]
+        id_row_M = jnp.unique(shared_M, size=size, fill_value=PAST)
+        id_place_M = jnp.searchsorted(id_row_M, shared_M).astype(jnp.int32)
+        return cls(spec, mesh, item_M, place_GT, negatives, id_row_M, id_place_M)
 
     def read(self, part: Params, side: Side, log_q_V: Array | None) -> Read:
         """With `part`, parameters from `take`. `log_q_V`: only a loss wants it."""
         spec = self.spec
-        if self.item_M is not None:
-            spec = spec._replace(ids=len(self.item_M), extra_rows=0)
+        if self.item_M is None:
+            spec, part = with_own_rows(spec, self.mesh, part, side)
+        else:
+            if self.id_place_M is not None:
+                part = _with_id_table(part, lambda table_ME: table_ME[self.id_place_M])
+            spec = spec._replace(ids=len(self.item_M), extra_rows=0, id_rows=0)
             side = jax.tree.map(lambda code_VW: _rows(self.mesh, code_VW, self.item_M), side)
             if log_q_V is not None:
                 log_q_V = log_q_V.at[self.item_M].get(mode="fill", fill_value=0.0)
@@ -89,7 +109,7 @@ class Reading(NamedTuple):
         if self.item_M is None:
             return tree
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _rows(self.mesh, leaf, self.item_M) if is_table(path) else leaf, tree
+            lambda path, leaf: _rows(self.mesh, leaf, self._rows_of(path)) if is_table(path) else leaf, tree
         )
 
     def put(self, tree: Any, part: Any) -> Any:
@@ -99,9 +119,30 @@ class Reading(NamedTuple):
             return part
 
         def back(path: tuple[Any, ...], table: Array, rows_M: Array) -> Array:
-            return _with_rows(self.mesh, table, rows_M, self.item_M) if is_table(path) else rows_M
+            return _with_rows(self.mesh, table, rows_M, self._rows_of(path)) if is_table(path) else rows_M
 
         return jax.tree_util.tree_map_with_path(back, tree, part)
+
+    def _rows_of(self, path: tuple[Any, ...]) -> Int[Array, " M"]:
+        return self.item_M if self.id_row_M is None or path[-1].key != ID_TABLE else self.id_row_M
+
+
+def with_own_rows(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) -> tuple[Spec, Params]:
+    """Parameters with a row of the ID table for every item, laid out as all item tables are: a copy where items share
+    rows. Its gradient adds up."""
+    if not spec.id_rows:
+        return spec, params
+    by_row = NamedSharding(mesh, PartitionSpec(TABLE_AXIS))
+
+    def own(table: Array) -> Array:
+        return jax.lax.with_sharding_constraint(table[side[ID_ROW][:, 0]], by_row)
+
+    return spec._replace(id_rows=0), _with_id_table(params, own)
+
+
+def _with_id_table(params: Params, change: Callable[[Array], Array]) -> Params:
+    embedding = params["item_embedding"]
+    return params | {"item_embedding": embedding | {ID_TABLE: change(embedding[ID_TABLE])}}
 
 
 def full_log_sum(
@@ -116,6 +157,8 @@ def full_log_sum(
 ) -> Float[Array, "G S"]:
     """`catalogue_log_sum` over the whole catalogue, of every shard: of tables sharded by rows each device sums its own,
     and only the sums travel."""
+
+    spec, params = with_own_rows(spec, mesh, params, side)
 
     def of_rows(params: Params, side: Side, first: Any, *batch_G: Any) -> Array:
         rows = rows_of(spec, params, side, first)
@@ -146,7 +189,7 @@ def encoded(
     spec: Spec, mesh: jax.sharding.Mesh, params: Params, inputs: Inputs, side: Side
 ) -> tuple[Float[Array, "G T D"], Queries]:
     """`sessionrec.apply` for every shard, without a gradient."""
-    reading = Reading.of(spec, mesh, inputs.item_T, None)
+    reading = Reading.of(spec, mesh, inputs.item_T, None, side)
     read = reading.read(reading.take(params), side, None)
     apply = functools.partial(sessionrec.apply, read.spec, read.params)
     return jax.vmap(lambda inputs: apply(inputs, read.side))(inputs._replace(item_T=read.item_GT))

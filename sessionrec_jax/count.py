@@ -26,15 +26,21 @@ class Parameters:
 
 
 def parameters(
-    model: Model, ids: int, side_values: tuple[tuple[str, int], ...], feedback_kinds: int, positions: int
+    model: Model,
+    ids: int,
+    side_values: tuple[tuple[str, int], ...],
+    feedback_kinds: int,
+    positions: int,
+    id_rows: int = 0,
 ) -> Parameters:
-    """Trained parameters. `ids` = items + 1; `side_values`: number of codes of each side column."""
+    """Trained parameters. `ids` = items + 1; `side_values`: number of codes of each side column; `id_rows`: of the ID
+    table where items share them, 0 where each has its own."""
     width = model.width
     side = sum((values + 1) * model.side_width for _, values in side_values)
     item_mlp = _item_mlp(model, _concatenated(model, len(side_values))) + width  # its bias
     heads = 2 * width**2 + 1 + model.temperature_learned
     body = side + item_mlp + _session_encoder(model, feedback_kinds) + _sequence_encoder(model, positions) + heads
-    return Parameters(ids * model.id_width + ids, body)
+    return Parameters((id_rows or ids) * model.id_width + ids, body)
 
 
 def _session_encoder(model: Model, feedback_kinds: int) -> int:

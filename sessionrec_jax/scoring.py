@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from sessionrec_jax.catalogue_read import rows_of
+from sessionrec_jax.catalogue_read import rows_of, with_own_rows
 from sessionrec_jax.hosts import most
 from sessionrec_jax.model.sessionrec import Params, Side, Spec
 from sessionrec_jax.partition import BATCH_AXES, TABLE_AXIS, local_places, log_sum_of_rows, row_specs
@@ -48,6 +48,7 @@ class ItemTable(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) -> ItemTable:
     """Embeddings and biases of the whole catalogue, made where its rows lie: the only array of its size."""
+    spec, params = with_own_rows(spec, mesh, params, side)
 
     def of_device(params: Params, side: Side) -> ItemTable:
         held = len(params["heads"]["item_bias"])

@@ -127,6 +127,7 @@ def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:
         config.data.sessions_per_row,
         prepared.manifest["max_session_items"] if config.paradigm == "nspp" else 1,
         -(catalogue.items + 1) % ROW_MULTIPLE,
+        catalogue.id_rows if config.model.id_width else 0,
     )
 
 

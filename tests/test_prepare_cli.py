@@ -86,6 +86,19 @@ def test_a_temporal_split(run, tmp_path):
     }
 
 
+def test_numbers_of_the_item_table_go_into_buckets(run, tmp_path):
+    items = [(f"i{item}", item / 2, item) for item in range(6)]
+    pl.DataFrame(items, schema=["item_id", "price", "year"], orient="row").write_csv(tmp_path / "items.csv")
+    asked = ("--items", "items.csv", "--numeric", "year", "--side-buckets", "4")
+    code, out, _ = run(log(), *TABLE, *asked)
+    assert code == 0
+    assert "price (4 buckets), year (4 buckets)" in " ".join(out.split())
+    assert run(None, "describe", "data/log")[1] == out
+    code, _, err = run(log(), *TABLE[:-1], "data/other", *asked[:2], "--numeric", "yeer")
+    assert code == 2
+    assert "--numeric yeer: the item table has no such column; did you mean 'year'?" in " ".join(err.split())
+
+
 def test_a_user_with_one_session_is_kept_and_counted(run, tmp_path):
     alone = pl.DataFrame({"user_id": ["x"], "item_id": ["i1"], "timestamp_ms": [NOW_MS], "clicked": [1]})
     code, out, _ = run(pl.concat([log(), alone]), *TABLE)

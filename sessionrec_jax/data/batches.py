@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int8, Int32, Int64
 
 from sessionrec_jax.config import Config
 from sessionrec_jax.data import paradigm
-from sessionrec_jax.data.catalogue import Catalogue, from_counts
+from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
 from sessionrec_jax.data.ragged import ranges
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.windows import Windows, windows
@@ -362,4 +362,7 @@ def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:
         if name not in prepared.side_values:
             raise InputError(f"--data.side-columns {name}: {near_miss(name, prepared.side_values)}")
     side_values = {name: prepared.side_values[name] for name in names}
-    return from_counts(clicks_V, exposures_V, {name: prepared.side[name] for name in names}, side_values)
+    side = {name: prepared.side[name] for name in names}
+    if prepared.id_row_V is not None:
+        side[ID_ROW] = prepared.id_row_V[:, None]
+    return from_counts(clicks_V, exposures_V, side, side_values)

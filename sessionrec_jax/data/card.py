@@ -54,16 +54,13 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
     )
     settings, padding = card["settings"], card["padding"]
     quantiles = ", ".join(f"{float(q):.0%} {n}" for q, n in card["sessions_per_user_quantiles"].items())
-    side = ", ".join(
-        f"{c['name']} ({c['values']:,} values{', lists of up to ' + str(c['width']) if c['width'] > 1 else ''})"
-        for c in card["side_columns"]
-    )
+    side = ", ".join(map(_column, card["side_columns"]))
     rejected = ", ".join(f"{reason} {count:,}" for reason, count in card["rejected"].items())
     return {
         "source": f"{card['source']}, {first} to {last} UTC",
         "fingerprint": card["fingerprint"],
         "users": f"{card['users']:,}, of them {card['users_without_target']:,} without a session to predict",
-        "items": f"{card['items']:,}, of them {card['items_exposed']:,} exposed",
+        "items": f"{card['items']:,}, of them {card['items_exposed']:,} exposed{_tail(card)}",
         "sessions": f"{card['sessions']:,} by {settings['session_rule']}; {card['sessions_per_user_mean']:.2f} a user "
         f"(quantiles: {quantiles})",
         "exposures": f"{card['exposures']:,}, of them {card['context_exposures']:,} context; "
@@ -81,6 +78,21 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "rejected": f"{rejected} of {card['rows']:,} rows, in rejected.parquet" if rejected else "no row",
         "note": card["note"] or "-",
     }
+
+
+def _tail(card: dict[str, Any]) -> str:
+    if not card["items_in_tail"]:
+        return ""
+    least, items = card["settings"]["min_item_exposures"], card["items_in_tail"]
+    rows = min(card["settings"]["tail_buckets"], items)
+    return f"; {items:,} with fewer than {least:,} training exposures share {rows:,} rows of the ID table"
+
+
+def _column(of: dict[str, Any]) -> str:
+    counted = "buckets" if of["kind"] == "buckets" else "values"
+    lists = f", lists of up to {of['width']}" if of["width"] > 1 else ""
+    unknown = f", {of['out_of_vocabulary']:,} items out of vocabulary" if of["out_of_vocabulary"] else ""
+    return f"{of['name']} ({of['values']:,} {counted}{lists}{unknown})"
 
 
 def _by_role(counts: dict[str, int]) -> str:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
+ID_ROW = "/id_row"
+"""Beside the columns of side information, where rare items share rows of the ID table: the row of each. No column can
+have this name."""
 _PSEUDO_COUNTS = np.geomspace(1e-4, 1e4, 161)
 
 
@@ -19,9 +22,10 @@ class Catalogue:
     """V = items + 1; index 0 is padding and has probability zero everywhere."""
 
     side: dict[str, Int32[np.ndarray, "V W"]]
-    """Side information by column: codes from 1, 0 = missing or padding of a list."""
+    """Side information by column: codes from 1, the last of them out of the vocabulary; 0 = missing or padding of a
+    list. And ID_ROW, where items share rows."""
     side_values: dict[str, int]
-    """Number of codes of each column, without the 0."""
+    """Number of codes of each column: with the one out of the vocabulary, without the 0."""
     log_popularity_V: Float32[np.ndarray, " V"]
     """Log of the smoothed share of the training clicks; -inf for padding."""
     click_rate_V: Float32[np.ndarray, " V"]
@@ -32,6 +36,11 @@ class Catalogue:
     @property
     def items(self) -> int:
         return len(self.log_popularity_V) - 1
+
+    @property
+    def id_rows(self) -> int:
+        """Rows of the ID table that are in use; 0 where each id has its own."""
+        return int(self.side[ID_ROW].max()) + 1 if ID_ROW in self.side else 0
 
 
 def from_counts(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import card, runs, sessionlog, store, tables
+from sessionrec_jax.data import card, runs, sessionlog, sideinfo, store, tables, tail
 from sessionrec_jax.data.appearing import appearing
 from sessionrec_jax.data.cut import Rules, cut_users
 from sessionrec_jax.data.sessionlog import Facts, Split
@@ -60,6 +60,14 @@ class Settings:
     """held_out_users: how many users validate. Left out: one in ten, at most 2,000."""
     test_users: int | None = None
     """held_out_users: how many users test."""
+    numeric: tuple[str, ...] = ()
+    """Columns of integers in the item table that are amounts, not classes. Those with fractions are in any case."""
+    side_buckets: int = 10
+    """Into how many buckets amounts go, at quantiles of the items that training sessions show."""
+    min_item_exposures: int = 0
+    """Items with fewer exposures in training sessions, context too, share rows of the ID table; 0: none does."""
+    tail_buckets: int = 1024
+    """How many rows they share."""
 
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -119,30 +127,35 @@ def prepare(
 
         users = tally.users()
         say(f"writing the tables of {len(users):,} users")
-        side, vocabularies, side_columns = tables.code_side(items)
+        shown_V = tally.training_exposures()
+        side = sideinfo.code_side(items, shown_V > 0, settings.numeric, settings.side_buckets)
+        id_row_V = tail.id_rows(items["item_id"], shown_V, settings.min_item_exposures, settings.tail_buckets)
         manifest = {
             "version": store.VERSION,
             "source": raw.source,
             "note": raw.note,
             "settings": {**dataclasses.asdict(settings), "split": rules.split, "session_rule": rules.session_rule},
-            "fingerprint": store.fingerprint(digests, [users, items], side),
+            "fingerprint": store.fingerprint(digests, [users, items], side, id_row_V),
             "feedback_names": rules.feedback_names,
             **tally.statistics(),
             "rejected": dict(sorted(reasons.group_by("reason").len().iter_rows())),
             "rows": facts.rows,
-            "side_columns": side_columns,
+            "items_in_tail": 0 if id_row_V is None else int(np.sum(shown_V[1:] < settings.min_item_exposures)),
+            "side_columns": [column.summary for column in side.values()],
         }
         items.write_parquet(folder / "items.parquet")
         users.write_parquet(folder / "users.parquet")
         _write_rejected(raw, reasons, folder / "rejected.parquet")
-        for name, vocabulary in vocabularies.items():
-            vocabulary.write_parquet(folder / f"side_{name}.parquet")
-        coded = {f"side_{name}_VW": codes for name, codes in side.items()}
+        for name, column in side.items():
+            column.table.write_parquet(folder / f"side_{name}.parquet")
+        codes = {name: column.codes_VW for name, column in side.items()}
+        coded = {f"side_{name}_VW": codes_VW for name, codes_VW in codes.items()}
+        rows = {} if id_row_V is None else {"id_row_V": id_row_V}
         counts_V = tally.catalogue()
-        np.savez_compressed(folder / "catalogue.npz", **counts_V, **coded)
+        np.savez_compressed(folder / "catalogue.npz", **counts_V, **coded, **rows)
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
-        written = store.Prepared(folder, manifest, **counts_V, side=side)
+        written = store.Prepared(folder, manifest, **counts_V, side=codes, id_row_V=id_row_V)
         card.write(card.card(written, tally.distributions()), folder)
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
     _beside(out).unlink(missing_ok=True)  # of an earlier attempt that failed
@@ -206,6 +219,8 @@ def _check_settings(raw: RawLog, settings: Settings) -> None:
         raise InputError(f"--max-session-items is {settings.max_session_items}; wanted at least 1")
     if not 0 <= settings.max_rejected_fraction <= 1:
         raise InputError(f"--max-rejected-fraction is {settings.max_rejected_fraction}; wanted 0 to 1, such as 0.03")
+    sideinfo.check(raw.items, settings.numeric, settings.side_buckets)
+    tail.check(settings.min_item_exposures, settings.tail_buckets)
     split = settings.split or raw.split
     of_split = {"temporal": ("validation_from", "test_from"), "held_out_users": ("validation_users", "test_users")}
     for other, names in of_split.items():

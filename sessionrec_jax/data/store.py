@@ -4,8 +4,8 @@
     DATA/log/               the users' histories (TensorFlow is not needed), in the stored random order of users
     DATA/items.parquet      row k is the publisher's id and side information of dense item k + 1 (0 is padding)
     DATA/users.parquet      row k is the publisher's id of dense user k, and its sessions and exposures by role
-    DATA/catalogue.npz      training counts and coded side information by dense item
-    DATA/side_NAME.parquet  code -> published value of one column of side information
+    DATA/catalogue.npz      training counts, coded side information and rows of the ID table by dense item
+    DATA/side_NAME.parquet  code -> published value, or bounds, of one column of side information (sideinfo.py)
     DATA/rejected.parquet   the rows that were not taken, as they came, with the reason
     DATA/card.json, .html   the manifest and how users, sessions and items are spread (card.py)
 
@@ -33,9 +33,10 @@ from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.sessionlog import ROLES
+from sessionrec_jax.data.sideinfo import Coded
 from sessionrec_jax.errors import InputError
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "prepared.json"
 _SPLIT = "users"
 _USERS_PER_READ = 65_536
@@ -140,14 +141,18 @@ def digests(log: FlatLog, bounds_U: Sequence[int]) -> list[bytes]:
     return found
 
 
-def fingerprint(of_log: Sequence[bytes], tables: Sequence[pl.DataFrame], side: dict[str, np.ndarray]) -> str:
+def fingerprint(
+    of_log: Sequence[bytes], tables: Sequence[pl.DataFrame], side: dict[str, Coded], id_row_V: np.ndarray | None
+) -> str:
     """Sixteen hex digits of a SHA-256 over the content: the digests of the log, the publisher's ids, the side
-    information."""
+    information and the numbers of its codes, which decide a model's shapes, and the rows that items share."""
     digest = hashlib.sha256(b"".join(of_log))
     for table in tables:
         digest.update(table.write_ndjson().encode())
     for name in sorted(side):
-        digest.update(name.encode() + side[name].tobytes())
+        digest.update(f"{name} {len(side[name].table)} ".encode() + side[name].codes_VW.tobytes())
+    if id_row_V is not None:
+        digest.update(id_row_V.tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -170,7 +175,10 @@ class Prepared:
     exposures_V: Int64[np.ndarray, " V"]
     """Clicked and ignored exposures of each dense item in training sessions."""
     side: dict[str, Int32[np.ndarray, "V W"]]
-    """Side information by column: codes from 1, 0 = missing or padding of a list."""
+    """Side information by column: codes from 1, the last of them out of the vocabulary; 0 = missing or padding of a
+    list."""
+    id_row_V: Int32[np.ndarray, " V"] | None
+    """Row of the ID table of each dense item, where rare ones share theirs (tail.py)."""
 
     @property
     def fingerprint(self) -> str:
@@ -190,8 +198,8 @@ class Prepared:
 
     @property
     def side_values(self) -> dict[str, int]:
-        """Number of codes of each column of side information, without the 0."""
-        return {column["name"]: column["values"] for column in self.manifest["side_columns"]}
+        """Number of codes of each column of side information: with the one out of the vocabulary, without the 0."""
+        return {column["name"]: column["values"] + 1 for column in self.manifest["side_columns"]}
 
     def card(self) -> dict[str, Any]:
         """card.json. Raises InputError where an older release prepared the log, which wrote none."""
@@ -274,4 +282,5 @@ def open_log(path: str | Path) -> Prepared:
         raise InputError(f"{path} is incomplete: {', '.join(missing)} missing; prepare the log again with --overwrite")
     with np.load(path / "catalogue.npz") as catalogue:
         side = {column["name"]: catalogue[f"side_{column['name']}_VW"] for column in manifest["side_columns"]}
-        return Prepared(path, manifest, catalogue["clicks_V"], catalogue["exposures_V"], side)
+        id_row_V = catalogue["id_row_V"] if manifest["items_in_tail"] else None
+        return Prepared(path, manifest, catalogue["clicks_V"], catalogue["exposures_V"], side, id_row_V)

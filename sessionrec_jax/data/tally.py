@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
 from sessionrec_jax.data.cut import Histories
 from sessionrec_jax.data.sessionlog import ROLES
@@ -22,7 +23,7 @@ class Counts(NamedTuple):
     users: pl.DataFrame
     """user_id, and of each role sessions, exposures, and targets (the sessions with one before them)."""
     items: pl.DataFrame
-    """item, and of its exposures: clicked and labelled ones in training sessions, and all."""
+    """item, and of its exposures: clicked, labelled and all ones in training sessions, and all."""
     clicks: int
     labelled: int
     sessions_by_items: pl.DataFrame
@@ -35,11 +36,16 @@ def count(of: Histories) -> Counts:
     is_train_N = np.repeat(log.session_role_S == 0, log.session_items_S)
     is_click_N, is_labelled_N = log.feedback_N == 1, log.feedback_N <= 1
     exposures = pl.DataFrame(
-        {"item": log.item_N, "clicks": is_train_N & is_click_N, "exposures": is_train_N & is_labelled_N}
+        {
+            "item": log.item_N,
+            "clicks": is_train_N & is_click_N,
+            "exposures": is_train_N & is_labelled_N,
+            "train": is_train_N,
+        }
     )
     return Counts(
         of.users.select("user_id").with_columns(**_by_role(log)),
-        exposures.group_by("item").agg(pl.col("clicks", "exposures").sum().cast(pl.Int64), any=pl.len()),
+        exposures.group_by("item").agg(pl.col("clicks", "exposures", "train").sum().cast(pl.Int64), any=pl.len()),
         int(is_click_N.sum()),
         int(is_labelled_N.sum()),
         _value_counts(log.session_items_S, "items", "sessions"),
@@ -69,10 +75,10 @@ def _by_role(log: FlatLog) -> dict[str, pl.Series]:
 
 
 class Tally:
-    """Counts over all users. Memory: 24 bytes an item and about a hundred a user."""
+    """Counts over all users. Memory: 32 bytes an item and about a hundred a user."""
 
     def __init__(self, items: int):
-        self._by_item = {name: np.zeros(items + 1, np.int64) for name in ("clicks", "exposures", "any")}
+        self._by_item = {name: np.zeros(items + 1, np.int64) for name in ("clicks", "exposures", "train", "any")}
         self._users: list[pl.DataFrame] = []
         self._by_items: list[pl.DataFrame] = []
         self._clicks = self._labelled = 0
@@ -105,6 +111,10 @@ class Tally:
     def catalogue(self) -> dict[str, np.ndarray]:
         """Clicks, and exposures that are clicked or ignored, of each dense item in the training sessions."""
         return {"clicks_V": self._by_item["clicks"], "exposures_V": self._by_item["exposures"]}
+
+    def training_exposures(self) -> Int64[np.ndarray, " V"]:
+        """Of each dense item in training sessions, context too; V = items + 1, index 0 is padding."""
+        return self._by_item["train"]
 
     def statistics(self) -> dict[str, Any]:
         """The manifest's numbers."""

@@ -22,7 +22,7 @@ class ItemEmbedding(nn.Module):
 
     config: Model
     rows: int
-    """Of the ID table: items + 1, rounded up."""
+    """Of the ID table."""
     side_values: tuple[tuple[str, int], ...]
     """Side columns and their number of codes."""
 

@@ -46,11 +46,18 @@ class Spec(NamedTuple):
     """Most exposures of a session."""
     extra_rows: int = 0
     """Rows of the item tables past `ids`, of no item: with them the rows spread evenly over devices."""
+    id_rows: int = 0
+    """Rows of the ID table where rare items share them; 0: each id has its own. `embed` and `apply` want 0: of shared
+    rows catalogue_read.py makes one an item."""
 
     @property
     def rows(self) -> int:
         """Rows of the item tables."""
         return self.ids + self.extra_rows
+
+    @property
+    def id_table_rows(self) -> int:
+        return self.id_rows + -self.id_rows % ROW_MULTIPLE if self.id_rows else self.rows
 
     @property
     def in_float32(self) -> Spec:
@@ -86,7 +93,7 @@ class SessionRec(nn.Module):
 
     def setup(self) -> None:
         spec = self.spec
-        self.item_embedding = ItemEmbedding(spec.model, spec.rows, spec.side_values)
+        self.item_embedding = ItemEmbedding(spec.model, spec.id_table_rows, spec.side_values)
         self.session_encoder = SessionEncoder(spec.model, spec.feedback_kinds, spec.session_items)
         self.sequence_encoder = SequenceEncoder(spec.model, spec.positions)
         self.heads = Heads(spec)

@@ -1,0 +1,178 @@
+"""Rare items share rows of the ID table: every item stays in the catalogue, and a step is the same however it reads."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+from onestep import OneStep, assert_same_step
+
+from sessionrec_jax import count
+from sessionrec_jax.catalogue_read import Reading, with_own_rows
+from sessionrec_jax.config_values import replace
+from sessionrec_jax.data import card
+from sessionrec_jax.data.batches import train_catalogue
+from sessionrec_jax.data.catalogue import ID_ROW
+from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.sources import synthetic
+from sessionrec_jax.data.tail import id_rows
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.model import sessionrec
+from sessionrec_jax.negatives import Negatives
+from sessionrec_jax.partition import make_mesh, put, put_side, shardings
+from sessionrec_jax.scoring import item_table
+from sessionrec_jax.step import initial_state
+from sessionrec_jax.train import resolve, spec_of
+
+PROCESS = synthetic.Options(users=60, base=4, depth=7, seed=1)
+FLOOR, BUCKETS = 3, 100
+SMALL = {"model.width": 16, "model.heads": 2, "model.id_width": 8, "loss.negatives": 8, "data.items_per_row": 0,
+         "data.sessions_per_row": 4, "model.score": "cosine", "data.side_columns": ("category",)}  # fmt: skip
+LOSSES = {
+    "sampled": {},
+    "full": {"loss.retrieval": "full_softmax", "loss.other_clicks": "masked"},
+    "sparse": {"optim.table_update": "sparse"},
+}
+SPREAD = {"data": 2, "model": 4}
+NEAR = 5e-4  # a twentieth of the step's learning rate
+
+
+@pytest.fixture(scope="module")
+def floored(tmp_path_factory):
+    settings = Settings(min_item_exposures=FLOOR, tail_buckets=BUCKETS)
+    return prepare(synthetic.read(PROCESS), tmp_path_factory.mktemp("data") / "log", settings)
+
+
+@pytest.fixture(scope="module")
+def setting(config, floored):
+    wide = {"data.path": str(floored.path), "data.fingerprint": floored.fingerprint}
+    return resolve(replace(config, SMALL | wide), floored)
+
+
+@pytest.fixture(scope="module")
+def one(setting, floored):
+    return functools.cache(lambda name: OneStep(replace(setting, LOSSES[name]), floored, 1))
+
+
+@pytest.fixture(scope="module")
+def start(setting, floored):
+    """Spec, side information and first parameters."""
+    catalogue, mesh = train_catalogue(setting, floored), make_mesh(setting.mesh)
+    spec = spec_of(setting, floored, catalogue)
+    params = jax.device_get(initial_state(setting, spec, catalogue, mesh).params)
+    return spec, catalogue.side, params
+
+
+def test_frequent_items_have_rows_of_their_own_and_the_rest_share():
+    ids, exposures_V = pl.Series(range(1000)), np.append(0, np.arange(1000) % 7)
+    row_V = id_rows(ids, exposures_V, 5, 50)
+    is_rare = exposures_V[1:] < 5
+    own, shared = row_V[1:][~is_rare], row_V[1:][is_rare]
+    assert row_V[0] == 0
+    assert own.tolist() == list(range(1, len(own) + 1))
+    assert set(shared) == set(range(len(own) + 1, len(own) + 51))
+    assert np.bincount(shared - len(own) - 1).max() < 4 * len(shared) / 50
+    some = ids.to_numpy() % 7 != 6  # without the most frequent ones the rest share with the same
+    fewer = id_rows(ids.filter(pl.Series(some)), exposures_V[np.append(True, some)], 5, 50)[1:]
+    rare = exposures_V[1:][some] < 5
+    assert np.array_equal(fewer[rare] - fewer[~rare].max(), shared - len(own))
+    assert id_rows(ids, exposures_V, 0, 50) is None
+    assert id_rows(ids, exposures_V, 100, 5000).max() <= 1000, "never more rows than items"
+    texts = id_rows(ids.cast(pl.String), exposures_V, 5, 50)[1:]
+    assert set(texts[is_rare]) == set(shared)
+
+
+def test_every_item_stays_in_the_catalogue(floored, wide_log, start):
+    assert floored.items == wide_log.items
+    np.testing.assert_array_equal(floored.clicks_V, wide_log.clicks_V)
+    assert floored.fingerprint != wide_log.fingerprint
+    assert wide_log.id_row_V is None
+    log = floored.arrays()
+    in_training = np.repeat(log.session_role_S == 0, log.session_items_S)
+    shown_V = np.bincount(log.item_N[in_training], minlength=floored.items + 1)
+    rare = int(np.sum(shown_V[1:] < FLOOR))
+    assert floored.manifest["items_in_tail"] == rare
+    told = card.lines(floored.card())["items"]
+    assert f"{rare:,} with fewer than 3 training exposures share 100 rows of the ID table" in told
+    spec, _, params = start
+    assert len(params["item_embedding"]["item_table"]) == 64 * math.ceil(spec.id_rows / 64)
+    assert len(params["heads"]["item_bias"]) == spec.rows
+    assert spec.id_rows == floored.items - rare + BUCKETS + 1
+    assert spec.ids == floored.items + 1
+    kinds = (spec.side_values, spec.feedback_kinds, spec.positions)
+    fewer = count.parameters(spec.model, spec.ids, *kinds, spec.id_rows).total
+    assert count.parameters(spec.model, spec.ids, *kinds).total - fewer == (rare - BUCKETS) * spec.model.id_width
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_rows_taken_out_have_the_embeddings_and_the_gradients_of_the_whole_table(setting, start, devices):
+    rng = np.random.default_rng(5)
+    spec, side, params = start
+    mesh = make_mesh(replace(setting, {"mesh.data": 1, "mesh.model": devices}).mesh)
+    side = put_side(side, spec.rows, mesh)
+    params = put(params, shardings(mesh, params))
+    item_GT = jnp.asarray(rng.integers(0, spec.ids, (1, 300)), jnp.int32)
+    weight_TD = jnp.asarray(rng.normal(size=(300, spec.model.width)), jnp.float32)
+    drawn_N = jnp.asarray(rng.integers(1, spec.ids, 50), jnp.int32)
+    reading = Reading.of(spec, mesh, item_GT, Negatives(drawn_N, jnp.ones(50)), side)
+    assert len(np.unique(side[ID_ROW][item_GT[0]])) < 110 < len(np.unique(item_GT)), "rows are shared"
+
+    @jax.jit
+    def of_part(params):
+        read = reading.read(reading.take(params), side, None)
+        e_TD = sessionrec.embed(read.spec, read.params, read.item_GT[0], read.side)
+        return jnp.sum(e_TD * weight_TD), e_TD
+
+    @jax.jit
+    def of_whole(params):
+        own, params = with_own_rows(spec, mesh, params, side)
+        e_TD = sessionrec.embed(own, params, item_GT[0], side)
+        return jnp.sum(e_TD * weight_TD), e_TD
+
+    (part, e_TD), (whole, wanted_TD) = (jax.grad(of, has_aux=True)(params) for of in (of_part, of_whole))
+    np.testing.assert_allclose(e_TD, wanted_TD, rtol=1e-5, atol=1e-6)
+    assert np.any(part["item_embedding"]["item_table"])
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), part, whole)
+    put_back = reading.put(params, reading.take(params))
+    jax.tree.map(np.testing.assert_array_equal, put_back, params)
+
+
+@pytest.mark.slow
+def test_sparse_adagrad_is_dense_adagrad_without_a_prior(one):
+    assert_same_step(one("sampled"), one("sparse"))
+
+
+@pytest.mark.parametrize(
+    "name", ["sparse", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "sampled"))]
+)
+def test_a_mesh_takes_the_step_of_one_device(setting, floored, one, name):
+    before, after = (params["item_embedding"]["item_table"] for params in (one(name).before, one(name).state.params))
+    assert np.any(before != after)
+    assert_same_step(one(name), OneStep(replace(setting, LOSSES[name]), floored, SPREAD), NEAR)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_items_of_a_bucket_are_told_apart_by_side_information_alone(setting, start, devices):
+    mesh = make_mesh(replace(setting, {"mesh.data": 1, "mesh.model": devices}).mesh)
+    spec, side, params = start
+    params = put(params, shardings(mesh, params))
+    e_VD = np.asarray(item_table(spec, mesh, params, put_side(side, spec.rows, mesh)).e_RD)[: spec.ids]
+    known = np.concatenate([side[ID_ROW], side["category"]], axis=1)
+    kinds, kind_V = np.unique(known, axis=0, return_inverse=True)
+    first = e_VD[np.unique(kind_V, return_index=True)[1]]
+    np.testing.assert_allclose(e_VD, first[kind_V.reshape(-1)], rtol=1e-5, atol=1e-6)
+    assert len(np.unique(np.round(first[1:], 4), axis=0)) == len(kinds) - 1, "and others differ"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"min_item_exposures": -1}, "--min-item-exposures is -1"), ({"tail_buckets": 0}, "--tail-buckets is 0")],
+)
+def test_bad_settings_are_told(tmp_path, given, message):
+    with pytest.raises(InputError, match=message):
+        prepare(synthetic.read(PROCESS), tmp_path / "log", Settings(**given))
