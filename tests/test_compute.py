@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +50,14 @@ def test_parameters_and_the_optimizer_stay_float32(pair):
     assert {x.dtype for x in rounded.sums} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("sse", ["transformer", "hstu", "gru"])
-@pytest.mark.parametrize("ise", ["typed_mean", "mean", "max", "transformer"])
+QUICK = [("transformer", "transformer"), ("hstu", "max"), ("gru", "typed_mean")]
+PAIRS = [
+    pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow)
+    for pair in itertools.product(["transformer", "hstu", "gru"], ["typed_mean", "mean", "max", "transformer"])
+]
+
+
+@pytest.mark.parametrize(("sse", "ise"), PAIRS)
 def test_nearly_all_products_are_of_bfloat16(sse, ise):
     model = Model(width=64, sequence_encoder=sse, session_encoder=ise, compute="bfloat16")
     found = list(products(traced_step(model, Loss(negatives=64), rows=8, slots=16).jaxpr))

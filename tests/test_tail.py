@@ -109,7 +109,7 @@ def test_every_item_stays_in_the_catalogue(floored, wide_log, start):
     assert count.parameters(spec.model, spec.ids, *kinds).total - fewer == (rare - BUCKETS) * spec.model.id_width
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_rows_taken_out_have_the_embeddings_and_the_gradients_of_the_whole_table(setting, start, devices):
     rng = np.random.default_rng(5)
     spec, side, params = start
@@ -147,16 +147,15 @@ def test_sparse_adagrad_is_dense_adagrad_without_a_prior(one):
     assert_same_step(one("sampled"), one("sparse"))
 
 
-@pytest.mark.parametrize(
-    "name", ["sparse", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "sampled"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sparse", "full", "sampled"])
 def test_a_mesh_takes_the_step_of_one_device(setting, floored, one, name):
     before, after = (params["item_embedding"]["item_table"] for params in (one(name).before, one(name).state.params))
     assert np.any(before != after)
     assert_same_step(one(name), OneStep(replace(setting, LOSSES[name]), floored, SPREAD), NEAR)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_items_of_a_bucket_are_told_apart_by_side_information_alone(setting, start, devices):
     mesh = make_mesh(replace(setting, {"mesh.data": 1, "mesh.model": devices}).mesh)
     spec, side, params = start
