@@ -18,8 +18,8 @@ Side = dict[str, Int[Array, "V W"]]
 
 class ItemEmbedding(nn.Module):
     """e = W2 silu(W1 x + b1) + W3 x for the concatenation x. The linear path is our choice: an ID must be able to pass
-    unbent. A list column enters as the mean of its values; a missing value as zero, and so does one out of the vocabulary: a
-    row of its own would learn from negatives only, and throws the scores of new items far off (LOG.md)."""
+    unbent. A list column enters as the mean of its values; a missing value as zero, and so does one out of the
+    vocabulary: a row of its own would learn from negatives only, and throw the scores of new items far off (LOG.md)."""
 
     config: Model
     rows: int
