@@ -33,7 +33,7 @@ def parameters(
     positions: int,
     id_rows: int = 0,
 ) -> Parameters:
-    """Trained parameters. `ids` = items + 1; `side_values`: number of codes of each side column; `id_rows`: of the ID
+    """Trained parameters. `ids` = items + 1; `side_values`: number of values of each side column; `id_rows`: of the ID
     table where items share them, 0 where each has its own."""
     width = model.width
     side = sum((values + 1) * model.side_width for _, values in side_values)

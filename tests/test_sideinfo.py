@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sessionrec_jax.config import Model
 from sessionrec_jax.data import card, sideinfo, store
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sideinfo import quantile_bounds
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.model.embedding import ItemEmbedding
 
 START_MS, HOUR_MS = 1_650_000_000_000, 3_600_000
 
@@ -93,14 +97,26 @@ def test_items_not_shown_in_training_change_no_vocabulary_and_no_bound(tmp_path)
         np.testing.assert_array_equal(one.side[column][:5], other.side[column][:5])
 
 
-def test_every_code_has_a_row_in_the_models_table(tmp_path):
+def test_a_value_out_of_vocabulary_is_embedded_as_a_missing_one():
+    embedding = ItemEmbedding(Model(width=8, heads=2, id_width=0, side_width=4), 1, (("tag", 2),))
+    code_VW = jnp.array([[0, 0], [1, 0], [2, 1], [3, 0], [1, 3], [3, 3]])
+    item_N = jnp.arange(6)
+    params = embedding.init(jax.random.key(0), item_N, {"tag": code_VW})
+    assert params["params"]["side_tag"].shape == (3, 4)
+    e_ND = embedding.apply(params, item_N, {"tag": code_VW})
+    missing_ND = embedding.apply(params, item_N, {"tag": jnp.where(code_VW == 3, 0, code_VW)})
+    np.testing.assert_array_equal(e_ND, missing_ND)
+    assert not np.allclose(e_ND[0], e_ND[1])
+
+
+def test_every_code_is_a_value_missing_or_out_of_vocabulary(tmp_path):
     items = ITEMS.with_columns(unseen=pl.when(pl.col("item_id") > 4).then(pl.col("item_id") / 2))
     log = prepared(items, tmp_path, numeric=("year",))
     for name, codes_VW in log.side.items():
         assert codes_VW.min() == 0
-        assert codes_VW.max() <= log.side_values[name]
+        assert codes_VW.max() <= log.side_values[name] + 1
         assert not codes_VW[0].any()
-    assert (log.side_values["unseen"], counted(log, "unseen")) == (1, (0, 4, 3))
+    assert (log.side_values["unseen"], counted(log, "unseen")) == (0, (0, 4, 3))
 
 
 @given(

@@ -90,7 +90,7 @@ def test_counts_by_role_add_up(prepared):
 
 def test_side_information_is_coded_by_dense_item(prepared):
     items = PROCESS.items()
-    assert prepared.side_values == {"digit_0": 5, "digit_1": 5, "digit_2": 5, "category": 9}  # one is out of vocabulary
+    assert prepared.side_values == {"digit_0": 4, "digit_1": 4, "digit_2": 4, "category": 8}
     for name, codes_VW in prepared.side.items():
         vocabulary = pl.read_parquet(prepared.path / f"side_{name}.parquet")
         assert vocabulary["code"].to_list() == list(range(1, len(vocabulary) + 1))

@@ -25,7 +25,7 @@ class Catalogue:
     """Side information by column: codes from 1, the last of them out of the vocabulary; 0 = missing or padding of a
     list. And ID_ROW, where items share rows."""
     side_values: dict[str, int]
-    """Number of codes of each column: with the one out of the vocabulary, without the 0."""
+    """Number of values of each column; the code above them is out of the vocabulary."""
     log_popularity_V: Float32[np.ndarray, " V"]
     """Log of the smoothed share of the training clicks; -inf for padding."""
     click_rate_V: Float32[np.ndarray, " V"]

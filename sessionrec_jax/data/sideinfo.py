@@ -1,8 +1,7 @@
 """Side information: the columns of the item table as codes, by vocabularies and bounds of the training part alone.
 
 0 is missing or the padding of a list, 1 to n are the values, or the buckets of numbers, of the items that training
-sessions show, and n + 1 is out of the vocabulary: a value that none of those items has. Its embedding learns from such
-items as negatives only.
+sessions show, and n + 1 is out of the vocabulary: a value that none of those items has. The model reads it as missing.
 
 Letters: V dense items, W values of an item, B bounds.
 """

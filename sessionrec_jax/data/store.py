@@ -198,8 +198,8 @@ class Prepared:
 
     @property
     def side_values(self) -> dict[str, int]:
-        """Number of codes of each column of side information: with the one out of the vocabulary, without the 0."""
-        return {column["name"]: column["values"] + 1 for column in self.manifest["side_columns"]}
+        """Number of values of each column of side information; the code above them is out of the vocabulary."""
+        return {column["name"]: column["values"] for column in self.manifest["side_columns"]}
 
     def card(self) -> dict[str, Any]:
         """card.json. Raises InputError where an older release prepared the log, which wrote none."""

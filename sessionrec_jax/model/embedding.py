@@ -18,13 +18,14 @@ Side = dict[str, Int[Array, "V W"]]
 
 class ItemEmbedding(nn.Module):
     """e = W2 silu(W1 x + b1) + W3 x for the concatenation x. The linear path is our choice: an ID must be able to pass
-    unbent. A list column enters as the mean of its values; a missing value as zero."""
+    unbent. A list column enters as the mean of its values; a missing value as zero, and so does one out of the
+    vocabulary: a row of its own would learn from negatives only, and throw the scores of new items far off (LOG.md)."""
 
     config: Model
     rows: int
     """Of the ID table."""
     side_values: tuple[tuple[str, int], ...]
-    """Side columns and their number of codes."""
+    """Side columns and their number of values; the code above them is out of the vocabulary."""
 
     @nn.compact
     def __call__(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
@@ -35,8 +36,9 @@ class ItemEmbedding(nn.Module):
         for name, values in self.side_values:
             table_CE = self.param(f"side_{name}", nn.initializers.normal(0.1), (values + 1, config.side_width))
             code_NW = side[name][item_N]
-            known_NW = (code_NW > 0).astype(jnp.float32)
-            mean_NE = jnp.einsum("NWE,NW->NE", table_CE[code_NW], known_NW)
+            is_known_NW = (code_NW > 0) & (code_NW <= values)
+            known_NW = is_known_NW.astype(jnp.float32)
+            mean_NE = jnp.einsum("NWE,NW->NE", table_CE[jnp.where(is_known_NW, code_NW, 0)], known_NW)
             parts.append(mean_NE / jnp.maximum(known_NW.sum(axis=1, keepdims=True), 1.0))
         # Rounded after the lookup, so that the gradients of an item's many places are added up in float32.
         x_NE = jnp.concatenate(parts, axis=1).astype(config.compute)
