@@ -23,7 +23,9 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name == "hstu" else pytest.mark.slow) for name in VARIANTS]
+)
 def pair(request, config, log):
     """A step in float32 and the same step in bfloat16."""
     varied = replace(config, VARIANTS[request.param])

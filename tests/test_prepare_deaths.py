@@ -21,7 +21,7 @@ import pytest
 from contract import assert_same_log
 
 from experiments.__main__ import main
-from sessionrec_jax.data import card, runs, store, tables
+from sessionrec_jax.data import card, runs, sideinfo, store
 from sessionrec_jax.data import prepare as preparation
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
@@ -65,7 +65,7 @@ STAGES = {
     "runs": (runs, "write_run"),
     "log": (store, "write_part"),
     "the log's metadata": (store, "finish_log"),
-    "tables": (tables, "code_side"),
+    "tables": (sideinfo, "code_side"),
     "rejected rows": (preparation, "_write_rejected"),
     "card": (card, "write"),
 }
@@ -120,7 +120,7 @@ def test_rejected_rows_that_find_no_room_leave_no_half_a_file(disk, monkeypatch,
 KILLED_AFTER = [
     ("sessionrec_jax.data.runs", "write_run"),
     ("sessionrec_jax.data.store", "write_part"),
-    ("sessionrec_jax.data.tables", "code_side"),
+    ("sessionrec_jax.data.sideinfo", "code_side"),
     ("sessionrec_jax.data.card", "write"),
     ("pathlib", "Path.rename"),  # of the old log, before the new one has its name
     ("shutil", "rmtree"),

@@ -41,7 +41,12 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+QUICK = ("hstu with dropout, pairwise", "short windows, no ignored input")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+)
 def test_eight_devices_take_the_step_of_one(config, log, name):
     config = resolve(replace(config, VARIANTS[name] | {"data.items_per_row": 0}), log)
     one, eight = (OneStep(config, log, devices) for devices in (1, 8))
