@@ -7,9 +7,9 @@ not used: it orders records by the hash of a key, and users have an order of the
 
 from __future__ import annotations
 
-import os
 import pickle
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Beam:
                 numbered = pipeline | beam.Create(list(enumerate(values)))
                 _ = numbered | beam.Reshuffle() | beam.Map(call)
             for number in range(len(values)):
+                # safe: only this user can write into the folder, which mkdtemp made, and only _Call does
                 result = pickle.loads((Path(folder) / str(number)).read_bytes())
                 if isinstance(result, InputError):
                     raise result
@@ -65,6 +66,6 @@ class _Call:
             result = self._function(value)
         except InputError as error:
             result = error
-        partial = Path(self._folder) / f".{number}.{os.getpid()}"
+        partial = Path(self._folder) / f".{number}.{uuid.uuid4()}"  # of any machine
         partial.write_bytes(pickle.dumps(result))
         partial.rename(Path(self._folder) / str(number))
