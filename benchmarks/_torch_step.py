@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
 from sessionrec_jax.config import Model, Optim
 from sessionrec_jax.data.batches import CLICKED
@@ -27,6 +28,8 @@ class Batch(NamedTuple):
     """First item of each session."""
     position_RL: Tensor
     mask_R1LL: Tensor
+    user_starts_U1: Tensor
+    """First session of each user, and one past the last session: what flash attention wants instead of the mask."""
     exposed_X: Tensor
     """Places in T of the items that are scored."""
     query_X: Tensor
@@ -45,10 +48,12 @@ class Batch(NamedTuple):
         query_X = session_T[exposed_X] - 1
         user_RL = inputs.user_of_session_RL
         mask_RLL = (user_RL[:, :, None] == user_RL[:, None, :]) & np.tri(user_RL.shape[1], dtype=bool)
+        user_starts_U1 = np.append(np.flatnonzero(inputs.position_RL.reshape(-1) == 0), user_RL.size).astype(np.int32)
         arrays = (inputs.item_T, inputs.feedback_T, np.searchsorted(session_T, np.arange(user_RL.size)),
-                  inputs.position_RL, mask_RLL[:, None], exposed_X, query_X, clicked_X,
+                  inputs.position_RL, mask_RLL[:, None], user_starts_U1, exposed_X, query_X, clicked_X,
                   exposed_X[clicked_X], query_X[clicked_X])  # fmt: skip
-        return cls(*(torch.from_numpy(x if x.dtype == bool else x.astype(np.int64)) for x in arrays))
+        kept = (bool, user_starts_U1.dtype)
+        return cls(*(torch.tensor(x if x.dtype in kept else x.astype(np.int64)) for x in arrays))
 
 
 class Block(nn.Module):
@@ -60,11 +65,18 @@ class Block(nn.Module):
         self.attention_out = nn.Linear(width, width, bias=False)
         self.mlp_in, self.mlp_out = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x_RLD: Tensor, mask_R1LL: Tensor) -> Tensor:
+    def forward(self, x_RLD: Tensor, batch: Batch) -> Tensor:
         rows, slots, _ = x_RLD.shape
-        qkv = self.qkv(self.norm_attention(x_RLD)).view(rows, slots, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        a_RNLH = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=mask_R1LL)
-        x_RLD = x_RLD + self.attention_out(a_RNLH.transpose(1, 2).reshape(x_RLD.shape))
+        qkv_RL3NH = self.qkv(self.norm_attention(x_RLD)).view(rows, slots, 3, self.heads, -1)
+        if qkv_RL3NH.is_cuda and qkv_RL3NH.dtype == torch.bfloat16:
+            starts = (batch.user_starts_U1, batch.user_starts_U1, slots, slots)
+            # a window of nothing ahead: causal
+            a_RLNH = varlen_attn(*qkv_RL3NH.flatten(0, 1).unbind(1), *starts, window_size=(-1, 0))
+        else:
+            q_RNLH, k_RNLH, v_RNLH = qkv_RL3NH.permute(2, 0, 3, 1, 4).unbind(0)
+            a_RNLH = F.scaled_dot_product_attention(q_RNLH, k_RNLH, v_RNLH, attn_mask=batch.mask_R1LL)
+            a_RLNH = a_RNLH.transpose(1, 2)
+        x_RLD = x_RLD + self.attention_out(a_RLNH.reshape(x_RLD.shape))
         return x_RLD + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x_RLD)), approximate="tanh"))
 
 
@@ -105,7 +117,7 @@ class Net(nn.Module):
         s_RLD = self.project(s_SD).view(*batch.position_RL.shape, -1)
         x_RLD = self.norm_in(s_RLD) + F.embedding(batch.position_RL, self.position)
         for block in self.blocks:
-            x_RLD = block(x_RLD, batch.mask_R1LL)
+            x_RLD = block(x_RLD, batch)
         o_SD = self.norm_out(x_RLD).view(s_SD.shape)
 
         q_SD, r_SD = self.retrieval(o_SD), self.rank(o_SD)
@@ -141,7 +153,7 @@ class Stepper:
         betas = (optimizer.beta1, optimizer.beta2)
         self.body = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
         self.tables = torch.optim.SparseAdam([self.table, self.bias], rate * optimizer.table_rate_ratio, betas)
-        self.clip_norm, self.alpha = optimizer.clip_norm, alpha
+        self.clip_norm, self.alpha, self.is_bfloat16 = optimizer.clip_norm, alpha, model.compute == "bfloat16"
         self.log_q_V = torch.tensor(log_q_V)
         self.cumulative_V = self.log_q_V.double().exp().cumsum(0)
 
@@ -149,7 +161,7 @@ class Stepper:
         drawn_N = torch.searchsorted(self.cumulative_V, torch.rand(negatives, dtype=torch.float64), right=True)
         return drawn_N.clamp_(1, len(self.log_q_V) - 1)
 
-    def __call__(self, batch: Batch, draw: Tensor) -> tuple[float, float]:
+    def __call__(self, batch: Batch, draw: Tensor) -> tuple[Tensor, Tensor]:
         """A step against the negatives drawn. Nats per click and per exposure, before it."""
         negative_N, times_N = torch.unique(draw, return_counts=True)
         item_M, place_X = torch.unique(torch.cat([batch.item_T, negative_N]), return_inverse=True)
@@ -164,7 +176,8 @@ class Stepper:
         log_weight_N = times_N.log() - self.log_q_V[negative_N]
         log_q_C = self.log_q_V[batch.item_T[batch.click_C]]
         pairs = (batch.query_C[own], negative_C[own])
-        retrieval, rank = self.loss(x_ME, bias_M, batch, place_T, place_N, log_weight_N, log_q_C, pairs)
+        with torch.autocast(x_ME.device.type, torch.bfloat16, enabled=self.is_bfloat16):
+            retrieval, rank = self.loss(x_ME, bias_M, batch, place_T, place_N, log_weight_N, log_q_C, pairs)
         (retrieval + self.alpha * rank).backward()
 
         rows = {self.table: x_ME.grad, self.bias: bias_M.grad}
@@ -176,14 +189,14 @@ class Stepper:
         self.body.step()
         self.tables.step()
         self.body.zero_grad()
-        return retrieval.item(), rank.item()
+        return retrieval.detach(), rank.detach()
 
     def moments(self) -> dict[str, np.ndarray]:
         """First moments by the names of `of_params`, and of the tables: after one step, gradient x (1 - beta1)."""
         of_body = {name: self.body.state[x]["exp_avg"] for name, x in self.net.named_parameters()}
         of_tables = {"item_table": self.tables.state[self.table], "item_bias": self.tables.state[self.bias]}
-        return {name: x.numpy() for name, x in of_body.items()} | {
-            name: state["exp_avg"].numpy() for name, state in of_tables.items()
+        return {name: x.cpu().numpy() for name, x in of_body.items()} | {
+            name: state["exp_avg"].cpu().numpy() for name, state in of_tables.items()
         }
 
 

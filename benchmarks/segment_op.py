@@ -1,16 +1,17 @@
 """Which way of taking the mean over each session's items is the fastest, and how close to the memory's limit is it?
 
     python benchmarks/segment_op.py
+    python benchmarks/segment_op.py --users 1024 --compute bfloat16      # on a GPU
 
-Over the items of every session, 64 users of up to 50 sessions of up to 24 items, the same sessions for all, forward
-alone and forward and backward:
+Over the items of every session, users of up to 50 sessions of up to 24 items, the same sessions for all, forward alone
+and forward and backward; results are float32:
 packed: [T, D] by `segment_mean`, as the model does it
 padded: [S, I, D] with a mask
 one_hot: packed user by user, [U, T, D] padded to the longest user, times a one-hot matrix [U, S, T]
 cumsum: [T, D] summed along, and the differences at the borders of sessions
 `bandwidth_share` is the least that must be moved (each item read, each session written; backward, each session read and
 each item written) over the seconds and the bandwidth of this machine, measured in the same run on one large array.
-Arrays that fit into a cache may pass 1.
+Arrays that fit into a cache may pass 1. Where calls do not wait for their results, ten are timed at once.
 
 Attention within sessions, packed by `segment_attention` against padded: from queries, keys and values on. The matrices
 before and after it, of which packing has fewer rows, are left out. Below 1 the packed one is faster.
@@ -18,9 +19,10 @@ before and after it, of which packing has fewer rows, are left out. Below 1 the 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -31,21 +33,24 @@ from _bench import in_turns, ratio, report, significant
 
 from sessionrec_jax.model.segment import segment_attention, segment_mean
 
-USERS, SESSIONS, ITEMS, HEADS = 64, 50, 24, 2
-SEGMENTS = USERS * SESSIONS
+SESSIONS, ITEMS, HEADS = 50, 24, 2
 PADDING = 0.03  # of packed item slots, as the packer leaves them
 FILLED = (0.25, 0.4, 0.6)
 CASES = [(width, filled) for width in (64, 256) for filled in FILLED]
 ATTENTION_CASES = [(64, filled) for filled in (0.1, *FILLED)]
 OTHERS = ("one_hot", "cumsum")
 BANDWIDTH_BYTES = 2**28
-RUNS = 15
+RUNS, CALLS = 15, 1 if jax.default_backend() == "cpu" else 10
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", default=64, type=int)
+    parser.add_argument("--compute", default="float32", choices=("float32", "bfloat16"), help="type of the items")
+    args = parser.parse_args()
     bandwidth = bytes_per_second()
-    cases = [mean_case(width, filled, bandwidth) for width, filled in CASES]
-    attention_cases = [attention_case(width, filled) for width, filled in ATTENTION_CASES]
+    cases = [mean_case(args, width, filled, bandwidth) for width, filled in CASES]
+    attention_cases = [attention_case(args, width, filled) for width, filled in ATTENTION_CASES]
     report(
         "packed segment mean against padded masked mean, forward and backward",
         "seconds packed / seconds padded, median of the cases",
@@ -57,6 +62,7 @@ def main() -> None:
         cases=cases,
         attention_ratio=significant(median(of["ratio"] for of in attention_cases)),
         attention_cases=attention_cases,
+        **vars(args),
         runs=RUNS,
         device_kind=jax.devices()[0].device_kind,
         jax_version=jax.__version__,
@@ -76,15 +82,16 @@ def bytes_per_second() -> float:
     return 2 * BANDWIDTH_BYTES / min(seconds)
 
 
-def mean_case(width: int, filled: float, bandwidth: float) -> dict[str, Any]:
-    is_item_SI = sessions(filled)
+def mean_case(args: argparse.Namespace, width: int, filled: float, bandwidth: float) -> dict[str, Any]:
+    is_item_SI = sessions(args.users, filled)
+    segments = len(is_item_SI)
     rng = np.random.default_rng(0)
-    x_SID = rng.standard_normal((*is_item_SI.shape, width), np.float32)
-    weight_SD = rng.standard_normal((SEGMENTS, width), np.float32)
+    x_SID = rng.standard_normal((*is_item_SI.shape, width), np.float32).astype(args.compute)
+    weight_SD = rng.standard_normal((segments, width), np.float32)
     x_TD, session_T = packed(x_SID, is_item_SI)
     length_S = is_item_SI.sum(axis=1)
     contenders = {
-        "packed": (packed_mean, x_TD, session_T),
+        "packed": (functools.partial(packed_mean, segments), x_TD, session_T),
         "padded": (padded_mean, x_SID, is_item_SI),
         "one_hot": (one_hot_mean, *by_user(x_SID, is_item_SI)),
         "cumsum": (cumsum_mean, x_TD, np.append(0, np.cumsum(length_S))),
@@ -95,10 +102,10 @@ def mean_case(width: int, filled: float, bandwidth: float) -> dict[str, Any]:
         *(functools.partial(forward, *of) for of in contenders.values()),
         *(functools.partial(weighted_gradient, *of, weight_SD) for of in contenders.values()),
     ]
-    seconds = in_turns(RUNS, *(lambda call=call: jax.block_until_ready(call()) for call in calls))
+    seconds = timed(calls)
     forward_seconds = dict(zip(contenders, seconds[: len(contenders)], strict=True))
     both_seconds = dict(zip(contenders, seconds[len(contenders) :], strict=True))
-    one_way = 4 * width * (int(length_S.sum()) + SEGMENTS)
+    one_way = width * (x_SID.itemsize * int(length_S.sum()) + weight_SD.itemsize * segments)
     means = {name: np.asarray(forward(*of)) for name, of in contenders.items()}
 
     def of_contender(name: str) -> dict[str, float]:
@@ -123,27 +130,38 @@ def mean_case(width: int, filled: float, bandwidth: float) -> dict[str, Any]:
     }
 
 
-def attention_case(width: int, filled: float) -> dict[str, float]:
-    is_item_SI = sessions(filled)
+def attention_case(args: argparse.Namespace, width: int, filled: float) -> dict[str, float]:
+    is_item_SI = sessions(args.users, filled)
     rng = np.random.default_rng(0)
-    qkv_SI3NH = rng.standard_normal((*is_item_SI.shape, 3, HEADS, width // HEADS), np.float32)
+    qkv_SI3NH = rng.standard_normal((*is_item_SI.shape, 3, HEADS, width // HEADS), np.float32).astype(args.compute)
     weight_SINH = rng.standard_normal((*is_item_SI.shape, HEADS, width // HEADS), np.float32)
     qkv_T3NH, session_T = packed(qkv_SI3NH, is_item_SI)
     weight_TNH, _ = packed(weight_SINH, is_item_SI)
-    items = is_item_SI.sum()
-    difference_NNH = packed_attention(qkv_T3NH, session_T)[:items] - padded_attention(qkv_SI3NH, is_item_SI)[is_item_SI]
-    return timed(
-        (packed_attention, qkv_T3NH, session_T, weight_TNH),
-        (padded_attention, qkv_SI3NH, is_item_SI, np.where(is_item_SI[:, :, None, None], weight_SINH, 0)),
-        is_item_SI,
-        difference_NNH,
+    attend = functools.partial(packed_attention, len(is_item_SI))
+    a_TNH, a_SINH = jax.device_get(
+        (forward(attend, qkv_T3NH, session_T), forward(padded_attention, qkv_SI3NH, is_item_SI))
     )
+    contenders = (
+        (attend, qkv_T3NH, session_T, weight_TNH),
+        (padded_attention, qkv_SI3NH, is_item_SI, np.where(is_item_SI[:, :, None, None], weight_SINH, 0)),
+    )
+    seconds = timed([
+        functools.partial(weighted_gradient, function, *jax.device_put(arrays)) for function, *arrays in contenders
+    ])  # fmt: skip
+    return {
+        "width": width,
+        "filled": significant(float(is_item_SI.mean())),
+        **ratio(*seconds),
+        "packed_ms": significant(1e3 * median(seconds[0])),
+        "padded_ms": significant(1e3 * median(seconds[1])),
+        "largest_difference": significant(float(np.abs(a_TNH[: is_item_SI.sum()] - a_SINH[is_item_SI]).max())),
+    }
 
 
-def sessions(filled: float) -> np.ndarray:
+def sessions(users: int, filled: float) -> np.ndarray:
     """Which of the padded slots [S, I] hold an item. `filled`: about which share of them."""
-    length_S = np.minimum(np.random.default_rng(0).geometric(1 / (filled * ITEMS * 1.15), SEGMENTS), ITEMS)
-    return np.arange(ITEMS) < length_S[:, None]
+    drawn_S = np.random.default_rng(0).geometric(1 / (filled * ITEMS * 1.15), users * SESSIONS)
+    return np.arange(ITEMS) < np.minimum(drawn_S, ITEMS)[:, None]
 
 
 def packed(x_SI: np.ndarray, is_item_SI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,25 +169,17 @@ def packed(x_SI: np.ndarray, is_item_SI: np.ndarray) -> tuple[np.ndarray, np.nda
     x_T, session_T = x_SI[is_item_SI], np.nonzero(is_item_SI)[0]
     padding = round(PADDING * len(x_T))
     fill = np.zeros((padding, *x_T.shape[1:]), x_T.dtype)
-    return np.concatenate([x_T, fill]), np.pad(session_T, (0, padding), constant_values=SEGMENTS)
+    return np.concatenate([x_T, fill]), np.pad(session_T, (0, padding), constant_values=len(is_item_SI))
 
 
-def timed(packed: tuple, padded: tuple, is_item_SI: np.ndarray, difference: jax.Array) -> dict[str, float]:
-    """`packed`, `padded`: (function, x, layout, weight)."""
-    packed, padded = ((function, *jax.device_put(arrays)) for function, *arrays in (packed, padded))
-    seconds = in_turns(
-        RUNS,
-        lambda: jax.block_until_ready(weighted_gradient(*packed)),
-        lambda: jax.block_until_ready(weighted_gradient(*padded)),
-    )
-    return {
-        "width": int(np.prod(packed[3].shape[1:])),
-        "filled": significant(float(is_item_SI.mean())),
-        **ratio(*seconds),
-        "packed_ms": significant(1e3 * median(seconds[0])),
-        "padded_ms": significant(1e3 * median(seconds[1])),
-        "largest_difference": significant(float(jnp.abs(difference).max())),
-    }
+def timed(calls: Sequence[Callable[[], Any]]) -> list[list[float]]:
+    """Seconds of each, in turns."""
+
+    def several(call: Callable[[], Any]) -> None:
+        jax.block_until_ready([call() for _ in range(CALLS)])
+
+    seconds = in_turns(RUNS, *(functools.partial(several, call) for call in calls))
+    return [[of_calls / CALLS for of_calls in of_call] for of_call in seconds]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -186,21 +196,21 @@ def weighted_gradient(
     return jax.value_and_grad(lambda x: jnp.sum(function(x, layout) * weight))(x)
 
 
-def packed_mean(x_TD: jax.Array, session_T: jax.Array) -> jax.Array:
-    return segment_mean(x_TD, session_T, SEGMENTS, is_sorted=True)
+def packed_mean(segments: int, x_TD: jax.Array, session_T: jax.Array) -> jax.Array:
+    return segment_mean(x_TD, session_T, segments, is_sorted=True)
 
 
 def padded_mean(x_SID: jax.Array, is_item_SI: jax.Array) -> jax.Array:
-    return jnp.mean(x_SID, axis=1, where=is_item_SI[:, :, None])
+    return jnp.mean(x_SID, axis=1, where=is_item_SI[:, :, None], dtype=jnp.float32)
 
 
 def by_user(x_SID: np.ndarray, is_item_SI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The items of each user side by side, [U, T, D], and the session of each among the user's, [U, T]."""
-    x_USID = x_SID.reshape(USERS, SESSIONS, *x_SID.shape[1:])
-    is_item_USI = is_item_SI.reshape(USERS, SESSIONS, ITEMS)
+    x_USID = x_SID.reshape(-1, SESSIONS, *x_SID.shape[1:])
+    is_item_USI = is_item_SI.reshape(-1, SESSIONS, ITEMS)
     longest = int(is_item_USI.sum(axis=(1, 2)).max())
-    x_UTD = np.zeros((USERS, longest, x_SID.shape[-1]), np.float32)
-    session_UT = np.full((USERS, longest), SESSIONS)  # of padding: no column of the one-hot matrix
+    x_UTD = np.zeros((len(x_USID), longest, x_SID.shape[-1]), x_SID.dtype)
+    session_UT = np.full(x_UTD.shape[:2], SESSIONS)  # of padding: no column of the one-hot matrix
     for x_TD, session_T, x_SID, is_item_SI in zip(x_UTD, session_UT, x_USID, is_item_USI, strict=True):
         items = is_item_SI.sum()
         x_TD[:items], session_T[:items] = x_SID[is_item_SI], np.nonzero(is_item_SI)[0]
@@ -208,27 +218,28 @@ def by_user(x_SID: np.ndarray, is_item_SI: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def one_hot_mean(x_UTD: jax.Array, session_UT: jax.Array) -> jax.Array:
-    one_hot_UTS = jax.nn.one_hot(session_UT, SESSIONS)
-    sum_USD = jnp.einsum("UTS,UTD->USD", one_hot_UTS, x_UTD)
+    one_hot_UTS = jax.nn.one_hot(session_UT, SESSIONS, dtype=x_UTD.dtype)
+    sum_USD = jnp.einsum("UTS,UTD->USD", one_hot_UTS, x_UTD, preferred_element_type=jnp.float32)
     count_US1 = one_hot_UTS.sum(axis=1)[:, :, None]
-    return (sum_USD / jnp.maximum(count_US1, 1)).reshape(SEGMENTS, -1)
+    return (sum_USD / jnp.maximum(count_US1, 1)).reshape(-1, x_UTD.shape[-1])
 
 
 def cumsum_mean(x_TD: jax.Array, border_S1: jax.Array) -> jax.Array:
     """`border_S1`: the place of each session's first item, and one past the last item."""
-    total_T1D = jnp.pad(jnp.cumsum(x_TD, axis=0), ((1, 0), (0, 0)))
+    total_T1D = jnp.pad(jnp.cumsum(x_TD, axis=0, dtype=jnp.float32), ((1, 0), (0, 0)))
     return jnp.diff(total_T1D[border_S1], axis=0) / jnp.maximum(jnp.diff(border_S1), 1)[:, None]
 
 
-def packed_attention(qkv_T3NH: jax.Array, session_T: jax.Array) -> jax.Array:
-    return segment_attention(*jnp.moveaxis(qkv_T3NH, 1, 0), session_T, SEGMENTS, ITEMS)
+def packed_attention(segments: int, qkv_T3NH: jax.Array, session_T: jax.Array) -> jax.Array:
+    return segment_attention(*jnp.moveaxis(qkv_T3NH, 1, 0), session_T, segments, ITEMS)
 
 
 def padded_attention(qkv_SI3NH: jax.Array, is_item_SI: jax.Array) -> jax.Array:
     q_SINH, k_SJNH, v_SJNH = jnp.moveaxis(qkv_SI3NH, 2, 0)
-    logit_SNIJ = jnp.einsum("SINH,SJNH->SNIJ", q_SINH, k_SJNH) * q_SINH.shape[-1] ** -0.5
-    weight_SNIJ = jax.nn.softmax(jnp.where(is_item_SI[:, None, None], logit_SNIJ, -1e30), axis=-1)
-    return jnp.einsum("SNIJ,SJNH->SINH", weight_SNIJ, v_SJNH)
+    logit_SNIJ = jnp.einsum("SINH,SJNH->SNIJ", q_SINH, k_SJNH, preferred_element_type=jnp.float32)
+    logit_SNIJ = jnp.where(is_item_SI[:, None, None], logit_SNIJ * q_SINH.shape[-1] ** -0.5, -1e30)
+    weight_SNIJ = jax.nn.softmax(logit_SNIJ, axis=-1).astype(v_SJNH.dtype)
+    return jnp.einsum("SNIJ,SJNH->SINH", weight_SNIJ, v_SJNH, preferred_element_type=jnp.float32)
 
 
 if __name__ == "__main__":

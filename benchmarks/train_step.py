@@ -2,14 +2,16 @@
 
     pip install -e '.[bench]'
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/train_step.py [--bodies 10k 100k 1M 5M] [--compile]
+    python benchmarks/train_step.py --compute bfloat16 --compile --rows 512 --bodies 5M 20M 75M 300M     # on a GPU
 
 The mean encoder, the Transformer, sampled softmax against 512 negatives, the pointwise rank loss, AdamW for the body
-and lazy Adam for the rows of the tables that a step reads (torch.optim.SparseAdam), in float32 on all cores,
-activations kept on both sides; the same batches of 32 rows of 64 sessions of 8 items on average, items by Zipf's law.
-First both take a step from the same parameters against the same negatives: losses and gradients must agree to 1e-4.
+and lazy Adam for the rows of the tables that a step reads (torch.optim.SparseAdam), on all cores or the accelerator
+that JAX finds, activations kept on both sides; the same batches of rows of 64 sessions of 8 items on average, items by
+Zipf's law. First both take a step from the same parameters against the same negatives: losses and gradients must agree.
 Then they run in turns, against draws of their own. Above 1 ours is faster. `cpu` divides CPU seconds instead: beside
 other work they are the steadier number. Without the tunable, whose value the line carries, XLA's buffers are new
-pages in every step.
+pages in every step. `flops_utilization`: the step's FLOPs by the closed formula, over its seconds and the rate of
+matrix products that JAX reaches here. bfloat16 is autocast in PyTorch, with flash attention on a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import os
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, Literal
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".5")  # of a GPU: the other half is PyTorch's
 
 import jax
 import numpy as np
@@ -29,11 +33,12 @@ from _bench import in_turns, need, ratio, report, significant
 
 from sessionrec_jax import count, optim
 from sessionrec_jax.config import Loss, Mesh, Model, Optim
-from sessionrec_jax.loss import Proposal, sample_negatives
+from sessionrec_jax.loss import Proposal, Sums, sample_negatives
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
 from sessionrec_jax.negatives import ticketed
 from sessionrec_jax.partition import make_mesh, over_batch, put_replicated, replicated, shardings
+from sessionrec_jax.peak import peak_flops_per_second
 from sessionrec_jax.step import Scalars, State, make_step
 
 os.environ.setdefault(
@@ -42,13 +47,22 @@ os.environ.setdefault(
 torch = need("torch", "bench")
 import _torch_step  # noqa: E402  (it imports torch)
 
-ROWS, SLOTS, ITEMS, BATCHES = 32, 64, 8, 4
-BODIES = {"10k": (16, 2, 2), "100k": (64, 2, 2), "1M": (128, 5, 4), "5M": (256, 6, 8)}
+SLOTS, ITEMS, BATCHES = 64, 8, 4
+BODIES = {
+    "10k": (16, 2, 2),
+    "100k": (64, 2, 2),
+    "1M": (128, 5, 4),
+    "5M": (256, 6, 8),
+    "20M": (512, 6, 8),
+    "75M": (1024, 6, 16),
+    "300M": (2048, 6, 16),
+}
 """Width, layers, heads."""
 CATALOGUES = (10_000, 100_000, 1_000_000)
 LOSS, RATE = Loss(), 1e-3
 OPTIM = Optim(table_update="sparse", table_rule="adam")
-NEAR = 1e-4
+NEAR = {("cpu", "float32"): 1e-4, ("gpu", "float32"): 1e-2, ("cpu", "bfloat16"): 0.1, ("gpu", "bfloat16"): 0.1}
+"""A GPU multiplies float32 in TF32, of ten bits; bfloat16 has seven."""
 TURN_SECONDS, RUNS = 0.3, 7
 FEEDBACK_KINDS, SIDES = 2, ("torch", "ours")
 
@@ -65,8 +79,13 @@ class Ours:
         scalars = Scalars(np.float32(RATE), np.float32(0))
         self.rest = ({}, *put_replicated((proposal,), mesh), key, put_replicated(scalars, mesh))
 
-    def __call__(self) -> tuple[float, float]:
+    def __call__(self) -> Sums:
         self.state, sums = self.step(self.state, *next(self.batches), *self.rest)
+        return sums
+
+    @staticmethod
+    def losses(sums: Sums) -> tuple[float, float]:
+        """Retrieval nats per click and rank nats per exposure; waits for the step."""
         sums = jax.device_get(sums)
         return sums.retrieval_nats / sums.clicked_items, sums.rank_nats / sums.rank_terms
 
@@ -91,18 +110,22 @@ class Theirs:
         self.stepper = stepper
         self.batches = itertools.cycle([_torch_step.Batch.of(*batch) for batch in batches])
 
-    def __call__(self, draw: np.ndarray | None = None) -> tuple[float, float]:
+    def __call__(self, draw: np.ndarray | None = None) -> tuple[Any, Any]:
         drawn = self.stepper.draw(LOSS.negatives) if draw is None else torch.tensor(draw.astype(np.int64))
         return self.stepper(next(self.batches), drawn)
 
+    @staticmethod
+    def losses(losses: tuple[Any, Any]) -> tuple[float, float]:
+        return losses[0].item(), losses[1].item()
 
-def make_batch(rng: np.random.Generator, items: int) -> tuple[Inputs, np.ndarray]:
+
+def make_batch(rng: np.random.Generator, items: int, rows: int) -> tuple[Inputs, np.ndarray]:
     """Four users a row; every session has an item or more, 8 on average, and no slot is empty."""
-    sessions = ROWS * SLOTS
+    sessions = rows * SLOTS
     slots = sessions * ITEMS
     item_T = np.minimum(np.exp(rng.random(slots) * np.log(items + 1)), items).astype(np.int32)
     session_T = np.sort(np.concatenate([np.arange(sessions), rng.integers(0, sessions, slots - sessions)]))
-    user_RL = np.sort(rng.integers(1, 5, (ROWS, SLOTS)), axis=1).astype(np.int32)
+    user_RL = np.sort(rng.integers(1, 5, (rows, SLOTS)), axis=1).astype(np.int32)
     first_RL = np.stack([np.searchsorted(user_L, user_L) for user_L in user_RL])
     position_RL = (np.arange(SLOTS) - first_RL).astype(np.int32)
     feedback_T = (rng.random(slots) < 0.3).astype(np.int8)
@@ -110,32 +133,33 @@ def make_batch(rng: np.random.Generator, items: int) -> tuple[Inputs, np.ndarray
     return inputs, (position_RL > 0).reshape(-1)
 
 
-def contenders(body: str, items: int, is_compiled: bool) -> tuple[Spec, Ours, Theirs]:
+def contenders(
+    body: str, items: int, rows: int, compute: Literal["float32", "bfloat16"], is_compiled: bool
+) -> tuple[Spec, Ours, Theirs]:
     width, layers, heads = BODIES[body]
-    model = Model(session_encoder="mean", width=width, layers=layers, heads=heads, remat=False)
-    spec = Spec(model, items + 1, (), FEEDBACK_KINDS, SLOTS, ROWS * SLOTS, -(items + 1) % ROW_MULTIPLE)
+    model = Model(session_encoder="mean", width=width, layers=layers, heads=heads, remat=False, compute=compute)
+    spec = Spec(model, items + 1, (), FEEDBACK_KINDS, SLOTS, rows * SLOTS, -(items + 1) % ROW_MULTIPLE)
     rng = np.random.default_rng(0)
     # heads that start at zero would leave most gradients zero
     params = jax.tree.map(
         lambda x: np.asarray(x) + rng.normal(0, 0.02, x.shape).astype(np.float32),
         jax.device_get(sessionrec.random(spec, jax.random.key(0))),
     )
-    batches = [make_batch(rng, items) for _ in range(BATCHES)]
+    batches = [make_batch(rng, items, rows) for _ in range(BATCHES)]
     proposal = ticketed(np.concatenate([[0.0], 1 / np.arange(1, items + 1)]))
     stepper = _torch_step.Stepper(model, OPTIM, LOSS.alpha, RATE, params, proposal.log_q_V, is_compiled)
     return spec, Ours(spec, params, batches, proposal), Theirs(stepper, batches)
 
 
-def assert_same_step(ours: Ours, theirs: Theirs) -> float:
-    """Takes one on each side. Largest relative difference of a loss, or of a gradient to the largest of its tensor."""
+def assert_same_step(ours: Ours, theirs: Theirs, near: float) -> float:
+    """Takes one on each side. Largest relative difference of a loss, or of a tensor's gradient (Euclidean norms)."""
     draw = ours.drawn()
-    differences = {
-        loss: abs(a - b) / abs(a) for loss, a, b in zip(("retrieval", "rank"), ours(), theirs(draw), strict=True)
-    }
+    losses = ours.losses(ours()), theirs.losses(theirs(draw))
+    differences = {loss: abs(a - b) / abs(a) for loss, a, b in zip(("retrieval", "rank"), *losses, strict=True)}
     moments, others = ours.moments(), theirs.stepper.moments()
     assert moments.keys() == others.keys(), moments.keys() ^ others.keys()
-    differences |= {name: np.abs(x - others[name]).max() / np.abs(x).max() for name, x in moments.items()}
-    far = {name: difference for name, difference in differences.items() if not difference < NEAR}
+    differences |= {name: np.linalg.norm(x - others[name]) / np.linalg.norm(x) for name, x in moments.items()}
+    far = {name: difference for name, difference in differences.items() if not difference < near}
     assert not far, f"the two sides take different steps: {far}"
     return float(max(differences.values()))
 
@@ -143,35 +167,48 @@ def assert_same_step(ours: Ours, theirs: Theirs) -> float:
 class Turn:
     """Steps enough for a turn, and the CPU seconds of each, beside the wall seconds that `in_turns` takes."""
 
-    def __init__(self, step: Callable[[], Any]):
-        self.step, self.cpu_seconds = step, []
+    def __init__(self, side: Ours | Theirs):
+        self.side, self.cpu_seconds = side, []
+        for _ in range(BATCHES):  # those of another shape compile again
+            side.losses(side())
         start = time.perf_counter()
-        step()
+        side.losses(side())
         self.steps = max(1, round(TURN_SECONDS / (time.perf_counter() - start)))
 
     def __call__(self) -> None:
         start = time.process_time()
         for _ in range(self.steps):
-            self.step()
+            losses = self.side()
+        self.side.losses(losses)
         self.cpu_seconds.append((time.process_time() - start) / self.steps)
 
 
-def case(body: str, items: int, is_compiled: bool) -> dict[str, Any]:
-    spec, ours, theirs = contenders(body, items, is_compiled)
-    difference = assert_same_step(ours, theirs)
+def case(body: str, items: int, args: argparse.Namespace) -> dict[str, Any]:
+    spec, ours, theirs = contenders(body, items, args.rows, args.compute, args.compile)
+    difference = assert_same_step(ours, theirs, NEAR[jax.default_backend(), args.compute])
     turns = [Turn(one) for one in (theirs, ours)]
     wall = in_turns(RUNS, *turns)
     wall = [[seconds / turn.steps for seconds in of_turns] for of_turns, turn in zip(wall, turns, strict=True)]
     cpu = [turn.cpu_seconds[1:] for turn in turns]  # less the warm-up
+    sessions = args.rows * SLOTS
+    flops = count.flops_train(
+        spec.model, LOSS, 0, FEEDBACK_KINDS, SLOTS, ITEMS, spec.ids, sessions * ITEMS, sessions, steps=1
+    )
+    peak = peak_flops_per_second(jax.devices()[:1], args.compute)
+
+    def of_sides(value: Callable[[float], float], seconds: list[list[float]]) -> dict[str, float]:
+        return {side: significant(value(median(s))) for side, s in zip(SIDES, seconds, strict=True)}
+
     return {
         "body": count.parameters(spec.model, spec.ids, (), FEEDBACK_KINDS, SLOTS).body,
+        "width": spec.model.width,
         "items": items,
         **ratio(*wall),
         "cpu": ratio(*cpu),
-        "items_per_second": {
-            side: significant(ROWS * SLOTS * ITEMS / median(s)) for side, s in zip(SIDES, wall, strict=True)
-        },
-        "cpu_ms": {side: significant(1e3 * median(s)) for side, s in zip(SIDES, cpu, strict=True)},
+        "ms": of_sides(lambda s: 1e3 * s, wall),
+        "items_per_second": of_sides(lambda s: sessions * ITEMS / s, wall),
+        "cpu_ms": of_sides(lambda s: 1e3 * s, cpu),
+        "flops_utilization": of_sides(lambda s: flops / s / peak, wall),
         "largest_difference": significant(difference),
         "load_average": round(os.getloadavg()[0], 1),
     }
@@ -182,9 +219,15 @@ def main() -> None:
     parser.add_argument(
         "--bodies", nargs="+", default=["100k"], choices=BODIES, help="sizes of the body; the whole grid: all four"
     )
+    parser.add_argument("--catalogues", nargs="+", default=CATALOGUES, type=int, help="items of the catalogue")
+    parser.add_argument("--rows", default=32, type=int, help="of a batch, each of 64 sessions")
+    parser.add_argument("--compute", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager")
     args = parser.parse_args()
-    cases = [case(body, items, args.compile) for body in args.bodies for items in CATALOGUES]
+    torch.set_float32_matmul_precision("high")  # TF32 where there are units for it, which is JAX's default
+    if jax.default_backend() == "gpu":
+        torch.set_default_device("cuda")
+    cases = [case(body, items, args) for body in args.bodies for items in args.catalogues]
     report(
         "a training step against the same one in PyTorch, by body and catalogue",
         "seconds of a PyTorch step / of ours, lowest point of the grid",
@@ -193,10 +236,14 @@ def main() -> None:
             key=lambda of: of["ratio"],
         ),
         cases=cases,
+        rows=args.rows,
+        compute=args.compute,
         runs=RUNS,
         torch_mode="compiled" if args.compile else "eager",
         glibc_tunables=os.environ.get("GLIBC_TUNABLES", ""),
         omp_wait_policy=os.environ["OMP_WAIT_POLICY"],
+        device_kind=jax.devices()[0].device_kind,
+        peak_tflops_per_second=significant(peak_flops_per_second(jax.devices()[:1], args.compute) / 1e12),
         torch_version=torch.__version__,
         jax_version=jax.__version__,
     )

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ TOLD = re.compile(r"stopped by SIGTERM at step (\d+) of \d+, saved; the same com
 NO_FLAG = ("data.path", "data.fingerprint")
 
 
-def start(config, log, folder: Path) -> subprocess.Popen:
+def start(config, log, folder: Path, environment: Mapping[str, str] = os.environ) -> subprocess.Popen:
     """`sessionrec train` that saves all the time."""
     config = replace(config, {"train.checkpoint_every_seconds": 0.02})
     changed = varying([to_dict(Config()), to_dict(config)])[1]
@@ -35,7 +36,7 @@ def start(config, log, folder: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "experiments", "train", str(log.path), "--out", str(folder), *flags]
     programs = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs")}
     programs["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    return subprocess.Popen(command, env=os.environ | programs, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env={**environment, **programs}, stderr=subprocess.PIPE, text=True)
 
 
 def die(process: subprocess.Popen, folder: Path, number: int) -> str:
