@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from sessionrec_jax.data import sessionlog
+from sessionrec_jax.data.facts import Facts
 from sessionrec_jax.data.store import Prepared
 
 
@@ -19,7 +20,7 @@ class Checked(NamedTuple):
 
 
 def check(exposures: pl.LazyFrame | pl.DataFrame, item_ids: pl.Series | None) -> Checked:
-    facts = sessionlog.Facts()
+    facts = Facts()
     sound = facts.add(sessionlog.typed(exposures.lazy(), item_ids).collect())
     facts.refuse()
     copies = sessionlog.copies(sound)

@@ -22,11 +22,14 @@ WORKERS = ("runner=DirectRunner", "direct_num_workers=2", "direct_running_mode=m
 
 
 def dirty() -> pl.DataFrame:
-    """With duplicates, null ids, times that are none and a session that is too long."""
+    """With duplicates, null ids, times that are none, a session that is too long, and devices, some met by one worker
+    alone."""
     rows = [("u1", f"i{n}", NOW_MS + 9 * HOUR_MS + n, 1) for n in range(600)]
     odd = [(None, "i1", NOW_MS, 1), ("u1", "i1", 5, 0), ("u3", None, NOW_MS, 0)]
     more = pl.DataFrame([*rows, *odd], schema=log().schema, orient="row")
-    return pl.concat([log(), more, log()[:50]])
+    rows = pl.concat([log(), more, log()[:50]])
+    number = pl.int_range(pl.len())
+    return rows.with_columns(device=pl.when(number // 5 % 3 > 0).then(number // 7 % 90))
 
 
 def test_beam_with_several_workers_writes_what_one_machine_writes(tmp_path, monkeypatch, capfd):
@@ -34,11 +37,15 @@ def test_beam_with_several_workers_writes_what_one_machine_writes(tmp_path, monk
     monkeypatch.setattr(preparation, "_ROWS_CUT", 200)
     monkeypatch.setattr("experiments.cli.prepare.ROWS_A_CALL", 400)
     table = ["prepare", "table", "--exposures", str(tmp_path / "log.csv"), "--max-rejected-fraction", "0.5"]
+    table += ["--session-context", "device", "--session-time", "hour_of_day"]
     assert main([*table, "--out", str(tmp_path / "here")]) == 0
     assert main([*table, "--out", str(tmp_path / "there"), "--beam", *WORKERS]) == 0
     here, there = (store.open_log(tmp_path / name) for name in ("here", "there"))
     assert len(list((there.path / "log").glob("*.array_record*"))) > 2
     assert set(there.manifest["rejected"]) >= {"exact duplicate", "null id", "past the session's longest length"}
+    device, hour = there.manifest["session_context"]
+    assert min(device[of] for of in ("values", "missing", "out_of_vocabulary", "differing")) > 0
+    assert hour["values"] == 3
     assert_same_log(there, here)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "log.csv", "there"]
 

@@ -99,6 +99,18 @@ def test_numbers_of_the_item_table_go_into_buckets(run, tmp_path):
     assert "--numeric yeer: the item table has no such column; did you mean 'year'?" in " ".join(err.split())
 
 
+def test_columns_of_the_log_and_hours_are_session_context(run, tmp_path):
+    table = log().with_columns(device=pl.col("user_id").str.slice(1).cast(pl.Int64) % 3, day=pl.lit("Friday"))
+    code, out, _ = run(table, *TABLE, "--session-context", "device", "day", "--session-time", "hour_of_day")
+    assert code == 0
+    told = "device (3 values), day (1 values), hour_of_day (2 values, 40 sessions out of vocabulary)"
+    assert told in " ".join(out.split())
+    assert run(None, "describe", "data/log")[1] == out
+    prepared = store.open_log(tmp_path / "data/log")
+    assert prepared.context_vocabulary("device").to_list() == [0, 1, 2]
+    assert prepared.context_of_start == ["hour_of_day"]
+
+
 def test_a_user_with_one_session_is_kept_and_counted(run, tmp_path):
     alone = pl.DataFrame({"user_id": ["x"], "item_id": ["i1"], "timestamp_ms": [NOW_MS], "clicked": [1]})
     code, out, _ = run(pl.concat([log(), alone]), *TABLE)
@@ -151,6 +163,29 @@ BAD = {
     ),
     "no source": ((None, "prepare"), "which source?"),
     "unknown flag": ((log(), *TABLE, "--sesion", "x"), "--session"),
+    "no such context": ((log(), *TABLE, "--session-context", "clickd"), "no column 'clickd'; did you mean 'clicked'?"),
+    "context that is no category": (
+        (log().with_columns(level=pl.col("clicked") + 0.5), *TABLE, "--session-context", "level"),
+        "neither an integer nor text: 400, see --session-context",
+    ),
+    "context twice": (
+        (
+            log().rename({"clicked": "hour_of_day"}),
+            *TABLE,
+            "--clicked",
+            "hour_of_day",
+            "--session-context",
+            "hour_of_day",
+            "--session-time",
+            "hour_of_day",
+        ),
+        "leave out one of them",
+    ),
+    "context of no name": (
+        (log().with_columns(none=pl.lit(1)), *TABLE, "--session-context", "none"),
+        "cannot be called 'none'",
+    ),
+    "no such hour": ((log(), *TABLE, "--session-time", "hour"), "hour_of_day"),
     "unknown rule": ((log(), *TABLE, "--session-rule", "gap=30"), "wanted same_timestamp or gap_minutes=30"),
     "rule and ids": ((log(), *TABLE, "--session", "clicked", "--session-rule", "same_timestamp"), "leave out one"),
     "no dates": ((log(), *TABLE, "--split", "temporal"), "wants --validation-from and --test-from; for example"),

@@ -146,6 +146,15 @@ def test_a_visit_is_a_key_only_together_with_its_split(folder):
     ]
 
 
+def test_the_device_of_an_impression_is_context_of_its_session(folder):
+    options = ebnerd.Options(folder, history=True, session_context=("device_type", "is_subscriber"))
+    log = prepared(ebnerd.read(options), folder)
+    device, subscriber = log.manifest["session_context"]
+    histories = sum(" history" in items for user in users(log) for _, _, items in told(log, user))
+    assert (device["values"], device["missing"]) == (subscriber["values"], subscriber["missing"]) == (1, histories)
+    assert (log.context_vocabulary("device_type")[0], log.context_vocabulary("is_subscriber")[0]) == (2, "false")
+
+
 def test_the_history_ends_where_the_users_impressions_begin(folder):
     log = prepared(ebnerd.read(ebnerd.Options(folder, history=True)), folder)
     assert told(log, 20)[:3] == [

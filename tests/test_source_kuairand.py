@@ -116,6 +116,12 @@ def test_the_random_log_is_an_option(folder):
     assert log.manifest["note"] == ""
 
 
+def test_the_tab_and_the_local_hour_are_session_context(tmp_path):
+    write(tmp_path, "pure")
+    log = prepared(kuairand.read(kuairand.Options(tmp_path, session_context=("hourmin", "tab"))), tmp_path)
+    assert [log.context_vocabulary(name).to_list() for name in ("hourmin", "tab")] == [[1800], [1]]
+
+
 def test_any_of_the_standard_logs_may_be_missing(tmp_path):
     write(tmp_path, "1k")
     (tmp_path / "log_standard_4_08_to_4_21_1k.csv").unlink()

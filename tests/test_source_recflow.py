@@ -134,7 +134,7 @@ def test_the_first_record(folder):
 
 
 def test_candidates_are_context_of_their_last_stage(folder):
-    options = recflow.Options(folder, stages=("rerank_neg", "prerank_neg"))
+    options = recflow.Options(folder, stages=("rerank_neg", "prerank_neg"), session_context=("province",))
     log = prepared(recflow.read(options), folder)
     assert told(log, 9)[2] == (
         NOW // 1000 + 60, "validation", "1 clicked, 2 ignored, 30 rerank_neg, 41 prerank_neg"
@@ -142,6 +142,8 @@ def test_candidates_are_context_of_their_last_stage(folder):
     assert log.manifest["rejected"][recflow.NO_STAGE] == 1
     assert log.manifest["items"] == 24  # with the two that were never shown
     assert side(log, "author_id", 41) == [41 % 7]
+    assert log.context_vocabulary("province").to_list() == [7]
+    assert log.manifest["session_context"][0]["missing"] == 0
 
 
 def test_what_is_missing_is_named(folder):

@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_opened_says_why(folder, tmp_path):
         store.open_log(copy)
     manifest = json.loads((copy / store.MANIFEST).read_text())
     (copy / store.MANIFEST).write_text(json.dumps(manifest | {"version": 99}))
-    with pytest.raises(InputError, match="format version 99; this release reads 2"):
+    with pytest.raises(InputError, match="format version 99; this release reads 3"):
         store.open_log(copy)
     (copy / store.MANIFEST).write_text("{")
     with pytest.raises(InputError, match="cannot be read"):

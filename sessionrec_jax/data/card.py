@@ -55,6 +55,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
     settings, padding = card["settings"], card["padding"]
     quantiles = ", ".join(f"{float(q):.0%} {n}" for q, n in card["sessions_per_user_quantiles"].items())
     side = ", ".join(map(_column, card["side_columns"]))
+    context = ", ".join(map(_context, card["session_context"]))
     rejected = ", ".join(f"{reason} {count:,}" for reason, count in card["rejected"].items())
     return {
         "source": f"{card['source']}, {first} to {last} UTC",
@@ -71,6 +72,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "sessions by role": _by_role(card["sessions_by_role"]),
         "to predict": f"{_by_role(card['target_sessions_by_role'])} (sessions with one before them)",
         "side information": side or "-",
+        "session context": context or "-",
         "padding": "-"
         if padding is None
         else f"{padding['item_slots']:.1%} of the item slots and {padding['session_slots']:.1%} of the session slots "
@@ -93,6 +95,12 @@ def _column(of: dict[str, Any]) -> str:
     lists = f", lists of up to {of['width']}" if of["width"] > 1 else ""
     unknown = f", {of['out_of_vocabulary']:,} items out of vocabulary" if of["out_of_vocabulary"] else ""
     return f"{of['name']} ({of['values']:,} {counted}{lists}{unknown})"
+
+
+def _context(of: dict[str, Any]) -> str:
+    told = {"missing": "without one", "out_of_vocabulary": "out of vocabulary", "differing": "with several"}
+    counts = (f", {of[name]:,} sessions {words}" for name, words in told.items() if of[name])
+    return f"{of['name']} ({of['values']:,} values{''.join(counts)})"
 
 
 def _by_role(counts: dict[str, int]) -> str:

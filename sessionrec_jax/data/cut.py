@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import sessionlog, tables
-from sessionrec_jax.data.sessionlog import Split
+from sessionrec_jax.data import sessioncontext, sessionlog, tables
+from sessionrec_jax.data.sessioncontext import FromStart
+from sessionrec_jax.data.sessionlog import OF_SESSION, Split
 from sessionrec_jax.data.store import FlatLog
 
 
@@ -28,6 +30,10 @@ class Rules:
     split: Split
     split_bounds: dict[str, int]
     """Dates or numbers of users, as `sessionlog.assign_roles` takes them."""
+    context_met: dict[str, pl.Series]
+    """All values of each column of session context."""
+    context_of_start: tuple[FromStart, ...]
+    """Those of the columns that follow from a session's start."""
 
 
 class Histories(NamedTuple):
@@ -40,6 +46,8 @@ class Histories(NamedTuple):
     """row, reason of the rows that are not in the log."""
     time_range_ms: tuple[int, int] | None
     """First and last exposure; None where all rows were taken out."""
+    context_differs: dict[str, int]
+    """Sessions whose rows do not agree in a column of session context."""
 
 
 def cut_users(rows: pl.DataFrame, rules: Rules, first_user: int) -> Histories:
@@ -49,9 +57,12 @@ def cut_users(rows: pl.DataFrame, rules: Rules, first_user: int) -> Histories:
     rows = rows.join(copies, on="row", how="anti")
     users = rows.select("order", "user_id").unique().sort("order", "user_id")
     log = sessionlog.cut_sessions(tables.map_ids(rows.drop("order"), users, rules.items), rules.session_rule)
+    context = sessionlog.context_columns(log.columns)
     log, too_long = _take_out(log, pl.int_range(pl.len()).over("session") >= rules.max_session_items)
     sessions = log.group_by("session", maintain_order=True).agg(
         pl.col("user").first(),
+        *(pl.col(name).drop_nulls().first() for name in context),
+        *((pl.col(name).min() != pl.col(name).max()).alias(f"{name} differs") for name in context),
         items=pl.len().cast(pl.Int32),
         start_ms=pl.col("timestamp_ms").min(),
         end_ms=pl.col("timestamp_ms").max(),
@@ -68,10 +79,21 @@ def cut_users(rows: pl.DataFrame, rules: Rules, first_user: int) -> Histories:
     ]
     return Histories(
         users,
-        tables.flatten(log, sessions, rules.feedback_names, len(users)),
+        tables.flatten(log, sessions, rules.feedback_names, len(users), _context(sessions, rules)),
         pl.concat(reasons),
         (sessions["start_ms"].min(), sessions["end_ms"].max()) if len(sessions) else None,
+        {name.removeprefix(OF_SESSION): int(sessions[f"{name} differs"].sum()) for name in context},
     )
+
+
+def _context(sessions: pl.DataFrame, rules: Rules) -> dict[str, np.ndarray]:
+    """The recorded codes of each column."""
+    seconds_S = (sessions["start_ms"] // 1000).to_numpy()
+    of_start = {name: pl.Series(sessioncontext.from_start(name, seconds_S)) for name in rules.context_of_start}
+    return {
+        name: sessioncontext.recorded(of_start[name] if name in of_start else sessions[OF_SESSION + name], met)
+        for name, met in rules.context_met.items()
+    }
 
 
 def _take_out(log: pl.DataFrame, condition: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:

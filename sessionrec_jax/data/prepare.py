@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import card, runs, sessionlog, sideinfo, store, tables, tail
+from sessionrec_jax.data import card, runs, sessioncontext, sessionlog, sideinfo, store, tables, tail
 from sessionrec_jax.data.appearing import appearing
 from sessionrec_jax.data.cut import Rules, cut_users
-from sessionrec_jax.data.sessionlog import Facts, Split
+from sessionrec_jax.data.facts import Facts
+from sessionrec_jax.data.sessioncontext import FromStart
+from sessionrec_jax.data.sessionlog import Split
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.sources.files import collected, reading, scanned
 from sessionrec_jax.data.tally import Counts, Tally, count
@@ -35,6 +37,7 @@ _CURES = {
     sessionlog.ABSURD_TIME: ", is a file in another unit?",
     sessionlog.NOT_A_TIME: ", is it the right column?",
     sessionlog.NOT_BOOLEAN: ", wanted true/false or 0/1",
+    sessionlog.NO_CATEGORY: ", see --session-context; put numbers with fractions into buckets first",
     sessionlog.UNKNOWN_ITEM: ", is it the right item table?",
     sessionlog.STRADDLES: ", see --validation-from and --test-from",
 }
@@ -68,6 +71,9 @@ class Settings:
     """Items with fewer exposures in training sessions, context too, share rows of the ID table; 0: none does."""
     tail_buckets: int = 1024
     """How many rows they share."""
+    session_time: tuple[FromStart, ...] = ()
+    """What of its start, UTC, is context of a session, for a model to read: hour_of_day (0 to 23), day_of_week (1,
+    Monday, to 7)."""
 
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -119,7 +125,7 @@ def prepare(
             tally.add(counts)
             reasons.append(of_group)
             digests += digests_of_group
-        store.finish_log(folder, users_of_group)
+        store.finish_log(folder, users_of_group, rules.context_met)
         shutil.rmtree(folder / "runs")
         reasons = pl.concat(reasons).sort("row")
         _refuse_many(raw, reasons, facts.rows, folder, out, settings)
@@ -129,27 +135,32 @@ def prepare(
         say(f"writing the tables of {len(users):,} users")
         shown_V = tally.training_exposures()
         side = sideinfo.code_side(items, shown_V > 0, settings.numeric, settings.side_buckets)
+        context = sessioncontext.code_context(rules.context_met, tally.session_context, rules.context_of_start)
         id_row_V = tail.id_rows(items["item_id"], shown_V, settings.min_item_exposures, settings.tail_buckets)
         manifest = {
             "version": store.VERSION,
             "source": raw.source,
             "note": raw.note,
             "settings": {**dataclasses.asdict(settings), "split": rules.split, "session_rule": rules.session_rule},
-            "fingerprint": store.fingerprint(digests, [users, items], side, id_row_V),
+            "fingerprint": store.fingerprint(digests, [users, items], side, id_row_V, context),
             "feedback_names": rules.feedback_names,
             **tally.statistics(),
             "rejected": dict(sorted(reasons.group_by("reason").len().iter_rows())),
             "rows": facts.rows,
             "items_in_tail": 0 if id_row_V is None else int(np.sum(shown_V[1:] < settings.min_item_exposures)),
             "side_columns": [column.summary for column in side.values()],
+            "session_context": [column.summary for column in context.values()],
         }
         items.write_parquet(folder / "items.parquet")
         users.write_parquet(folder / "users.parquet")
         _write_rejected(raw, reasons, folder / "rejected.parquet")
         for name, column in side.items():
             column.table.write_parquet(folder / f"side_{name}.parquet")
+        for name, column in context.items():
+            column.table.write_parquet(folder / f"context_{name}.parquet")
         codes = {name: column.codes_VW for name, column in side.items()}
         coded = {f"side_{name}_VW": codes_VW for name, codes_VW in codes.items()}
+        coded |= {f"context_{name}_M": column.code_M for name, column in context.items()}
         rows = {} if id_row_V is None else {"id_row_V": id_row_V}
         counts_V = tally.catalogue()
         np.savez_compressed(folder / "catalogue.npz", **counts_V, **coded, **rows)
@@ -198,7 +209,7 @@ def _cut_group(
     store.write_part(folder, number, groups, histories.log, first_user)
     range_U = histories.users.select(runs.range_of(pl.col("order"))).to_series().to_numpy()
     bounds = [0, *(np.flatnonzero(np.diff(range_U)) + 1).tolist(), len(range_U)]
-    return count(histories), histories.reasons, store.digests(histories.log, bounds)
+    return count(histories, rules.context_met), histories.reasons, store.digests(histories.log, bounds)
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -221,6 +232,8 @@ def _check_settings(raw: RawLog, settings: Settings) -> None:
         raise InputError(f"--max-rejected-fraction is {settings.max_rejected_fraction}; wanted 0 to 1, such as 0.03")
     sideinfo.check(raw.items, settings.numeric, settings.side_buckets)
     tail.check(settings.min_item_exposures, settings.tail_buckets)
+    columns = sessionlog.context_columns(raw.exposures.lazy().collect_schema())
+    sessioncontext.check(columns, settings.session_time)
     split = settings.split or raw.split
     of_split = {"temporal": ("validation_from", "test_from"), "held_out_users": ("validation_users", "test_users")}
     for other, names in of_split.items():
@@ -248,6 +261,8 @@ def _rules(raw: RawLog, settings: Settings, facts: Facts, items: pl.DataFrame, u
         settings.max_session_items,
         split,
         bounds,
+        sessioncontext.met(facts.session_context, settings.session_time),
+        settings.session_time,
     )
 
 

@@ -2,13 +2,13 @@
 
 An exposure table has one row an exposure: `user_id` and `item_id` (integers or strings), `timestamp_ms` (UTC),
 `clicked` (null: the row is context, neither label nor negative), optional `session_id` (unique within a user),
-`feedback` (names the kind of context) and `left_out` (why a source takes a published row for no exposure). A breach
-is never dropped silently: it becomes a rejected row with a reason.
+`feedback` (names the kind of context) and `left_out` (why a source takes a published row for no exposure), and any
+number of `session/NAME`, integers, text or booleans: in which context its session was, such as the device. A breach is
+never dropped silently: it becomes a rejected row with a reason.
 """
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +22,8 @@ from sessionrec_jax.errors import InputError, near_miss
 
 REQUIRED = ("user_id", "item_id", "timestamp_ms", "clicked")
 OPTIONAL = ("session_id", "feedback", "left_out")
+OF_SESSION = "session/"
+"""Columns with this prefix are the context of the row's session."""
 ROLES = ("train", "validation", "test")
 
 Schema = Mapping[str, Any]
@@ -36,27 +38,26 @@ BAD_ID = "id is neither a 64-bit integer nor text"
 NOT_A_TIME = "time is missing or not a number"
 ABSURD_TIME = "time before 1990 or after 2100"
 NOT_BOOLEAN = "clicked is neither true nor false"
+NO_CATEGORY = "session context is neither an integer nor text"
 UNKNOWN_ITEM = "item absent from the item table"
 CONTRADICTION = "duplicate with another label"
 LONG_SESSION = "past the session's longest length"
 STRADDLES = "session straddles a split date"
 
 BREACHES = (
-    NULL_ID, BAD_ID, NOT_A_TIME, ABSURD_TIME, NOT_BOOLEAN, UNKNOWN_ITEM, CONTRADICTION, LONG_SESSION, STRADDLES,
+    NULL_ID, BAD_ID, NOT_A_TIME, ABSURD_TIME, NOT_BOOLEAN, NO_CATEGORY, UNKNOWN_ITEM, CONTRADICTION, LONG_SESSION,
+    STRADDLES,
 )  # fmt: skip
 """Reasons that are held against a log; not those of a duplicate and of what a source leaves out."""
 
 EARLIEST_MS = 631_152_000_000  # 1990-01-01 UTC
 LATEST_MS = 4_102_444_800_000  # 2100-01-01 UTC
-_UNIT_MS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
-_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+UNIT_MS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _FURTHEST_MS = 9e18  # fits an int64
 MOST_WHOLE_FLOAT = 2.0**53 - 1  # past it two integers are one float
 _UNREADABLE = "\ufffd"  # stands in a text for a byte that is not UTF-8: two ids with one may have been two others
 _DEFAULT_CONTEXT = "context"
 _MOST_CONTEXT_KINDS = 100  # a feedback code is an int8
-_TIMES_A_PART = 4096
-_MOST_PARTS = 32
 
 
 def typed(
@@ -65,13 +66,14 @@ def typed(
     """The exposures strictly typed, and what is wrong with each row by itself.
 
     Columns: row (from `first_row` on), user_id, item_id, timestamp_ms, clicked, feedback (context's kind; null where
-    labelled), session_id where the log has it, reason (null where the row is sound). Numbers may come as text, booleans
-    as 0/1 or true/false in any case, times in `time_unit`. `item_ids` None: every item seen is in the catalogue. Raises
-    InputError on a missing column and a column of a type that cannot be meant.
+    labelled), session_id and session/NAME where the log has them, reason (null where the row is sound). Numbers may
+    come as text, booleans as 0/1 or true/false in any case, times in `time_unit`. `item_ids` None: every item seen is
+    in the catalogue. Raises InputError on a missing column and a column of a type that cannot be meant.
     """
     schema = exposures.collect_schema()
     _need_columns(schema.names())
     ids = [name for name in ("user_id", "item_id", "session_id") if name in schema]
+    context = context_columns(schema)
     plain = exposures.with_row_index("row", first_row).select(
         "row",
         *(as_id(schema, name) for name in ids if name != "item_id"),
@@ -79,15 +81,19 @@ def typed(
         _milliseconds(schema, "timestamp_ms", time_unit),
         _boolean(schema, "clicked").alias("clicked"),
         *(_text(schema, name) for name in ("feedback", "left_out")),
+        *(_category(schema, name) for name in context),
         bad_id=pl.any_horizontal(
             as_id(schema, name).is_null() & pl.col(name).is_not_null() & ~_blank(schema, name) for name in ids
         ),
         not_boolean=_boolean(schema, "clicked").is_null()
         & pl.col("clicked").is_not_null()
         & ~_blank(schema, "clicked"),
+        no_category=pl.any_horizontal(
+            pl.lit(False), *(_category(schema, name).is_null() & ~_missing(schema, name) for name in context)
+        ),
     )
     is_known = pl.lit(True) if item_ids is None else pl.col("item_id").is_in(item_ids.implode())
-    context = pl.when(pl.col("clicked").is_null()).then(pl.col("feedback").fill_null(_DEFAULT_CONTEXT))
+    kind = pl.when(pl.col("clicked").is_null()).then(pl.col("feedback").fill_null(_DEFAULT_CONTEXT))
     reason = (
         pl.when(pl.col("left_out").is_not_null())
         .then("left_out")
@@ -101,87 +107,17 @@ def typed(
         .then(pl.lit(ABSURD_TIME))
         .when(pl.col("not_boolean"))
         .then(pl.lit(NOT_BOOLEAN))
+        .when(pl.col("no_category"))
+        .then(pl.lit(NO_CATEGORY))
         .when(~is_known)
         .then(pl.lit(UNKNOWN_ITEM))
     )
-    return plain.with_columns(feedback=context, reason=reason).drop("bad_id", "not_boolean", "left_out")
+    return plain.with_columns(feedback=kind, reason=reason).drop("bad_id", "not_boolean", "no_category", "left_out")
 
 
-class Facts:
-    """What is to be known of a whole log before any of it is cut, gathered from its typed rows part by part."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.context_kinds: set[str] = set()
-        self._reasons: list[pl.DataFrame] = []
-        self._times: list[pl.Series] = []
-        self._items: list[pl.Series] = []
-        self._sound = self._clicks = self._context = 0
-        self._first_ms, self._last_ms = LATEST_MS, EARLIEST_MS
-
-    def add(self, part: pl.DataFrame) -> pl.DataFrame:
-        """Takes the facts of `part`, rows from `typed`; returns the sound ones, without `reason`."""
-        self.rows += len(part)
-        self._times.append(part["timestamp_ms"].drop_nulls().gather_every(max(1, len(part) // _TIMES_A_PART)))
-        self._reasons.append(part.filter(pl.col("reason").is_not_null()).select("row", "reason"))
-        sound = part.filter(pl.col("reason").is_null()).drop("reason")
-        self._sound += len(sound)
-        self._clicks += int(sound["clicked"].sum() or 0)
-        self._context += sound["clicked"].null_count()
-        self.context_kinds.update(sound["feedback"].drop_nulls().unique())
-        self._items.append(sound["item_id"].unique())
-        if len(self._items) > _MOST_PARTS:
-            self._items = [self.item_ids]
-        if len(sound):
-            self._first_ms = min(self._first_ms, sound["timestamp_ms"].min())
-            self._last_ms = max(self._last_ms, sound["timestamp_ms"].max())
-        return sound
-
-    def merge(self, others: Iterable[Facts]) -> Facts:
-        """Itself, with the facts of the rows that follow."""
-        for other in others:
-            self.rows += other.rows
-            self.context_kinds |= other.context_kinds
-            self._reasons += other._reasons
-            self._times += other._times
-            self._items += [pl.concat(other._items).unique()] if other._items else []
-            self._sound += other._sound
-            self._clicks += other._clicks
-            self._context += other._context
-            self._first_ms, self._last_ms = (
-                min(self._first_ms, other._first_ms),
-                max(self._last_ms, other._last_ms),
-            )
-        return self
-
-    def refuse(self, time_unit: TimeUnit = "ms") -> None:
-        """Raises InputError on an empty log, times in another unit than `time_unit`, and a log without a click."""
-        if not self.rows:
-            raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
-        _refuse_other_unit(pl.concat(self._times).median(), time_unit)
-        if self._sound and not self._clicks:
-            raise InputError(
-                f"no exposure of the log is clicked ({self._sound:,} exposures, {self._context:,} of them context), so "
-                "there is nothing to predict. Check which column holds the clicks"
-            )
-
-    @property
-    def reasons(self) -> pl.DataFrame:
-        """row, reason of the rows that are not sound."""
-        return pl.concat(self._reasons)
-
-    @property
-    def item_ids(self) -> pl.Series:
-        """Of the sound rows, in order."""
-        return pl.concat(self._items).unique().sort()
-
-    @property
-    def time_range_ms(self) -> tuple[int, int]:
-        return self._first_ms, self._last_ms
-
-    def time_quantile_ms(self, q: float) -> int:
-        """About; from a sample of evenly spaced rows."""
-        return int(pl.concat(self._times).quantile(q, "lower"))
+def context_columns(names: Iterable[str]) -> list[str]:
+    """Those of the names that say in which context a session was."""
+    return [name for name in names if name.startswith(OF_SESSION)]
 
 
 def _need_columns(names: list[str]) -> None:
@@ -204,6 +140,16 @@ def as_id(schema: Schema, name: str) -> pl.Expr:
     raise InputError(f"column {name!r} has the type {kind}; wanted integers or strings")
 
 
+def _category(schema: Schema, name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.String) if schema[name] == pl.Boolean else as_id(schema, name)
+
+
+def _missing(schema: Schema, name: str) -> pl.Expr:
+    """NaN too, as pandas writes it."""
+    value = pl.col(name).fill_nan(None) if schema[name].is_float() else pl.col(name)
+    return value.is_null() | _blank(schema, name)
+
+
 def _blank(schema: Schema, name: str) -> pl.Expr:
     is_text = schema[name] in (pl.String, pl.Categorical, pl.Enum)
     return pl.col(name).cast(pl.String).str.strip_chars() == "" if is_text else pl.lit(False)
@@ -216,7 +162,7 @@ def _milliseconds(schema: Schema, name: str, unit: TimeUnit) -> pl.Expr:
     if kind.is_integer() and unit == "ms":
         return pl.col(name).cast(pl.Int64, strict=False)
     if kind.is_numeric() or kind in (pl.String, pl.Null):
-        time = pl.col(name).cast(pl.Float64, strict=False) * _UNIT_MS[unit]
+        time = pl.col(name).cast(pl.Float64, strict=False) * UNIT_MS[unit]
         return pl.when(time.is_finite()).then(time.round().clip(-_FURTHEST_MS, _FURTHEST_MS)).cast(pl.Int64).alias(name)
     raise InputError(f"column {name!r} has the type {kind}; wanted numbers or a datetime, UTC")
 
@@ -237,19 +183,6 @@ def _boolean(schema: Schema, name: str) -> pl.Expr:
         true, false = text.is_in(["1", "1.0", "true"]), text.is_in(["0", "0.0", "false"])
         return pl.when(true).then(True).when(false).then(False)
     raise InputError(f"column {name!r} has the type {kind}; wanted true/false or 0/1, empty for context")
-
-
-def _refuse_other_unit(median_ms: float | None, read_as: TimeUnit) -> None:
-    if median_ms is None or EARLIEST_MS <= median_ms <= LATEST_MS:
-        return
-    median = median_ms / _UNIT_MS[read_as]
-    for unit, factor in _UNIT_MS.items():
-        if EARLIEST_MS <= median * factor <= LATEST_MS:
-            date = datetime.datetime.fromtimestamp(median * factor / 1e3, datetime.UTC).date()
-            raise InputError(
-                f"the times do not look like {_UNIT_NAMES[read_as]}: the median is {median:.0f}, which is {date} when "
-                f"read as {unit}. Give the unit (--time-unit {unit})"
-            )
 
 
 def copies(sound: pl.DataFrame) -> pl.DataFrame:

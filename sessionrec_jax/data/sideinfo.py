@@ -57,7 +57,7 @@ def code_side(
         long = long.filter(pl.col("place") < width)
         row, place, value = (long[of] for of in ("row", "place", "value"))
         seen = value.filter(pl.Series(is_seen_V[row.to_numpy()], dtype=pl.Boolean))
-        code, table = _by_bounds(value, seen, buckets) if kind == _BUCKETS else _by_vocabulary(value, seen)
+        code, table = _by_bounds(value, seen, buckets) if kind == _BUCKETS else by_vocabulary(value, seen)
         codes_VW = np.zeros((len(items) + 1, width), np.int32)
         codes_VW[row.to_numpy(), place.to_numpy()] = code
         summary = {
@@ -125,7 +125,8 @@ def _is_whole(column: pl.Series) -> bool:
     return bool(((value % 1 == 0) & (value.abs() < _EXACT)).all())
 
 
-def _by_vocabulary(value: pl.Series, seen: pl.Series) -> tuple[np.ndarray, pl.DataFrame]:
+def by_vocabulary(value: pl.Series, seen: pl.Series) -> tuple[np.ndarray, pl.DataFrame]:
+    """The codes of `value`, and the vocabulary of the values `seen`: code, value."""
     values = seen.unique().sort()
     table = pl.DataFrame({"code": _codes(len(values)), "value": values})
     found = value.to_frame("value").join(table, on="value", how="left", maintain_order="left")

@@ -43,8 +43,14 @@ def map_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -
 # --- the log as arrays -----------------------------------------------------------------------------------------------
 
 
-def flatten(log: pl.DataFrame, sessions: pl.DataFrame, feedback_names: list[str], users: int) -> FlatLog:
-    """The log (in order) and its sessions (with roles) as flat arrays."""
+def flatten(
+    log: pl.DataFrame,
+    sessions: pl.DataFrame,
+    feedback_names: list[str],
+    users: int,
+    session_context: dict[str, np.ndarray],
+) -> FlatLog:
+    """The log (in order), its sessions (with roles) and the codes of their context as flat arrays."""
     codes = {name: code for code, name in enumerate(feedback_names)}
     context = pl.col("feedback").replace_strict(codes, return_dtype=pl.Int8)
     feedback = log.select(pl.col("clicked").cast(pl.Int8).fill_null(context))["clicked"]
@@ -56,4 +62,5 @@ def flatten(log: pl.DataFrame, sessions: pl.DataFrame, feedback_names: list[str]
         session_seconds_S=(sessions["start_ms"] // 1000).to_numpy(),
         session_role_S=sessions["role"].to_numpy(),
         user_session_offsets_U1=np.append(0, np.cumsum(sessions_U)),
+        session_context=session_context,
     )

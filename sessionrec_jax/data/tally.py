@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from sessionrec_jax.data import sessioncontext
 from sessionrec_jax.data.cut import Histories
 from sessionrec_jax.data.sessionlog import ROLES
 from sessionrec_jax.data.store import FlatLog
@@ -29,9 +31,10 @@ class Counts(NamedTuple):
     sessions_by_items: pl.DataFrame
     """items, sessions: how many sessions have so many exposures."""
     time_range_ms: tuple[int, int] | None
+    session_context: dict[str, sessioncontext.Counts]
 
 
-def count(of: Histories) -> Counts:
+def count(of: Histories, context_met: Mapping[str, pl.Series]) -> Counts:
     log = of.log
     is_train_N = np.repeat(log.session_role_S == 0, log.session_items_S)
     is_click_N, is_labelled_N = log.feedback_N == 1, log.feedback_N <= 1
@@ -50,7 +53,14 @@ def count(of: Histories) -> Counts:
         int(is_labelled_N.sum()),
         _value_counts(log.session_items_S, "items", "sessions"),
         of.time_range_ms,
+        {name: _context(of, name, len(values) + 1) for name, values in context_met.items()},
     )
+
+
+def _context(of: Histories, name: str, codes: int) -> sessioncontext.Counts:
+    code_S, is_train_S = of.log.session_context[name], of.log.session_role_S == 0
+    by_code = (np.bincount(some_S, minlength=codes) for some_S in (code_S[is_train_S], code_S))
+    return sessioncontext.Counts(*by_code, of.context_differs.get(name, 0))
 
 
 def _value_counts(values: np.ndarray, name: str, count: str) -> pl.DataFrame:
@@ -83,6 +93,7 @@ class Tally:
         self._by_items: list[pl.DataFrame] = []
         self._clicks = self._labelled = 0
         self._ranges_ms: list[tuple[int, int]] = []
+        self.session_context: dict[str, sessioncontext.Counts] = {}
 
     def add(self, part: Counts) -> None:
         """The next users."""
@@ -94,6 +105,9 @@ class Tally:
         self._by_items.append(part.sessions_by_items)
         if part.time_range_ms is not None:
             self._ranges_ms.append(part.time_range_ms)
+        for name, of_part in part.session_context.items():
+            before = self.session_context.get(name)
+            self.session_context[name] = of_part if before is None else before.plus(of_part)
 
     def refuse(self) -> None:
         """Raises InputError where nothing that is left is clicked."""

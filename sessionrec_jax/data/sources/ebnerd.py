@@ -14,7 +14,7 @@ import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import IF_THERE, File, collected, label, locate, scan_typed
+from sessionrec_jax.data.sources.files import IF_THERE, File, collected, label, locate, scan_typed, session_context
 
 NAME = "ebnerd"
 TITLE = "EB-NeRD: the news site Ekstra Bladet (demo, small, large), with published sessions"
@@ -41,6 +41,7 @@ _BEHAVIOR = {
     "article_ids_inview": pl.List(pl.Int64),
     "article_ids_clicked": pl.List(pl.Int64),
 }
+_CONTEXT = {"device_type": pl.Int64, "is_sso_user": pl.Boolean, "is_subscriber": pl.Boolean}
 _HISTORY = {
     "user_id": pl.Int64,
     "article_id_fixed": pl.List(pl.Int64),
@@ -66,6 +67,8 @@ class Options:
     """The unpacked folder, with train/ in it, and validation/ and articles.parquet if you have them."""
     session: Literal["impression", "visit"] = "impression"
     """What a session is: one impression (a list that the site put together), or all of a visit (session_id)."""
+    session_context: tuple[Literal["device_type", "is_sso_user", "is_subscriber"], ...] = ()
+    """What of an impression is context of its session; of --history nothing is known."""
     history: bool = False
     """Take the clicks before a user's first impression in as context of the kind history, in sessions cut at pauses."""
 
@@ -79,7 +82,7 @@ def read(options: Options) -> RawLog:
     paths = locate(options.path, FILES, ("--history",) if options.history else ())
     behaviors = [paths[f"{split}/behaviors.parquet"] for split in _SPLITS]
     key = "impression_id" if options.session == "impression" else "session_id"
-    logs = [_impressions(found, key, kind) for kind, found in enumerate(behaviors) if found]
+    logs = [_impressions(found, key, kind, options.session_context) for kind, found in enumerate(behaviors) if found]
     if options.history:
         first = scan_typed([path for found in behaviors for path in found], _BEHAVIOR)
         first = first.group_by("user_id").agg(first_ms=pl.col("impression_time").min().dt.epoch("ms"))
@@ -102,16 +105,17 @@ def _articles(paths: list[Path]) -> pl.DataFrame:
     return collected(scan_typed(paths, _ARTICLE).rename({"article_id": "item_id"}), NAME)
 
 
-def _impressions(paths: list[Path], key: str, kind: int) -> pl.LazyFrame:
+def _impressions(paths: list[Path], key: str, kind: int, context: tuple[str, ...]) -> pl.LazyFrame:
     inview, clicked = pl.col("article_ids_inview"), pl.col("article_ids_clicked")
     return (
-        scan_typed(paths, _BEHAVIOR)
+        scan_typed(paths, _BEHAVIOR | {name: _CONTEXT[name] for name in context})
         .with_columns(item_id=inview.list.concat(clicked.fill_null([]).list.set_difference(inview)))
         .explode("item_id")
         .with_columns(was_clicked=pl.col("item_id").is_in(clicked))
         .select(
             "user_id",
             "item_id",
+            *session_context(dict.fromkeys(context)),
             timestamp_ms=pl.col("impression_time").dt.epoch("ms"),
             clicked=label("was_clicked"),
             session_id=pl.col(key) * _KINDS_OF_SESSION + kind,

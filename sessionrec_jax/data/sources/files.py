@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from sessionrec_jax.data.sessionlog import OF_SESSION
 from sessionrec_jax.errors import InputError, near_miss, no_room
 
 ALWAYS = "always"
@@ -158,6 +159,11 @@ def _need(path: Path, columns: list[str], types: Types) -> None:
     for name in types:
         if name not in columns:
             raise InputError(f"{path} lacks the published column {name!r}; {near_miss(name, columns)}")
+
+
+def session_context(names: Iterable[str]) -> list[pl.Expr]:
+    """The columns as context of the session."""
+    return [pl.col(name).alias(OF_SESSION + name) for name in names]
 
 
 def label(column: str | pl.Expr) -> pl.Expr:

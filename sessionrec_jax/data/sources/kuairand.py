@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import File, collected, label, locate, scan_csv
+from sessionrec_jax.data.sources.files import File, collected, label, locate, scan_csv, session_context
 from sessionrec_jax.errors import InputError
 
 NAME = "kuairand"
@@ -39,6 +40,8 @@ _VIDEO = {
 class Options:
     path: Positional[Path]
     """The unpacked folder, or its data/ folder. Any of the standard logs may be missing."""
+    session_context: tuple[Literal["tab", "hourmin"], ...] = ()
+    """What of a row is context of its session: the tab of the app, the local time, which is told by the hour."""
     random_log: bool = False
     """Take the log of randomly inserted videos in as well; it is not what a feed shows on its own accord."""
 
@@ -55,10 +58,15 @@ def read(options: Options) -> RawLog:
     logs = [*paths["log_standard_*.csv"], *(random if options.random_log else [])]
     _one_version([*logs, *paths["video_features_basic_*.csv"]])
     left_out = ", ".join(path.name for path in random) if not options.random_log else ""
+    context = dict.fromkeys(options.session_context, pl.Int64)
     return RawLog(
         source=NAME,
-        exposures=scan_csv(logs, _EXPOSURE).select(
-            "user_id", item_id="video_id", timestamp_ms="time_ms", clicked=label("is_click")
+        exposures=scan_csv(logs, _EXPOSURE | context).select(
+            "user_id",
+            *session_context(context),
+            item_id="video_id",
+            timestamp_ms="time_ms",
+            clicked=label("is_click"),
         ),
         items=_videos(paths["video_features_basic_*.csv"]),
         session_rule="gap_minutes=30",

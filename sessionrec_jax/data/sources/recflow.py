@@ -7,6 +7,7 @@ neither a label nor a negative of the ranking.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ import polars as pl
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import IF_THERE, File, collected, label, locate, scan_typed
+from sessionrec_jax.data.sources.files import IF_THERE, File, collected, label, locate, scan_typed, session_context
 from sessionrec_jax.errors import InputError
 
 NAME = "recflow"
@@ -57,6 +58,8 @@ _NO_SECONDS = (
 class Options:
     path: Positional[Path]
     """The unpacked folder, with realshow/ in it. Any of the days may be missing."""
+    session_context: tuple[Literal["province", "age", "gender"], ...] = ()
+    """What of a request is context of its session."""
     stages: tuple[Stage, ...] = ()
     """Take unexposed candidates in as context, those whose last stage is one of these. All are about 200 a request."""
 
@@ -67,19 +70,22 @@ def read(options: Options) -> RawLog:
     shown, all_stage = paths["realshow/*.feather"], paths["all_stage/*.feather"]
     if options.stages:
         _same_days(shown, all_stage)
-    rows = scan_typed(shown, _SHOWN)
+    context = dict.fromkeys(options.session_context, pl.Int64)
+    rows = scan_typed(shown, _SHOWN | context)
     exposures = rows.select(
-        *_key(), clicked=label("effective_view"), left_out=pl.when(pl.col("realshow") == 0).then(pl.lit(NOT_SHOWN))
+        *_key(context),
+        clicked=label("effective_view"),
+        left_out=pl.when(pl.col("realshow") == 0).then(pl.lit(NOT_SHOWN)),
     )
     if options.stages:
-        candidates = scan_typed(all_stage, _CANDIDATE).filter(pl.col("realshow").fill_null(0) != 1)
+        candidates = scan_typed(all_stage, _CANDIDATE | context).filter(pl.col("realshow").fill_null(0) != 1)
         reached = pl.coalesce(pl.when(pl.col(stage) == 1).then(pl.lit(stage)) for stage in _LAST_STAGE_FIRST)
         unseen = candidates.with_columns(feedback=reached).filter(
             pl.col("feedback").is_in(options.stages) | pl.col("feedback").is_null()
         )
         no_stage = pl.when(pl.col("feedback").is_null()).then(pl.lit(NO_STAGE))
         exposures = pl.concat(
-            [exposures, unseen.select(*_key(), "feedback", clicked=pl.lit(None, pl.String), left_out=no_stage)],
+            [exposures, unseen.select(*_key(context), "feedback", clicked=pl.lit(None, pl.String), left_out=no_stage)],
             how="diagonal",
         )
         rows = pl.concat([rows, unseen.filter(pl.col("feedback").is_not_null()).select(rows.collect_schema().names())])
@@ -96,13 +102,14 @@ def read(options: Options) -> RawLog:
     )
 
 
-def _key() -> list[pl.Expr]:
+def _key(context: Iterable[str]) -> list[pl.Expr]:
     time = pl.col("request_timestamp")
     return [
         pl.col("user_id"),
         pl.col("video_id").alias("item_id"),
         pl.when(time.abs() < _NO_SECONDS).then(time * 1000).otherwise(time).alias("timestamp_ms"),
         pl.col("request_id").alias("session_id"),
+        *session_context(context),
     ]
 
 

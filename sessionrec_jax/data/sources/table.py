@@ -17,7 +17,7 @@ import polars as pl
 
 from sessionrec_jax.data.sessionlog import MOST_WHOLE_FLOAT, TimeUnit
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.sources.files import IF_THERE, File, Types, collected, readable
+from sessionrec_jax.data.sources.files import IF_THERE, File, Types, collected, readable, session_context
 from sessionrec_jax.errors import InputError, near_miss
 
 NAME = "table"
@@ -56,6 +56,9 @@ class Options:
     """Column of session ids, unique within a user. Left out: sessions are cut by --session-rule."""
     feedback: str | None = None
     """Column that names the kind of context where there is no label."""
+    session_context: tuple[str, ...] = ()
+    """Columns that tell in what context a session was, such as the device: integers, text or booleans. A session has
+    the value of its first row that has one."""
     items: str | None = None
     """File or glob of the item table. Left out: the catalogue is the items seen, without side information."""
     side: tuple[str, ...] = ()
@@ -73,8 +76,11 @@ def read(options: Options) -> RawLog:
     columns = ids | {"timestamp_ms": options.time, "clicked": options.clicked}
     if options.feedback is not None:
         columns["feedback"] = options.feedback
-    exposures = scan(options.exposures, [*columns.values()], inferred=[*ids.values()])
-    exposures = exposures.select(pl.col(given).alias(name) for name, given in columns.items())
+    context = options.session_context
+    exposures = scan(options.exposures, [*columns.values(), *context], inferred=[*ids.values(), *context])
+    exposures = exposures.select(
+        *(pl.col(given).alias(name) for name, given in columns.items()), *session_context(dict.fromkeys(context))
+    )
     items = None
     if options.items is not None:
         item, side = options.item, options.side

@@ -1,0 +1,112 @@
+"""Session context: one value a session, vocabularies of the training part alone, and the way into batches."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sessionrec_jax.data import card, sessionlog, store
+from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.sessioncontext import from_start
+from sessionrec_jax.data.sources import RawLog
+from sessionrec_jax.errors import InputError
+
+START_MS, HOUR_MS = 1_650_000_000_000, 3_600_000  # a Friday, 5:20 in the morning
+
+# The devices of each row: four users' sessions, the last but one to validate on, the last to test on.
+DEVICES = {
+    "a": ["phone phone", "tv tv", "- tv", "phone tablet"],
+    "b": ["- -", "phone -", "phone phone"],
+    "c": ["- tablet", "- watch", "radio tv"],
+    "d": ["tv phone", "tv tv"],
+}
+
+
+def log_of(devices: dict[str, list[str]] = DEVICES, **columns: Any) -> RawLog:
+    rows = [
+        (user, 2 * session + place, START_MS + 5 * session * HOUR_MS + place, place == 1, told.replace("-", "") or None)
+        for user, sessions in devices.items()
+        for session, of_session in enumerate(sessions)
+        for place, told in enumerate(of_session.split())
+    ]
+    names = ["user_id", "item_id", "timestamp_ms", "clicked", "session/device"]
+    return RawLog("test", pl.DataFrame(rows, schema=names, orient="row").with_columns(**columns))
+
+
+def prepared(raw: RawLog, folder, **settings: Any) -> store.Prepared:
+    return prepare(raw, folder / "log", Settings(**settings))
+
+
+def codes(log: store.Prepared, name: str) -> dict[str, list[int]]:
+    flat, users = log.arrays(), pl.read_parquet(log.path / "users.parquet")["user_id"]
+    of_user = np.split(flat.session_context[name], flat.user_session_offsets_U1[1:-1])
+    return dict(sorted((user, code.tolist()) for user, code in zip(users, of_user, strict=True)))
+
+
+def test_a_session_has_the_value_of_its_first_row_that_has_one_and_unseen_ones_are_out_of_vocabulary(tmp_path):
+    log = prepared(log_of(), tmp_path)
+    table = pl.read_parquet(log.path / "context_device.parquet")
+    assert table.to_dict(as_series=False) == {"code": [1, 2, 3], "value": ["phone", "tablet", "tv"]}
+    assert codes(log, "device") == {"a": [1, 3, 3, 1], "b": [0, 1, 1], "c": [2, 4, 4], "d": [3, 3]}
+    assert log.manifest["session_context"] == [
+        {"name": "device", "from": "log", "values": 3, "missing": 1, "out_of_vocabulary": 2, "differing": 3}
+    ]
+    told = card.lines(log.card())["session context"]
+    assert told == "device (3 values, 1 sessions without one, 2 sessions out of vocabulary, 3 sessions with several)"
+
+
+def test_held_out_sessions_change_no_vocabulary_and_the_values_of_records_are_those_that_were_met(tmp_path):
+    held_out = {**DEVICES, "a": [*DEVICES["a"][:2], "abacus abacus", "zither zither"]}
+    one, other = prepared(log_of(), tmp_path / "one"), prepared(log_of(held_out), tmp_path / "other")
+    tables = [pl.read_parquet(log.path / "context_device.parquet") for log in (one, other)]
+    assert tables[0].equals(tables[1])
+    assert codes(other, "device") == {**codes(one, "device"), "a": [1, 3, 4, 4]}
+    assert one.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("values", "vocabulary"),
+    [
+        ([3, 1, None], [1, 3]),
+        ([3.0, 1.0, float("nan")], [1, 3]),
+        ([True, False, None], ["false", "true"]),
+        (["", "x", "y"], ["x", "y"]),
+        ([None, None, None], []),
+    ],
+)
+def test_kinds_of_columns(tmp_path, values, vocabulary):
+    """Of users whose device is never told beside it."""
+    users = {str(user): ["- -"] * 3 for user in range(6)}
+    column = pl.Series([values[int(user) % 3] for user in users for _ in range(6)])
+    log = prepared(log_of(users, **{"session/kind": column}), tmp_path)
+    assert log.context_vocabulary("kind").to_list() == vocabulary
+    assert log.context_vocabulary("device").to_list() == []
+    assert log.context_values == {"device": 0, "kind": len(vocabulary)}
+
+
+def test_a_number_with_a_fraction_is_no_category_and_breaks_the_contract(tmp_path):
+    raw = log_of(**{"session/level": pl.when(pl.int_range(pl.len()) < 2).then(0.5).otherwise(1.0)})
+    log = prepared(raw, tmp_path, max_rejected_fraction=0.5)
+    assert log.manifest["rejected"] == {sessionlog.NO_CATEGORY: 2}
+    with pytest.raises(InputError, match="nor text: 2, see --session-context; put numbers with fractions into buckets"):
+        prepared(raw, tmp_path / "strict")
+
+
+@given(st.datetimes(datetime.datetime(1990, 1, 1), datetime.datetime(2100, 1, 1), timezones=st.just(datetime.UTC)))
+def test_hours_and_days_are_those_of_the_calendar(at):
+    seconds_S = np.array([int(at.timestamp())])
+    assert from_start("hour_of_day", seconds_S)[0] == at.hour
+    assert from_start("day_of_week", seconds_S)[0] == at.isoweekday()
+
+
+def test_hours_are_values_like_others(tmp_path):
+    log = prepared(log_of(), tmp_path, session_time=("hour_of_day",))
+    assert list(log.context_values) == ["device", "hour_of_day"]
+    assert log.context_vocabulary("hour_of_day").to_list() == [5, 10]
+    assert codes(log, "hour_of_day") == {"a": [1, 2, 3, 3], "b": [1, 2, 3], "c": [1, 2, 3], "d": [1, 2]}
