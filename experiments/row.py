@@ -148,7 +148,7 @@ def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
 def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
     """N, D and C, made here once: no reader derives them again."""
     spec, seen = trained.spec, trained.counters
-    shapes = (spec.ids, spec.side_values, spec.feedback_kinds, spec.positions, spec.id_rows)
+    shapes = (spec.ids, spec.side_values, spec.feedback_kinds, spec.positions, spec.id_rows, spec.context_values)
     parameters = count.parameters(config.model, *shapes)
     sessions_unique, exposures_unique = _unique(config, prepared)
     flops = flops_train(config, spec, items=seen.items, sessions=seen.sessions, steps=trained.steps)

@@ -39,6 +39,8 @@ class Data:
     """Most slots of one user that are seen at once, the target among them. 0: a whole row."""
     side_columns: tuple[str, ...] = ()
     """Columns of side information that the model sees. None named: all."""
+    session_context: tuple[str, ...] = ()
+    """Columns of session context that the model sees. None named: all; `none`: not one."""
     items_per_row: int = 0
     """Item slots of a row. 0: sessions_per_row x the log's mean exposures a session x 1.06; an item-level paradigm has
     one a slot."""

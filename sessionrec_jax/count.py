@@ -32,14 +32,17 @@ def parameters(
     feedback_kinds: int,
     positions: int,
     id_rows: int = 0,
+    context_values: tuple[tuple[str, int], ...] = (),
 ) -> Parameters:
-    """Trained parameters. `ids` = items + 1; `side_values`: number of values of each side column; `id_rows`: of the ID
-    table where items share them, 0 where each has its own."""
+    """Trained parameters. `ids` = items + 1; `side_values`, `context_values`: number of values of each column of items
+    and of session context; `id_rows`: of the ID table where items share them, 0 where each has its own."""
     width = model.width
     side = sum((values + 1) * model.side_width for _, values in side_values)
     item_mlp = _item_mlp(model, _concatenated(model, len(side_values))) + width  # its bias
+    context = sum((values + 1) * width for _, values in context_values)
     heads = 2 * width**2 + 1 + model.temperature_learned
-    body = side + item_mlp + _session_encoder(model, feedback_kinds) + _sequence_encoder(model, positions) + heads
+    body = side + item_mlp + _session_encoder(model, feedback_kinds) + context
+    body += _sequence_encoder(model, positions) + heads
     return Parameters((id_rows or ids) * model.id_width + ids, body)
 
 

@@ -53,6 +53,7 @@ def log_histories(prepared: Prepared, users: int) -> Histories:
         session_seconds_S=log.session_seconds_S[:sessions],
         session_role_S=log.session_role_S[:sessions],
         user_session_offsets_U1=log.user_session_offsets_U1[: users + 1],
+        session_context=log.context_of(slice(sessions)),
     )
     ids = pl.read_parquet(prepared.path / "users.parquet", columns=["user_id"])["user_id"]
     return Histories(ids.head(users).to_list(), first, np.zeros(users, np.int64))

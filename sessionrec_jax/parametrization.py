@@ -6,7 +6,7 @@ Both are written as ratios to a base model, for which mup and standard are the s
 
 | part | fan-in | initial variance | learning rate | in the forward pass |
 |---|---|---|---|---|
-| what comes in: side tables, feedback, positions, the item MLP's first matrices; biases, norms | fixed | fixed | 1 | |
+| what comes in: side, context, feedback, positions, item MLP's first matrices; biases, norms | fixed | fixed | 1 | |
 | matrices that sum over the width | ~ m | 1 / fan-in | 1 / m | |
 | attention logits, head width H | | | | sqrt(H0) / H, HSTU H0 / H |
 | residual branches of the sequence encoder | | as at the base depth | | base layers / layers |
@@ -46,6 +46,7 @@ _FIXED, _WIDTH = "fixed", "width"
 _FAN_IN: tuple[tuple[str, str], ...] = (
     (r"item_embedding/(side_.*|mlp_in|linear|mlp_bias)", _FIXED),
     (r"item_embedding/mlp_out", _WIDTH),
+    (r"session_context/context_.*", _FIXED),
     (r"session_encoder/(feedback|bias|block/norm_\w+)", _FIXED),
     (r"session_encoder/(project|attention|block/(qkv|attention_out|mlp_in|mlp_gate|mlp_out))", _WIDTH),
     (r"sequence_encoder/(position|norm_in|norm_out|blocks/(norm\w*|place_bias|time_bias|gates_bias))", _FIXED),

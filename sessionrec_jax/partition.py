@@ -32,7 +32,7 @@ RULES = (
     (r"qkv|uvqk|mlp_in|mlp_gate|gates_in|gates_state", ("fsdp", "model")),
     (r"attention_out|out|mlp_out", ("model", "fsdp")),
     (r"project|linear|retrieval|rank", ("fsdp", None)),
-    (r"side_.*|feedback|position|attention|norm.*|(mlp|gates|place|time|rank)_bias|bias|log_temperature", ()),
+    (r"(side|context)_.*|feedback|position|attention|norm.*|(mlp|gates|place|time|rank)_bias|bias|log_temperature", ()),
 )
 """(last name of a parameter, axes of its rows for the tables, of its last two dimensions for matrices). Each parameter
 has exactly one rule; its optimizer state lies as it does. An axis that does not divide a dimension leaves it whole."""
@@ -208,6 +208,7 @@ def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]
         batch.user_of_session_GRL,
         batch.position_GRL,
         batch.seconds_GRL,
+        batch.context_GRL,
     )
     target_GS = batch.target_GRL.reshape(len(batch.target_GRL), -1)
     return put_shards((inputs, target_GS), mesh)

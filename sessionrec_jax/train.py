@@ -29,6 +29,7 @@ from sessionrec_jax.data.batches import (
     VALIDATION,
     Shape,
     items_per_row,
+    session_context,
     shape_of,
     train_batches,
     train_catalogue,
@@ -128,6 +129,7 @@ def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:
         prepared.manifest["max_session_items"] if config.paradigm == "nspp" else 1,
         -(catalogue.items + 1) % ROW_MULTIPLE,
         catalogue.id_rows if config.model.id_width else 0,
+        tuple(session_context(config, prepared).items()),
     )
 
 

@@ -27,12 +27,12 @@ def log(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def wide_log(tmp_path_factory):
-    """A prepared synthetic log of more items than a batch reads."""
+    """A prepared synthetic log of more items than a batch reads, with the hours of sessions as their context."""
     from sessionrec_jax.data.prepare import Settings, prepare
     from sessionrec_jax.data.sources import synthetic
 
     raw = synthetic.read(synthetic.Options(users=60, base=4, depth=7, seed=1))
-    return prepare(raw, tmp_path_factory.mktemp("wide") / "log", Settings())
+    return prepare(raw, tmp_path_factory.mktemp("wide") / "log", Settings(session_time=("hour_of_day",)))
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,8 @@ def test_lazy_adam_moves_the_rows_that_are_read_as_adam_does_and_no_others(setti
 @pytest.mark.parametrize("ise", ["typed_mean", "attention", "transformer", "sum"])
 def test_each_parameter_has_one_rule_and_the_large_ones_are_spread(encoder, ise):
     model = Model(width=32, heads=2, sequence_encoder=encoder, session_encoder=ise, mlp="swiglu")
-    tree = jax.eval_shape(lambda: sessionrec.random(Spec(model, 100, (("cat", 5),), 3, 16, 8, 28), jax.random.key(0)))
+    spec = Spec(model, 100, (("cat", 5),), 3, 16, 8, 28, context_values=(("device", 4),))
+    tree = jax.eval_shape(lambda: sessionrec.random(spec, jax.random.key(0)))
     mesh = make_mesh(Mesh(data=2, fsdp=2, model=2))
     for (path, leaf), place in zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings(mesh, tree)), strict=True

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from onestep import assert_same_bits
 
 from experiments.base import SIZES, sized
 from sessionrec_jax import count
@@ -35,8 +36,8 @@ MODEL = Model(width=8, layers=2, heads=2, mlp_ratio=2, id_width=4, side_width=3)
 SIDE_VALUES = (("tag", 5),)
 
 
-def spec_with(model: Model = MODEL, kinds: int = 3, side_values=SIDE_VALUES) -> Spec:
-    return Spec(model, IDS, side_values, kinds, SLOTS, ITEMS_A_SESSION)
+def spec_with(model: Model = MODEL, kinds: int = 3, side_values=SIDE_VALUES, context_values=()) -> Spec:
+    return Spec(model, IDS, side_values, kinds, SLOTS, ITEMS_A_SESSION, context_values=context_values)
 
 
 def side() -> dict[str, jax.Array]:
@@ -103,6 +104,57 @@ def test_what_a_session_may_not_see_changes_no_bit_of_it(encoder):
         item_T = jnp.where(session_T == session, IDS - 1 - inputs.item_T, inputs.item_T)
         changed_S = np.any(before_SD != queries(spec, params, inputs._replace(item_T=item_T)), axis=1)
         assert np.array_equal(changed_S, may_see()[:, session])
+
+
+# Session context.
+
+CONTEXT_VALUES = (("device", 3), ("hour", 2))
+DEVICE_RL, HOUR_RL = (np.random.default_rng(7).integers(1, n + 1, USER_RL.shape) for _, n in CONTEXT_VALUES)
+IN_CONTEXT = unlike_sessions()._replace(context={"device": jnp.asarray(DEVICE_RL), "hour": jnp.asarray(HOUR_RL)})
+
+
+@pytest.mark.parametrize("sequence_encoder", ["transformer", "hstu", "gru"])
+def test_a_sessions_context_changes_it_and_its_users_later_ones_and_no_bit_of_any_other(sequence_encoder):
+    model = replace(MODEL, sequence_encoder=sequence_encoder, session_encoder="mean")
+    spec = spec_with(model, context_values=CONTEXT_VALUES)
+    before_SD = queries(spec, parameters(spec), IN_CONTEXT)
+    for session in np.flatnonzero(USER_RL.reshape(-1)):
+        device_S = DEVICE_RL.reshape(-1).copy()
+        device_S[session] = 1 + device_S[session] % 3
+        context = {**IN_CONTEXT.context, "device": jnp.asarray(device_S.reshape(USER_RL.shape))}
+        after_SD = queries(spec, parameters(spec), IN_CONTEXT._replace(context=context))
+        assert np.array_equal(np.any(before_SD != after_SD, axis=1), may_see()[:, session])
+
+
+def test_context_out_of_vocabulary_is_missing_and_the_gradient_reaches_the_rows_of_known_values_only():
+    spec = spec_with(context_values=CONTEXT_VALUES)
+    params = parameters(spec)
+    told = {"device": jnp.where(DEVICE_RL == 2, 4, DEVICE_RL), "hour": jnp.asarray(HOUR_RL)}
+    missing = {**told, "device": jnp.where(told["device"] == 4, 0, told["device"])}
+    asked = [IN_CONTEXT._replace(context=context) for context in (told, missing)]
+    assert np.array_equal(*(queries(spec, params, inputs) for inputs in asked))
+
+    def of_tables(tables):
+        return queries(spec, {**params, "session_context": tables}, asked[0]).sum()
+
+    gradient = jax.grad(of_tables)(params["session_context"])
+    packed_RL = USER_RL > 0
+    for name, values in CONTEXT_VALUES:
+        read = np.unique(told[name][packed_RL])
+        assert np.array_equal(np.flatnonzero(np.any(gradient[f"context_{name}"] != 0, axis=1)), read[read <= values])
+
+
+def test_at_the_start_context_adds_nothing_and_changes_no_other_parameter():
+    clicks_V = np.arange(IDS)
+    catalogue = from_counts(clicks_V, 2 * clicks_V, {}, {})
+    without, spec = spec_with(), spec_with(context_values=CONTEXT_VALUES)
+    plain, params = (sessionrec.init(of, jax.random.key(0), catalogue) for of in (without, spec))
+    tables = params.pop("session_context")
+    assert_same_bits(plain, params)
+    away = parameters(without)
+    assert np.array_equal(
+        queries(without, away, unlike_sessions()), queries(spec, {**away, "session_context": tables}, IN_CONTEXT)
+    )
 
 
 def test_padding_has_no_effect():
@@ -206,14 +258,15 @@ VARIANTS = {
     "side information only": (Model(id_width=0), COLUMNS),
     "ids only": (Model(), ()),
 }
+CONTEXT = (("device", 3), ("hour_of_day", 24))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_are_counted_by_group(name):
     model, side_values = VARIANTS[name]
-    tree = shapes(Spec(model, 1_001, side_values, 4, 32, 8))
+    tree = shapes(Spec(model, 1_001, side_values, 4, 32, 8, context_values=CONTEXT))
     sizes = [(is_table(path), leaf.size) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    counted = count.parameters(model, 1_001, side_values, feedback_kinds=4, positions=32)
+    counted = count.parameters(model, 1_001, side_values, feedback_kinds=4, positions=32, context_values=CONTEXT)
     assert counted.item_table == sum(size for table, size in sizes if table)
     assert counted.body == sum(size for table, size in sizes if not table)
     assert counted.total == counted.item_table + counted.body

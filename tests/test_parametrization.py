@@ -45,7 +45,7 @@ WATCHED = ("item_embedding", "session_encoder", "sequence_encoder")
 
 def fan_ins(model: Model) -> dict[str, int]:
     """What each body parameter sums over; 1 for a vector. The layers of the scan lie stacked."""
-    spec = spec_of(model)._replace(side_values=(*TAG, ("a/b", 3)))
+    spec = spec_of(model)._replace(side_values=(*TAG, ("a/b", 3)), context_values=(("device", 4),))
     shapes = jax.eval_shape(lambda: start(spec, 0))
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):

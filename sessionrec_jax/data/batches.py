@@ -14,7 +14,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grain
@@ -25,6 +25,7 @@ from sessionrec_jax.config import Config
 from sessionrec_jax.data import paradigm
 from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
 from sessionrec_jax.data.ragged import ranges
+from sessionrec_jax.data.sessioncontext import NONE
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.windows import Windows, windows
 from sessionrec_jax.errors import InputError, near_miss
@@ -104,6 +105,8 @@ class Batch:
     """Index of the user in the log's order; 0 where padding, as is the next. Neither goes to the devices."""
     log_session_GRL: Int32[np.ndarray, "G R L"]
     """Index of the session in the log."""
+    context_GRL: dict[str, Int32[np.ndarray, "G R L"]] = field(default_factory=dict)
+    """Codes of each column of session context; 0 = missing, or padding."""
 
     @property
     def target_sessions(self) -> int:
@@ -157,7 +160,7 @@ def pack(cut: Windows, order_W: np.ndarray, shape: Shape) -> Rows:
     return Rows(order_W[np.argsort(row_P, kind="stable")], np.append(0, np.cumsum(np.bincount(row_P, minlength=count))))
 
 
-def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) -> dict[str, np.ndarray]:
+def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) -> dict[str, Any]:
     """The arrays of one shard from its windows and the row of each, rows counted from 0 and not decreasing."""
     log, slots, capacity = cut.log, shape.sessions, shape.rows * shape.items_per_row
     first_P, last_P = cut.first_W[window_P], cut.last_W[window_P]
@@ -195,7 +198,15 @@ def _shard(cut: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Shape) 
         "target_GRL": by_slot(is_target_X, bool),
         "log_user_GRL": by_slot(np.repeat(cut.user_W[window_P], length_P), np.int32),
         "log_session_GRL": by_slot(cut.session_S[session_X], np.int32),
+        "context_GRL": {name: by_slot(code_X, np.int32) for name, code_X in log.context_of(session_X).items()},
     }
+
+
+def _stacked(parts: list[Any]) -> Any:
+    """Of arrays, or of dicts of such."""
+    if isinstance(parts[0], dict):
+        return {name: _stacked([part[name] for part in parts]) for name in parts[0]}
+    return np.stack(parts)
 
 
 @dataclass(frozen=True)
@@ -225,7 +236,7 @@ class Packer:
             for k, (a, b) in enumerate(itertools.pairwise(bounds))
             if self.shape.held is None or k in self.shape.held
         ]
-        return Batch(**{name: np.stack([shard[name] for shard in shards]) for name in shards[0]})
+        return Batch(**_stacked(shards))
 
     def _rows(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows of the rows first, ..., last - 1 of the stream of all epochs, and each one's row from `first`."""
@@ -357,12 +368,22 @@ def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:
     ids = len(prepared.clicks_V)
     clicks_V = np.bincount(log.item_N[clicked_N], minlength=ids)
     exposures_V = np.bincount(log.item_N[exposed_N], minlength=ids)
-    names = config.data.side_columns or tuple(prepared.side_values)
-    for name in names:
-        if name not in prepared.side_values:
-            raise InputError(f"--data.side-columns {name}: {near_miss(name, prepared.side_values)}")
-    side_values = {name: prepared.side_values[name] for name in names}
-    side = {name: prepared.side[name] for name in names}
+    side_values = _chosen("--data.side-columns", config.data.side_columns, prepared.side_values)
+    side = {name: prepared.side[name] for name in side_values}
     if prepared.id_row_V is not None:
         side[ID_ROW] = prepared.id_row_V[:, None]
     return from_counts(clicks_V, exposures_V, side, side_values)
+
+
+def session_context(config: Config, prepared: Prepared) -> dict[str, int]:
+    """Columns of session context that the model sees, and the number of values of each."""
+    names = config.data.session_context
+    return {} if names == (NONE,) else _chosen("--data.session-context", names, prepared.context_values)
+
+
+def _chosen(flag: str, names: tuple[str, ...], values: dict[str, int]) -> dict[str, int]:
+    """Columns and their number of values; none named: all."""
+    for name in names:
+        if name not in values:
+            raise InputError(f"{flag} {name}: {near_miss(name, values)}")
+    return {name: values[name] for name in names or values}

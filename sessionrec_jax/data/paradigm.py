@@ -68,7 +68,7 @@ def _kept(log: FlatLog, paradigm: Paradigm) -> _Kept:
 
 def slots(log: FlatLog, paradigm: Paradigm) -> View:
     """The log with every kept exposure as a session of one item; the log itself for nspp. Users stay the same. A
-    slot has the time and the role of its session; an empty start slot those of the user's first."""
+    slot has the time, the context and the role of its session; an empty start slot those of the user's first."""
     if paradigm == "nspp":
         return View(log, np.arange(log.users), np.arange(len(log.session_items_S)))
     kept = _kept(log, paradigm)
@@ -86,6 +86,7 @@ def slots(log: FlatLog, paradigm: Paradigm) -> View:
         session_seconds_S=log.session_seconds_S[session_S],
         session_role_S=np.where(is_start_S, np.int8(_TRAIN), log.session_role_S[session_S]),
         user_session_offsets_U1=user_slots_U1,
+        session_context=log.context_of(session_S),
     )
     return View(view, np.arange(log.users), session_S)
 
@@ -131,6 +132,7 @@ def targets(log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, hist
         session_seconds_S=log.session_seconds_S[session_S],
         session_role_S=role_S,
         user_session_offsets_U1=user_slots_X1,
+        session_context=log.context_of(session_S),
     )
     return View(view, user_X, session_S)
 

@@ -25,6 +25,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
+from sessionrec_jax.model.session_context import SessionContext
 from sessionrec_jax.model.session_encoder import SessionEncoder
 from sessionrec_jax.parametrization import readout_scales
 
@@ -49,6 +50,8 @@ class Spec(NamedTuple):
     id_rows: int = 0
     """Rows of the ID table where rare items share them; 0: each id has its own. `embed` and `apply` want 0: of shared
     rows catalogue_read.py makes one an item."""
+    context_values: tuple[tuple[str, int], ...] = ()
+    """Columns of session context and their number of values."""
 
     @property
     def rows(self) -> int:
@@ -74,6 +77,8 @@ class Inputs(NamedTuple):
     user_of_session_RL: Int[Array, "R L"]
     position_RL: Int[Array, "R L"]
     seconds_RL: Int[Array, "R L"]
+    context: dict[str, Int[Array, "R L"]] = {}
+    """Codes of each column of session context."""
 
 
 class Queries(NamedTuple):
@@ -95,6 +100,8 @@ class SessionRec(nn.Module):
         spec = self.spec
         self.item_embedding = ItemEmbedding(spec.model, spec.id_table_rows, spec.side_values)
         self.session_encoder = SessionEncoder(spec.model, spec.feedback_kinds, spec.session_items)
+        if spec.context_values:
+            self.session_context = SessionContext(spec.model, spec.context_values)
         self.sequence_encoder = SequenceEncoder(spec.model, spec.positions)
         self.heads = Heads(spec)
 
@@ -109,6 +116,8 @@ class SessionRec(nn.Module):
         user_RL = inputs.user_of_session_RL
         s_SD = self.session_encoder(e_TD, inputs.feedback_T, inputs.session_of_item_T, user_RL.size)
         s_RLD = s_SD.reshape(*user_RL.shape, -1)
+        if self.spec.context_values:
+            s_RLD = s_RLD + self.session_context(inputs.context).astype(s_RLD.dtype)
         o_RLD = self.sequence_encoder(s_RLD, user_RL, inputs.position_RL, inputs.seconds_RL, noise)
         return self._scored(e_TD), self.heads(o_RLD.reshape(s_SD.shape))
 
@@ -165,7 +174,7 @@ def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
 def random(spec: Spec, key: Array) -> Params:
     one = jnp.zeros((1,), jnp.int32)
     slots = jnp.zeros((1, spec.positions), jnp.int32)
-    inputs = Inputs(one, one, one, slots, slots, slots)
+    inputs = Inputs(one, one, one, slots, slots, slots, {name: slots for name, _ in spec.context_values})
     side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
     return SessionRec(spec).init(key, inputs, side)["params"]
 
