@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 
 from sessionrec_jax.config import Config
-from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, TRAIN
+from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, TRAIN, session_context
 from sessionrec_jax.data.ragged import offsets
+from sessionrec_jax.data.sessioncontext import from_start
 from sessionrec_jax.data.sessionlog import EARLIEST_MS, LATEST_MS
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.errors import InputError, near_miss
@@ -62,14 +63,17 @@ def log_histories(prepared: Prepared, users: int) -> Histories:
 def read_histories(path: Path, prepared: Prepared, config: Config) -> Histories:
     """JSON lines, a user each, sessions oldest first:
 
-        {"user": 7, "sessions": [[{"item": 31, "clicked": true}, {"item": 8, "clicked": false}], ...], "times": [...]}
+        {"user": 7, "sessions": [[{"item": 31, "clicked": true}, {"item": 8, "clicked": false}], ...], "times": [...],
+         "context": [{"device": "phone"}, ...]}
 
     `clicked` null is context, of the kind that `feedback` names. `times`: the start of each session, UTC seconds; read
-    by models with `model.positions` relative_time, of which each line needs it, and checked for all. Items are told
-    apart as text where the log's ids are text or the line's are. Unknown items are counted; a session with no other is
-    left out, and so is its time. Raises InputError with the line's number where a line is anything else.
+    by models with `model.positions` relative_time and by those that see hours or days, of which each line needs it, and
+    checked for all. `context`: of each session the columns of session context that are known, but for hours and days;
+    a value that no training session has is out of the vocabulary. Items and values are told apart as text where the
+    log's are text or the line's are. Unknown items are counted; a session with no other is left out, and so are its
+    time and its context. Raises InputError with the line's number where a line is anything else.
     """
-    reader = _Reader(prepared, needs_times=config.model.places == "relative_time")
+    reader = _Reader(prepared, config)
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -85,10 +89,17 @@ def read_histories(path: Path, prepared: Prepared, config: Config) -> Histories:
 class _Reader:
     """Collects flat lists of dense ids, line by line."""
 
-    def __init__(self, prepared: Prepared, needs_times: bool):
+    def __init__(self, prepared: Prepared, config: Config):
         self._dense = {str(item): dense for dense, item in enumerate(prepared.item_ids().to_list(), 1)}
         self._kinds = prepared.feedback_names
-        self._needs_times = needs_times
+        self._reads_time = _what_reads_time(prepared, config)
+        self._of_start = prepared.context_of_start
+        self._codes = {
+            name: {str(value): code for code, value in enumerate(prepared.context_vocabulary(name).to_list(), 1)}
+            for name in prepared.context_values
+        }
+        self._told = self._codes.keys() - set(self._of_start)
+        self._context: dict[str, list[int]] = {name: [] for name in self._codes}
         self._item: list[int] = []
         self._feedback: list[int] = []
         self._session_items: list[int] = []
@@ -102,11 +113,12 @@ class _Reader:
             user = json.loads(line, parse_constant=_refuse_constant)
         except ValueError as error:
             raise InputError(f"{where} is no JSON ({error})") from None
-        _need(user, {"user", "sessions"}, {"times"}, where)
+        _need(user, {"user", "sessions"}, {"times", "context"} if self._told else {"times"}, where)
         if not isinstance(user["sessions"], list) or not all(isinstance(s, list) for s in user["sessions"]):
             raise InputError(f'{where}: wanted "sessions" to be a list of sessions, each a list of exposures')
         sessions, unknown = 0, 0
-        for n, (session, seconds) in enumerate(zip(user["sessions"], self._times(user, where), strict=True), 1):
+        times, context = self._times(user, where), self._session_context(user, where)
+        for n, (session, seconds) in enumerate(zip(user["sessions"], times, strict=True), 1):
             known = 0
             for exposure in session:
                 dense, feedback = self._exposure(exposure, f"{where}, session {n}")
@@ -118,6 +130,8 @@ class _Reader:
             if known:
                 self._session_items.append(known)
                 self._session_seconds.append(seconds)
+                for name, codes in context.items():
+                    self._context[name].append(codes[n - 1])
                 sessions += 1
         self.users.append(user["user"])
         self._user_sessions.append(sessions)
@@ -127,11 +141,10 @@ class _Reader:
         """The start of each of the user's sessions, UTC seconds; zeros where none are given nor needed."""
         sessions = len(user["sessions"])
         if "times" not in user:
-            if self._needs_times:
+            if self._reads_time:
                 raise InputError(
-                    f"{where} lacks 'times', but this model reads the time between sessions (--model.positions "
-                    'relative_time); add the start of each session in UTC seconds, such as "times": [1700000000, '
-                    "1700003600]"
+                    f"{where} lacks 'times', but this model reads {self._reads_time}; add the start of each session in "
+                    'UTC seconds, such as "times": [1700000000, 1700003600]'
                 )
             return [0] * sessions
         times = user["times"]
@@ -151,6 +164,29 @@ class _Reader:
                     f"({times[n - 2]}); wanted the oldest first"
                 )
         return [int(seconds) for seconds in times]
+
+    def _session_context(self, user: dict[str, Any], where: str) -> dict[str, list[int]]:
+        """Of each column the codes of the user's sessions."""
+        sessions = len(user["sessions"])
+        given = user.get("context", [{}] * sessions)
+        if not isinstance(given, list) or len(given) != sessions:
+            came = f"{len(given)} of them" if isinstance(given, list) else repr(given)
+            raise InputError(f'{where}: wanted "context" to be a list of {sessions}, one a session; got {came}')
+        for n, of_session in enumerate(given, 1):
+            _need(of_session, set(), self._told, f"{where}, context of session {n}")
+        values: dict[str, list[Any]] = {name: [of.get(name) for of in given] for name in self._codes}
+        if "times" in user:
+            seconds_S = np.array(user["times"], np.int64)
+            values |= {name: from_start(name, seconds_S).tolist() for name in self._of_start}
+        return {name: [self._context_code(name, value, where) for value in of] for name, of in values.items()}
+
+    def _context_code(self, name: str, value: Any, where: str) -> int:
+        if value is None:
+            return 0
+        if not isinstance(value, int | str):
+            raise InputError(f"{where}: {name} is {value!r}; wanted an integer, text, true, false, or null if unknown")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        return self._codes[name].get(text, len(self._codes[name]) + 1)
 
     def _exposure(self, exposure: Any, where: str) -> tuple[int | None, int]:
         """Dense id, None where it is unknown, and feedback code."""
@@ -182,14 +218,22 @@ class _Reader:
             session_seconds_S=np.array(self._session_seconds, np.int64),
             session_role_S=np.full(len(self._session_items), TRAIN, np.int8),
             user_session_offsets_U1=offsets(np.array(self._user_sessions, np.int64)),
+            session_context={name: np.array(codes, np.int32) for name, codes in self._context.items()},
         )
         return Histories(self.users, log, np.array(self._unknown, np.int64))
+
+
+def _what_reads_time(prepared: Prepared, config: Config) -> str:
+    """In words; empty where the model reads none."""
+    if config.model.places == "relative_time":
+        return "the time between sessions (--model.positions relative_time)"
+    return " and ".join(name for name in session_context(config, prepared) if name in prepared.context_of_start)
 
 
 def _need(values: Any, required: set[str], optional: set[str], where: str) -> None:
     """Raises InputError unless `values` is an object with these keys."""
     if not isinstance(values, dict):
-        raise InputError(f"{where}: wanted an object with {', '.join(sorted(required))}, got {values!r}")
+        raise InputError(f"{where}: wanted an object with {', '.join(sorted(required or optional))}, got {values!r}")
     for name in sorted(required - values.keys()):
         raise InputError(f"{where} lacks {name!r}; {near_miss(name, values.keys() or required)}")
     for name in sorted(values.keys() - required - optional):

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from sessionrec_jax.catalogue_read import encoded
 from sessionrec_jax.data import paradigm
 from sessionrec_jax.data.batches import TRAIN, Packer, Shape, shape_of
+from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import Windows
 from sessionrec_jax.errors import InputError
@@ -50,7 +51,8 @@ def recommend(
     whole catalogue, whatever is left out, nats; equal ones stand in the catalogue's order. Trained with
     `loss.other_clicks="masked"` the scores rank well, but are no calibrated probabilities. The model reads the newest
     `data.slots` - 1 sessions, or fewer where their exposures fill a row; a model of an item-level paradigm as many
-    items, which "items_used" counts in place of "sessions_used". A history without a known item gets the popularity
+    items, which "items_used" counts in place of "sessions_used". Where it reads session context, "unknown_context"
+    counts values that it does not know. A history without a known item gets the popularity
     order and says so by "fallback": "popularity".
     Raises InputError for a `k` that the catalogue cannot give and for a session that the model cannot read.
     """
@@ -114,7 +116,8 @@ def _tell(
     asked = _take(recent, slots_U > 0)
     seen_by = (histories.log, asked.user_W) if seen == "masked" else None
     ranked = _rank(run, _queries(run, asked, quiet), k, seen_by, quiet)
-    for user, slots, count, unknown in zip(histories.users, slots_U, used_U, histories.unknown_items_U, strict=True):
+    unknown_UK = zip(histories.unknown_items_U, _unknown_context(histories.log, run.spec), strict=True)
+    for user, slots, count, unknown in zip(histories.users, slots_U, used_U, unknown_UK, strict=True):
         # Who falls back has no known item in the history, and so has seen none of the popular ones.
         item_K, score_K = next(ranked) if slots else (popular_K, log_popularity_V[popular_K])
         line = {
@@ -122,10 +125,20 @@ def _tell(
             "items": [published[item] for item in item_K],
             "scores": [round(float(score), 6) for score in score_K],
             "seen_items": seen,
-            "unknown_items": int(unknown),
+            "unknown_items": int(unknown[0]),
             used: int(count),
         }
+        if run.spec.context_values:
+            line["unknown_context"] = int(unknown[1])
         yield line if slots else line | {"fallback": "popularity"}
+
+
+def _unknown_context(log: FlatLog, spec: Spec) -> Int[np.ndarray, " U"]:
+    """Values out of the vocabulary in each user's sessions."""
+    unknown_S = np.zeros(len(log.session_items_S), np.int64)
+    for name, values in spec.context_values:
+        unknown_S += log.session_context[name] > values
+    return np.diff(offsets(unknown_S)[log.user_session_offsets_U1])
 
 
 def _take(windows: Windows, which_W: np.ndarray) -> Windows:

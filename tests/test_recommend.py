@@ -35,17 +35,28 @@ SMALL = {
     "loss.negatives": 32, "mesh.data": 1, "train.epochs": 1.0,
     "optim.learning_rate_peak": 1e-2,
 }  # fmt: skip
+PROCESS = synthetic.Options(users=150, base=4, depth=3, sessions_mean=6.0, sessions_max=20, seed=2)
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A prepared log of 64 items whose ids are text, in another order than the dense ids."""
-    raw = synthetic.read(synthetic.Options(users=150, base=4, depth=3, sessions_mean=6.0, sessions_max=20, seed=2))
+    raw = synthetic.read(PROCESS)
     text = pl.format("item {}", (pl.col("item_id") * 37) % 101).alias("item_id")
     raw = dataclasses.replace(
         raw, exposures=raw.exposures.with_columns(text), items=raw.items.with_columns(text), truth=None
     )
     return prepare(raw, tmp_path_factory.mktemp("data") / "log", Settings(validation_users=20, test_users=60))
+
+
+@pytest.fixture(scope="module")
+def shop_in_context(tmp_path_factory):
+    """The same, with a device of each session: some are not told, and some are of one user alone."""
+    raw = synthetic.read(PROCESS)
+    kind, user = (pl.col("user_id") * 3 + pl.col("session_id")) % 7, pl.col("user_id")
+    device = pl.when(kind == 1).then(pl.format("own {}", user)).when(kind > 1).then(pl.format("kind {}", kind))
+    raw = dataclasses.replace(raw, exposures=raw.exposures.with_columns(device.alias("session/device")), truth=None)
+    return prepare(raw, tmp_path_factory.mktemp("context") / "log", Settings(validation_users=20, test_users=60))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,13 @@ def as_json(prepared, user, first_session, last_session):
             ]
         )
     times = log.session_seconds_S[first_session:last_session].tolist()
-    return {"user": user, "sessions": sessions, "times": times}
+    line = {"user": user, "sessions": sessions, "times": times}
+    if not prepared.context_values:
+        return line
+    value = [None, *prepared.context_vocabulary("device"), "never met"]
+    return line | {
+        "context": [{"device": value[code]} for code in log.session_context["device"][first_session:last_session]]
+    }
 
 
 def written(path, lines):
@@ -161,8 +178,9 @@ def log_probs_of_the_last_targets(run):
 
 
 @pytest.mark.parametrize("paradigm", ["nspp", "nipp", "nipp_plus"])
-def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop, tmp_path, paradigm):
+def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop_in_context, tmp_path, paradigm):
     """Of any length: short ones, longer ones than a window, and under nipp those without a click."""
+    shop = shop_in_context
     room = (
         {"data.items_per_row": 300} if paradigm == "nspp" else {}
     )  # the sessions of a window, never its items, fill it
@@ -172,7 +190,7 @@ def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop, tmp_pat
     answers = answers_to(run, tmp_path, given, run.catalogue.items)
     dense = {item: place for place, item in enumerate(shop.item_ids(), 1)}
     assert len(answers) == len(expected) > 60
-    longest = 0
+    longest, unknown = 0, 0
     for line, answer, (_, _, log_prob_V) in zip(given, answers, expected, strict=True):
         exposures = [exposure for session in line["sessions"] for exposure in session]
         clicks = [exposure for exposure in exposures if exposure["clicked"]]
@@ -180,10 +198,13 @@ def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop, tmp_pat
         longest = max(longest, len(read))
         assert answer["sessions_used" if paradigm == "nspp" else "items_used"] == min(len(read), 7)
         assert "fallback" not in answer
+        assert answer["unknown_context"] == line["context"].count({"device": "never met"})
+        unknown += answer["unknown_context"]
         got_V = np.full(run.spec.ids, -np.inf)
         got_V[[dense[item] for item in answer["items"]]] = answer["scores"]
         np.testing.assert_allclose(got_V, log_prob_V, atol=1e-5)
     assert longest > 7
+    assert unknown > 10
     assert len({tuple(answer["items"]) for answer in answers}) > 20  # the model listens to its history
     whole = [as_json(shop, None, *log.user_session_offsets_U1[u : u + 2]) for u in range(12)]
     of_log = lines_of(run, log_histories(shop, 12), 10)

@@ -6,12 +6,14 @@ sessionrec recommend RUN --log-users 100 --seen masked
 
 A line of users.jsonl is a user, oldest session first:
 
-{"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...], "times": [1700000000, ...]}
+{"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...], "times": [1700000000, ...],
+ "context": [{"device": "phone"}, ...]}
 
 clicked is true, false, or null for context, whose kind "feedback" names. times is the start of each session in UTC
-seconds: wanted by models that read time (positions relative_time, which is HSTU's), optional for others. A line of the
-answer has user, items, scores (log probabilities, nats), seen_items (kept or masked), unknown_items, and sessions_used
-(items_used for the paradigms nipp and nipp_plus).
+seconds: wanted by models that read time (positions relative_time, which is HSTU's, or hours and days as session
+context), optional for others. context holds what is known of the log's columns of session context, session by session.
+A line of the answer has user, items, scores (log probabilities, nats), seen_items (kept or masked), unknown_items,
+sessions_used (items_used for the paradigms nipp and nipp_plus), and unknown_context from models that read it.
 """
 
 from __future__ import annotations
