@@ -106,6 +106,7 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             f"{config.data.fingerprint}: the log was prepared anew. Start a new run folder."
         )
     train_users(config, prepared)  # refuses more users than there are, before a sweep begins
+    session_context(config, prepared)  # and columns that are not there
     items = config.data.items_per_row or items_per_row(
         config, prepared.arrays(), prepared.manifest["items_per_session_mean"]
     )

@@ -143,7 +143,10 @@ def test_named_columns_are_seen_and_no_others(tmp_path):
     seen = {names: session_context(replace(Config(), {"data.session_context": names}), log) for names in CHOICES}
     assert seen == {names: {name: log.context_values[name] for name in told} for names, told in CHOICES.items()}
     with pytest.raises(InputError, match=r"--data.session-context devise: did you mean 'device'\?"):
-        session_context(replace(Config(), {"data.session_context": ("devise",)}), log)
+        resolve(replace(Config(), {"data.session_context": ("devise",)}), log)
+    bare = prepared(RawLog("test", log_of().exposures.drop("session/device")), tmp_path / "bare")
+    with pytest.raises(InputError, match=r"--data\.session-context device: the log has no such columns"):
+        resolve(replace(Config(), {"data.session_context": ("device",)}), bare)
 
 
 CHOICES = {(): ["device", "hour_of_day"], ("hour_of_day",): ["hour_of_day"], ("none",): []}

@@ -385,5 +385,5 @@ def _chosen(flag: str, names: tuple[str, ...], values: dict[str, int]) -> dict[s
     """Columns and their number of values; none named: all."""
     for name in names:
         if name not in values:
-            raise InputError(f"{flag} {name}: {near_miss(name, values)}")
+            raise InputError(f"{flag} {name}: {near_miss(name, values) if values else 'the log has no such columns'}")
     return {name: values[name] for name in names or values}

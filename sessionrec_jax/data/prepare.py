@@ -72,8 +72,7 @@ class Settings:
     tail_buckets: int = 1024
     """How many rows they share."""
     session_time: tuple[FromStart, ...] = ()
-    """What of its start, UTC, is context of a session, for a model to read: hour_of_day (0 to 23), day_of_week (1,
-    Monday, to 7)."""
+    """Hour (0 to 23) and day (1, Monday, to 7) of a session's start, UTC, as its context."""
 
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
