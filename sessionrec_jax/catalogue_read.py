@@ -169,6 +169,10 @@ def full_log_sum(
 
     def of_device(params: Params, side: Side, *batch_G: Any) -> Array:
         first = jax.lax.axis_index(TABLE_AXIS) * len(params["heads"]["item_bias"])
+        # the gradient of what all devices have is a sum over them; `model.linear` leaves it to this cast
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, x: x if is_table(path) else jax.lax.pcast(x, TABLE_AXIS, to="varying"), params
+        )
         return log_sum_of_rows(of_rows(params, side, first, *batch_G))
 
     by_row, by_shard = PartitionSpec(TABLE_AXIS), PartitionSpec(BATCH_AXES)
