@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.sessionrec import Params, Spec
 from sessionrec_jax.partition import make_mesh, shardings
 from sessionrec_jax.runfolder import read_config
-from sessionrec_jax.step import initial_state
+from sessionrec_jax.step import abstract_state
 from sessionrec_jax.train import resolve, spec_of
 
 
@@ -53,7 +52,7 @@ def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) 
     mesh = make_mesh(config.mesh)
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
-    shapes = jax.eval_shape(functools.partial(initial_state, config, spec, catalogue, mesh))
+    shapes = abstract_state(spec, config.optim)
     places = shardings(mesh, shapes)
     like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
     folder = run_dir / "checkpoints"

@@ -18,7 +18,7 @@ from sessionrec_jax.loss import Proposal, Sums, Targets, draw_negatives, session
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sequence_encoder import Noise
 from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
-from sessionrec_jax.partition import put, replicated, shardings
+from sessionrec_jax.partition import put, put_replicated, replicated, shardings
 
 _INIT_STREAM = 0
 _NEGATIVES_OF_STEP, _DROPOUT_OF_STEP = 0, 1
@@ -146,17 +146,25 @@ def _noise(key: jax.Array, inputs: Inputs) -> Noise:
 
 def abstract_state(spec: Spec, optimizer: Optim) -> State:
     """Shapes and types of a State."""
-
-    def state() -> State:
-        params = sessionrec.random(spec, jax.random.key(0))
-        return State(jnp.zeros((), jnp.int32), params, optim.chain(optimizer, spec.model).init(params))
-
-    return jax.eval_shape(state)
+    return jax.eval_shape(lambda: _state(optimizer, spec, sessionrec.random(spec, jax.random.key(0))))
 
 
 def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sharding.Mesh) -> State:
-    """Spread over the mesh."""
-    key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM)
-    params = sessionrec.init(spec, key, catalogue)
-    state = State(jnp.zeros((), jnp.int32), params, optim.chain(config.optim, spec.model).init(params))
-    return put(state, shardings(mesh, state))
+    """Made where it lies: no device ever holds more than its own part of a table."""
+    key = put(jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM), replicated(mesh))
+    of_heads = put_replicated(sessionrec.popularity(spec, catalogue), mesh)
+    return initialiser(spec, config.optim, mesh)(key, of_heads)
+
+
+@functools.lru_cache(maxsize=16)
+def initialiser(spec: Spec, optimizer: Optim, mesh: jax.sharding.Mesh) -> Any:
+    """The jitted `(key, of_heads) -> State`, spread over the mesh."""
+
+    def state(key: jax.Array, of_heads: dict[str, jax.Array]) -> State:
+        return _state(optimizer, spec, sessionrec.start(spec, key, of_heads))
+
+    return jax.jit(state, out_shardings=shardings(mesh, abstract_state(spec, optimizer)))
+
+
+def _state(optimizer: Optim, spec: Spec, params: Params) -> State:
+    return State(jnp.zeros((), jnp.int32), params, optim.chain(optimizer, spec.model).init(params))

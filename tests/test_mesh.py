@@ -5,14 +5,15 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from onestep import OneStep, assert_same_step, most_sent
+from onestep import OneStep, assert_same_bits, assert_same_step, most_sent
 
-from sessionrec_jax.config import Mesh, Model
+from sessionrec_jax.config import Mesh, Model, Optim
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Spec
-from sessionrec_jax.partition import RULES, make_mesh, shardings
+from sessionrec_jax.partition import RULES, make_mesh, put, put_replicated, replicated, shardings
+from sessionrec_jax.step import initialiser
 from sessionrec_jax.train import resolve
 
 MESHES = [
@@ -114,6 +115,20 @@ def test_each_parameter_has_one_rule_and_the_large_ones_are_spread(encoder, ise)
     ):
         spread = np.prod(leaf.shape, dtype=int) / np.prod(place.shard_shape(leaf.shape), dtype=int)
         assert spread >= 2 or leaf.size <= 2_048 or leaf.ndim < 2, jax.tree_util.keystr(path)
+
+
+def test_parameters_start_with_the_same_bits_on_every_mesh_and_no_device_makes_a_whole_table():
+    spec = Spec(Model(width=32, id_width=8), 4_000, (("cat", 5),), 3, 16, 8, 96)
+    of_heads = {"item_bias": np.linspace(-1, 0, spec.rows, dtype=np.float32), "rank_bias": np.float32(-1)}
+    states = []
+    for axes in (Mesh(data=1), Mesh(data=2, fsdp=2, model=2), Mesh(model=8, data=1)):
+        mesh = make_mesh(axes)
+        arguments = (put(jax.random.key(0), replicated(mesh)), put_replicated(of_heads, mesh))
+        program = initialiser(spec, Optim(), mesh).lower(*arguments).compile()
+        assert (f"[{spec.rows},8]" in program.as_text()) == (axes.model == 1)
+        states.append(jax.device_get(program(*arguments)))
+    for state in states[1:]:
+        assert_same_bits(state, states[0])
 
 
 def test_a_parameter_without_a_rule_is_an_error():

@@ -152,7 +152,13 @@ def unit_length(x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
 
 
 def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
-    """Parameters as a nested dict of float32 arrays; the two biases start at the popularity baseline.
+    """Parameters as a nested dict of float32 arrays; the two biases start at the popularity baseline. Raises InputError
+    as `popularity` does."""
+    return start(spec, key, popularity(spec, catalogue))
+
+
+def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
+    """Where the two biases start: the log-odds of a click, and of every row of the catalogue the log popularity.
 
     Raises InputError where items would have neither an ID table nor side information.
     """
@@ -161,13 +167,18 @@ def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
             "--model.id-width is 0 and the log has no side information, so nothing tells items apart; "
             "use --model.id-width 32, or prepare the log with an item table"
         )
-    params = random(spec, key)
     rate = np.clip(catalogue.click_rate, 1e-6, 1 - 1e-6)
-    params["heads"]["item_bias"] = jnp.asarray(
-        np.pad(np.maximum(catalogue.log_popularity_V, -1e4), (0, spec.rows - spec.ids), constant_values=-1e4)
-    )
-    params["heads"]["rank_bias"] = jnp.asarray(np.log(rate / (1 - rate)), jnp.float32)
-    return params
+    log_popularity_V = np.maximum(catalogue.log_popularity_V, -1e4)
+    return {
+        "item_bias": np.pad(log_popularity_V, (0, spec.rows - spec.ids), constant_values=-1e4).astype(np.float32),
+        "rank_bias": np.float32(np.log(rate / (1 - rate))),
+    }
+
+
+def start(spec: Spec, key: Array, of_heads: dict[str, Any]) -> Params:
+    """Random parameters, but for some of the heads'."""
+    params = random(spec, key)
+    return params | {"heads": params["heads"] | {name: jnp.asarray(x) for name, x in of_heads.items()}}
 
 
 @functools.partial(jax.jit, static_argnums=0)
