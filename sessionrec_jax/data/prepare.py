@@ -28,9 +28,10 @@ from sessionrec_jax.data.sessionlog import Split
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.sources.files import collected, reading, scanned
 from sessionrec_jax.data.tally import Counts, Tally, count
+from sessionrec_jax.data.threads import threaded
 from sessionrec_jax.errors import InputError
 
-_ROWS_READ, _ROWS_CUT = 1_000_000, 2_000_000  # in memory at a time, of what is read and of what is cut
+_ROWS_READ, _ROWS_CUT = 1_000_000, 2_000_000  # in memory at a time, of what a thread sorts and of what it cuts
 _DEFAULT_HELD_OUT_USERS = (10, 2_000)  # one in ten, at most two thousand, for validation and for test
 _CURES = {
     sessionlog.LONG_SESSION: ", see --max-session-items and --session-rule",
@@ -87,7 +88,7 @@ def prepare(
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
-    each: Each = map,
+    each: Each = threaded,
     piece_rows: int | None = None,
 ) -> store.Prepared:
     """Writes `raw` as a prepared folder `out` and opens it; `say` gets one line a stage. `each`: the engine, which
@@ -187,16 +188,19 @@ def _read_piece(
     raw: RawLog, item_ids: pl.Series | None, folder: Path, piece: tuple[int, int | None]
 ) -> tuple[Facts, list[tuple[Path, runs.Bounds]]]:
     """Facts of the rows, and the sound ones in sorted runs."""
-    facts, found, first = Facts(), [], piece[0]
+    facts, first = Facts(), piece[0]
     typed = sessionlog.typed(raw.exposures.lazy().slice(*piece), item_ids, first, raw.time_unit)
-    for number, part in enumerate(scanned(typed, raw.source, _ROWS_READ)):
-        path = folder / f"{first:012d}-{number:06d}.arrow"
-        found.append((path, runs.write_run(facts.add(part), path)))
-    return facts, found
+
+    def write(numbered: tuple[int, pl.DataFrame]) -> tuple[Path, runs.Bounds]:
+        path = folder / f"{first:012d}-{numbered[0]:06d}.arrow"
+        return path, runs.write_run(numbered[1], path)
+
+    sound = map(facts.add, scanned(typed, raw.source, _ROWS_READ))
+    return facts, [*threaded(write, enumerate(sound))]
 
 
 def _count_users(group: runs.Group) -> int:
-    return group.read()["user_id"].n_unique()
+    return group.scan().select(pl.col("user_id").n_unique()).collect().item()
 
 
 def _cut_group(
@@ -204,7 +208,7 @@ def _cut_group(
 ) -> tuple[Counts, pl.DataFrame, list[bytes]]:
     """Writes the records of a group's users; their counts, what was rejected of them, and their digests."""
     number, group, first_user = numbered
-    histories = cut_users(group.read(), rules, first_user)
+    histories = cut_users(group.scan().collect(), rules, first_user)
     store.write_part(folder, number, groups, histories.log, first_user)
     range_U = histories.users.select(runs.range_of(pl.col("order"))).to_series().to_numpy()
     bounds = [0, *(np.flatnonzero(np.diff(range_U)) + 1).tolist(), len(range_U)]
