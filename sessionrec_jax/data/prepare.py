@@ -35,7 +35,6 @@ _ROWS_READ, _ROWS_CUT = 1_000_000, 2_000_000  # in memory at a time, of what a t
 _DEFAULT_HELD_OUT_USERS = (10, 2_000)  # one in ten, at most two thousand, for validation and for test
 _CURES = {
     sessionlog.LONG_SESSION: ", see --max-session-items and --session-rule",
-    sessionlog.ABSURD_TIME: ", is a file in another unit?",
     sessionlog.NOT_A_TIME: ", is it the right column?",
     sessionlog.NOT_BOOLEAN: ", wanted true/false or 0/1",
     sessionlog.NO_CATEGORY: ", see --session-context; put numbers with fractions into buckets first",
@@ -110,7 +109,7 @@ def prepare(
         say("reading the exposures")
         read = [*each(partial(_read_piece, raw, item_ids, folder / "runs"), _pieces(raw, piece_rows))]
         facts = Facts().merge(of_piece for of_piece, _ in read)
-        facts.refuse(raw.time_unit)
+        facts.refuse(raw.time_unit, raw.times)
         _refuse_many(raw, facts.reasons, facts.rows, folder, out, settings)
 
         say(f"cutting {facts.rows:,} exposures into sessions")
@@ -325,7 +324,9 @@ def _refuse_many(raw: RawLog, reasons: pl.DataFrame, rows: int, folder: Path, ou
     if fraction <= limit:
         problem, held = f"none of {rows:,} rows is left", reasons
     by_reason = held.group_by("reason").len().sort(-pl.col("len").cast(pl.Int64), "reason")
-    counts = "; ".join(f"{reason}: {count:,}{_CURES.get(reason, '')}" for reason, count in by_reason.iter_rows())
+    unit = f", is a part of {raw.times} in another unit?" if raw.times else ", are all files in --time-unit?"
+    cures = _CURES | {sessionlog.ABSURD_TIME: unit}
+    counts = "; ".join(f"{reason}: {count:,}{cures.get(reason, '')}" for reason, count in by_reason.iter_rows())
     allow = ""
     if limit < fraction < 1:
         allow = f", or allow them with --max-rejected-fraction {np.ceil(fraction * 100) / 100:.2f}"
