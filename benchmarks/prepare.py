@@ -5,7 +5,8 @@
 Logs of the known-truth process of 1e6 and 1e7 exposures (--full: 1e8 too), as parquet files, sessions cut at pauses of
 30 minutes. Beside it DuckDB takes out duplicates, cuts the same sessions and writes them as lists, which is part of the
 work: no checks, no dense ids, no split, no counts, and no record a user. Each side runs in a process of its own, in
-turns. `pip install 'sessionrec-jax[bench]'` brings DuckDB. `ratio`: DuckDB's seconds over ours at the longest log.
+turns, start included; its CPU seconds depend less on what else the machine does. `pip install 'sessionrec-jax[bench]'`
+brings DuckDB. `ratio`: DuckDB's seconds over ours at the longest log.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ SIDES = {"ours": ours, "duckdb": duckdb}
 
 
 def run(side: str, log: Path, folder: Path) -> dict[str, float]:
-    """Seconds, GiB and sessions of one side in a process of its own."""
+    """Seconds, CPU seconds, GiB and sessions of one side in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         command = [sys.executable, __file__, "--side", side, "--log", str(log), "--out", f"{out}/{side}"]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -97,8 +98,10 @@ def main() -> None:
     if asked.side:
         begun = time.perf_counter()
         sessions = SIDES[asked.side](asked.log, asked.out)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIBIBYTE
-        print(json.dumps({"seconds": time.perf_counter() - begun, "gib": peak, "sessions": sessions}))
+        seconds, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
+        cpu_seconds = used.ru_utime + used.ru_stime
+        told = {"seconds": seconds, "cpu_seconds": cpu_seconds, "gib": used.ru_maxrss / GIBIBYTE, "sessions": sessions}
+        print(json.dumps(told))
         return
     need("duckdb", "bench")
     sizes = [10**6, 10**7, *([10**8] if asked.full else [])]
@@ -116,6 +119,10 @@ def main() -> None:
             cases.append(
                 {"exposures": size}
                 | {f"{side}_rows_per_second": significant(size / median(of)) for side, of in seconds.items()}
+                | {
+                    f"{side}_cpu_seconds": significant(median(each["cpu_seconds"] for each in runs))
+                    for side, runs in found.items()
+                }
                 | {f"{side}_gib": significant(max(each["gib"] for each in runs)) for side, runs in found.items()}
                 | ratio(seconds["duckdb"], seconds["ours"])
             )

@@ -29,6 +29,7 @@ def csv(*rows: Iterable[Any]) -> list[str]:
 
 
 def prepared(raw: RawLog, folder: Path) -> Prepared:
+    assert raw.times is not None  # it has no --time-unit
     return prepare(raw, folder / "prepared", SETTINGS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import ClassVar
 
 import polars as pl
 import pytest
@@ -32,10 +33,23 @@ def dirty() -> pl.DataFrame:
     return rows.with_columns(device=pl.when(number // 5 % 3 > 0).then(number // 7 % 90))
 
 
+class Watched(Beam):
+    """Sees what stands beside the log to be while a call's results are taken."""
+
+    beside: ClassVar[set[str]] = set()
+
+    def __call__(self, function, values):
+        for result in super().__call__(function, values):
+            self.beside.update(path.name for path in self._shared.parent.iterdir())
+            yield result
+
+
 def test_beam_with_several_workers_writes_what_one_machine_writes(tmp_path, monkeypatch, capfd):
     dirty().write_csv(tmp_path / "log.csv")
     monkeypatch.setattr(preparation, "_ROWS_CUT", 200)
     monkeypatch.setattr("experiments.cli.prepare.ROWS_A_CALL", 400)
+    monkeypatch.setattr("experiments.cli.prepare.Beam", Watched)
+    Watched.beside.clear()
     table = ["prepare", "table", "--exposures", str(tmp_path / "log.csv"), "--max-rejected-fraction", "0.5"]
     table += ["--session-context", "device", "--session-time", "hour_of_day"]
     assert main([*table, "--out", str(tmp_path / "here")]) == 0
@@ -48,6 +62,7 @@ def test_beam_with_several_workers_writes_what_one_machine_writes(tmp_path, monk
     assert hour["values"] == 3
     assert_same_log(there, here)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "log.csv", "there"]
+    assert {".there.partial", "here", "log.csv"} == Watched.beside  # so the next preparation removes what a kill leaves
 
 
 def refuse(value: int) -> int:

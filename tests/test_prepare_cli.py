@@ -156,6 +156,10 @@ BAD = {
     "no click": ((log().with_columns(clicked=pl.lit(0)), *TABLE), "no exposure of the log is clicked"),
     "long session": ((long_session(), *TABLE), "length: 1,488, see --max-session-items"),
     "seconds": ((log().with_columns(pl.col("timestamp_ms") // 1000), *TABLE), "--time-unit s"),
+    "seconds in some rows": (
+        (log().with_columns(pl.col("timestamp_ms") // (1 + 999 * (pl.int_range(pl.len()) % 9 == 0))), *TABLE),
+        "time before 1990 or after 2100: 45, are all files in --time-unit?",
+    ),
     "unknown source": ((None, "prepare", "tabel", "--out", "x"), "unknown source 'tabel'; did you mean 'table'?"),
     "no published file": (
         (log(), "prepare", "kuaisar", ".", "--out", "x"),

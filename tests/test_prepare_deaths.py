@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -152,6 +153,7 @@ def _die_at_call(out: Path, number: int) -> None:
         if made == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    threading.setprofile(count)  # of the threads to come
     sys.setprofile(count)
     prepare(synthetic.read(PROCESS), out, Settings(), overwrite=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,22 @@ def test_what_does_not_fit_is_named(tmp_path):
     path.write_text("")
     with pytest.raises(InputError, match="is empty: it has not even a header"):
         kuairand.read(kuairand.Options(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "cure"),
+    [
+        ("log_standard_*", r"2022-04-25 when read as s\. Multiply time_ms in log_\*\.csv by 1000$"),
+        ("log_standard_4_08*", r"after 2100: \d+, is a part of time_ms in log_\*\.csv in another unit\?"),
+    ],
+)
+def test_times_in_another_unit_are_put_right_in_the_files(tmp_path, files, cure):
+    write(tmp_path, "pure")
+    for path in tmp_path.glob(files):
+        path.write_text(re.sub(r"(,16\d{8})\d{3},", r"\1,", path.read_text()))
+    with pytest.raises(InputError, match=cure) as told:
+        prepared(kuairand.read(kuairand.Options(tmp_path)), tmp_path)
+    assert "--time-unit" not in str(told.value)
 
 
 def test_two_versions_are_not_mixed(tmp_path):

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from experiments.cli.describe import summary
 from sessionrec_jax.data import sources
+from sessionrec_jax.data.appearing import partial_of
 from sessionrec_jax.data.beam import Beam
 from sessionrec_jax.data.prepare import Settings, check_out, prepare
 from sessionrec_jax.errors import InputError
@@ -60,6 +61,6 @@ def main(argv: list[str]) -> None:
     raw = source.read(command.source)
     how = {}
     if command.beam:
-        how = {"each": Beam(command.beam, command.out.resolve().parent), "piece_rows": ROWS_A_CALL}
+        how = {"each": Beam(command.beam, partial_of(command.out)), "piece_rows": ROWS_A_CALL}
     prepared = prepare(raw, command.out, command.settings, overwrite=command.overwrite, say=progress.print, **how)
     Console(highlight=False).print(summary(prepared))

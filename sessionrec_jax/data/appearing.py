@@ -10,12 +10,18 @@ from pathlib import Path
 from sessionrec_jax.errors import NotSaved, no_room
 
 
+def partial_of(out: Path) -> Path:
+    """Where `out` is while it is written. The next attempt removes what a killed one left there."""
+    out = out.resolve()
+    return out.with_name(f".{out.name}.partial")
+
+
 @contextlib.contextmanager
 def appearing(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write into, which takes its name when the block ends well and is removed otherwise. What
     stands under the name is replaced only then. Raises NotSaved on a full disk."""
     out = out.resolve()
-    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    partial, old = partial_of(out), out.with_name(f".{out.name}.old")
     _put_back(old, out)
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -20,7 +20,8 @@ _QUIET = "--default_sdk_harness_log_level=WARNING"
 
 
 class Beam:
-    """An engine (prepare.Each): every call is an element of a pipeline, its result a file in `shared`."""
+    """An engine (prepare.Each): every call is an element of a pipeline, its result a file in `shared`, a folder that
+    is there when it is called, and that all workers see."""
 
     def __init__(self, options: Sequence[str], shared: Path):
         """`options`: NAME=VALUE, the runner's. Raises InputError where Beam is not installed or does not take them."""
@@ -40,8 +41,7 @@ class Beam:
         """The results in order. Raises the InputError of a call that raised one."""
         import apache_beam as beam
 
-        self._shared.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".beam-", dir=self._shared) as folder:
+        with tempfile.TemporaryDirectory(prefix="beam-", dir=self._shared) as folder:
             call = _Call(function, folder)
             with beam.Pipeline(options=self._options) as pipeline:
                 numbered = pipeline | beam.Create(list(enumerate(values)))

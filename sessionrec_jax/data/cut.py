@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from sessionrec_jax.data import sessioncontext, sessionlog, tables
+from sessionrec_jax.data.ragged import ranges
 from sessionrec_jax.data.sessioncontext import FromStart
 from sessionrec_jax.data.sessionlog import OF_SESSION, Split
 from sessionrec_jax.data.store import FlatLog
@@ -54,11 +55,13 @@ def cut_users(rows: pl.DataFrame, rules: Rules, first_user: int) -> Histories:
     """`rows`: sound ones from `sessionlog.typed` and their users' `order`, all those of each user. `first_user`: place
     of the first of these users in the order of all."""
     copies = sessionlog.copies(rows)
-    rows = rows.join(copies, on="row", how="anti")
+    rows = rows.filter(~pl.col("row").is_in(copies["row"].implode()))
     users = rows.select("order", "user_id").unique().sort("order", "user_id")
     log = sessionlog.cut_sessions(tables.map_ids(rows.drop("order"), users, rules.items), rules.session_rule)
     context = sessionlog.context_columns(log.columns)
-    log, too_long = _take_out(log, pl.int_range(pl.len()).over("session") >= rules.max_session_items)
+    items_S = np.bincount(log["session"])
+    place_N = ranges(np.zeros_like(items_S), items_S)
+    log, too_long = _take_out(log, pl.lit(place_N >= rules.max_session_items))
     sessions = log.group_by("session", maintain_order=True).agg(
         pl.col("user").first(),
         *(pl.col(name).drop_nulls().first() for name in context),
@@ -97,5 +100,4 @@ def _context(sessions: pl.DataFrame, rules: Rules) -> dict[str, np.ndarray]:
 
 
 def _take_out(log: pl.DataFrame, condition: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
-    marked = log.with_columns(out=condition)
-    return marked.filter(~pl.col("out")).drop("out"), marked.filter("out").drop("out")
+    return log.filter(~condition), log.filter(condition)

@@ -73,11 +73,12 @@ class Facts:
             known = self.session_context.get(name, values.clear())
             self.session_context[name] = pl.concat([known, values.drop_nulls().unique()]).unique().sort()
 
-    def refuse(self, time_unit: TimeUnit = "ms") -> None:
-        """Raises InputError on an empty log, times in another unit than `time_unit`, and a log without a click."""
+    def refuse(self, time_unit: TimeUnit = "ms", times: str | None = None) -> None:
+        """Raises InputError on an empty log, times in another unit than `time_unit`, and a log without a click.
+        `times`: as of sources.RawLog."""
         if not self.rows:
             raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
-        _refuse_other_unit(pl.concat(self._times).median(), time_unit)
+        _refuse_other_unit(pl.concat(self._times).median(), time_unit, times)
         if self._sound and not self._clicks:
             raise InputError(
                 f"no exposure of the log is clicked ({self._sound:,} exposures, {self._context:,} of them context), so "
@@ -103,14 +104,18 @@ class Facts:
         return int(pl.concat(self._times).quantile(q, "lower"))
 
 
-def _refuse_other_unit(median_ms: float | None, read_as: TimeUnit) -> None:
+def _refuse_other_unit(median_ms: float | None, read_as: TimeUnit, times: str | None) -> None:
     if median_ms is None or EARLIEST_MS <= median_ms <= LATEST_MS:
         return
     median = median_ms / UNIT_MS[read_as]
     for unit, factor in UNIT_MS.items():
         if EARLIEST_MS <= median * factor <= LATEST_MS:
             date = datetime.datetime.fromtimestamp(median * factor / 1e3, datetime.UTC).date()
+            cure = f"Give the unit (--time-unit {unit})"
+            if times is not None:
+                by = factor / UNIT_MS[read_as]
+                cure = f"Multiply {times} by {by:.0f}" if by > 1 else f"Divide {times} by {1 / by:.0f}"
             raise InputError(
                 f"the times do not look like {_UNIT_NAMES[read_as]}: the median is {median:.0f}, which is {date} when "
-                f"read as {unit}. Give the unit (--time-unit {unit})"
+                f"read as {unit}. {cure}"
             )

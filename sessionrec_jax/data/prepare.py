@@ -28,13 +28,13 @@ from sessionrec_jax.data.sessionlog import Split
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.sources.files import collected, reading, scanned
 from sessionrec_jax.data.tally import Counts, Tally, count
+from sessionrec_jax.data.threads import threaded
 from sessionrec_jax.errors import InputError
 
-_ROWS_READ, _ROWS_CUT = 1_000_000, 2_000_000  # in memory at a time, of what is read and of what is cut
+_ROWS_READ, _ROWS_CUT = 1_000_000, 2_000_000  # in memory at a time, of what a thread sorts and of what it cuts
 _DEFAULT_HELD_OUT_USERS = (10, 2_000)  # one in ten, at most two thousand, for validation and for test
 _CURES = {
     sessionlog.LONG_SESSION: ", see --max-session-items and --session-rule",
-    sessionlog.ABSURD_TIME: ", is a file in another unit?",
     sessionlog.NOT_A_TIME: ", is it the right column?",
     sessionlog.NOT_BOOLEAN: ", wanted true/false or 0/1",
     sessionlog.NO_CATEGORY: ", see --session-context; put numbers with fractions into buckets first",
@@ -87,7 +87,7 @@ def prepare(
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
-    each: Each = map,
+    each: Each = threaded,
     piece_rows: int | None = None,
 ) -> store.Prepared:
     """Writes `raw` as a prepared folder `out` and opens it; `say` gets one line a stage. `each`: the engine, which
@@ -109,7 +109,7 @@ def prepare(
         say("reading the exposures")
         read = [*each(partial(_read_piece, raw, item_ids, folder / "runs"), _pieces(raw, piece_rows))]
         facts = Facts().merge(of_piece for of_piece, _ in read)
-        facts.refuse(raw.time_unit)
+        facts.refuse(raw.time_unit, raw.times)
         _refuse_many(raw, facts.reasons, facts.rows, folder, out, settings)
 
         say(f"cutting {facts.rows:,} exposures into sessions")
@@ -187,16 +187,19 @@ def _read_piece(
     raw: RawLog, item_ids: pl.Series | None, folder: Path, piece: tuple[int, int | None]
 ) -> tuple[Facts, list[tuple[Path, runs.Bounds]]]:
     """Facts of the rows, and the sound ones in sorted runs."""
-    facts, found, first = Facts(), [], piece[0]
+    facts, first = Facts(), piece[0]
     typed = sessionlog.typed(raw.exposures.lazy().slice(*piece), item_ids, first, raw.time_unit)
-    for number, part in enumerate(scanned(typed, raw.source, _ROWS_READ)):
-        path = folder / f"{first:012d}-{number:06d}.arrow"
-        found.append((path, runs.write_run(facts.add(part), path)))
-    return facts, found
+
+    def write(numbered: tuple[int, pl.DataFrame]) -> tuple[Path, runs.Bounds]:
+        path = folder / f"{first:012d}-{numbered[0]:06d}.arrow"
+        return path, runs.write_run(numbered[1], path)
+
+    sound = map(facts.add, scanned(typed, raw.source, _ROWS_READ))
+    return facts, [*threaded(write, enumerate(sound))]
 
 
 def _count_users(group: runs.Group) -> int:
-    return group.read()["user_id"].n_unique()
+    return group.scan().select(pl.col("user_id").n_unique()).collect().item()
 
 
 def _cut_group(
@@ -204,7 +207,7 @@ def _cut_group(
 ) -> tuple[Counts, pl.DataFrame, list[bytes]]:
     """Writes the records of a group's users; their counts, what was rejected of them, and their digests."""
     number, group, first_user = numbered
-    histories = cut_users(group.read(), rules, first_user)
+    histories = cut_users(group.scan().collect(), rules, first_user)
     store.write_part(folder, number, groups, histories.log, first_user)
     range_U = histories.users.select(runs.range_of(pl.col("order"))).to_series().to_numpy()
     bounds = [0, *(np.flatnonzero(np.diff(range_U)) + 1).tolist(), len(range_U)]
@@ -321,7 +324,9 @@ def _refuse_many(raw: RawLog, reasons: pl.DataFrame, rows: int, folder: Path, ou
     if fraction <= limit:
         problem, held = f"none of {rows:,} rows is left", reasons
     by_reason = held.group_by("reason").len().sort(-pl.col("len").cast(pl.Int64), "reason")
-    counts = "; ".join(f"{reason}: {count:,}{_CURES.get(reason, '')}" for reason, count in by_reason.iter_rows())
+    unit = f", is a part of {raw.times} in another unit?" if raw.times else ", are all files in --time-unit?"
+    cures = _CURES | {sessionlog.ABSURD_TIME: unit}
+    counts = "; ".join(f"{reason}: {count:,}{cures.get(reason, '')}" for reason, count in by_reason.iter_rows())
     allow = ""
     if limit < fraction < 1:
         allow = f", or allow them with --max-rejected-fraction {np.ceil(fraction * 100) / 100:.2f}"

@@ -2,10 +2,10 @@
 
     bounds = write_run(rows, path)                  # any rows, as often as there are more
     for group in groups({path: bounds, ...}, 2_000_000):
-        group.read()                                # all rows of some users, in the fixed random order of users
+        group.scan().collect()                      # all rows of some users, in the fixed random order of users
 
-The log is never held: memory is that of one run and one group, and meanwhile the disk holds it once more, in about 60
-bytes a row.
+The log is never held: memory is that of a run or a group for each thread (threads.py), and meanwhile the disk holds it
+once more, in about 60 bytes a row.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ def range_of(order: pl.Expr) -> pl.Expr:
 
 def write_run(rows: pl.DataFrame, path: Path) -> Bounds:
     """Sorts the rows by the hash of `user_id`, which becomes the column `order`, in memory: a million or so."""
-    user_id = rows["user_id"].unique()
-    order = pl.DataFrame({"user_id": user_id, "order": random_order(user_id)})
-    run = rows.join(order, on="user_id").sort("order")
+    run = rows.with_columns(order=random_order(rows["user_id"])).sort("order")
     run.write_ipc(path, record_batch_size=_ROWS_A_RECORD)
     starts = np.arange(1, RANGES, dtype=np.uint64) * np.uint64(2**64 // RANGES)
     inner = np.searchsorted(run["order"].to_numpy(), starts)
@@ -52,9 +50,9 @@ class Group:
     spans: tuple[tuple[Path, int, int], ...]
     """Run, first row and last, of each run that has some."""
 
-    def read(self) -> pl.DataFrame:
+    def scan(self) -> pl.LazyFrame:
         """Columns as they were written. `order` does not decrease from one group to the next."""
-        return pl.concat([pl.scan_ipc(run).slice(first, last - first) for run, first, last in self.spans]).collect()
+        return pl.concat([pl.scan_ipc(run).slice(first, last - first) for run, first, last in self.spans])
 
 
 def groups(runs: Mapping[Path, Bounds], rows: int) -> list[Group]:

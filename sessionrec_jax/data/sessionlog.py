@@ -189,7 +189,10 @@ def copies(sound: pl.DataFrame) -> pl.DataFrame:
     """row, reason of every exposure that is there already. Of rows with the same user, item, time, session and kind of
     context the clicked one stays, else the first. Wants all rows of a user."""
     key = [name for name in ("user_id", "item_id", "session_id", "timestamp_ms", "feedback") if name in sound.columns]
-    suspects = sound.filter(sound.select(key).hash_rows().is_duplicated())  # equal rows have equal hashes: few are left
+    hash_N = sound.select(key).hash_rows()  # equal rows have equal hashes: few are suspects
+    sorted_N = np.sort(hash_N.to_numpy())
+    shared = pl.Series(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    suspects = sound.filter(hash_N.is_in(shared.implode()))
     kept = suspects.sort("row").sort("clicked", descending=True, nulls_last=True, maintain_order=True)
     kept = kept.unique(key, keep="first", maintain_order=True)
     same_label = pl.col("clicked").eq_missing(pl.col("kept_clicked"))
@@ -217,7 +220,8 @@ def cut_sessions(exposures: pl.DataFrame, rule: str) -> pl.DataFrame:
         )
         opens = _changes("user") | _changes("session_id")
     else:
-        ordered = exposures.sort("user", "timestamp_ms", "row")
+        user, time, row = (pl.col(name).cast(pl.Int128) for name in ("user", "timestamp_ms", "row"))
+        ordered = exposures.sort(user * 2**96 + time * 2**48 + row)  # one number sorts twice as fast as three
         opens = _changes("user") | (pl.col("timestamp_ms").diff() > _longest_pause_ms(rule))
     return ordered.with_columns(session=opens.fill_null(True).cum_sum().cast(pl.Int64) - 1)
 
@@ -285,8 +289,11 @@ def random_order(user_ids: pl.Series) -> UInt64[np.ndarray, " U"]:
     al., 2014), BLAKE2b of strings.
     """
     if user_ids.dtype == pl.String:
-        digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in user_ids)
-        return np.frombuffer(digests, "<u8").astype(np.uint64)
+        ids = user_ids.to_frame("id")
+        texts = ids.unique()
+        digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts["id"])
+        hashes = texts.with_columns(hash=np.frombuffer(digests, "<u8"))
+        return ids.join(hashes, on="id", how="left", maintain_order="left")["hash"].to_numpy()
     x = user_ids.to_numpy().astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

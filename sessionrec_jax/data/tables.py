@@ -36,7 +36,8 @@ def map_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -
     """The exposures with `user` (place among `users`) and `item` (from 1) in place of the publisher's ids."""
     user = users.select("user_id").with_row_index("user").cast({"user": pl.Int64})
     item = items.select("item_id").with_row_index("item", offset=1).cast({"item": pl.Int32})
-    mapped = exposures.join(user, on="user_id", maintain_order="left").join(item, on="item_id", maintain_order="left")
+    mapped = exposures.join(user, on="user_id", how="left", maintain_order="left")  # all are found, so no row is moved
+    mapped = mapped.join(item, on="item_id", how="left", maintain_order="left")
     return mapped.drop("user_id", "item_id")
 
 

@@ -32,6 +32,8 @@ class RawLog:
     """item_id and columns of side information. None: the catalogue is the items seen."""
     time_unit: TimeUnit = "ms"
     """Of the times where they are numbers."""
+    times: str | None = None
+    """Which column of which published file holds the times. None: --time-unit tells their unit."""
     session_rule: str = "gap_minutes=30"
     """How sessions are cut where the exposures have no session_id and nobody says otherwise."""
     split: Split = "leave_one_session_out"

@@ -96,6 +96,7 @@ def read(options: Options) -> RawLog:
         source=NAME,
         exposures=pl.concat(logs, how="diagonal"),
         items=_articles(articles) if articles else None,
+        times="impression_time in behaviors.parquet",
         session_rule="session_id",
         note="; ".join(notes),
     )

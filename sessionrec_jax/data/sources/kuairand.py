@@ -69,6 +69,7 @@ def read(options: Options) -> RawLog:
             clicked=label("is_click"),
         ),
         items=_videos(paths["video_features_basic_*.csv"]),
+        times="time_ms in log_*.csv",
         session_rule="gap_minutes=30",
         note=f"left out: {left_out} (--random-log takes it in)" if left_out else "",
     )

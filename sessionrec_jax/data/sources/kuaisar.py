@@ -74,6 +74,7 @@ def read(options: Options) -> RawLog:
         source=NAME,
         exposures=exposures,
         items=_items(paths["item_features.csv"]),
+        times="timestamp in rec_inter.csv" + (" or search_session_timestamp in src_inter.csv" if flags else ""),
         session_rule="same_timestamp",
         note="not read: src_inter.csv (--search-log takes it in as context)" if left_out else "",
     )

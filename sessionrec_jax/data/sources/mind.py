@@ -73,6 +73,7 @@ def read(options: Options) -> RawLog:
         source=NAME,
         exposures=exposures,
         items=collected(news.unique("item_id", keep="first", maintain_order=True), NAME),
+        times="the third column of behaviors.tsv",
         session_rule="session_id",
         note="" if options.history else "not read: the history in behaviors.tsv (--history takes it in as context)",
     )

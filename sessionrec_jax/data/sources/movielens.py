@@ -93,6 +93,7 @@ def read(options: Options) -> RawLog:
         source=NAME,
         exposures=exposures,
         items=items.with_columns(pl.col("item_id").cast(pl.Int64, strict=False)),
+        times="timestamp in what TFDS's builder wrote",
         session_rule="gap_minutes=30",
         note="Ratings, not exposures: what a user ignored is what it rated below 4.",
     )

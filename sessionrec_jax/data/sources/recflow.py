@@ -97,6 +97,7 @@ def read(options: Options) -> RawLog:
         source=NAME,
         exposures=exposures,
         items=collected(items.unique("item_id", keep="first", maintain_order=True), NAME),
+        times="request_timestamp in the feather files",
         session_rule="session_id",
         note=note,
     )
