@@ -93,7 +93,7 @@ def planned_points(law: laws.Law, n: np.ndarray, d: np.ndarray) -> Points:
 
 
 def identify(assumption: Assumption, points: Points, more: tuple[str, ...] = ()) -> Verdict:
-    """What one run at each of R `points` {axis: [R]} tells of the assumed law. Axes that are not the law's tell nothing.
+    """What one run at each of R `points` {axis: [R]} tells of the assumed law; axes that are not its own tell nothing.
 
     Args:
       more: quantities to expect beside the parameters, see `information.quantity`.
