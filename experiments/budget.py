@@ -15,6 +15,9 @@ from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.model.sessionrec import Spec
 from sessionrec_jax.train import spec_of
 
+_EPOCHS, _WINDOWS = 16, 20_000
+"""Epochs that are packed to know how many rows one has, fewer where they have so many windows together."""
+
 
 def flops_train(config: Config, spec: Spec, items: int, sessions: int, steps: int) -> float:
     """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw so many packed items and sessions."""
@@ -50,14 +53,15 @@ class Epoch(NamedTuple):
 
     items: int
     sessions: int
-    rows: int
+    rows: float
+    """The mean over some epochs: each has an order of its own, and is packed into a few rows more or less."""
 
     @classmethod
     def of(cls, config: Config, prepared: Prepared) -> Epoch:
         cut = train_windows(config, prepared)
-        # epochs differ in their order, and so in a row of some hundred
-        packed = Packer(cut, shape_of(replace(config, {"train.parts": 1}), 1), 1.0, config.train.seed).epoch(0)
-        return cls(int(cut.items_W.sum()), int((cut.last_W - cut.first_W).sum()), len(packed))
+        packer = Packer(cut, shape_of(replace(config, {"train.parts": 1}), 1), 1.0, config.train.seed)
+        packed = [len(packer.epoch(epoch)) for epoch in range(max(1, min(_EPOCHS, _WINDOWS // len(cut))))]
+        return cls(int(cut.items_W.sum()), int((cut.last_W - cut.first_W).sum()), float(np.mean(packed)))
 
     def steps(self, config: Config, epochs: float = 1.0) -> int:
         return max(1, round(epochs * self.rows / config.data.rows))
@@ -86,8 +90,7 @@ class Ahead:
         self._known: dict[Any, Any] = {}
 
     def row(self, config: Config) -> dict[str, Any]:
-        """Of a resolved `config`. Steps, and what follows from them, are those of epochs that all pack like the first:
-        right to about a step."""
+        """Of a resolved `config`; steps, and what follows from them, to within one or two."""
         data, paradigm = config.data, config.paradigm
         prepared = self._once(data.path, lambda: open_log(Path(data.path)))
         epoch = self._once((data, paradigm), lambda: Epoch.of(config, prepared))

@@ -98,12 +98,15 @@ def identity(config: Config, plan: str) -> Row:
         "epochs_planned": config.train.epochs,
         "learning_rate_peak": optim.learning_rate_peak,
         "learning_rate_rule": _learning_rate_rule(config),
+        "learning_rate_schedule": f"warm-up {optim.warmup_fraction:g}, cosine to 0",
         "retrieval_loss": loss.retrieval,
         "negatives": None if loss.retrieval == "full_softmax" else loss.negatives,
         "negatives_from": None if loss.retrieval == "full_softmax" else loss.negatives_from,
+        "other_clicks": loss.other_clicks,
         "rank_loss": loss.rank if loss.alpha else None,
         "alpha": loss.alpha,
         "dataset_fingerprint": config.data.fingerprint,
+        "eval_users": config.data.eval_users,
     }
 
 
@@ -129,6 +132,7 @@ def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Pat
     row |= {name: test.get(name) for name in _BESIDE}
     row |= validated(validation, config.loss)
     row |= {"best_step": trained.best and trained.best.step, "parameters_step": trained.params_step}
+    row["schedule_fraction"] = trained.params_step / trained.steps
     truth = known_truth(prepared.path, prepared.fingerprint)
     row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
     row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
