@@ -52,7 +52,14 @@ class Plan(Scaled):
         for run in runs:
             config = from_dict(run.config)
             by_size[size_of(config)].append((config.optim.learning_rate_peak, run.row.get(SELECT_BY)))
-        found = {size: rates.best(size, tried) for size, tried in by_size.items()}
+        found, refused = {}, []
+        for size, tried in by_size.items():
+            try:
+                found[size] = rates.best(size, tried)
+            except InputError as error:
+                refused.append(str(error))
+        if refused:
+            raise InputError("; ".join(refused))
         path = rates.write(sweep_dir, runs[0].config, found)
         told = ", ".join(f"{size} {rate:g}" for size, rate in found.items())
         return f"best learning rates: {told}; other plans read them by --learning-rates-from {path}"

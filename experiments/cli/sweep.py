@@ -1,6 +1,6 @@
 """Run a plan: every run that has no row yet, in worker processes.
 
-sessionrec sweep grid --data DATA --out SWEEP --users 500 2000 8000 --sizes xs s m
+sessionrec sweep grid --data DATA --out SWEEP --users 500 1000 2000 4000 8000 16000 --sizes xs s
 
 Killed and typed again, it goes on where it stopped. A plan is a list of runs; --dry-run shows each with what it will
 cost. A plan whose runs cannot identify the law that they are for is refused with the runs to add.
