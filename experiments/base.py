@@ -1,9 +1,12 @@
-"""The ladder of model sizes that plans climb, smallest first."""
+"""The ladder of model sizes that plans climb, smallest first, and what a run is called by."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from experiments.varying import told, varying
 from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
+from sessionrec_jax.config_values import replace, to_dict
 from sessionrec_jax.errors import InputError, near_miss
 
 # Each step about triples the body (count.parameters): width grows first, then depth.
@@ -18,6 +21,24 @@ SIZES: dict[str, dict[str, int]] = {
     "3xl": {"model.width": 384, "model.layers": 6, "model.heads": 8},
     "4xl": {"model.width": 640, "model.layers": 8, "model.heads": 10},
 }
+
+
+def labels(configs: Sequence[Config]) -> list[dict[str, str]]:
+    """Of each run what tells it from the others, by the settings' last names; a size of the ladder by its name."""
+    of_size = tuple(next(iter(SIZES.values())))
+    found = []
+    for config, settings in zip(configs, varying([to_dict(config) for config in configs]), strict=True):
+        size = size_of(config)
+        named = {"size": size} if size and any(name in settings for name in of_size) else {}
+        others = {name: told(value) for name, value in settings.items() if not (named and name in of_size)}
+        found.append(named | {name.rpartition(".")[2].replace("_", " "): text for name, text in others.items()})
+    return found
+
+
+def size_of(config: Config) -> str | None:
+    """The name of the size that `config` has; None where it is none of the ladder."""
+    model = {name: getattr(config.model, name.removeprefix("model.")) for name in next(iter(SIZES.values()))}
+    return next((size for size, values in SIZES.items() if values == model), None)
 
 
 def sized(config: Config, size: str) -> Config:

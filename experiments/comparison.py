@@ -87,7 +87,6 @@ class Trials:
         return Layout(list(configs.values()), {"comparison.json": {"select_by": SELECT_BY, "arms": told}})
 
     def _of_seed(self, config: Config, seed: int) -> list[Config]:
-        return [
-            check(replace(config, {"optim.learning_rate_peak": rate, "train.seed": seed}))
-            for rate in self.learning_rates
-        ]
+        rule = "tuned" if len(self.learning_rates) > 1 else "fixed"
+        of_seed = replace(config, {"train.seed": seed, "optim.learning_rate_rule": rule})
+        return [check(replace(of_seed, {"optim.learning_rate_peak": rate})) for rate in self.learning_rates]

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import polars as pl
 
-from experiments.budget import flops_train
+from experiments.budget import flops_train, parameters, unique
 from experiments.compare import PER_USER
 from sessionrec_jax import count
 from sessionrec_jax.checkpoint import steps_in
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import run_id
-from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, train_users
+from sessionrec_jax.data.batches import TEST, VALIDATION, train_users
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import known_truth, measure, validated
@@ -94,17 +93,28 @@ def identity(config: Config, plan: str) -> Row:
         "width": model.width,
         "layers": model.layers,
         "users_trained": config.data.users or None,
+        "window_slots": config.data.slots,
         "batch_sessions": config.data.rows * config.data.sessions_per_row,
         "epochs_planned": config.train.epochs,
         "learning_rate_peak": optim.learning_rate_peak,
-        "learning_rate_rule": "mup" if model.parametrization == "mup" else "fixed",
+        "learning_rate_rule": _learning_rate_rule(config),
+        "learning_rate_schedule": f"warm-up {optim.warmup_fraction:g}, cosine to 0",
         "retrieval_loss": loss.retrieval,
         "negatives": None if loss.retrieval == "full_softmax" else loss.negatives,
         "negatives_from": None if loss.retrieval == "full_softmax" else loss.negatives_from,
+        "other_clicks": loss.other_clicks,
         "rank_loss": loss.rank if loss.alpha else None,
         "alpha": loss.alpha,
         "dataset_fingerprint": config.data.fingerprint,
+        "eval_users": config.data.eval_users,
     }
+
+
+def _learning_rate_rule(config: Config) -> str:
+    """tuned at this size, else transferred by mup, else fixed."""
+    if config.optim.learning_rate_rule == "tuned" or config.model.parametrization != "mup":
+        return config.optim.learning_rate_rule
+    return "mup"
 
 
 def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Path) -> Row:
@@ -122,6 +132,7 @@ def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Pat
     row |= {name: test.get(name) for name in _BESIDE}
     row |= validated(validation, config.loss)
     row |= {"best_step": trained.best and trained.best.step, "parameters_step": trained.params_step}
+    row["schedule_fraction"] = trained.params_step / trained.steps
     truth = known_truth(prepared.path, prepared.fingerprint)
     row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
     row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
@@ -148,21 +159,16 @@ def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
 def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
     """N, D and C, made here once: no reader derives them again."""
     spec, seen = trained.spec, trained.counters
-    shapes = (spec.ids, spec.side_values, spec.feedback_kinds, spec.positions, spec.id_rows, spec.context_values)
-    parameters = count.parameters(config.model, *shapes)
-    sessions_unique, exposures_unique = _unique(config, prepared)
+    distinct = unique(config, prepared)
     flops = flops_train(config, spec, items=seen.items, sessions=seen.sessions, steps=trained.steps)
     devices = tuple(trained.mesh.devices.flat)
     peak = peak_flops_per_second(devices, config.model.compute)
     return {
-        "params_item_table": parameters.item_table,
-        "params_body": parameters.body,
-        "params_total": parameters.total,
+        **parameters(spec),
         "flops_train": flops,
         "flops_convention": count.FLOPS_CONVENTION,
-        "sessions_seen": round(sessions_unique * seen.target_sessions / trained.target_slots),
-        "sessions_unique": sessions_unique,
-        "exposures_unique": exposures_unique,
+        "sessions_seen": round(distinct["sessions_unique"] * seen.target_sessions / trained.target_slots),
+        **distinct,
         "target_items_seen": seen.target_items,
         "epochs": seen.target_sessions / trained.target_slots,
         "users": len(train_users(config, prepared)),
@@ -178,18 +184,6 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
         "device_count": trained.mesh.size,
         "jax_version": jax.__version__,
     }
-
-
-def _unique(config: Config, prepared: Prepared) -> tuple[int, int]:
-    """Distinct training sessions that are a target, and their labelled exposures."""
-    log = prepared.arrays()
-    is_target_S = np.repeat(
-        np.isin(np.arange(log.users), train_users(config, prepared)), np.diff(log.user_session_offsets_U1)
-    )
-    is_target_S &= log.session_role_S == TRAIN
-    is_target_S[log.user_session_offsets_U1[:-1]] = False  # nothing comes before a user's first session
-    labelled_N = np.repeat(is_target_S, log.session_items_S) & (log.feedback_N <= CLICKED)
-    return int(is_target_S.sum()), int(labelled_N.sum())
 
 
 @functools.cache

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+_FOLLOW = ("data.items_per_row", "data.fingerprint", "optim.learning_rate_rule")
+"""Settings that follow from others."""
+
 
 def varying(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each config (as `config.to_dict` writes it) the settings that vary, by dotted name, in the order of Config."""
-    flat = [_flat(config) for config in configs]
-    names = [name for name in flat[0] if any(of[name] != flat[0][name] for of in flat)] if flat else []
-    names = [name for name in names if name != "data.items_per_row"]  # follows from the others
-    return [{name: of[name] for name in names} for of in flat]
+    each = [flat(config) for config in configs]
+    names = [name for name in each[0] if any(of[name] != each[0][name] for of in each)] if each else []
+    names = [name for name in names if name not in _FOLLOW]
+    return [{name: of[name] for name in names} for of in each]
 
 
 def told(value: Any) -> str:
@@ -21,7 +24,8 @@ def told(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{dotted name: value} of a config."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         found |= {f"{name}.{field}": of for field, of in value.items()} if isinstance(value, dict) else {name: value}

@@ -22,6 +22,8 @@ SIGMA_TYPICAL = 0.005
 SIGMA_LEAST = 1e-6
 """For tables without noise, so that information stays finite."""
 TYPICAL_EXPONENT = 0.3
+TYPICAL_REPETITIONS = {"R_D": 15.4, "R_N": 5.3}
+"""After which more of the same data, and of size beyond what suits them, are worth little: of language (2305.16264)."""
 TYPICAL_FLOOR_SHARE = 0.6
 """Of the loss at the centre of the plan; the terms of N and D share the rest evenly."""
 RAY_SHARES = (0.5, 0.2, 0.8)
@@ -75,10 +77,11 @@ def assume(
 
 
 def _typical(law: Law, free: tuple[str, ...]) -> np.ndarray:
-    terms = [name for name in free if name in law.logs and name != FLOOR.size]
+    terms = [name for name in free if name in law.sizes and name != FLOOR.size]
     values = {"alpha": TYPICAL_EXPONENT, "beta": TYPICAL_EXPONENT, "gamma": 1.0}
     values |= dict.fromkeys(terms, np.log((1 - TYPICAL_FLOOR_SHARE) / len(terms)))
     values |= {FLOOR.size: np.log(TYPICAL_FLOOR_SHARE)}
+    values |= {name: np.log(repetitions) for name, repetitions in TYPICAL_REPETITIONS.items()}
     unknown = [name for name in free if name not in values]
     if unknown:
         raise InputError(f"{law.name} has no typical {', '.join(unknown)}; assume all of {', '.join(free)} yourself")

@@ -31,6 +31,8 @@ class Cure:
     cures: bool
     """False: these runs are the best that the candidates give, and they do not do it."""
     runs: tuple[Run, ...]
+    chosen: Chosen
+    """Which of the candidates these are."""
     flops: float
     expected: tuple[Expected, ...]
     """Of the table together with these runs."""
@@ -54,7 +56,8 @@ def cure(
     Args:
       assumptions: the first is reckoned with; the others show what hangs on it.
       points: where runs exist already, [R] each.
-      candidates: where a run may be made, [M] each; default `candidate_grid` of the points.
+      candidates: where a run may be made, [M] each; default `candidate_grid` of the points. Of N and D, whatever the
+        law's axes, since they tell what a run costs.
       flops_limit: of the new runs together.
     """
     fitted, sigma = assumptions[0].law, assumptions[0].sigma
@@ -81,6 +84,7 @@ def cure(
     return Cure(
         cures=cures,
         runs=tuple(Run(*(float(x[m]) for x in (candidates["n"], candidates["d"], flops_M))) for m in chosen),
+        chosen=tuple(int(m) for m in chosen),
         flops=float(flops_M[list(chosen)].sum()),
         expected=expected[0],
         note=note,
@@ -126,7 +130,9 @@ class _Search:
             return (), "No two candidates together are within the FLOPs limit."
         parts = np.split(pairs_K2, range(PAIRS_AT_ONCE, len(pairs_K2), PAIRS_AT_ONCE))
         width_K = np.concatenate([self.worst_width(self.added(self.known_PP, part)) for part in parts])
-        promising = (width_K < 1) & (self._off_ray(pairs_K2) >= checks.RAY_REFUSED)
+        promising = width_K < 1
+        if set(self.fitted.law.axes) == {"n", "d"}:
+            promising &= self._off_ray(pairs_K2) >= checks.RAY_REFUSED
         for pair in pairs_K2[promising]:
             if self.ready(tuple(pair)):
                 return tuple(pair), ""

@@ -23,7 +23,7 @@ from scaling.errors import InputError, Refusal, near_miss
 from scaling.files import load
 from scaling.fit import fit
 from scaling.fitted import FittedLaw
-from scaling.identify import Verdict, check_axes, check_plan, exponents, identify, refusal
+from scaling.identify import Verdict, check_plan, exponents, identify, planned_points, refusal
 from scaling.noise import seed_noise
 from scaling.propose import Proposal, ProposedRun, Run, candidate_grid, propose
 from scaling.table import Columns, RunTable, from_frame
@@ -31,7 +31,7 @@ from scaling.terms import Points
 
 __all__ = [
     "Advice", "Assumption", "Cure", "Proposal", "ProposedRun", "Run", "Verdict",
-    "advise", "candidate_grid", "check_plan", "cure", "identify", "propose", "read_plan",
+    "advise", "candidate_grid", "check_plan", "cure", "identify", "points_of", "propose", "read_plan",
 ]  # fmt: skip
 
 
@@ -65,6 +65,17 @@ def read_plan(path: str | Path, columns: Columns) -> RunTable:
     return from_frame(frame, named, source=str(path))
 
 
+def points_of(table: RunTable, law: laws.Law) -> Points:
+    """N and D of a table's R rows, also where the law is of one of them: both tell what a run costs.
+
+    Raises InputError for a law of other axes, and where one has no column.
+    """
+    for axis in ("n", "d"):
+        if getattr(table, axis) is None:
+            raise InputError(f"a design needs {axis.upper()}, which tells what a run costs: name its column, --{axis}")
+    return planned_points(law, table.n, table.d)
+
+
 def usual_quantity(fitted: FittedLaw) -> str:
     """What is asked for by default: beta, or the law's only exponent."""
     return "beta" if "beta" in fitted.free else exponents(fitted)[0]
@@ -91,7 +102,7 @@ def advise(
 
     Args:
       table: finished runs.
-      law: a name in `laws.LAWS`, of N and D.
+      law: a name in `laws.LAWS`, of N and D or one of them.
       assumed: the law to reckon with, and `told` where it is from. Default: the table's own fit; on a single ray, what
         `assumption.along_ray` lets one assume.
       sigma: standard deviation of log loss around the law, in nats. Default: that of the table's residuals.
@@ -104,8 +115,7 @@ def advise(
       Refusal: the table cannot carry the law for a reason that no run cures, or there is nothing to reckon with.
     """
     chosen = laws.by_name(law)
-    check_axes(chosen)
-    points = table.points(chosen)
+    points = points_of(table, chosen)
     known_floor = table.known_floor if floor is None and chosen.has_floor else floor
     refused = None
     try:

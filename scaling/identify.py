@@ -55,7 +55,7 @@ def check_plan(
     """Whether runs at N = `n` and D = `d` ([R] each) would identify `law`.
 
     Args:
-      law: a name in `laws.LAWS`, of N and D.
+      law: a name in `laws.LAWS`, of N and D or one of them.
       params: the law to reckon with, as its formula writes it; None: typical ones, see `assumption.assume`.
       sigma: standard deviation of log loss around the law, in nats.
       floor: a known irreducible loss, which is then no parameter. In the unit of the loss, so only with `params`.
@@ -73,8 +73,8 @@ def check_plan(
 
 
 def check_axes(law: laws.Law) -> None:
-    """Raises InputError for a law that is not of N and D alone."""
-    if set(law.axes) != {"n", "d"}:
+    """Raises InputError for a law of something else than N and D."""
+    if not set(law.axes) <= {"n", "d"}:
         axes = " and ".join(checks.AXIS[axis] for axis in law.axes)
         raise InputError(f"{law.name} is a law of {axes}; a design is of N and D: name a law of these, as chinchilla")
 
@@ -93,7 +93,7 @@ def planned_points(law: laws.Law, n: np.ndarray, d: np.ndarray) -> Points:
 
 
 def identify(assumption: Assumption, points: Points, more: tuple[str, ...] = ()) -> Verdict:
-    """What one run at each of R `points` {axis: [R]} tells of the assumed law.
+    """What one run at each of R `points` {axis: [R]} tells of the assumed law; axes that are not its own tell nothing.
 
     Args:
       more: quantities to expect beside the parameters, see `information.quantity`.
@@ -148,9 +148,10 @@ def refusal(fitted: FittedLaw, points: Points) -> tuple[str | None, tuple[str, .
     """
     loss = fitted.loss_at(points)[0]
     runs = [str(i) for i in range(len(loss))]
-    frame = pl.DataFrame({"run_id": runs, "seed": runs, "n": points["n"], "d": points["d"], "loss": loss})
+    frame = pl.DataFrame({"run_id": runs, "seed": runs, **points, "loss": loss})
     try:
-        table = from_frame(frame, Columns(loss="loss", n="n", d="d"), source="the plan")
+        named = {field: axis for axis, field in (("n", "n"), ("d", "d"), ("u", "unique")) if axis in points}
+        table = from_frame(frame, Columns(loss="loss", **named), source="the plan")
         return None, checks.refuse(table, fitted.law, fitted.known_floor)
     except Refusal as refused:
         return str(refused), ()

@@ -129,7 +129,8 @@ def expect(fitted: FittedLaw, wanted: Quantity, covariance_PP: np.ndarray) -> Ex
 def _parameter(name: str, fitted: FittedLaw) -> Quantity:
     at = fitted.free.index(name)
     if name in fitted.law.logs and name != FLOOR.size:
-        return Quantity(f"{name} at the centre", lambda _, theta_SP: theta_SP[:, at], is_log=True)
+        told = f"{name} at the centre" if name in fitted.law.sizes else name
+        return Quantity(told, lambda _, theta_SP: theta_SP[:, at], is_log=True)
     return Quantity(name, lambda law, theta_SP: law.natural(theta_SP)[name])
 
 

@@ -170,6 +170,10 @@ class Optim:
     """AdamW (body) and `table_rule` (item tables) under linear warm-up and cosine decay to zero. All our choice."""
 
     learning_rate_peak: float = 3e-3
+    learning_rate_rule: Literal["fixed", "tuned"] = "fixed"
+    """Where the peak is from, for those who read the row. It does not enter the run's id.
+    fixed: one for all sizes
+    tuned: chosen for this size"""
     warmup_fraction: float = 0.05
     """Share of all steps spent on the linear warm-up."""
     weight_decay: float = 0.01

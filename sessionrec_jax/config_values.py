@@ -11,9 +11,11 @@ from typing import Any, Literal, TypeVar
 from sessionrec_jax.config import CONFIG_VERSION, Config
 from sessionrec_jax.errors import InputError, near_miss
 
-# Where a run lies, how it is watched and how its steps are spread over devices and time cannot change its result.
+# Where a run lies, where its settings are from, how it is watched and how its steps are spread over devices and time
+# cannot change its result.
 _NOT_IN_RUN_ID = (
     ("data", "path"),
+    ("optim", "learning_rate_rule"),
     ("mesh", "data"),
     ("mesh", "fsdp"),
     ("mesh", "model"),

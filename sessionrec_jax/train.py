@@ -228,7 +228,8 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
 
 def _without_schedule(config: Optim) -> Optim:
     """The part of the optimizer that is compiled; the rate comes as an argument."""
-    return dataclasses.replace(config, learning_rate_peak=1.0, warmup_fraction=0.0, table_prior=0.0)
+    without = {"learning_rate_peak": 1.0, "learning_rate_rule": "fixed", "warmup_fraction": 0.0, "table_prior": 0.0}
+    return dataclasses.replace(config, **without)
 
 
 class _Unread(NamedTuple):

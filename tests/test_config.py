@@ -15,7 +15,8 @@ from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
 WATCHED_ONLY = {
-    "data.path", "mesh.data", "mesh.fsdp", "mesh.model", "train.parts", "train.checkpoint_every_seconds",
+    "data.path", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model", "train.parts",
+    "train.checkpoint_every_seconds",
     "train.checkpoints_kept", "train.log_every_steps", "train.profile_steps",
 }  # fmt: skip
 

@@ -201,6 +201,17 @@ def test_where_two_runs_do_not_do_it_a_list_does():
     assert check_plan("chinchilla", None, **joined(few, chosen)).identifies
 
 
+def test_a_law_of_d_alone_is_planned_and_cured_by_more_data_sizes_of_the_smallest_n():
+    points = {"n": np.tile([1e3, 1e4], 2), "d": np.repeat([1e5, 1e6], 2)}
+    assert "at least 6 runs" in check_plan("power_floor", None, **points).reasons[0]
+    law = assume(laws.by_name("power_floor"), None, points)
+    found = cure((Assumption(law, 0.005, "typical"),), points)
+    assert found.cures
+    assert {run.n for run in found.runs} == {min(candidate_grid(**points)["n"])}
+    new = {axis: np.array([getattr(run, axis) for run in found.runs]) for axis in "nd"}
+    assert check_plan("power_floor", None, **joined(points, new)).identifies
+
+
 def test_where_nothing_cures_it_the_best_is_called_so():
     found = cure((planted(RAY, sigma=3.0),), RAY)
     assert not found.cures
@@ -312,7 +323,7 @@ def test_command(files, tmp_path, capsys, arguments, code, proposed):
         (["grid.csv", "--assume", "A=1,B=2,E=-1,alpha=1,beta=1"], "assumed E is -1.0"),
         (["grid.csv", "--assume", "A=1", "--from", "fit.json"], "give one"),
         (["grid.csv", "--from", "fit.json", "--law", "power"], "leave the flag out"),
-        (["grid.csv", "--law", "power"], "a design is of N and D"),
+        (["grid.csv", "--law", "metric_sigmoid"], "a design is of N and D"),
         (["grid.csv", "--floor", "1.7"], "has the unit of the loss"),
         (["grid.csv", "--sigma", "-1"], "wanted the standard deviation"),
         (["grid.csv", "--loss", "loss", "--runs", "0"], "at least 1"),

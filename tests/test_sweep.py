@@ -24,7 +24,7 @@ from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
-PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --workers 2"
+PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --workers 2 --law none"
 SMALL = (
     "--data.rows 4 --data.sessions-per-row 16 --model.id-width 8 --model.side-width 4 --loss.negatives 32 "
     "--train.log-every-steps 1 --train.checkpoint-every-seconds 0.2"
@@ -192,7 +192,7 @@ def test_a_plan_is_its_product_less_what_costs_too_much():
     assert len(configs) == len({run_id(config) for config in configs})
     seen = {(config.data.users, config.train.epochs) for config in configs}
     assert seen == {(10, 1.0), (10, 4.0), (100, 1.0)}
-    assert [c.data.users for c in Plan().configs(Config(), 1_000)] == [12, 37, 111, 333, 1_000]
+    assert [c.data.users for c in Plan().configs(Config(), 1_000)] == [4, 12, 37, 111, 333, 1_000]
 
 
 def test_the_ladder_climbs():

@@ -20,7 +20,7 @@ from experiments.cli.columns import ColumnArgs
 from experiments.cli.output import columns, escape
 from scaling import laws
 from scaling.assumption import SIGMA_TYPICAL, Assumption, assume
-from scaling.design import Advice, advise, candidate_grid, cure, identify, read_plan
+from scaling.design import Advice, advise, candidate_grid, cure, identify, points_of, read_plan
 from scaling.errors import InputError, Refusal
 from scaling.export import plain, write_json
 from scaling.fitted import FittedLaw
@@ -35,7 +35,7 @@ class Args(ColumnArgs):
     planned: bool = False
     """Nobody has made these runs: say whether they can identify the law. So it is too where no loss is named."""
     law: str | None = None
-    """A law of N and D. Default: that of --from, else chinchilla."""
+    """A law of N and D, or of D alone. Default: that of --from, else chinchilla."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FIT.JSON")] = None
     """Reckon with the law that `sessionrec fit ... --json` wrote."""
     assume: str | None = None
@@ -83,8 +83,8 @@ def main(argv: list[str]) -> int:
 def _of_plan(args: Args) -> Advice:
     table = read_plan(args.table, args.columns())
     fitted, told = _assumed(args, table)
+    points = points_of(table, fitted.law)
     assumption = Assumption(fitted, SIGMA_TYPICAL if args.sigma is None else args.sigma, told)
-    points = table.points(fitted.law)
     verdict = identify(assumption, points, () if args.quantity is None else (args.quantity,))
     cured = None
     if not verdict.identifies:
@@ -97,7 +97,7 @@ def _of_runs(args: Args) -> Advice:
     table = scaling.read(args.table, args.columns())
     fitted, told = _assumed(args, table) if args.assume or args.from_ else (None, "")
     law = (args.law or "chinchilla") if fitted is None else fitted.law.name
-    table.points(laws.by_name(law))  # names the flag of a column that is missing
+    points_of(table, laws.by_name(law))  # names the flag of a column that is missing
     return advise(
         table,
         law,
@@ -122,7 +122,7 @@ def _assumed(args: Args, table: RunTable) -> tuple[FittedLaw, str]:
         if params is None and args.floor is not None:
             raise InputError("--floor has the unit of the loss, typical parameters have none: give --assume or --from")
         told = "typical parameters: nothing is known yet" if params is None else f"assumed {args.assume}"
-        return assume(law, params, table.points(law), args.floor, table.flops_per_nd), told
+        return assume(law, params, points_of(table, law), args.floor, table.flops_per_nd), told
     if args.assume is not None:
         raise InputError("--from and --assume both say which law to reckon with; give one")
     fitted = scaling.load(args.from_)

@@ -1,8 +1,9 @@
 """Run a plan: every run that has no row yet, in worker processes.
 
-sessionrec sweep grid --data DATA --out SWEEP --users 500 2000 8000 --sizes xs s m
+sessionrec sweep grid --data DATA --out SWEEP --users 500 1000 2000 4000 8000 16000 --sizes xs s
 
-Killed and typed again, it goes on where it stopped. A plan is a list of runs; --dry-run shows it.
+Killed and typed again, it goes on where it stopped. A plan is a list of runs; --dry-run shows each with what it will
+cost. A plan whose runs cannot identify the law that they are for is refused with the runs to add.
 """
 
 from __future__ import annotations
@@ -10,20 +11,28 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
+from experiments.comparison import Layout
 from experiments.sweep import default_workers, run_sweep
-from experiments.varying import told, varying
+from experiments.sweepfolder import states
+from experiments.varying import varying
 from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, run_id, to_dict
+from sessionrec_jax.config_values import replace, to_dict
 from sessionrec_jax.data.store import open_log
 from sessionrec_jax.errors import InputError, near_miss
 
-PLANS = ("grid", "paradigm", "ablation")
+if TYPE_CHECKING:
+    from experiments.budget import Ahead
+    from scaling.identify import Verdict
+
+PLANS = (
+    "grid", "isoflop", "unlimited_data", "epochs", "history", "learning_rate", "seeds", "catalogue", "paradigm",
+    "ablation",
+)  # fmt: skip
 
 P = TypeVar("P")
 
@@ -39,7 +48,7 @@ class Command(Generic[P]):
     """Worker processes; on a CPU each keeps to its share of the cores. Left out: one where there is an accelerator,
     else one a core and at most four."""
     dry_run: bool = False
-    """Show the runs and stop."""
+    """Show each run with its N, D, FLOPs, time and memory here, and what the plan will tell of its law; then stop."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -65,8 +74,14 @@ def main(argv: list[str]) -> int:
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
     base = replace(command.base, {"data.path": str(command.log)})
     layout = command.plan.lay_out(base, open_log(command.log))
+    from experiments.budget import Ahead  # starts jax, which --help need not wait for
+
+    ahead = Ahead()
+    verdict = _judged(command.plan, layout, base, ahead)
     if command.dry_run:
-        _show(layout.configs)
+        from experiments.cli import dryrun
+
+        dryrun.show(layout, [ahead.row(config) for config in layout.configs], verdict, command.workers)
         return 0
     rows = run_sweep(name, layout, command.out, workers=command.workers)
     bad = sum(row["status"] != "done" for row in rows)
@@ -74,7 +89,11 @@ def main(argv: list[str]) -> int:
     Console(highlight=False).print(
         f"{len(rows)} runs in {command.out}, {bad} of them failed; `sessionrec {reader} {command.out}` shows them"
     )
-    return 1 if bad == len(rows) else 0
+    if bad == len(rows):
+        return 1
+    if hasattr(command.plan, "conclude"):
+        Console(highlight=False, soft_wrap=True).print(command.plan.conclude(command.out, states(command.out)[1]))
+    return 0
 
 
 def _refuse_what_the_plan_sets(plan: str, sets: dict[str, str], base: Config) -> None:
@@ -85,10 +104,20 @@ def _refuse_what_the_plan_sets(plan: str, sets: dict[str, str], base: Config) ->
         raise InputError(f"plan {plan} decides these settings itself: {', '.join(told_each)}")
 
 
-def _show(configs: list[Config]) -> None:
-    labels = varying([to_dict(config) for config in configs])
-    columns = [name.rpartition(".")[2].replace("_", " ") for name in labels[0]] if labels else []
-    table = Table("run", *columns, title=f"{len(configs)} runs", title_justify="left")
-    for config, label in zip(configs, labels, strict=True):
-        table.add_row(run_id(config), *map(told, label.values()))
-    Console().print(table)
+def _judged(plan: P, layout: Layout, base: Config, ahead: Ahead) -> Verdict | None:
+    """None where the plan has no law. Raises Refusal where its runs cannot identify it."""
+    from experiments.identifiable import judge
+    from sessionrec_jax.evaluate import known_truth
+
+    report = layout.files.get("report.json", {})
+    if "law" not in report:
+        return None
+    prepared = open_log(base.data.path)
+    is_known = "floor_column" in report and known_truth(prepared.path, prepared.fingerprint) is not None
+    return judge(
+        report,
+        layout.configs,
+        ahead,
+        lambda: plan.wider(base, prepared).lay_out(base, prepared).configs,
+        floor_is_known=is_known,
+    )

@@ -1,0 +1,206 @@
+"""Plans: each lays out runs that can carry its law and cost what they say, or is refused with the runs to add."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+
+import pytest
+
+from experiments import rates
+from experiments.__main__ import main
+from experiments.base import size_of
+from experiments.budget import Ahead, flops_train
+from experiments.cli import dryrun
+from experiments.cli.sweep import PLANS
+from experiments.identifiable import judge
+from experiments.probe import Cost, _measure
+from experiments.row import identity
+from experiments.scaled import wider
+from experiments.sweepfolder import RunState
+from scaling.errors import Refusal
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace, run_id, to_dict
+from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_windows
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.train import spec_of
+
+SMALL = {
+    "data.rows": 1, "data.sessions_per_row": 32, "model.id_width": 8, "model.side_width": 4, "loss.negatives": 32,
+    "mesh.data": 1,
+}  # fmt: skip
+OPTIONS: dict[str, dict] = {
+    "isoflop": {"epochs": 32.0, "sizes": ("xxs", "xs", "s"), "budgets": (4e9, 2e9, 1e9)},  # a small log wants help
+}
+
+
+def plan_of(name: str, **options):
+    return importlib.import_module(f"experiments.{name}").Plan(**OPTIONS.get(name, {}) | options)
+
+
+@pytest.fixture(scope="module")
+def base(log):
+    return replace(Config(), SMALL | {"data.path": str(log.path)})
+
+
+def judged(plan, base, log):
+    layout = plan.lay_out(base, log)
+    more = lambda: plan.wider(base, log).lay_out(base, log).configs  # noqa: E731
+    return judge(layout.files["report.json"], layout.configs, Ahead(), more, floor_is_known=True)
+
+
+@pytest.mark.parametrize("name", [name for name in PLANS if name not in ("paradigm", "ablation")])
+def test_a_plan_lays_out_each_run_once_and_its_defaults_carry_its_law(name, log, wide_log, base):
+    plan = plan_of(name, **({"logs": (wide_log.path,)} if name == "catalogue" else {}))
+    layout = plan.lay_out(base, log)
+    assert len({run_id(config) for config in layout.configs}) == len(layout.configs) > 1
+    assert all(config.data.fingerprint and config.data.items_per_row for config in layout.configs)
+    report = layout.files["report.json"]
+    assert ("law" in report) == hasattr(plan, "law")
+    if hasattr(plan, "law"):
+        assert judged(plan, base, log).law == report["law"]
+        without = plan_of(name, law="none").lay_out(base, log)
+        assert "law" not in without.files["report.json"]
+        assert without.configs == layout.configs
+
+
+def spent(config: Config, log) -> float:
+    """FLOPs by the windows in the rows that the run will read."""
+    cut = train_windows(config, log)
+    packer = Packer(cut, shape_of(config, 1), config.train.epochs, config.train.seed)
+    window_P, _ = packer._rows(0, len(packer) * config.data.rows)
+    items, sessions = (int(of_W[window_P].sum()) for of_W in (cut.items_W, cut.last_W - cut.first_W))
+    return flops_train(config, spec_of(config, log, train_catalogue(config, log)), items, sessions, len(packer))
+
+
+def test_the_runs_of_a_budget_spend_it(log, base):
+    plan = plan_of("isoflop", epochs=8.0, budgets=(5e8, 1e9))
+    configs = plan.lay_out(base, log).configs
+    assert [size_of(config) for config in configs] == 2 * ["xxs", "xs", "s"]
+    for config, budget in zip(configs, 3 * [5e8] + 3 * [1e9], strict=True):
+        assert spent(config, log) == pytest.approx(budget, rel=0.01)
+        assert spent(config, log) == pytest.approx(Ahead().row(config)["flops_train"], rel=0.01)
+    with pytest.raises(InputError, match=r"size xxs wants .* users for 1e\+12 FLOPs in 4 epochs; the log has"):
+        plan_of("isoflop", epochs=4.0, budgets=(1e12,)).lay_out(base, log)
+    with pytest.raises(InputError, match=r"takes \d+ steps for 1e\+07 FLOPs"):
+        plan_of("isoflop", epochs=4.0, budgets=(1e7,)).lay_out(base, log)
+
+
+def test_a_plan_of_one_size_is_refused_for_a_law_in_n_with_runs_that_cure_it(log, base):
+    plan = plan_of("grid", law="chinchilla", users=(20, 40, 80, 120))
+    with pytest.raises(Refusal, match=r"cannot identify chinchilla.*Cured by \d runs more: size") as refused:
+        judged(plan, base, log)
+    cured = plan_of("grid", law="chinchilla", users=(20, 40, 80, 120), sizes=("xs", "s", "m", "l"))
+    assert "size s users" not in str(refused.value).partition("Cured by")[2]
+    assert judged(cured, base, log).identifies
+
+
+def arguments(log, out, *more: str) -> list[str]:
+    settings = (f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items())
+    return ["sweep", "grid", "--data", str(log.path), "--out", str(out), *settings, *more]
+
+
+def test_a_refused_plan_and_a_dry_run_write_nothing(log, tmp_path, capsys, monkeypatch):
+    assert main(arguments(log, tmp_path / "sweep", "--users", "20", "40")) == 2
+    assert "cannot identify power_floor: power_floor has 2 free parameters" in capsys.readouterr().err
+    probed = []
+
+    def probe(config: Config, workers: int) -> Cost:
+        probed.append(size_of(config))
+        return Cost(0.01 * len(probed), 2.0, 2**20 * len(probed), 2**20, "a device")
+
+    monkeypatch.setattr(dryrun, "probe", probe)
+    assert main(arguments(log, tmp_path / "sweep", "--sizes", "xxs", "xs", "s", "--dry-run", "--workers", "2")) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert probed == ["xxs", "s"]
+    assert "10 ms a step" in told
+    assert "6 s of compiling 3 programs" in told
+    assert "These runs identify power_floor" in told
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_the_cost_of_a_run_is_measured_on_its_own_step(config, log):
+    cost = _measure(config)
+    assert 0 < cost.step_seconds < 2
+    assert cost.log_bytes > 5 * len(log.arrays().item_N)
+    assert cost.step_bytes > 4 * Ahead().row(config)["params_total"]
+
+
+# Learning rates.
+
+
+@pytest.mark.parametrize("best", [2.1e-3, 4.7e-3])
+def test_the_best_rate_is_that_of_a_planted_parabola(best):
+    def planted(rate: float) -> float:
+        return 2.0 + 0.05 * math.log(rate / best) ** 2
+
+    tried = [7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2]
+    assert rates.best("s", [(rate, planted(rate)) for rate in tried]) == pytest.approx(best, rel=2e-3)
+    assert rates.best("s", [(r, planted(r)) for r in tried] + [(2.4e-2, None)]) == pytest.approx(best, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        ([1.0, 2.0, 3.0], "add 0.0005 to --learning-rates"),
+        ([3.0, 2.0, 1.0], "add 0.008 to --learning-rates"),
+        ([3.0, 2.0, None], "add 0.00283 to --learning-rates"),
+        ([None, None, None], "try lower rates than 0.001"),
+    ],
+)
+def test_a_best_rate_at_an_end_is_refused_with_the_rate_to_add(objectives, message):
+    with pytest.raises(InputError, match=message):
+        rates.best("s", zip((1e-3, 2e-3, 4e-3), objectives, strict=True))
+
+
+def test_tuned_rates_are_read_by_other_plans_and_their_rows_say_so(log, base, tmp_path):
+    tuned = plan_of("learning_rate", sizes=("xs", "s"), learning_rates=(1e-3, 2e-3, 4e-3))
+    runs = [
+        RunState(run_id(config), to_dict(config), "done", 1, {"validation_objective": objective})
+        for config, objective in zip(tuned.lay_out(base, log).configs, (3.0, 2.0, 3.0, 3.1, 2.0, 2.1), strict=True)
+    ]
+    assert "xs 0.002, s 0.00" in tuned.conclude(tmp_path, runs)
+    file = tmp_path / rates.FILE
+    found = json.loads(file.read_text())["learning_rate_peak"]
+    assert found["xs"] == pytest.approx(2e-3)
+    assert 2e-3 < found["s"] < 4e-3
+    configs = plan_of("grid", sizes=("xs", "s"), learning_rates_from=file, users=(20, 40)).configs(base, 160)
+    assert {(size_of(c), c.optim.learning_rate_peak) for c in configs} == set(found.items())
+    assert {identity(c, "grid")["learning_rate_rule"] for c in configs} == {"tuned"}
+    alone = plan_of("grid", sizes=("xs",), learning_rates=(2e-3,), users=(20,)).configs(base, 160)
+    assert identity(alone[0], "grid")["learning_rate_rule"] == "fixed"
+    assert run_id(alone[0]) in {run_id(config) for config in configs}
+    for options, settings, message in (
+        ({"sizes": ("m",)}, {}, "no rate for the size 'm'"),
+        ({"sizes": ("s",)}, {"model.sequence_encoder": "hstu"}, "model.sequence_encoder was transformer and is hstu"),
+        ({"sizes": ("s",), "learning_rates": (1e-3,)}, {}, "give one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            plan_of("grid", learning_rates_from=file, **options).configs(replace(base, settings), 160)
+    runs[0] = RunState(runs[0].run_id, runs[0].config, "failed", None, {})
+    with pytest.raises(InputError, match="1 runs failed"):
+        tuned.conclude(tmp_path, runs)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("unlimited_data", {"epochs": 2.0}, "no session is seen twice"),
+        ("seeds", {"seeds": (3,)}, "one seed shows no noise"),
+        ("history", {"sizes": ("xs", "s")}, "of one size"),
+        ("catalogue", {}, "wanted --logs of other catalogues"),
+        ("grid", {"sizes": ("tiny",)}, "unknown size 'tiny'"),
+    ],
+)
+def test_what_a_plan_cannot_do_is_refused(name, options, message, log, base):
+    with pytest.raises(InputError, match=message):
+        plan_of(name, **options).lay_out(base, log)
+
+
+def test_wider_values_hold_the_given_ones_and_stay_within_the_limits():
+    assert wider((10, 100), 1, 500) == (1, 10, 32, 100, 500)
+    assert wider((8,), 1, 10_000) == (1, 3, 8, 24, 72)
