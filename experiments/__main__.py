@@ -3,7 +3,7 @@
 A command is imported only when it is called, so `sessionrec fit` and `report` work where jax is not installed.
 Exit codes: 0 done; 2 the input was wrong (one message, no traceback); 1 a failure of ours (with its traceback), or no
 room on the disk, or another process of the run was lost (one message, no traceback: trying again may do); 143 and 130
-stopped by SIGTERM and Ctrl-C, to be tried again (`sessionrec_jax.stopping`).
+stopped by SIGTERM and Ctrl-C, to be tried again (`sessionrec_jax.stopping`); 75 a worker lost its run to another.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import errno
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -21,8 +22,8 @@ from rich.table import Table
 import scaling.errors
 
 COMMANDS = (
-    "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "status", "compare", "fit", "plan",
-    "design", "report", "demo",
+    "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "worker", "status", "compare", "fit",
+    "plan", "design", "report", "demo",
 )  # fmt: skip
 
 
@@ -30,13 +31,19 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         return _help()
-    command, *rest = argv
+    return exit_code(lambda: _call(*argv))
+
+
+def _call(command: str, *rest: str) -> int | None:
+    if command not in COMMANDS:
+        raise scaling.errors.InputError(f"unknown command {command!r}; {scaling.errors.near_miss(command, COMMANDS)}")
+    return importlib.import_module(f"experiments.cli.{command}").main(list(rest))
+
+
+def exit_code(call: Callable[[], int | None]) -> int:
+    """Of `call`; what ended it is told in one message, as far as that is enough."""
     try:
-        if command not in COMMANDS:
-            raise scaling.errors.InputError(
-                f"unknown command {command!r}; {scaling.errors.near_miss(command, COMMANDS)}"
-            )
-        return importlib.import_module(f"experiments.cli.{command}").main(rest) or 0
+        return call() or 0
     except ValueError as error:
         if not (isinstance(error, scaling.errors.InputError) or _is(error, "sessionrec_jax.errors", "InputError")):
             raise

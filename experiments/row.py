@@ -10,7 +10,7 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import polars as pl
 
 from experiments.budget import flops_train, parameters, unique
 from experiments.compare import PER_USER
+from experiments.lease import lock
 from sessionrec_jax import count
 from sessionrec_jax.checkpoint import steps_in
 from sessionrec_jax.config import Config
@@ -31,7 +32,7 @@ from sessionrec_jax.evaluate import known_truth, measure, validated
 from sessionrec_jax.hosts import first, is_first
 from sessionrec_jax.metrics import CUTOFFS, Metrics
 from sessionrec_jax.peak import peak_flops_per_second
-from sessionrec_jax.runfolder import claim, read_json, write_json
+from sessionrec_jax.runfolder import claim, read_row, write_json
 from sessionrec_jax.stopping import NEVER, Stop
 from sessionrec_jax.train import Diverged, Trained, resolve, train
 
@@ -48,9 +49,18 @@ _BESIDE = (
 )  # fmt: skip
 
 
-def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False, stop: Stop = NEVER) -> Row:
+def run(
+    config: Config,
+    run_dir: Path,
+    plan: str,
+    *,
+    quiet: bool = False,
+    stop: Stop = NEVER,
+    write: Callable[[Path, Row], None] = write_json,
+) -> Row:
     """The row of `config`, trained in `run_dir`; read from there where it is done already, resumed where it was begun.
 
+    `write`: writes row.json, or raises where this process must not any more.
     Raises InputError for settings that cannot run, Stopped where `stop` asked and the checkpoint is written. A loss
     that stops being a number gives a row with that status.
     """
@@ -59,8 +69,7 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False, stop: 
     is_new = not run_dir.exists()
     first(lambda: claim(run_dir, config))
     with _alone_in(run_dir):
-        there = first(lambda: read_json(run_dir / "row.json") if (run_dir / "row.json").exists() else None)
-        if there is not None:
+        if (there := first(lambda: read_row(run_dir))) is not None:
             return there
         row = identity(config, plan) | {"status": "done"}
         try:
@@ -74,7 +83,7 @@ def run(config: Config, run_dir: Path, plan: str, *, quiet: bool = False, stop: 
             raise
         else:
             row |= _measured(config, prepared, trained, run_dir)
-        first(lambda: write_json(run_dir / "row.json", row))
+        first(lambda: write(run_dir / "row.json", row))
     return row
 
 
@@ -199,10 +208,10 @@ def _commit() -> str | None:
 @contextmanager
 def _alone_in(run_dir: Path) -> Iterator[None]:
     """Waits until no other run of this machine works in the folder; a killed one lets go by itself. Of several
-    processes the first one holds it for all."""
+    processes the first one holds it for all. Where the file system knows no locks nothing is waited for."""
     if not is_first():
         yield
         return
-    with (run_dir / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (run_dir / ".lock").open("w") as file:
+        lock(file, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def write_json(path: Path, values: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """All or nothing: written under another name, then renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several hosts may write, with the same pid
     partial.write_text(text)
     partial.rename(path)
 
@@ -34,6 +34,17 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except ValueError as error:
         raise InputError(f"{path} holds no valid JSON ({error}); it was cut short or edited") from None
+
+
+def read_row(run_dir: Path) -> dict[str, Any] | None:
+    """row.json, which may come and, if it failed, go at any time; None where there is none."""
+    path = run_dir / "row.json"
+    try:
+        return read_json(path)
+    except InputError:
+        if path.exists():
+            raise
+        return None
 
 
 def read_config(run_dir: Path) -> Config:
@@ -65,13 +76,14 @@ class MetricsLog:
     """metrics.jsonl: a line every few steps with the mean losses and the speed since the last one, and a line a
     validation. Lines that a killed run wrote past its checkpoint are taken back first, so that no step stands twice."""
 
-    def __init__(self, path: Path | None, first_step: int, every_steps: int, sums: Sequence[float] = ()):
-        """`path`: None writes nothing; `sums`: what `self.sums` was when the run stood at `first_step`."""
+    def __init__(self, path: Path | None, first_step: int, steps: int, every_steps: int, sums: Sequence[float] = ()):
+        """`path`: None writes nothing; `steps`: of the whole run; `sums`: what `self.sums` was when the run stood at
+        `first_step`."""
         if path is not None:
             lines = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in lines if _step_of(line) < first_step]
             write_text(path, "".join(f"{line}\n" for line in kept))
-        self._path, self._every = path, every_steps
+        self._path, self._steps, self._every = path, steps, every_steps
         self.sums, self._unwritten = tuple(sums) or _NOTHING, None
         self.note = ""
 
@@ -99,7 +111,7 @@ class MetricsLog:
             "rank_nats_per_term": rank / terms if terms else None,
         }
         watched = window()
-        self._append({"step": step, **losses, "learning_rate": learning_rate, **watched})
+        self._append({"step": step, "steps": self._steps, **losses, "learning_rate": learning_rate, **watched})
         shown = (f"{name.split('_')[0]} {value:.4f}" for name, value in losses.items() if value is not None)
         self.note = f"{', '.join(shown)}, {watched['sessions_per_second']:,.0f} sessions/s"
         self.sums, self._unwritten = _NOTHING, None

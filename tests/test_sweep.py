@@ -1,4 +1,4 @@
-"""Sweeps: killed and typed again they end with the same rows; failed runs are rows; wrong folders are refused."""
+"""Sweeps: whoever is killed, they end with the same rows; failed runs are rows; wrong folders are refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 
+import _disturbed
 import pytest
 
-from experiments import sweepfolder
+from experiments import sweepfolder, worker
 from experiments.__main__ import main
 from experiments.base import SIZES, sized
 from experiments.grid import Plan
+from experiments.launch.local import launch
+from experiments.lease import Leases
 from experiments.varying import varying
 from sessionrec_jax import count
 from sessionrec_jax.checkpoint import newest_whole
@@ -58,21 +61,41 @@ def assert_gone(workers: list[int]) -> None:
         time.sleep(0.1)
 
 
-def test_a_killed_sweep_ends_with_the_rows_of_an_undisturbed_one(log, tmp_path):
-    subprocess.run(command(log, tmp_path / "calm"), env=ENVIRONMENT, check=True, capture_output=True)
-    moment = random.SystemRandom().uniform(2.0, 12.0)
-    sweep = subprocess.Popen(command(log, tmp_path / "killed"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    time.sleep(moment)
+def until(what, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_worker_and_a_killed_sweep_end_with_the_rows_of_an_undisturbed_one(log, tmp_path):
+    """A worker's run is taken over where its checkpoint stands; then the sweep is killed, and it is typed again beside
+    a worker that was started by hand."""
+    subprocess.run(command(log, tmp_path / "calm", epochs=40), env=ENVIRONMENT, check=True, capture_output=True)
+    out = tmp_path / "killed"
+    sweep = subprocess.Popen(command(log, out, epochs=40), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    until(lambda: len({path.parent for path in out.glob("runs/*/checkpoints/[0-9]*")}) == 2)
+    victim = random.choice(list((out / "leases").glob("*.1")))
+    log_file, metrics = (out / "runs" / victim.stem / name for name in ("log.txt", "metrics.jsonl"))
+    os.kill(int(json.loads(victim.read_text())["worker"].rpartition(":")[2]), signal.SIGKILL)
+    before = metrics.read_text().splitlines()[0]
+    until(lambda: "attempt 2" in log_file.read_text())
+    time.sleep(random.uniform(0, 4))
     workers = children_of(sweep.pid)
-    sweep.send_signal(signal.SIGKILL)
+    sweep.kill()
     sweep.wait()
     assert_gone(workers)
-    subprocess.run(command(log, tmp_path / "killed"), env=ENVIRONMENT, check=True, capture_output=True)
+    again = (command(log, out, epochs=40), [sys.executable, "-m", "experiments", "worker", str(out)])
+    ends = [subprocess.Popen(argv, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for argv in again]
+    for said, end in [(end.communicate()[1], end) for end in ends]:
+        assert end.returncode == 0, said
     calm = rows(tmp_path / "calm")
     assert len(calm) == 2
     assert all(row["status"] == "done" and row["loss_nats_per_item"] > 0 for row in calm.values())
-    assert rows(tmp_path / "killed") == calm, f"killed after {moment:.2f} s"
-    assert main(["status", str(tmp_path / "killed")]) == 0
+    assert rows(out) == calm
+    assert metrics.read_text().splitlines()[0] == before  # the seconds in it would be others, had it begun anew
+    assert Leases(out).past(victim.stem, Leases(out).newest()[victim.stem]).attempts == 1  # the killed sweep's let go
+    assert main(["status", str(out), "--follow"]) == 0
 
 
 def test_a_sweep_that_is_asked_to_stop_saves_its_runs_and_counts_no_attempt(log, tmp_path):
@@ -86,7 +109,8 @@ def test_a_sweep_that_is_asked_to_stop_saves_its_runs_and_counts_no_attempt(log,
     assert "stopped by SIGTERM with 2 runs left; the same command goes on from there" in said
     assert_gone(workers)
     assert rows(tmp_path) == {}
-    assert [path.read_text().strip() for path in tmp_path.glob("runs/*/attempts.json")] == ["0", "0"]
+    leases = Leases(tmp_path)
+    assert [leases.past(*run).attempts for run in leases.newest().items()] == [0, 0]
     for run in (tmp_path / "runs").iterdir():
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
         assert newest_whole(run / "checkpoints") == (last["step"] + 1, [])  # every step that was taken is saved
@@ -107,69 +131,122 @@ def test_a_run_that_fails_is_a_row_without_a_loss(log, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["counts"] == {"diverged": 2}
 
 
-def test_a_worker_that_dies_again_and_again_leaves_a_failed_row(tmp_path, monkeypatch):
-    from experiments.launch import local
+def empty_sweep(folder, runs: int) -> list[str]:
+    configs = [replace(Config(), {"train.seed": seed}) for seed in range(runs)]
+    sweepfolder.begin(folder, "grid", configs, {})
+    return [run_id(config) for config in configs]
 
-    config = Config()
-    run_dir = tmp_path / "runs" / run_id(config)
-    run_dir.mkdir(parents=True)
-    told = []
-    for attempts, rows_told in ((local.ATTEMPTS - 1, 0), (local.ATTEMPTS, 1)):
-        (run_dir / "attempts.json").write_text(str(attempts))
-        local._give_up_on_killer(config, tmp_path, "grid", told.append)
-        assert len(told) == rows_told
-    assert told[0]["status"] == "failed"
-    assert "killed 3 times" in json.loads((run_dir / "row.json").read_text())["reason"]
+
+def test_a_run_that_fails_is_tried_again_and_is_then_a_row_with_the_end_of_its_log(tmp_path):
+    names = empty_sweep(tmp_path, 3)
+    tried = []
+
+    def fails(config, run_dir, plan, *, stop, write):
+        """The first one once, the second one always."""
+        tried.append(names.index(run_id(config)))
+        os.write(2, b"heard by nobody\n")
+        if tried[-1] == 1 or tried == [0]:
+            raise OSError(f"attempt {len(tried)}")
+        write(run_dir / "row.json", {"run_id": run_id(config), "status": "done"})
+
+    worker.work(tmp_path, fails, retries=2)
+    assert sorted(tried) == [0, 0, 1, 1, 1, 2]
+    first, second, third = (rows(tmp_path)[name] for name in names)
+    assert first["status"] == third["status"] == "done"
+    assert (second["status"], second["plan"], second["reason"]) == ("failed", "grid", "OSError: attempt 5")
+    assert "loss_nats_per_item" not in second
+    assert second["log_tail"].splitlines()[-1] == "OSError: attempt 5"
+    assert "heard by nobody" in second["log_tail"]
+    sweepfolder.try_failed_again(tmp_path)
+    assert set(rows(tmp_path)) == {names[0], names[2]}
+    worker.work(tmp_path, fails, retries=0)
+    assert tried[6:] == [1]  # its attempts are forgiven
+    assert rows(tmp_path)[names[1]]["reason"] == "OSError: attempt 7"
+
+
+def test_a_run_that_takes_its_workers_down_is_a_failed_row(tmp_path):
+    (name,), leases = empty_sweep(tmp_path, 1), Leases(tmp_path)
+    for died in range(3):
+        with leases.take(name, died, lambda: None):
+            pass
+    worker.work(tmp_path, lambda *_, **__: pytest.fail("a fourth attempt"), retries=2)
+    assert rows(tmp_path)[name]["status"] == "failed"
+    assert rows(tmp_path)[name]["reason"] == "its worker died 3 times; is there enough memory?"
 
 
 def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
-    from experiments.launch import local
+    empty_sweep(tmp_path, 400)
+    said = []
 
-    configs = [replace(Config(), {"train.seed": seed, "data.path": "nowhere"}) for seed in range(400)]
-
-    def fail(row) -> None:
-        raise OSError("the terminal is gone")
+    def fail() -> None:
+        said.extend(rows(tmp_path))
+        if said:
+            raise OSError("the terminal is gone")
 
     with pytest.raises(OSError, match="terminal"):
-        local.launch(configs, tmp_path, "grid", 1, fail)
-    assert 1 <= len(rows(tmp_path)) < 200
+        launch(tmp_path, 2, run=_disturbed.sleep, look=fail)
+    left = rows(tmp_path)
+    assert 1 <= len(left) < 200
+    time.sleep(0.3)
+    assert rows(tmp_path).keys() == left.keys()
+
+
+@pytest.mark.parametrize("runs", [150, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, runs):
+    told = _disturbed.disturbed(tmp_path, runs, workers=8)
+    assert told.kills > runs / 50
+    assert told.rows == runs
+    assert told.faults == []
+    assert told.rows_written <= runs
+    assert runs <= told.leases <= runs + told.kills  # a run is taken again where its worker died, and only there
 
 
 def test_a_folder_holds_one_sweep(tmp_path):
     first, second = Config(), replace(Config(), {"train.seed": 1})
     sweepfolder.begin(tmp_path, "grid", [first], {})
-    sweepfolder.begin(tmp_path, "grid", [first], {})
+    sweepfolder.begin(tmp_path, "grid", [replace(first, {"train.parts": 4})], {})
+    assert sweepfolder.read(tmp_path)[1][run_id(first)].train.parts == 4  # as it was typed last
     with pytest.raises(InputError, match="settings differ"):
         sweepfolder.begin(tmp_path, "grid", [second], {})
-    another = pytest.raises(InputError, match="another `sessionrec sweep`")
-    with sweepfolder.launching(tmp_path), another, sweepfolder.launching(tmp_path):
-        pass
 
 
-def test_failed_runs_are_tried_again_and_diverged_ones_are_not(tmp_path):
-    configs = [replace(Config(), {"train.seed": seed}) for seed in range(2)]
-    sweepfolder.begin(tmp_path, "grid", configs, {})
-    for config, status in zip(configs, ("failed", "diverged"), strict=True):
-        folder = tmp_path / "runs" / run_id(config)
+def test_diverged_runs_are_not_tried_again(tmp_path):
+    names = empty_sweep(tmp_path, 2)
+    for name, status in zip(names, ("failed", "diverged"), strict=True):
+        folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(to_dict(config)))
         (folder / "row.json").write_text(json.dumps({"status": status}))
-    sweepfolder.forget_failures(tmp_path)
+    sweepfolder.try_failed_again(tmp_path)
     assert [state.status for state in sweepfolder.states(tmp_path)[1]] == ["begun", "diverged"]
 
 
-def test_the_states_of_runs(tmp_path):
-    configs = [replace(Config(), {"train.seed": seed}) for seed in range(3)]
-    sweepfolder.begin(tmp_path, "grid", configs, {})
-    begun, done = (tmp_path / "runs" / run_id(config) for config in configs[1:])
-    for folder, config in ((begun, configs[1]), (done, configs[2])):
+def test_the_states_of_runs(tmp_path, capsys):
+    names, leases = empty_sweep(tmp_path, 6), Leases(tmp_path)
+    _, begun, running, stale, done, failing = ((tmp_path / "runs" / name) for name in names)
+    for folder in (begun, running, stale, done, failing):
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(to_dict(config)))
-    (begun / "metrics.jsonl").write_text('{"step": 7}\n{"step": 9}\n{"st')
+    line = '{"step": 9, "steps": 30, "step_seconds_p50": 0.5}\n'
+    (running / "metrics.jsonl").write_text(line + '{"step": 9, "validation_objective": 1}\n{"st')
     (done / "row.json").write_text('{"status": "done", "steps": 11}')
-    plan, states = sweepfolder.states(tmp_path)
+    with leases.take(stale.name, 0, lambda: None):
+        pass
+    with leases.take(failing.name, 0, lambda: None) as failed:
+        failed.end("failed", "OSError: no [room]")
+    with leases.take(running.name, 0, lambda: None):
+        plan, states = sweepfolder.states(tmp_path)
+        assert main(["status", str(tmp_path)]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert main(["status", str(tmp_path), "--json"]) == 0
     assert plan == "grid"
-    assert [(state.status, state.step) for state in states] == [("waiting", None), ("begun", 9), ("done", 11)]
+    assert [state.status for state in states] == ["waiting", "begun", "running", "stale", "done", "begun"]
+    assert [(state.step, state.steps) for state in states[2:5]] == [(9, 30), (None, None), (11, 11)]
+    assert [state.seconds_left for state in states] == [None, None, 10.0, None, None, None]
+    assert "10 of 30" in text
+    told = json.loads(capsys.readouterr().out)
+    assert told["counts"] == {"waiting": 1, "begun": 2, "running": 1, "stale": 1, "done": 1}
+    assert told["by_run"][failing.name]["failures"] == ["OSError: no [room]"]
+    assert told["by_run"][running.name]["worker"].endswith(f":{os.getpid()}")
+    assert [told["by_run"][name]["deaths"] for name in names] == [0, 0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -126,12 +126,13 @@ def test_the_log_has_every_step_once_and_the_losses_fall(whole):
 def test_a_line_of_the_log_is_the_mean_since_the_line_before(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 3}\n{"st')  # a run that was killed after its checkpoint at step 2
-    log = MetricsLog(path, 2, every_steps=2)
+    log = MetricsLog(path, 2, 7, every_steps=2)
     for step in range(2, 7):
         log.add(step, 0.1, (1.0 * step, 2.0, 0.0, 0.0), lambda: {"sessions_per_second": 1.0})
     log.close()
     lines = steps_of(tmp_path)
     assert [line["step"] for line in lines] == [1, 3, 5, 6]  # the last step too
+    assert [line["steps"] for line in lines[1:]] == [7, 7, 7]
     assert [line["retrieval_nats_per_item"] for line in lines[1:]] == [(2 + 3) / 4, (4 + 5) / 4, 6 / 2]
     assert all(line["rank_nats_per_term"] is None for line in lines[1:])
 

@@ -2,7 +2,8 @@
 
 sessionrec sweep grid --data DATA --out SWEEP --users 500 1000 2000 4000 8000 16000 --sizes xs s
 
-Killed and typed again, it goes on where it stopped. A plan is a list of runs; --dry-run shows each with what it will
+Killed and typed again, it goes on where it stopped, and tries failed runs anew. Typed on another host too, or beside
+`sessionrec worker SWEEP` there, it shares the runs. A plan is a list of runs; --dry-run shows each with what it will
 cost. A plan whose runs cannot identify the law that they are for is refused with the runs to add.
 """
 
@@ -20,6 +21,7 @@ from experiments.comparison import Layout
 from experiments.sweep import default_workers, run_sweep
 from experiments.sweepfolder import states
 from experiments.varying import varying
+from experiments.worker import RETRIES
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, to_dict
 from sessionrec_jax.data.store import open_log
@@ -46,7 +48,9 @@ class Command(Generic[P]):
     """Sweep folder: sweep.json, report.json or comparison.json, runs/RUN_ID/."""
     workers: int = field(default_factory=default_workers)
     """Worker processes; on a CPU each keeps to its share of the cores. Left out: one where there is an accelerator,
-    else one a core and at most four."""
+    else one a core and at most four. 0: write the folder and leave its runs to `sessionrec worker`."""
+    retries: int = RETRIES
+    """Times that a run is tried again that failed or took its worker down, before it becomes a failed row."""
     dry_run: bool = False
     """Show each run with its N, D, FLOPs, time and memory here, and what the plan will tell of its law; then stop."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -69,8 +73,9 @@ def main(argv: list[str]) -> int:
         description=plan.__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    if command.workers < 1:
-        raise InputError(f"--workers {command.workers}; wanted at least 1")
+    for flag, value in (("workers", command.workers), ("retries", command.retries)):
+        if value < 0:
+            raise InputError(f"--{flag} {value}; wanted at least 0")
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
     base = replace(command.base, {"data.path": str(command.log)})
     layout = command.plan.lay_out(base, open_log(command.log))
@@ -83,7 +88,10 @@ def main(argv: list[str]) -> int:
 
         dryrun.show(layout, [ahead.row(config) for config in layout.configs], verdict, command.workers)
         return 0
-    rows = run_sweep(name, layout, command.out, workers=command.workers)
+    rows = run_sweep(name, layout, command.out, workers=command.workers, retries=command.retries)
+    if not command.workers:
+        print(f"{len(layout.configs) - len(rows)} runs left in {command.out} for `sessionrec worker {command.out}`")
+        return 0
     bad = sum(row["status"] != "done" for row in rows)
     reader = "report" if "report.json" in layout.files else "compare"
     Console(highlight=False).print(

@@ -1,0 +1,178 @@
+"""One worker of a sweep folder: takes the costliest run that nobody has, does it, writes its row, takes the next.
+
+    work(Path("SWEEP"))
+
+Any number of them, on any hosts, share a folder through its leases. A run whose worker died is taken over where its
+checkpoint stands. One that fails, or takes its workers down, is tried `retries` times more and is then a failed row
+with the reason and the end of its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Protocol
+
+from experiments import sweepfolder
+from experiments.lease import Lease, Leases, Lost
+from sessionrec_jax.config import Config
+from sessionrec_jax.runfolder import write_json
+from sessionrec_jax.stopping import Stop, Stopped, StopSignals
+
+RETRIES = 2
+_LOG_TAIL_LINES, _LOG_TAIL_BYTES = 20, 4_000
+_LOOK_SECONDS = 1.0
+"""Between looks at runs that others have."""
+
+Write = Callable[[Path, Any], None]
+
+
+class Run(Protocol):
+    """Does a run in its folder and writes its row by `write`, which raises Lost where another worker has the run."""
+
+    def __call__(self, config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> Any: ...
+
+
+def train_and_measure(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> None:
+    from experiments.row import run  # starts jax, after the environment is set
+
+    run(config, run_dir, plan, quiet=True, stop=stop, write=write)
+
+
+def work(
+    sweep_dir: Path, run: Run = train_and_measure, *, retries: int = RETRIES, look: Callable[[], None] = lambda: None
+) -> None:
+    """Returns when every run has a row. `look` is called after each run, and every second while others have the rest.
+
+    SIGTERM and SIGINT let the run go, saved if it trains, and raise Stopped or SystemExit. Where another worker has
+    taken the run over, the process ends with code 75 (EX_TEMPFAIL).
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(sweep_dir / ".programs"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    plan, configs = sweepfolder.read(sweep_dir)
+    left = {run_id: configs[run_id] for run_id in sorted(configs, key=lambda run_id: -_cost(configs[run_id]))}
+    leases = Leases(sweep_dir)
+    with _leaving_when_asked():
+        while left:
+            lease = _take_first(left, leases, sweep_dir)
+            if lease is not None:
+                run_dir = sweepfolder.run_dir(sweep_dir, lease.run_id)
+                with lease, contextlib.suppress(Lost):
+                    _do(left[lease.run_id], lease, run_dir, plan, run, retries)
+            elif left:
+                time.sleep(_LOOK_SECONDS)
+            look()
+
+
+def _cost(config: Config) -> float:
+    """Proportional to a run's time, roughly: only the order counts, so that no long run is left for the end."""
+    users = config.data.users or float("inf")
+    return config.train.epochs * users * (20 + config.model.width * (1 + config.model.layers))
+
+
+def _take_first(left: dict[str, Config], leases: Leases, sweep_dir: Path) -> Lease | None:
+    """The first run that can be had; those that have a row are taken out of `left`."""
+    newest = leases.newest()
+    for run_id in tuple(left):
+        if (sweepfolder.run_dir(sweep_dir, run_id) / "row.json").exists():
+            del left[run_id]
+            continue
+        if (lease := leases.take(run_id, newest.get(run_id, 0), _end_at_once)) is not None:
+            return lease
+    return None
+
+
+def _end_at_once() -> NoReturn:
+    print("another worker has taken this run over; this process stood still for too long", file=sys.stderr, flush=True)
+    os._exit(os.EX_TEMPFAIL)
+
+
+def _do(config: Config, lease: Lease, run_dir: Path, plan: str, run: Run, retries: int) -> None:
+    def write(path: Path, row: Any) -> None:
+        lease.renew()
+        write_json(path, row)
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    log = run_dir / "log.txt"
+    failure = None
+    if (run_dir / "row.json").exists():
+        pass  # written since we looked
+    elif lease.past.attempts > retries:
+        write(run_dir / "row.json", _failed(config, lease, plan, log))
+    else:
+        try:
+            with _stderr_in(log, f"attempt {lease.past.attempts + 1}, {lease.worker}"):
+                run(config, run_dir, plan, stop=StopSignals(again=signal.SIG_IGN), write=write)
+        except Lost:
+            raise
+        except (Stopped, SystemExit):
+            lease.end("released")
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it was: the other runs go on
+            failure = f"{type(error).__name__}: {error}"
+    lease.end("failed" if failure else "released", failure)
+
+
+def _failed(config: Config, lease: Lease, plan: str, log: Path) -> dict[str, Any]:
+    from experiments.row import identity
+
+    past = lease.past
+    died = [f"its worker died {past.deaths} times; is there enough memory?"] if past.deaths else []
+    row = {"status": "failed", "reason": "; ".join([*past.failures[:1], *died]), "log_tail": _tail(log)}
+    return identity(config, plan) | row
+
+
+def _tail(log: Path) -> str:
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(-min(_LOG_TAIL_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+
+
+@contextmanager
+def _stderr_in(path: Path, title: str) -> Iterator[None]:
+    """What this process and its libraries write to stderr, and the traceback of an error, go to the end of a file."""
+    sys.stderr.flush()
+    outside = os.dup(2)
+    with path.open("a") as log:
+        print(f"--- {title}", file=log, flush=True)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            traceback.print_exc(file=log)
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(outside, 2)
+            os.close(outside)
+
+
+@contextmanager
+def _leaving_when_asked() -> Iterator[None]:
+    """Where a run does not ask whether it shall stop (it compiles, it evaluates, it waits) a signal ends it; training
+    saves first, and evaluation begins anew from its end. A signal that is ignored stays so."""
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    both = (signal.SIGTERM, signal.SIGINT)
+    before = {each: signal.getsignal(each) for each in both if signal.getsignal(each) is not signal.SIG_IGN}
+    for each in before:
+        signal.signal(each, leave)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
