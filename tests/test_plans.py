@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -179,7 +180,7 @@ def test_tuned_rates_are_read_by_other_plans_and_their_rows_say_so(log, base, tm
     ):
         with pytest.raises(InputError, match=message):
             plan_of("grid", learning_rates_from=file, **options).configs(replace(base, settings), 160)
-    runs[0] = RunState(runs[0].run_id, runs[0].config, "failed", None, {})
+    runs[0] = dataclasses.replace(runs[0], status="failed", row={})
     with pytest.raises(InputError, match="1 runs failed"):
         tuned.conclude(tmp_path, runs)
 
