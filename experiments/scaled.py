@@ -45,6 +45,7 @@ class Scaled:
     learning_rates_from: Path | None = None
     """learning_rates.json of a sweep of the plan `learning_rate`: each size runs at its own best rate."""
     seeds: tuple[int, ...] = (0,)
+    """Seeds of every run."""
 
     SETS: ClassVar[dict[str, str]] = {
         "model.width": "--sizes",

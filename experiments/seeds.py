@@ -28,6 +28,7 @@ class Plan:
     """Seeds of one run."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    """Seeds to run it with."""
 
     SETS: ClassVar[dict[str, str]] = {"train.seed": "--seeds"}
     """Settings that the plan decides, and the flag that they are decided by."""
