@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 def linear(module: nn.Module, name: str, start: Callable[..., Array], x: Float[Array, "*B D"], features: int) -> Array:
     """[*B, E = features]: x W, with W the parameter `name` of `module`, initialised by `start`. W is rounded to the
     type of x, and so is the result; the gradient is that of the float32 parameter."""
-    return _product(x, module.param(name, start, (x.shape[-1], features)))
+    return _product(x, jnp.asarray(module.param(name, start, (x.shape[-1], features))))
 
 
 @jax.custom_vjp
