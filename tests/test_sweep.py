@@ -69,23 +69,23 @@ def until(what, seconds: float = 60) -> None:
 
 
 def test_a_killed_worker_and_a_killed_sweep_end_with_the_rows_of_an_undisturbed_one(log, tmp_path):
-    """A worker's run is taken over where its checkpoint stands; then the sweep is killed, and it is typed again beside
-    a worker that was started by hand."""
-    subprocess.run(command(log, tmp_path / "calm", epochs=40), env=ENVIRONMENT, check=True, capture_output=True)
+    """A worker's run is taken over where its checkpoint stands; then the sweep is killed, and a worker that is started
+    by hand finishes what is left beside the sweep that is typed again."""
+    subprocess.run(command(log, tmp_path / "calm", epochs=12), env=ENVIRONMENT, check=True, capture_output=True)
     out = tmp_path / "killed"
-    sweep = subprocess.Popen(command(log, out, epochs=40), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    until(lambda: len({path.parent for path in out.glob("runs/*/checkpoints/[0-9]*")}) == 2)
-    victim = random.choice(list((out / "leases").glob("*.1")))
-    log_file, metrics = (out / "runs" / victim.stem / name for name in ("log.txt", "metrics.jsonl"))
-    os.kill(int(json.loads(victim.read_text())["worker"].rpartition(":")[2]), signal.SIGKILL)
-    before = metrics.read_text().splitlines()[0]
-    until(lambda: "attempt 2" in log_file.read_text())
+    sweep = subprocess.Popen(command(log, out, epochs=12), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    until(lambda: any(out.glob("runs/*/checkpoints/[0-9]*")))
+    run = next(out.glob("runs/*/checkpoints/[0-9]*")).parent.parent
+    holder = json.loads((out / "leases" / f"{run.name}.1").read_text())["worker"]
+    os.kill(int(holder.rpartition(":")[2]), signal.SIGKILL)
+    first_line = (run / "metrics.jsonl").read_text().splitlines()[0]
+    until(lambda: "attempt 2" in (run / "log.txt").read_text())
     time.sleep(random.uniform(0, 4))
     workers = children_of(sweep.pid)
     sweep.kill()
     sweep.wait()
     assert_gone(workers)
-    again = (command(log, out, epochs=40), [sys.executable, "-m", "experiments", "worker", str(out)])
+    again = (command(log, out, epochs=12), [sys.executable, "-m", "experiments", "worker", str(out)])
     ends = [subprocess.Popen(argv, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for argv in again]
     for said, end in [(end.communicate()[1], end) for end in ends]:
         assert end.returncode == 0, said
@@ -93,8 +93,9 @@ def test_a_killed_worker_and_a_killed_sweep_end_with_the_rows_of_an_undisturbed_
     assert len(calm) == 2
     assert all(row["status"] == "done" and row["loss_nats_per_item"] > 0 for row in calm.values())
     assert rows(out) == calm
-    assert metrics.read_text().splitlines()[0] == before  # the seconds in it would be others, had it begun anew
-    assert Leases(out).past(victim.stem, Leases(out).newest()[victim.stem]).attempts == 1  # the killed sweep's let go
+    assert (run / "metrics.jsonl").read_text().splitlines()[0] == first_line  # its seconds would be others, begun anew
+    leases = Leases(out)
+    assert leases.past(run.name, leases.newest()[run.name]).attempts == 1  # a killed sweep's workers let go
     assert main(["status", str(out), "--follow"]) == 0
 
 
