@@ -8,7 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 
 def linear(module: nn.Module, name: str, start: Callable[..., Array], x: Float[Array, "*B D"], features: int) -> Array:
@@ -18,11 +18,11 @@ def linear(module: nn.Module, name: str, start: Callable[..., Array], x: Float[A
 
 
 @jax.custom_vjp
-def _product(x: Float[Array, "*B D"], w_DE: Float32[Array, "D E"]) -> Float[Array, "*B E"]:
+def _product(x: Float[Array, "*B D"], w_DE: Float[Array, "D E"]) -> Float[Array, "*B E"]:
     return x @ w_DE.astype(x.dtype)
 
 
-def _forward(x: Float[Array, "*B D"], w_DE: Float32[Array, "D E"]) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Float[Array, "*B D"], w_DE: Float[Array, "D E"]) -> tuple[Array, tuple[Array, Array]]:
     return _product(x, w_DE), (x, w_DE)
 
 
@@ -31,7 +31,7 @@ def _backward(kept: tuple[Array, Array], of_product: Float[Array, "*B E"]) -> tu
     training step (benchmarks/train_step.py)."""
     x, w_DE = kept
     x_XD, of_product_XE = x.reshape(-1, x.shape[-1]), of_product.reshape(-1, of_product.shape[-1])
-    of_w_DE = jnp.einsum("XD,XE->DE", x_XD, of_product_XE, preferred_element_type=jnp.float32)
+    of_w_DE = jnp.einsum("XD,XE->DE", x_XD, of_product_XE, preferred_element_type=w_DE.dtype)
     return of_product @ w_DE.astype(x.dtype).T, of_w_DE
 
 
