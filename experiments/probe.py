@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.launch.local import keep_to_share
 from sessionrec_jax.config import Config
 
 _STEPS = 20
@@ -28,13 +28,8 @@ class Cost(NamedTuple):
 
 def probe(config: Config, workers: int) -> Cost:
     """Of a resolved run, on a CPU on the share of the cores that one of so many workers has."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _take_share, (workers,)) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), keep_to_share, (0, workers)) as pool:
         return pool.submit(_measure, config).result()
-
-
-def _take_share(workers: int) -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[::workers])
 
 
 def _measure(config: Config) -> Cost:

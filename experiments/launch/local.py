@@ -80,9 +80,7 @@ def _work(number: int, workers: int, sweep_dir: Path, run: Run, retries: int, pa
 
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the sweep's own passes it on
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[number % len(cores) :: workers])
+    keep_to_share(number, workers)
 
     def quietly() -> int:
         try:
@@ -92,6 +90,13 @@ def _work(number: int, workers: int, sweep_dir: Path, run: Run, retries: int, pa
         return 0
 
     sys.exit(exit_code(quietly))
+
+
+def keep_to_share(number: int, workers: int) -> None:
+    """This process runs on the cores of worker `number` from now on, where the system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number % len(cores) :: workers])
 
 
 def _leave_with(parent: int) -> None:
