@@ -20,10 +20,13 @@ from _bench import in_turns, ratio, report, significant
 from _disturbed import at_once, disturbed
 
 from experiments import sweepfolder
+from experiments.grid import Plan
 from experiments.launch.local import launch
 from experiments.worker import Write
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, run_id
+from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.runfolder import write_json
 from sessionrec_jax.stopping import Stop
 
