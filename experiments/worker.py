@@ -103,11 +103,10 @@ def _do(config: Config, lease: Lease, run_dir: Path, plan: str, run: Run, retrie
     run_dir.mkdir(parents=True, exist_ok=True)
     log = run_dir / "log.txt"
     failure = None
-    if (run_dir / "row.json").exists():
-        pass  # written since we looked
-    elif lease.past.attempts > retries:
+    is_left = not (run_dir / "row.json").exists()  # it may have been written since we looked
+    if is_left and lease.past.attempts > retries:
         write(run_dir / "row.json", _failed(config, lease, plan, log))
-    else:
+    elif is_left:
         try:
             with _stderr_in(log, f"attempt {lease.past.attempts + 1}, {lease.worker}"):
                 run(config, run_dir, plan, stop=StopSignals(again=signal.SIG_IGN), write=write)
