@@ -135,11 +135,11 @@ def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Pat
     validation, on_test = held_out(VALIDATION), held_out(TEST)
     first(lambda: _write_per_user(on_test.by_user(), run_dir))
     test = on_test.result()
-    row: Row = {"seen_items": config.data.eval_seen}
+    row: Row = {"seen_items": config.data.eval_seen, "eval_candidates": config.data.eval_candidates}
     row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _HELD_OUT for part in ("", "_stderr")}
     row["loss_stderr"] = row["loss_nats_per_item_stderr"]  # contract 3's name
     row |= {name: test.get(name) for name in _BESIDE}
-    row |= validated(validation, config.loss)
+    row |= validated(validation, config)
     row |= {"best_step": trained.best and trained.best.step, "parameters_step": trained.params_step}
     row["schedule_fraction"] = trained.params_step / trained.steps
     truth = known_truth(prepared.path, prepared.fingerprint)

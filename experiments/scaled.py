@@ -31,6 +31,12 @@ COLUMNS = {
     "floor_column": "loss_floor_nats_per_item",
 }
 """Which columns of the rows a fit or a report reads, unless told otherwise or a plan has another axis."""
+OF_RANK_LOSS = {
+    "loss": "rank_nats_per_exposure",  # rank_paired_nats_per_exposure where the truth is known
+    "baseline": "rank_baseline_nats_per_exposure",
+    "floor_column": "rank_floor_nats_per_exposure",
+}
+"""The same where the runs measure the rank loss alone (data.eval_candidates)."""
 SELECT_BY = "validation_objective"
 
 
@@ -91,10 +97,16 @@ class Scaled:
 
 
 def lay_out(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
-    """The runs, resolved, and the file that says how they are read."""
-    from sessionrec_jax.train import resolve  # starts jax, which --help need not wait for
+    """The runs, resolved, and the file that says how they are read: by the loss that they measure."""
+    from sessionrec_jax.evaluate import known_truth  # starts jax, which --help need not wait for
+    from sessionrec_jax.train import resolve
 
-    return Layout([resolve(config, prepared) for config in configs], {"report.json": report})
+    resolved = [resolve(config, prepared) for config in configs]
+    if resolved[0].data.eval_candidates == "shown":
+        report = report | OF_RANK_LOSS
+        if known_truth(prepared.path, prepared.fingerprint) is not None:
+            report["loss"] = "rank_paired_nats_per_exposure"
+    return Layout(resolved, {"report.json": report})
 
 
 def training_users(prepared: Prepared) -> int:

@@ -21,6 +21,7 @@ from sessionrec_jax.config_rules import check
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.runfolder import read_json
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Plan:
 
     def conclude(self, sweep_dir: Path, runs: Sequence[RunState]) -> str:
         """Tells the noise."""
-        losses = [math.log(run.row[COLUMNS["loss"]]) for run in runs if run.status == "done"]
+        loss = read_json(sweep_dir / "report.json")["loss"]
+        losses = [math.log(run.row[loss]) for run in runs if run.status == "done"]
         if len(losses) < 2:
             return f"{len(losses)} of {len(runs)} runs are done: there is no noise to tell"
         sigma = statistics.stdev(losses)

@@ -11,8 +11,8 @@ from scaling.table import RunTable
 RECIPE = (
     "dataset_fingerprint", "dataset", "eval_users", "paradigm", "session_encoder", "sequence_encoder", "positions",
     "optimizer", "schedule", "learning_rate_rule", "learning_rate_schedule",
-    "retrieval_loss", "negatives", "negatives_from", "other_clicks", "rank_loss", "alpha", "seen_items",
-    "flops_convention",
+    "retrieval_loss", "negatives", "negatives_from", "other_clicks", "rank_loss", "alpha",
+    "seen_items", "eval_candidates", "flops_convention",
 )  # fmt: skip
 """Columns that make another recipe; a law describes one. What a plan tunes or climbs (learning rate, epochs, batch,
 width, layers) is not among them."""

@@ -31,6 +31,10 @@ class Data:
     """Items that a user was shown before, in the ranking metrics.
     kept: candidates and targets like any other
     masked: neither, as for a service that never shows an item twice"""
+    eval_candidates: Literal["catalogue", "shown"] = "catalogue"
+    """What held-out sessions are scored among.
+    catalogue: all items: likelihood of the clicked items, recall and the like; costs clicks x items
+    shown: each session's own exposures: the rank loss and AUC alone, at no such cost"""
     rows: int = 32
     """Rows of a batch over all devices together; a multiple of the number of devices."""
     sessions_per_row: int = 64

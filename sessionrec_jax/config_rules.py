@@ -102,6 +102,16 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure a slot and so no pairs; wanted "
             "--loss.rank pointwise, or --loss.alpha 0"
         )
+    if config.data.eval_candidates == "shown":
+        for came, why, wanted in (
+            (loss.alpha == 0, "--loss.alpha is 0", "--loss.alpha above 0"),
+            (config.data.eval_seen == "masked", "--data.eval-seen is masked", "--data.eval-seen kept"),
+        ):
+            if came:
+                yield (
+                    f"{why}, but --data.eval-candidates shown measures the rank loss alone; wanted {wanted}, or "
+                    "--data.eval-candidates catalogue"
+                )
     if config.optim.table_update == "sparse" and loss.retrieval == "full_softmax":
         yield (
             "--optim.table-update is sparse, but --loss.retrieval full_softmax reads every row of the item tables; "

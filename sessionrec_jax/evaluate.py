@@ -83,7 +83,8 @@ def measure(
     score log odds; rank_loss: the configured rank loss, nats a term of its own, without a standard error. The nats of
     popularity, and of the Bayes predictor where the log's truth is known, are of the same exposures. With
     `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are neither targets nor
-    candidates of recall, ndcg, hit and mrr. Nothing here trains or tunes.
+    candidates of recall, ndcg, hit and mrr. With `data.eval_candidates` shown, what needs the catalogue (nats per item,
+    recall, ndcg, hit, mrr) has no term. Nothing here trains or tunes.
     """
     spec = spec.in_float32
     side = put_side(catalogue.side, spec.rows, mesh)
@@ -94,7 +95,7 @@ def measure(
         published_V, anchor_S = np.append(-1, prepared.item_ids().to_numpy()), _anchors(log)
     metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
     for batch in eval_batches(config, prepared, shape, role):
-        place_GN = _scored_places(batch)
+        place_GN = _scored_places(batch, config.data.eval_candidates)
         terms = [_Terms(batch, shard, place_N, metrics) for shard, place_N in enumerate(place_GN)]
         pairs = None
         if config.data.eval_seen == "masked":
@@ -121,13 +122,14 @@ def _of_all(own: Metrics) -> Metrics:
     return metrics
 
 
-def validated(metrics: Metrics, loss: Loss) -> dict[str, float | None]:
+def validated(metrics: Metrics, config: Config) -> dict[str, float | None]:
     """What is told of the validation sessions; `validation_objective`, the lower the better, is what runs and steps are
-    chosen by: the retrieval loss against the whole catalogue + alpha x the configured rank loss."""
+    chosen by: the retrieval loss against the whole catalogue + alpha x the configured rank loss; the rank loss where
+    the catalogue is not scored."""
     retrieval, rank = metrics.mean("loss_nats_per_item"), metrics.mean("rank_loss")
-    objective = retrieval
-    if loss.alpha and retrieval is not None:
-        objective = None if rank is None else retrieval + loss.alpha * rank
+    objective = rank if config.data.eval_candidates == "shown" else retrieval
+    if config.loss.alpha and retrieval is not None:
+        objective = None if rank is None else retrieval + config.loss.alpha * rank
     return {f"validation_{name}": metrics.mean(name) for name in _VALIDATION} | {"validation_objective": objective}
 
 
@@ -224,9 +226,11 @@ def _anchors(log: FlatLog) -> Int[np.ndarray, " S"]:
     return anchor_S
 
 
-def _scored_places(batch: Batch) -> Int[np.ndarray, "G N"]:
-    """Places of the clicked items of target sessions, filled up with T."""
-    capacity = batch.item_GT.shape[1]
+def _scored_places(batch: Batch, candidates: str) -> Int[np.ndarray, "G N"]:
+    """Places of the clicked items of target sessions, filled up with T; none where the catalogue is no candidate."""
+    shards, capacity = batch.item_GT.shape
+    if candidates == "shown":
+        return np.empty((shards, 0), np.int32)
     target_GS = np.pad(batch.target_GRL.reshape(len(batch.item_GT), -1), ((0, 0), (0, 1)))
     clicked_GT = np.take_along_axis(target_GS, batch.session_of_item_GT, axis=1) & (batch.feedback_GT == CLICKED)
     width = padded_width(most(int(clicked_GT.sum(axis=1).max())), BLOCK)

@@ -199,7 +199,7 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
                 if to_validate and not asked_by:
                     with clock.stopped():
                         metrics = measure(config, prepared, catalogue, spec, state.params, mesh, shape, VALIDATION)
-                    values = validated(metrics, config.loss)
+                    values = validated(metrics, config)
                     log.add_validation(step - 1, values)
                     validated_step, objective = step, values["validation_objective"]
                     if objective is not None and (best is None or objective < best.objective):

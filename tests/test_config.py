@@ -94,6 +94,16 @@ def test_a_base_model_is_refused_where_nothing_is_measured_against_it(name, valu
     assert check(mup) == mup
 
 
+@pytest.mark.parametrize(("name", "value", "flag"), [
+    ("loss.alpha", 0.0, "--loss.alpha is 0"), ("data.eval_seen", "masked", "--data.eval-seen is masked"),
+])  # fmt: skip
+def test_scoring_the_shown_alone_needs_a_rank_loss_and_masks_nothing(name, value, flag):
+    shown = replace(Config(), {"data.eval_candidates": "shown"})
+    assert check(shown) == shown
+    with pytest.raises(InputError, match=f"{flag}, but --data.eval-candidates shown .*; wanted "):
+        check(replace(shown, {name: value}))
+
+
 @pytest.mark.parametrize(("base_width", "base_heads"), [(64, 3), (1, 2), (64, 0)])
 def test_the_heads_of_a_base_model_divide_its_width(base_width, base_heads):
     of_base = {"model.base_width": base_width, "model.base_heads": base_heads, "model.parametrization": "mup"}

@@ -13,7 +13,7 @@ from sessionrec_jax.baselines import evaluate_baselines
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.batches import CLICKED, CONTEXT, TEST, VALIDATION, eval_batches, shape_of, train_catalogue
-from sessionrec_jax.evaluate import evaluate, measure
+from sessionrec_jax.evaluate import evaluate, measure, validated
 from sessionrec_jax.metrics import CUTOFFS
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
@@ -112,6 +112,21 @@ def test_masking_changes_the_ranking_metrics_alone(measured):
     kept, masked = measured(data__eval_seen="kept").result(), measured(data__eval_seen="masked").result()
     changed = {name.removesuffix("_stderr") for name in kept if kept[name] != masked[name]}
     assert {"mrr", "ndcg_at_10", "recall_at_10"} <= changed <= set(RANKING)
+
+
+def test_among_the_shown_alone_the_rest_is_the_same_and_the_catalogue_has_no_term(measured):
+    all_items, shown = measured(data__eval_seen="kept").result(), measured(data__eval_candidates="shown").result()
+    missing = {name.removesuffix("_stderr") for name in all_items if shown.get(name) is None} - {
+        name.removesuffix("_stderr") for name in all_items if all_items[name] is None
+    }
+    assert missing >= {*RANKING, "loss_nats_per_item"}
+    assert {"rank_nats_per_exposure", "rank_auc", "rank_loss", "rank_bayes_nats_per_exposure"} <= shown.keys() - missing
+    assert all(value == pytest.approx(all_items[name], rel=1e-6) for name, value in shown.items() if value is not None)
+
+
+def test_runs_that_score_the_shown_alone_are_chosen_by_the_rank_loss(config, measured):
+    metrics, shown = measured(data__eval_candidates="shown"), replace(config, {"data.eval_candidates": "shown"})
+    assert validated(metrics, shown)["validation_objective"] == metrics.mean("rank_loss")
 
 
 @pytest.mark.parametrize("seen_items", ["kept", "masked"])

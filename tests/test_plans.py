@@ -67,6 +67,14 @@ def test_a_plan_lays_out_each_run_once_and_its_defaults_carry_its_law(name, log,
         assert without.configs == layout.configs
 
 
+def test_a_plan_whose_runs_score_the_shown_alone_is_read_by_the_rank_loss(log, base):
+    layout = plan_of("grid").lay_out(replace(base, {"data.eval_candidates": "shown"}), log)
+    report = layout.files["report.json"]
+    assert report["loss"] == "rank_paired_nats_per_exposure"  # the log's truth is known
+    assert report["baseline"].startswith("rank_")
+    assert report["floor_column"].startswith("rank_")
+
+
 def spent(config: Config, log) -> float:
     """FLOPs by the windows in the rows that the run will read."""
     cut = train_windows(config, log)

@@ -61,7 +61,8 @@ def main(argv: list[str]) -> int:
     run = restore(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     role = VALIDATION if command.split == "validation" else TEST
     shape = shape_of(run.config, batch_shards(run.mesh))
-    config = replace(run.config, {} if command.seen is None else {"data.eval_seen": command.seen})
+    asked = {"data.eval_candidates": "catalogue", "data.eval_seen": command.seen or run.config.data.eval_seen}
+    config = replace(run.config, asked)
     metrics = evaluate(config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, role)
     metrics |= evaluate_baselines(config, run.prepared, run.catalogue, role)
     if command.json is not None:
