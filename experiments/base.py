@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from experiments.varying import told, varying
@@ -28,21 +29,39 @@ def labels(configs: Sequence[Config]) -> list[dict[str, str]]:
     of_size = tuple(next(iter(SIZES.values())))
     found = []
     for config, settings in zip(configs, varying([to_dict(config) for config in configs]), strict=True):
-        size = size_of(config)
-        named = {"size": size} if size and any(name in settings for name in of_size) else {}
+        named = {"size": size_of(config)} if any(name in settings for name in of_size) else {}
         others = {name: told(value) for name, value in settings.items() if not (named and name in of_size)}
         found.append(named | {name.rpartition(".")[2].replace("_", " "): text for name, text in others.items()})
     return found
 
 
-def size_of(config: Config) -> str | None:
-    """The name of the size that `config` has; None where it is none of the ladder."""
+def size_of(config: Config) -> str:
+    """The name of the size that `config` has."""
     model = {name: getattr(config.model, name.removeprefix("model.")) for name in next(iter(SIZES.values()))}
-    return next((size for size, values in SIZES.items() if values == model), None)
+    return next((size for size, values in SIZES.items() if values == model), "x".join(map(str, model.values())))
 
 
 def sized(config: Config, size: str) -> Config:
-    """`config` with the model of that name. Raises InputError for an unknown one."""
-    if size not in SIZES:
-        raise InputError(f"unknown size {size!r}; {near_miss(size, SIZES)}")
-    return replace(config, SIZES[size])
+    """`config` with the model of that name: one of the ladder, or WIDTHxLAYERSxHEADS. Raises InputError for another."""
+    return replace(config, _model_of(size))
+
+
+def around(sizes: Sequence[str]) -> tuple[str, ...]:
+    """`sizes`, and the ladder from one below the smallest to two above the largest."""
+
+    def weight(size: str) -> int:
+        return _model_of(size)["model.width"] ** 2 * _model_of(size)["model.layers"]
+
+    weights = [weight(size) for size in sizes]
+    below = [size for size in SIZES if weight(size) < min(weights)]
+    above = [size for size in SIZES if weight(size) > max(weights)]
+    between = [size for size in SIZES if size not in (*below, *above)]
+    return tuple(dict.fromkeys(sorted([*below[-1:], *between, *sizes, *above[:2]], key=weight)))
+
+
+def _model_of(size: str) -> dict[str, int]:
+    if size in SIZES:
+        return SIZES[size]
+    if re.fullmatch(r"\d+x\d+x\d+", size):
+        return dict(zip(next(iter(SIZES.values())), map(int, size.split("x")), strict=True))
+    raise InputError(f"unknown size {size!r}; {near_miss(size, SIZES)}, or WIDTHxLAYERSxHEADS such as 24x1x2")

@@ -10,8 +10,9 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from experiments.base import around
 from experiments.comparison import Layout
-from experiments.scaled import COLUMNS, SELECT_BY, Scaled, lay_out, thirds, training_users, wider, wider_sizes
+from experiments.scaled import COLUMNS, SELECT_BY, Scaled, lay_out, thirds, training_users, wider
 from sessionrec_jax.config import Config
 from sessionrec_jax.data.store import Prepared
 
@@ -45,5 +46,5 @@ class Plan(Scaled):
             self.untuned(),
             users=wider(self.users or thirds(most, 3), 1, most),
             epochs=tuple(float(epochs) for epochs in wider(self.epochs, 1, 4 * max(self.epochs))),
-            sizes=wider_sizes(self.sizes),
+            sizes=around(self.sizes),
         )

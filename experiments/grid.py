@@ -11,8 +11,9 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from experiments.base import around
 from experiments.comparison import Layout
-from experiments.scaled import COLUMNS, Scaled, lay_out, thirds, training_users, wider, wider_sizes
+from experiments.scaled import COLUMNS, Scaled, lay_out, thirds, training_users, wider
 from scaling import laws
 from sessionrec_jax.config import Config
 from sessionrec_jax.data.store import Prepared
@@ -47,7 +48,7 @@ class Plan(Scaled):
         return dataclasses.replace(
             self.untuned(),
             users=wider(self.users or thirds(most, 6), 1, most),
-            sizes=wider_sizes(self.sizes) if "n" in laws.by_name(self.law).axes else self.sizes,
+            sizes=around(self.sizes) if "n" in laws.by_name(self.law).axes else self.sizes,
             epochs=(min(self.epochs),),
         )
 

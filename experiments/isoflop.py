@@ -10,10 +10,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from experiments.base import size_of
+from experiments.base import around, size_of
 from experiments.budget import Ahead
 from experiments.comparison import Layout
-from experiments.scaled import COLUMNS, Scaled, lay_out, training_users, wider_sizes
+from experiments.scaled import COLUMNS, Scaled, lay_out, training_users
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data.store import Prepared
@@ -58,7 +58,7 @@ class Plan(Scaled):
 
     def wider(self, base: Config, prepared: Prepared) -> Plan:
         """More sizes at the same budgets: where runs may be added."""
-        return dataclasses.replace(self.untuned(), sizes=wider_sizes(self.sizes))
+        return dataclasses.replace(self.untuned(), sizes=around(self.sizes))
 
 
 def _spending(budget: float, whole: Config, flops: float, most: int, ahead: Ahead) -> Config:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.base import SIZES
+from experiments.base import SIZES, size_of, sized
 from experiments.varying import flat, told
 from scaling import vertex
 from sessionrec_jax.config import Config
@@ -80,15 +80,16 @@ def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, float]:
     if not (isinstance(values, dict) and all(isinstance(values.get(key), dict) for key in _KEYS)):
         raise InputError(f"{path} is not what a sweep of the plan learning_rate writes; it wants {', '.join(_KEYS)}")
     found, settings = (values[key] for key in _KEYS)
-    for size in sizes:
-        if size not in found:
-            raise InputError(f"{path} has no rate for the size {size!r}; {near_miss(size, found)}. Tune it too.")
+    names = {size: size_of(sized(base, size)) for size in sizes}
+    for name in names.values():
+        if name not in found:
+            raise InputError(f"{path} has no rate for the size {name!r}; {near_miss(name, found)}. Tune it too.")
     here = _settings(to_dict(base))
     differ = [name for name in here if here[name] != settings.get(name)]
     if differ:
         each = (f"{name} was {told(settings.get(name))} and is {told(here[name])}" for name in differ)
         raise InputError(f"{path} was tuned for other settings: {'; '.join(each)}. Tune for these.")
-    return {size: found[size] for size in sizes}
+    return {size: found[name] for size, name in names.items()}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

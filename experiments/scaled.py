@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from experiments import rates
-from experiments.base import SIZES, sized
+from experiments.base import sized
 from experiments.comparison import Layout
 from sessionrec_jax.config import Config, Optim
 from sessionrec_jax.config_rules import check
@@ -45,7 +45,7 @@ class Scaled:
     """Sizes x learning rates x seeds, of whatever else a plan varies."""
 
     sizes: tuple[str, ...] = ("s",)
-    """Names of the size ladder (experiments/base.py)."""
+    """Names of the size ladder (xxs to 4xl, experiments/base.py), or WIDTHxLAYERSxHEADS such as 24x1x2."""
     learning_rates: tuple[float, ...] = ()
     """Peak learning rates to choose from by validation in each cell. Left out: 3e-3."""
     learning_rates_from: Path | None = None
@@ -126,10 +126,3 @@ def wider(values: Sequence[float], lowest: float, highest: float) -> tuple[int, 
     ends = [log[0] - 2 * step, log[0] - step, log[-1] + step, log[-1] + 2 * step]
     found = np.exp([*log, *((log[1:] + log[:-1]) / 2), *ends])
     return tuple(sorted({round(float(value)) for value in np.clip(found, lowest, highest)}))
-
-
-def wider_sizes(sizes: Sequence[str]) -> tuple[str, ...]:
-    """The ladder from one below the smallest of `sizes` to two above the largest."""
-    ladder = list(SIZES)
-    places = [ladder.index(size) for size in sizes]
-    return tuple(ladder[max(min(places) - 1, 0) : max(places) + 3])

@@ -11,8 +11,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from experiments.base import around
 from experiments.comparison import Layout
-from experiments.scaled import COLUMNS, Scaled, lay_out, wider_sizes
+from experiments.scaled import COLUMNS, Scaled, lay_out
 from sessionrec_jax.config import Config
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
@@ -43,4 +44,4 @@ class Plan(Scaled):
 
     def wider(self, base: Config, prepared: Prepared) -> Plan:
         """More sizes: where runs may be added."""
-        return dataclasses.replace(self.untuned(), sizes=wider_sizes(self.sizes))
+        return dataclasses.replace(self.untuned(), sizes=around(self.sizes))

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import rates
 from experiments.__main__ import main
-from experiments.base import size_of
+from experiments.base import around, size_of, sized
 from experiments.budget import Ahead, flops_train
 from experiments.cli import dryrun
 from experiments.cli.sweep import PLANS
@@ -209,6 +209,21 @@ def test_tuned_rates_are_read_by_other_plans_and_their_rows_say_so(log, base, tm
 def test_what_a_plan_cannot_do_is_refused(name, options, message, log, base):
     with pytest.raises(InputError, match=message):
         plan_of(name, **options).lay_out(base, log)
+
+
+def test_a_size_may_be_named_by_its_numbers():
+    config = sized(Config(), "24x3x2")
+    assert (config.model.width, config.model.layers, config.model.heads) == (24, 3, 2)
+    assert size_of(config) == "24x3x2"
+    assert size_of(sized(Config(), "8x1x1")) == "xxs"
+    with pytest.raises(InputError, match=r"unknown size '24x3'; .*or WIDTHxLAYERSxHEADS such as 24x1x2"):
+        sized(Config(), "24x3")
+
+
+def test_sizes_around_some_reach_past_both_ends_of_them():
+    assert around(["xs", "s"]) == ("xxs", "xs", "s", "m", "l")
+    assert around(["24x1x2", "40x1x2"]) == ("xs", "24x1x2", "s", "40x1x2", "m", "l")
+    assert around(["4xl"]) == ("3xl", "4xl")
 
 
 def test_wider_values_hold_the_given_ones_and_stay_within_the_limits():
