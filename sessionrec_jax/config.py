@@ -99,6 +99,9 @@ class Model:
     bfloat16: half the memory, and several times the speed where the device has units for it; a CPU has none"""
     remat: bool = True
     """Compute each layer's activations again in the backward pass rather than keep them."""
+    clicked_in_input: bool = True
+    """Clicked exposures of the history enter the session vector. Without them and the ignored ones the model reads the
+    context alone, such as queries: what a learner that counts by query sees."""
     ignored_in_input: bool = True
     """Ignored exposures of the history enter the session vector; either way they are negatives of the rank loss."""
     id_width: int = 32

@@ -13,7 +13,7 @@ from products import multiplications
 
 from sessionrec_jax import count
 from sessionrec_jax.config import Model
-from sessionrec_jax.data.batches import IGNORED
+from sessionrec_jax.data.batches import CLICKED, IGNORED
 from sessionrec_jax.model.segment import LEAST_BLOCK
 from sessionrec_jax.model.session_encoder import SessionEncoder
 
@@ -28,6 +28,11 @@ MODELS = {
     "transformer, swiglu": replace(MODEL, session_encoder="transformer", mlp="swiglu"),
 }
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+every_input = pytest.mark.parametrize("left_out", [(), (IGNORED,), (CLICKED,), (IGNORED, CLICKED)])
+
+
+def without(model: Model, left_out: tuple[int, ...]) -> Model:
+    return replace(model, ignored_in_input=IGNORED not in left_out, clicked_in_input=CLICKED not in left_out)
 
 
 def encoder(model: Model, session_items: int = 9) -> SessionEncoder:
@@ -100,13 +105,13 @@ def of_one_session(model: Model, x_ID: np.ndarray, feedback_I: np.ndarray, p: di
 
 
 @every_model
-@pytest.mark.parametrize("ignored_in_input", [True, False])
-def test_a_session_vector_is_that_of_its_items_alone_in_numpy(model, ignored_in_input):
-    """So it sees no other session, and ignored items that do not enter are as good as removed."""
-    model = replace(model, ignored_in_input=ignored_in_input)
+@every_input
+def test_a_session_vector_is_that_of_its_items_alone_in_numpy(model, left_out):
+    """So it sees no other session, and items of a kind that does not enter are as good as removed."""
+    model = without(model, left_out)
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters(model)["params"])
     x_TD = e_TD() + p["feedback"][FEEDBACK_T]
-    kept_T = np.full(ITEMS, True) if ignored_in_input else FEEDBACK_T != IGNORED
+    kept_T = ~np.isin(FEEDBACK_T, left_out)
     own = [(session == SESSION_T) & kept_T for session in range(SESSIONS)]
     s_SD = np.stack([of_one_session(model, x_TD[own_T], FEEDBACK_T[own_T], p) for own_T in own])
     if model.session_encoder != "typed_mean":
@@ -118,15 +123,15 @@ def test_a_session_vector_is_that_of_its_items_alone_in_numpy(model, ignored_in_
 
 
 @every_model
-@pytest.mark.parametrize("ignored_in_input", [True, False])
-def test_changing_an_item_changes_its_own_session_only(model, ignored_in_input):
-    model = replace(model, ignored_in_input=ignored_in_input)
+@every_input
+def test_changing_an_item_changes_its_own_session_only(model, left_out):
+    model = without(model, left_out)
     before_SD = encode(model, e_TD())
     for place in (0, 5, 9, 19, 20, ITEMS - 1):
         changed_TD = e_TD()
         changed_TD[place] += 5
         changed_S = np.any(encode(model, changed_TD) != before_SD, axis=1)
-        enters = ignored_in_input or FEEDBACK_T[place] != IGNORED
+        enters = FEEDBACK_T[place] not in left_out
         assert np.array_equal(changed_S, (np.arange(SESSIONS) == SESSION_T[place]) & enters)
 
 

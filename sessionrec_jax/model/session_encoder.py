@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config import Model
-from sessionrec_jax.data.batches import IGNORED
+from sessionrec_jax.data.batches import CLICKED, IGNORED
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.segment import (
     segment_attention,
@@ -51,9 +51,10 @@ class SessionEncoder(nn.Module):
         feedback_KD = self.param("feedback", nn.initializers.normal(0.1), (kinds, width))
         feedback_T = feedback_T.astype(jnp.int32)
         x_TD = e_TD + feedback_KD[feedback_T].astype(e_TD.dtype)
-        if not config.ignored_in_input:
-            session_T = jnp.where(feedback_T == IGNORED, sessions, session_T)
-        in_order = config.ignored_in_input  # padding between the items breaks the order
+        left_out = [CLICKED] * (not config.clicked_in_input) + [IGNORED] * (not config.ignored_in_input)
+        for code in left_out:
+            session_T = jnp.where(feedback_T == code, sessions, session_T)
+        in_order = not left_out  # padding between the items breaks the order
 
         if kind == "typed_mean":
             s_XD = segment_mean(x_TD, session_T * kinds + feedback_T, sessions * kinds).astype(x_TD.dtype)
