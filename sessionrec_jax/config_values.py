@@ -26,6 +26,11 @@ _NOT_IN_RUN_ID = (
     ("train", "profile_steps"),
 )
 
+# What the compiled step takes as an argument, or only the host knows: runs that differ in nothing else share a program.
+_NOT_IN_PROGRAM = (
+    "optim.learning_rate_peak", "optim.learning_rate_rule", "optim.warmup_fraction", "optim.table_prior", "train.seed",
+)  # fmt: skip
+
 
 def replace(config: Config, overrides: dict[str, Any]) -> Config:
     """`config` with dotted fields replaced, e.g. {"model.width": 128}. Unknown names and values of another type
@@ -49,6 +54,13 @@ def replace(config: Config, overrides: dict[str, Any]) -> Config:
         part = dataclasses.replace(part, **{name: _typed(types_[name], value, path)})
         config = dataclasses.replace(config, **{room: part})
     return config
+
+
+def program_of(config: Config) -> Config:
+    """`config` with defaults for what the compiled step does not hold: equal for runs that can be trained together."""
+    defaults = Config()
+    paths = (path.split(".") for path in _NOT_IN_PROGRAM)
+    return replace(config, {f"{room}.{name}": getattr(getattr(defaults, room), name) for room, name in paths})
 
 
 def to_dict(config: Config) -> dict[str, Any]:
