@@ -8,7 +8,7 @@ import json
 import typing
 from typing import Any, Literal, TypeVar
 
-from sessionrec_jax.config import CONFIG_VERSION, Config
+from sessionrec_jax.config import CONFIG_VERSION, Config, Optim, Train
 from sessionrec_jax.errors import InputError, near_miss
 
 # Where a run lies, where its settings are from, how it is watched and how its steps are spread over devices and time
@@ -25,11 +25,6 @@ _NOT_IN_RUN_ID = (
     ("train", "log_every_steps"),
     ("train", "profile_steps"),
 )
-
-# What the compiled step takes as an argument, or only the host knows: runs that differ in nothing else share a program.
-_NOT_IN_PROGRAM = (
-    "optim.learning_rate_peak", "optim.learning_rate_rule", "optim.warmup_fraction", "optim.table_prior", "train.seed",
-)  # fmt: skip
 
 
 def replace(config: Config, overrides: dict[str, Any]) -> Config:
@@ -57,10 +52,17 @@ def replace(config: Config, overrides: dict[str, Any]) -> Config:
 
 
 def program_of(config: Config) -> Config:
-    """`config` with defaults for what the compiled step does not hold: equal for runs that can be trained together."""
-    defaults = Config()
-    paths = (path.split(".") for path in _NOT_IN_PROGRAM)
-    return replace(config, {f"{room}.{name}": getattr(getattr(defaults, room), name) for room, name in paths})
+    """`config` with defaults for what the compiled step takes as an argument, or only the host knows: equal for runs
+    that can be trained together."""
+    default = Optim()
+    optim = dataclasses.replace(
+        config.optim,
+        learning_rate_peak=default.learning_rate_peak,
+        learning_rate_rule=default.learning_rate_rule,
+        warmup_fraction=default.warmup_fraction,
+        table_prior=default.table_prior,
+    )
+    return dataclasses.replace(config, optim=optim, train=dataclasses.replace(config.train, seed=Train().seed))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
