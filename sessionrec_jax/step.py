@@ -13,6 +13,7 @@ import optax
 from sessionrec_jax import optim
 from sessionrec_jax.catalogue_read import Read, Reading, full_log_sum
 from sessionrec_jax.config import Config, Loss, Optim
+from sessionrec_jax.config_values import program_of
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.loss import Proposal, Sums, Targets, draw_negatives, session_loss, targets, terms_of
 from sessionrec_jax.model import sessionrec
@@ -157,7 +158,7 @@ def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sh
     """Made where it lies: no device ever holds more than its own part of a table."""
     key = put(jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM), replicated(mesh))
     of_heads = put_replicated(sessionrec.popularity(spec, catalogue), mesh)
-    return initialiser(spec, config.optim, mesh)(key, of_heads)
+    return initialiser(spec, program_of(config).optim, mesh)(key, of_heads)
 
 
 @functools.lru_cache(maxsize=16)

@@ -4,7 +4,8 @@
     trained = train(resolve(Config(), prepared), prepared, Path("RUN"))
 
 The loop writes metrics.jsonl and checkpoints into the run folder. Killed and started again, it goes on where its newest
-whole checkpoint stands and ends with the same parameters, bit for bit; on other devices, to rounding.
+whole checkpoint stands and ends with the same parameters, bit for bit; on other devices, or side by side with other
+runs, to rounding.
 """
 
 from __future__ import annotations
@@ -156,11 +157,12 @@ def train_together(
     spec = spec_of(config, prepared, catalogue)
     packer = train_packer(config, prepared, shape)
     packers = {seed: dataclasses.replace(packer, seed=seed) for seed in {each.train.seed for each, _ in runs}}
-    step_fn = make_step(spec, config.loss, program_of(config).optim, mesh, config.train.parts, len(runs))
+    optimizer = program_of(config).optim
+    step_fn = make_step(spec, config.loss, optimizer, mesh, config.train.parts, len(runs))
 
     side = put_side(catalogue.side, spec.rows, mesh)
     negatives = put_replicated(proposal(config.loss, catalogue), mesh)
-    lanes = Lanes(spec, config.optim, mesh, len(runs))
+    lanes = Lanes(spec, optimizer, mesh, len(runs))
     keys = lanes.keys([each.train.seed for each, _ in runs], _STEPS_STREAM)
     wishes = Wishes(mesh)
     last: dict[int, State] = {}
@@ -204,7 +206,7 @@ def train_together(
                             )
                         member.validated(validated(metrics, config.loss))
                         member.save(own, clock.seconds())
-                if asked_by:
+                if asked_by and training:
                     where = ", ".join(f"at step {member.step} of {member.steps}" for member in training)
                     raise Stopped(f"{where}, saved", asked_by)
                 for member in training:
