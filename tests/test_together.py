@@ -124,7 +124,19 @@ def test_a_neighbour_s_seed_rate_and_divergence_change_no_bit_of_a_run(configs, 
     assert lines_of(folders[1])[-1]["step"] == step - 1
 
 
-# Stopped.
+# Killed and stopped.
+
+
+def die_at(step: int):
+    """A Stop that is the end of the process, as far as the loop can tell."""
+    looks = itertools.count()
+
+    def look() -> int:
+        if next(looks) >= step:
+            raise ConnectionAbortedError
+        return 0
+
+    return nullcontext(look)
 
 
 def stop_at(step: int):
@@ -135,8 +147,13 @@ def stop_at(step: int):
 
 def test_members_go_on_alone_or_beside_others_and_a_run_alone_joins(configs, alone, log, tmp_path):
     folders = [tmp_path / str(place) for place in range(4)]
-    with pytest.raises(Stopped, match=r"by SIGTERM at step 7 of \d+, at step 7 of \d+, at step 7 of \d+, saved"):
-        beside(configs[:3], folders[:3], log, stop=stop_at(7))
+    saving = [replace(config, {"train.checkpoint_every_seconds": 0.01}) for config in configs[:3]]
+    with pytest.raises(ConnectionAbortedError):
+        beside(saving, folders[:3], log, stop=die_at(6))
+    assert all(0 < newest_whole(folder / "checkpoints")[0] < 6 for folder in folders[:3])
+    assert [lines_of(folder)[-1]["step"] for folder in folders[:3]] == [4, 4, 4]  # past the checkpoint, maybe
+    with pytest.raises(Stopped, match=r"by SIGTERM at step (\d) of \d+, at step \1 of \d+, at step \1 of \d+, saved"):
+        beside(configs[:3], folders[:3], log, stop=stop_at(4))
     with pytest.raises(Stopped, match="at step 4 of"):
         train(configs[3], log, folders[3], quiet=True, stop=stop_at(4))
     trained = [train(configs[0], log, folders[0], quiet=True), *beside(configs[1:], folders[1:], log)]
