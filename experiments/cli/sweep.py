@@ -53,7 +53,7 @@ class Command(Generic[P]):
     """Times that a run is tried again that failed or took its worker down, before it becomes a failed row."""
     together: int = 1
     """Most runs that a worker trains side by side in one program: those that differ in seed, learning rate or table
-    prior alone. Pays where a step of one does not fill the device: small models on an accelerator."""
+    prior alone. Pays where a step of one does not fill the device: small models on an accelerator, not on a CPU."""
     dry_run: bool = False
     """Show each run with its N, D, FLOPs, time and memory here, and what the plan will tell of its law; then stop."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
