@@ -10,10 +10,10 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import polars as pl
@@ -34,7 +34,7 @@ from sessionrec_jax.metrics import CUTOFFS, Metrics
 from sessionrec_jax.peak import peak_flops_per_second
 from sessionrec_jax.runfolder import claim, read_row, write_json
 from sessionrec_jax.stopping import NEVER, Stop
-from sessionrec_jax.train import Diverged, Trained, resolve, train
+from sessionrec_jax.train import Diverged, Trained, resolve, train_together
 
 Row = dict[str, Any]
 
@@ -49,6 +49,15 @@ _BESIDE = (
 )  # fmt: skip
 
 
+class Job(NamedTuple):
+    """A run to be made."""
+
+    config: Config
+    run_dir: Path
+    write: Callable[[Path, Row], None] = write_json
+    """Writes row.json, or raises where this process must not any more."""
+
+
 def run(
     config: Config,
     run_dir: Path,
@@ -60,31 +69,48 @@ def run(
 ) -> Row:
     """The row of `config`, trained in `run_dir`; read from there where it is done already, resumed where it was begun.
 
-    `write`: writes row.json, or raises where this process must not any more.
     Raises InputError for settings that cannot run, Stopped where `stop` asked and the checkpoint is written. A loss
     that stops being a number gives a row with that status.
     """
-    prepared = open_log(config.data.path)
-    config = resolve(config, prepared)
-    is_new = not run_dir.exists()
-    first(lambda: claim(run_dir, config))
-    with _alone_in(run_dir):
-        if (there := first(lambda: read_row(run_dir))) is not None:
-            return there
-        row = identity(config, plan) | {"status": "done"}
+    (row,) = run_together([Job(config, run_dir, write)], plan, quiet=quiet, stop=stop)
+    return row
+
+
+def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: Stop = NEVER) -> list[Row]:
+    """`run` for runs of one log that can share a program (`train_together`); evaluated one after the other. The row of
+    one that diverged is written at once. What else goes wrong with one of them is raised, and ends the work on all."""
+    prepared = open_log(jobs[0].config.data.path)
+    jobs = [job._replace(config=resolve(job.config, prepared)) for job in jobs]
+    new = [job.run_dir for job in jobs if not job.run_dir.exists()]
+    for job in jobs:
+        first(functools.partial(claim, job.run_dir, job.config))
+    with ExitStack() as alone:
+        for job in jobs:
+            alone.enter_context(_alone_in(job.run_dir))
+        rows = {job.run_dir: first(functools.partial(read_row, job.run_dir)) for job in jobs}
+        left = [job for job in jobs if rows[job.run_dir] is None]
+
+        def end(job: Job, columns: Row) -> None:
+            rows[job.run_dir] = row = identity(job.config, plan) | columns
+            first(lambda: job.write(job.run_dir / "row.json", row))
+
+        def diverged(place: int, error: Diverged) -> None:
+            end(left[place], {"status": "diverged", "reason": str(error)})
+
         try:
-            trained = train(config, prepared, run_dir, quiet=quiet, stop=stop)
-        except Diverged as error:
-            row |= {"status": "diverged", "reason": str(error)}
+            trained = left and train_together(
+                [(job.config, job.run_dir) for job in left], prepared, quiet=quiet, stop=stop, diverged=diverged
+            )
         except InputError:
             # or the right settings would find the folder taken
-            if is_first() and is_new and not steps_in(run_dir / "checkpoints"):
-                shutil.rmtree(run_dir)
+            for run_dir in new:
+                if is_first() and not steps_in(run_dir / "checkpoints"):
+                    shutil.rmtree(run_dir)
             raise
-        else:
-            row |= _measured(config, prepared, trained, run_dir)
-        first(lambda: write(run_dir / "row.json", row))
-    return row
+        for job, of_run in zip(left, trained, strict=True):
+            if of_run is not None:
+                end(job, {"status": "done"} | _measured(job.config, prepared, of_run, job.run_dir))
+        return [rows[job.run_dir] for job in jobs]
 
 
 def identity(config: Config, plan: str) -> Row:
@@ -183,6 +209,7 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
         "users": len(train_users(config, prepared)),
         "items": trained.catalogue.items,
         "steps": trained.steps,
+        "runs_together": seen.runs_together,
         "wall_seconds": seen.wall_seconds,
         "compile_seconds": seen.compile_seconds,
         **seen.speed(),

@@ -24,13 +24,13 @@ def default_workers() -> int:
 
 
 def run_sweep(
-    plan: str, layout: Layout, sweep_dir: Path, *, workers: int, retries: int = RETRIES
+    plan: str, layout: Layout, sweep_dir: Path, *, workers: int, retries: int = RETRIES, together: int = 1
 ) -> list[dict[str, Any]]:
     """Runs what has no row yet or a failed one, costliest first, beside other workers of the folder if there are any.
     Returns all rows in the plan's order."""
     sweepfolder.begin(sweep_dir, plan, layout.configs, layout.files)
     sweepfolder.try_failed_again(sweep_dir)
     with Ticker(sweep_dir) as ticker:
-        local.launch(sweep_dir, workers, retries=retries, look=ticker.look, say=ticker.say)
+        local.launch(sweep_dir, workers, retries=retries, together=together, look=ticker.look, say=ticker.say)
         ticker.look()
     return [state.row for state in sweepfolder.states(sweep_dir)[1] if state.row is not None]

@@ -5,6 +5,12 @@
 Any number of them, on any hosts, share a folder through its leases. A run whose worker died is taken over where its
 checkpoint stands. One that fails, or takes its workers down, is tried `retries` times more and is then a failed row
 with the reason and the end of its log.
+
+With `together` above 1 it takes as many runs at once that can share a program and trains them side by side in it. Each
+is held by its own lease. Where one of them fails, all are let go and done alone from their checkpoints, so that the one
+at fault fails by itself; so is a run on its last attempt. A run that another worker has taken over gets no row here; a
+heartbeat that finds so ends the process, as it does for a single run, and the others go on where their checkpoints
+stand.
 """
 
 from __future__ import annotations
@@ -15,15 +21,16 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 from experiments import sweepfolder
-from experiments.lease import Lease, Leases, Lost
+from experiments.lease import Lease, Leases, Lost, Past
 from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import program_of
 from sessionrec_jax.runfolder import write_json
 from sessionrec_jax.stopping import Stop, Stopped, StopSignals
 
@@ -48,9 +55,15 @@ def train_and_measure(config: Config, run_dir: Path, plan: str, *, stop: Stop, w
 
 
 def work(
-    sweep_dir: Path, run: Run = train_and_measure, *, retries: int = RETRIES, look: Callable[[], None] = lambda: None
+    sweep_dir: Path,
+    run: Run = train_and_measure,
+    *,
+    retries: int = RETRIES,
+    together: int = 1,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Returns when every run has a row. `look` is called after each run, and every second while others have the rest.
+    """Returns when every run has a row. `run` does those that are alone, `experiments.row.run_together` up to
+    `together` others at once. `look` is called after each, and every second while other workers have the rest.
 
     SIGTERM and SIGINT let the run go, saved if it trains, and raise Stopped or SystemExit. Where another worker has
     taken the run over, the process ends with code 75 (EX_TEMPFAIL).
@@ -59,16 +72,19 @@ def work(
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     plan, configs = sweepfolder.read(sweep_dir)
     left = {run_id: configs[run_id] for run_id in sorted(configs, key=lambda run_id: -_cost(configs[run_id]))}
-    leases = Leases(sweep_dir)
+    leases, apart = Leases(sweep_dir), set()
     with _leaving_when_asked():
         while left:
             lease = _take_first(left, leases, sweep_dir)
-            if lease is not None:
+            if lease is None:
+                time.sleep(_LOOK_SECONDS if left else 0)
+            elif beside := _take_beside(lease, left, leases, sweep_dir, together - 1, retries, apart):
+                if not _do_together([lease, *beside], left, sweep_dir, plan):
+                    apart |= {each.run_id for each in (lease, *beside)}
+            else:
                 run_dir = sweepfolder.run_dir(sweep_dir, lease.run_id)
                 with lease, contextlib.suppress(Lost):
                     _do(left[lease.run_id], lease, run_dir, plan, run, retries)
-            elif left:
-                time.sleep(_LOOK_SECONDS)
             look()
 
 
@@ -88,6 +104,38 @@ def _take_first(left: dict[str, Config], leases: Leases, sweep_dir: Path) -> Lea
         if (lease := leases.take(run_id, newest.get(run_id, 0), _end_at_once)) is not None:
             return lease
     return None
+
+
+def _take_beside(
+    lease: Lease,
+    left: dict[str, Config],
+    leases: Leases,
+    sweep_dir: Path,
+    most: int,
+    retries: int,
+    apart: set[str],
+) -> list[Lease]:
+    """Of at most so many other runs that can share its program, none of them `apart`; what cannot be had is left."""
+    taken: list[Lease] = []
+    if not most or lease.run_id in apart or not _has_another_attempt(lease.past, retries):
+        return taken
+    newest, program = leases.newest(), program_of(left[lease.run_id])
+    others = (run_id for run_id, config in left.items() if run_id != lease.run_id and program_of(config) == program)
+    for run_id in others:
+        if len(taken) == most:
+            break
+        generation = newest.get(run_id, 0)
+        is_done = (sweepfolder.run_dir(sweep_dir, run_id) / "row.json").exists()
+        if run_id in apart or is_done or not _has_another_attempt(leases.past(run_id, generation), retries):
+            continue
+        if (other := leases.take(run_id, generation, _end_at_once)) is not None:
+            taken.append(other)
+    return taken
+
+
+def _has_another_attempt(past: Past, retries: int) -> bool:
+    """After the next one; a first attempt is as good."""
+    return past.attempts < max(retries, 1)
 
 
 def _end_at_once() -> NoReturn:
@@ -118,6 +166,47 @@ def _do(config: Config, lease: Lease, run_dir: Path, plan: str, run: Run, retrie
         except Exception as error:  # noqa: BLE001  whatever it was: the other runs go on
             failure = f"{type(error).__name__}: {error}"
     lease.end("failed" if failure else "released", failure)
+
+
+def _do_together(held: Sequence[Lease], configs: dict[str, Config], sweep_dir: Path, plan: str) -> bool:
+    """False where something went wrong; then none of the runs that have no row has lost an attempt."""
+    from experiments.row import Job, run_together
+
+    lost = set()
+
+    def job(lease: Lease) -> Job:
+        def write(path: Path, row: Any) -> None:
+            try:
+                lease.renew()
+            except Lost:
+                lost.add(lease)
+            else:
+                write_json(path, row)
+
+        run_dir = sweepfolder.run_dir(sweep_dir, lease.run_id)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        title = f"attempt {lease.past.attempts + 1}, {lease.worker}"
+        with (run_dir / "log.txt").open("a") as log:
+            print(f"--- {title}, beside others: the log.txt of {held[0].run_id} tells of all", file=log)
+        return Job(configs[lease.run_id], run_dir, write)
+
+    with contextlib.ExitStack() as beating:
+        for lease in held:
+            beating.enter_context(lease)
+        jobs = [job(lease) for lease in held]
+        try:
+            with _stderr_in(jobs[0].run_dir / "log.txt", f"{len(held)} runs together"):
+                run_together(jobs, plan, quiet=True, stop=StopSignals(again=signal.SIG_IGN))
+        except (Stopped, SystemExit):
+            raise
+        except Exception as error:  # noqa: BLE001  each is tried alone
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"{len(held)} runs failed together, each is now done alone: {why}", file=sys.stderr, flush=True)
+            return False
+        finally:
+            for lease in set(held) - lost:
+                lease.end("released")
+    return True
 
 
 def _failed(config: Config, lease: Lease, plan: str, log: Path) -> dict[str, Any]:

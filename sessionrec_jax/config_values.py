@@ -8,7 +8,7 @@ import json
 import typing
 from typing import Any, Literal, TypeVar
 
-from sessionrec_jax.config import CONFIG_VERSION, Config
+from sessionrec_jax.config import CONFIG_VERSION, Config, Optim, Train
 from sessionrec_jax.errors import InputError, near_miss
 
 # Where a run lies, where its settings are from, how it is watched and how its steps are spread over devices and time
@@ -49,6 +49,20 @@ def replace(config: Config, overrides: dict[str, Any]) -> Config:
         part = dataclasses.replace(part, **{name: _typed(types_[name], value, path)})
         config = dataclasses.replace(config, **{room: part})
     return config
+
+
+def program_of(config: Config) -> Config:
+    """`config` with defaults for what the compiled step takes as an argument, or only the host knows: equal for runs
+    that can be trained together."""
+    default = Optim()
+    optim = dataclasses.replace(
+        config.optim,
+        learning_rate_peak=default.learning_rate_peak,
+        learning_rate_rule=default.learning_rate_rule,
+        warmup_fraction=default.warmup_fraction,
+        table_prior=default.table_prior,
+    )
+    return dataclasses.replace(config, optim=optim, train=dataclasses.replace(config.train, seed=Train().seed))
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int64
 
@@ -35,6 +34,9 @@ class Counters:
     """Of the loop, compiling and checkpoints included."""
     compile_seconds: float = 0.0
     """Of the first step's call in each life: traced, then compiled or read from the compile cache."""
+    runs_together: int = 1
+    """Most runs that trained side by side with it in one of its lives, itself among them. Their loop is one, so that
+    its seconds stand in the row of each, and the speeds of each are its own share of what the devices do."""
 
     def add(self, counts: Int64[np.ndarray, " 5"]) -> None:
         """As `Batch.counts` has them."""
@@ -82,12 +84,10 @@ class Meter:
         self._input_seconds += time.perf_counter() - start
 
     @contextmanager
-    def dispatch(self, step: int) -> Iterator[None]:
-        """Around the call of the step. The first call compiles; the others return before the step is done. A trace
-        shows the call under the step's number."""
+    def dispatch(self) -> Iterator[None]:
+        """Around the call of the step. The first call compiles; the others return before the step is done."""
         start = time.perf_counter()
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            yield
+        yield
         if not self._compiled:
             now, self._compiled = time.perf_counter(), True
             self._counters.compile_seconds += now - start

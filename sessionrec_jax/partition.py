@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -86,6 +87,11 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def over_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
     """The leading axis G of every batch array."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def side_by_side(place: NamedSharding) -> NamedSharding:
+    """Where an array lies that has a leading axis of runs before what lies at `place`."""
+    return NamedSharding(place.mesh, PartitionSpec(None, *place.spec))
 
 
 def shardings(mesh: jax.sharding.Mesh, tree: Any) -> Any:
@@ -201,6 +207,16 @@ def log_sum_of_rows(log_sum_X: Float[Array, "*X"]) -> Float[Array, "*X"]:
 
 def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]:
     """The arrays that a step reads, sharded: (inputs with a leading G, target_GS)."""
+    return put_shards(_read_by_step(batch), mesh)
+
+
+def put_batches(batches: Sequence[Batch], mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]:
+    """Those of several runs of one process, a batch each, with a leading axis of runs."""
+    stacked = jax.tree.map(lambda *x_G: np.stack(x_G), *map(_read_by_step, batches))
+    return jax.device_put(stacked, side_by_side(over_batch(mesh)))
+
+
+def _read_by_step(batch: Batch) -> tuple[Inputs, np.ndarray]:
     inputs = Inputs(
         batch.item_GT,
         batch.feedback_GT,
@@ -211,7 +227,7 @@ def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Inputs, jax.Array]
         batch.context_GRL,
     )
     target_GS = batch.target_GRL.reshape(len(batch.target_GRL), -1)
-    return put_shards((inputs, target_GS), mesh)
+    return inputs, target_GS
 
 
 def put_side(side: dict[str, np.ndarray], rows: int, mesh: jax.sharding.Mesh) -> Side:

@@ -13,12 +13,13 @@ import optax
 from sessionrec_jax import optim
 from sessionrec_jax.catalogue_read import Read, Reading, full_log_sum
 from sessionrec_jax.config import Config, Loss, Optim
+from sessionrec_jax.config_values import program_of
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.loss import Proposal, Sums, Targets, draw_negatives, session_loss, targets, terms_of
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sequence_encoder import Noise
 from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
-from sessionrec_jax.partition import put, put_replicated, replicated, shardings
+from sessionrec_jax.partition import put, put_replicated, replicated, shardings, side_by_side
 
 _INIT_STREAM = 0
 _NEGATIVES_OF_STEP, _DROPOUT_OF_STEP = 0, 1
@@ -41,11 +42,12 @@ class Scalars(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh, parts: int = 1) -> Any:
+def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh, parts: int = 1, runs: int = 1) -> Any:
     """The jitted `step(state, inputs, target_GS, side, proposal, key, scalars) -> (state, Sums)`.
 
     Sums are global; the objective is their ratio, so the loss does not depend on how the batch is spread. Each device
-    has `parts` shards of it, computed one after the other, whose gradients are added up.
+    has `parts` shards of it, computed one after the other, whose gradients are added up. With several `runs` each takes
+    its own step: all but `side` and `proposal`, which they share, has a leading axis of runs.
     """
     update_rule = optim.chain(optimizer, spec.model)
     is_full, is_sparse = loss.retrieval == "full_softmax", optimizer.table_update == "sparse"
@@ -122,6 +124,9 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh,
         return State(state.step + 1, params, optimizer_state), sums
 
     places = (shardings(mesh, abstract_state(spec, optimizer)), replicated(mesh))
+    if runs > 1:
+        step = jax.vmap(step, in_axes=(0, 0, 0, None, None, 0, 0))
+        places = jax.tree.map(side_by_side, places)
     return jax.jit(step, donate_argnums=0, out_shardings=places)
 
 
@@ -153,7 +158,7 @@ def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sh
     """Made where it lies: no device ever holds more than its own part of a table."""
     key = put(jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM), replicated(mesh))
     of_heads = put_replicated(sessionrec.popularity(spec, catalogue), mesh)
-    return initialiser(spec, config.optim, mesh)(key, of_heads)
+    return initialiser(spec, program_of(config).optim, mesh)(key, of_heads)
 
 
 @functools.lru_cache(maxsize=16)

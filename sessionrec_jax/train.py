@@ -4,71 +4,60 @@
     trained = train(resolve(Config(), prepared), prepared, Path("RUN"))
 
 The loop writes metrics.jsonl and checkpoints into the run folder. Killed and started again, it goes on where its newest
-whole checkpoint stands and ends with the same parameters, bit for bit; on other devices, to rounding.
+whole checkpoint stands and ends with the same parameters, bit for bit; on other devices, or side by side with other
+runs, to rounding.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
-import numpy as np
 
-from sessionrec_jax import optim
-from sessionrec_jax.checkpoint import Checkpoints, load_best
-from sessionrec_jax.config import Config, Optim
+from sessionrec_jax.checkpoint import load_best
+from sessionrec_jax.config import Config
 from sessionrec_jax.config_rules import check
-from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
+from sessionrec_jax.config_values import program_of, replace
 from sessionrec_jax.data.batches import (
     VALIDATION,
     Shape,
     items_per_row,
     session_context,
     shape_of,
-    train_batches,
     train_catalogue,
+    train_packer,
     train_users,
 )
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import measure, validated
-from sessionrec_jax.hosts import Wishes, first, in_step, is_first
+from sessionrec_jax.hosts import Wishes, first, in_step, is_first, several
+from sessionrec_jax.lanes import Lanes
 from sessionrec_jax.loss import Sums, proposal
-from sessionrec_jax.meter import Counters, Meter
+from sessionrec_jax.member import Best, Diverged, Member
+from sessionrec_jax.meter import Counters
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Params, Spec
 from sessionrec_jax.partition import (
     batch_shards,
     make_mesh,
-    put,
-    put_batch,
     put_replicated,
     put_side,
-    replicated,
     shards_here,
 )
 from sessionrec_jax.profiling import Profile
 from sessionrec_jax.progress import Bar
-from sessionrec_jax.runfolder import MetricsLog, claim
-from sessionrec_jax.step import Scalars, initial_state, make_step
+from sessionrec_jax.runfolder import claim
+from sessionrec_jax.step import State, initial_state, make_step
 from sessionrec_jax.stopping import NEVER, Stop, Stopped
 
 _STEPS_STREAM = 1
-
-
-class Best(NamedTuple):
-    """The best validation so far."""
-
-    step: int
-    """Steps that the parameters had seen."""
-    objective: float
-    """Nats; see `evaluate.validated`."""
 
 
 class Trained(NamedTuple):
@@ -87,14 +76,6 @@ class Trained(NamedTuple):
     target_slots: int
     """Targets of one epoch: sessions, or items of an item-level paradigm."""
     counters: Counters
-
-
-class Diverged(RuntimeError):
-    """The loss stopped being a number."""
-
-    def __init__(self, step: int):
-        super().__init__(f"the loss is not a number at step {step}; lower --optim.learning-rate-peak")
-        self.step = step
 
 
 def resolve(config: Config, prepared: Prepared) -> Config:
@@ -145,139 +126,174 @@ def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = Fa
     Raises Diverged; Stopped where `stop`, entered for the loop, asked and the checkpoint is written; NotSaved where one
     could not be written; InputError where there are checkpoints and none can be used.
     """
-    first(lambda: claim(run_dir, config))
+    (trained,) = train_together([(config, run_dir)], prepared, quiet=quiet, stop=stop)
+    return trained
+
+
+def _raise(_: int, error: Diverged) -> NoReturn:
+    raise error
+
+
+def train_together(
+    runs: Sequence[tuple[Config, Path]],
+    prepared: Prepared,
+    *,
+    quiet: bool = False,
+    stop: Stop = NEVER,
+    diverged: Callable[[int, Diverged], None] = _raise,
+) -> list[Trained | None]:
+    """`train` for runs, each with its folder, that differ in nothing that `program_of` leaves: side by side in one
+    program. Data order, randomness, rate, log and checkpoints of each are those of a run alone, so that it may go on
+    alone or beside others; its numbers are so to rounding, and what becomes of the others changes no bit of them.
+
+    `diverged` hears at once of a run that has, by its place in `runs`. Where it returns, the others go on, and that run
+    is None in what is returned. Raises what `train` raises, for all of them, and InputError where the runs cannot share
+    a program.
+    """
+    _refuse_several_programs([config for config, _ in runs])
+    for each, run_dir in runs:
+        first(functools.partial(claim, run_dir, each))
+    config = runs[0][0]  # of what they share
     mesh = make_mesh(config.mesh)
     held, counted_G = shards_here(mesh)
+    counted_G = counted_G.repeat(config.train.parts)
     shape = shape_of(config, batch_shards(mesh), held)
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
-    batches = train_batches(config, prepared, shape)
-    steps = len(batches)
-    step_fn = make_step(spec, config.loss, _without_schedule(config.optim), mesh, config.train.parts)
+    packer = train_packer(config, prepared, shape)
+    packers = {seed: dataclasses.replace(packer, seed=seed) for seed in {each.train.seed for each, _ in runs}}
+    optimizer = program_of(config).optim
+    step_fn = make_step(spec, config.loss, optimizer, mesh, config.train.parts, len(runs))
 
     side = put_side(catalogue.side, spec.rows, mesh)
     negatives = put_replicated(proposal(config.loss, catalogue), mesh)
-    key = put(jax.random.fold_in(jax.random.key(config.train.seed), _STEPS_STREAM), replicated(mesh))
-    state = initial_state(config, spec, catalogue, mesh)
-    target_slots = batches.packer.cut.target_sessions
-    prior = config.optim.table_prior / (2 * target_slots)
-    counters, best, validated_step, log_sums = Counters(), None, 0, ()
+    lanes = Lanes(spec, optimizer, mesh, len(runs))
+    keys = lanes.keys([each.train.seed for each, _ in runs], _STEPS_STREAM)
     wishes = Wishes(mesh)
+    last: dict[int, State] = {}
 
-    def save(step: int) -> None:
-        counters.wall_seconds = clock.seconds()
-        progress = {
-            "config": to_dict(config),
-            "data": batches.get_state(),
-            "counters": dataclasses.asdict(counters),
-            "log_sums": log.sums,
-            "best": best,
-            "validated_step": validated_step,
-        }
-        checkpoints.save(step, state, progress, best and best.step)
-
-    with stop as asked, Checkpoints(run_dir / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-        if (found := checkpoints.restore(state)) is not None:
-            state, progress = found
-            _refuse_another_run(progress, config, run_dir)
-            batches.set_state(progress["data"])
-            counters, log_sums = Counters(**progress["counters"]), progress["log_sums"]
-            best, validated_step = progress["best"] and Best(*progress["best"]), progress["validated_step"]
-        begun = int(state.step)
-        log_path = run_dir / "metrics.jsonl" if is_first() else None
-        log = MetricsLog(log_path, begun, steps, config.train.log_every_steps, log_sums)
-        clock = _Clock(counters.wall_seconds, config.train.checkpoint_every_seconds)
-        meter = Meter(counters, mesh.local_devices)
-        profile = Profile(run_dir / "profile", config.train.profile_steps if is_first() else 0, begun, steps)
+    with stop as asked, ExitStack() as opened:
+        crew = [
+            opened.enter_context(Member(each, run_dir, packers[each.train.seed], lane))
+            for lane, (each, run_dir) in enumerate(runs)
+        ]
+        state = lanes.states(
+            [
+                member.begin(initial_state(member.config, spec, catalogue, mesh), mesh.local_devices, len(runs))
+                for member in crew
+            ]
+        )
+        longest = max(crew, key=lambda member: member.steps - member.step)
+        begun, steps = longest.step, longest.steps
+        clock = _Clock(config.train.checkpoint_every_seconds)
+        profile = Profile(longest.run_dir / "profile", config.train.profile_steps if is_first() else 0, begun, steps)
         bar = Bar("train", steps, begun, quiet=quiet or not is_first())
         unread: _Unread | None = None
         with in_step(Diverged), bar, profile, jax.transfer_guard("disallow"):
-            for step in range(begun, steps + 1):
-                is_last = step == steps
+            for step in range(begun, steps + 1):  # the longest run's
+                training = [member for member in crew if member.is_training]
+                is_last = any(member.is_at_its_end for member in training)
+                to_validate = any(member.validation_is_due for member in training)
                 asked_by, to_save = wishes.agreed(asked(), clock.checkpoint_is_due(), is_last=is_last)
-                to_validate = step > validated_step and _validation_is_due(config.train.validations, step, steps)
-                if step > begun and (asked_by or is_last or to_validate or to_save):
-                    unread = _read(unread, log, counters, meter, wishes)
-                    if is_last:
-                        log.close()
-                    save(step)  # before a validation too, which may take longer than a scheduler waits
-                if to_validate and not asked_by:
-                    with clock.stopped():
-                        metrics = measure(config, prepared, catalogue, spec, state.params, mesh, shape, VALIDATION)
-                    values = validated(metrics, config)
-                    log.add_validation(step - 1, values)
-                    validated_step, objective = step, values["validation_objective"]
-                    if objective is not None and (best is None or objective < best.objective):
-                        best = Best(step, objective)
-                    save(step)
-                if asked_by:
-                    raise Stopped(f"at step {step} of {steps}, saved", asked_by)
-                if is_last:
+                if asked_by or to_save or is_last or to_validate:
+                    _read(unread, lanes, wishes, diverged)
+                    unread = None
+                    training = [member for member in training if member.is_training]
+                for member in training:  # before any validation, which may take longer than a scheduler waits
+                    if asked_by or to_save or member.is_at_its_end or member.validation_is_due:
+                        member.save_if_moved(lanes.state(state, member.lane), clock.seconds())
+                for member in training:
+                    if member.validation_is_due and not asked_by:
+                        own = lanes.state(state, member.lane)
+                        with clock.stopped():
+                            metrics = measure(
+                                member.config, prepared, catalogue, spec, own.params, mesh, shape, VALIDATION
+                            )
+                        member.validated(validated(metrics, member.config))
+                        member.save(own, clock.seconds())
+                if asked_by and training:
+                    where = ", ".join(f"at step {member.step} of {member.steps}" for member in training)
+                    raise Stopped(f"{where}, saved", asked_by)
+                for member in training:
+                    if member.is_at_its_end:
+                        member.is_training, last[member.lane] = False, lanes.state(state, member.lane)
+                training = [member for member in training if member.is_training]
+                if not training:
                     break
-                with meter.input():
-                    batch = next(batches)
-                rate = optim.learning_rate(config.optim, step, steps)
-                scalars = put_replicated(Scalars(np.float32(rate), np.float32(prior)), mesh)
+                with _each(member.meter.input() for member in training):
+                    batches = {member.lane: member.next_batch() for member in training}
+                fed = [member if member.is_training else training[0] for member in crew]  # what an empty lane gets
+                scalars = lanes.scalars([member.scalars() for member in fed])
                 profile.before(step, state)
-                told = wishes.tell(batch.counts(counted_G.repeat(config.train.parts)))
-                with meter.dispatch(step):
-                    state, sums = step_fn(state, *put_batch(batch, mesh), side, negatives, key, scalars)
-                _read(unread, log, counters, meter, wishes)  # the step before, while this one runs
-                unread = _Unread(step, rate, sums, told)
-                bar.advance(log.note)
-    params_step = steps
-    if config.train.evaluated == "best":
-        params_step, state = load_best(run_dir / "checkpoints", best, state)
-    return Trained(state.params, params_step, best, spec, catalogue, mesh, shape, steps, target_slots, counters)
+                told = [(m, m.step, wishes.tell(batches[m.lane].counts(counted_G))) for m in training]
+                with (
+                    _each(member.meter.dispatch() for member in training),
+                    jax.profiler.StepTraceAnnotation("train", step_num=step),
+                ):
+                    batch = lanes.batches([batches[member.lane] for member in fed])
+                    state, sums = step_fn(state, *batch, side, negatives, keys, scalars)
+                _read(unread, lanes, wishes, diverged)  # the step before, while this one runs
+                unread = _Unread(sums, told)
+                for member in training:
+                    member.step += 1
+                bar.advance(longest.log.note)
+
+    def trained(member: Member) -> Trained:
+        params_step, state = member.steps, last[member.lane]
+        if config.train.evaluated == "best":
+            params_step, state = load_best(member.run_dir / "checkpoints", member.best, state)
+        return Trained(
+            state.params, params_step, member.best, spec, catalogue, mesh, shape, member.steps,
+            packer.cut.target_sessions, member.counters,
+        )  # fmt: skip
+
+    return [trained(member) if member.lane in last else None for member in crew]
 
 
-def _without_schedule(config: Optim) -> Optim:
-    """The part of the optimizer that is compiled; the rate comes as an argument."""
-    without = {"learning_rate_peak": 1.0, "learning_rate_rule": "fixed", "warmup_fraction": 0.0, "table_prior": 0.0}
-    return dataclasses.replace(config, **without)
+def _refuse_several_programs(configs: Sequence[Config]) -> None:
+    if len(configs) > 1 and several():
+        raise InputError(f"{len(configs)} runs train together in one process only; wanted one run, or no --hosts")
+    if any(program_of(config) != program_of(configs[0]) for config in configs):
+        raise InputError("runs that train together may differ in seed, learning rate and table prior alone")
 
 
 class _Unread(NamedTuple):
     """What a step left on the devices."""
 
-    step: int
-    rate: float
     sums: Sums
-    told: Any
-    """See `Wishes.tell`."""
+    of: list[tuple[Member, int, Any]]
+    """The runs that took a step, which one, and what `Wishes.tell` gave."""
 
 
-def _read(unread: _Unread | None, log: MetricsLog, counters: Counters, meter: Meter, wishes: Wishes) -> None:
-    """Takes a step's sums from the device and logs them. Raises Diverged where they are not numbers."""
+def _read(unread: _Unread | None, lanes: Lanes, wishes: Wishes, diverged: Callable[[int, Diverged], None]) -> None:
+    """Takes a step's sums from the devices and tells the runs."""
     if unread is None:
         return
-    values = tuple(float(value) for value in jax.device_get(unread.sums))
-    if not all(map(math.isfinite, values)):
-        raise Diverged(unread.step)
-    counters.target_items += int(values[1])
-    counters.add(wishes.read(unread.told))
-    meter.done()
-    log.add(unread.step, unread.rate, values, meter.window)
+    sums = lanes.sums(unread.sums)
+    for member, step, told in unread.of:
+        counts = wishes.read(told)
+        if not member.is_training:  # it had diverged when this step was already on its way
+            continue
+        try:
+            member.read(step, sums[member.lane], counts)
+        except Diverged as error:
+            member.is_training = False
+            diverged(member.lane, error)
 
 
-def _validation_is_due(validations: int, step: int, steps: int) -> bool:
-    """After `step` steps, so that they are evenly spread and the last one comes at the end."""
-    return step * validations // steps > (step - 1) * validations // steps
-
-
-def _refuse_another_run(progress: dict[str, Any], config: Config, run_dir: Path) -> None:
-    if (there := run_id(from_dict(progress["config"], f"a checkpoint in {run_dir}"))) != run_id(config):
-        raise InputError(
-            f"{run_dir}: its checkpoints are those of run {there}, its config.json that of run {run_id(config)}; they "
-            "were brought together from two folders. Put the right checkpoints back, or use another --out."
-        )
+@contextmanager
+def _each(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None]:
+    with ExitStack() as opened:
+        for context in contexts:
+            opened.enter_context(context)
+        yield
 
 
 class _Clock:
-    """Wall seconds of the run over all its lives, without validation, and when the next checkpoint is due."""
+    """Wall seconds of the loop, without validation, and when the next checkpoint is due."""
 
-    def __init__(self, seconds_before: float, checkpoint_every_seconds: float):
-        self._zero = time.monotonic() - seconds_before
+    def __init__(self, checkpoint_every_seconds: float):
+        self._zero = time.monotonic()
         self._every, self._saved = checkpoint_every_seconds, time.monotonic()
 
     def seconds(self) -> float:

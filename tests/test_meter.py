@@ -51,7 +51,7 @@ def steps(meter: Meter, counters: Counters, clock: Clock, first: int, seconds: l
     for step, of_step in enumerate(seconds, first):
         with meter.input():
             clock.sleep(wait)
-        with meter.dispatch(step):
+        with meter.dispatch():
             clock.sleep(0.0)
         if step:
             clock.sleep(of_step - wait)
@@ -65,7 +65,7 @@ def steps(meter: Meter, counters: Counters, clock: Clock, first: int, seconds: l
 def test_a_window_says_how_fast_its_own_steps_were(clock):
     counters = Counters()
     meter = Meter(counters, ())
-    with meter.dispatch(0):
+    with meter.dispatch():
         clock.sleep(30.0)
     counters.add(batch(items=10, sessions=4).counts())
     steps(meter, counters, clock, 1, [1.0, 1.0, 2.0, 1.0], wait=0.25)
@@ -92,7 +92,7 @@ def test_compiling_is_counted_over_all_lives_and_slows_no_speed(clock):
     counters = Counters(sessions=50, wall_seconds=40.0, compile_seconds=30.0)
     meter = Meter(counters, ())
     for seconds in (20.0, 5.0):  # the second call finds the program compiled
-        with meter.dispatch(7):
+        with meter.dispatch():
             clock.sleep(seconds)
     assert counters.compile_seconds == 50
     counters.wall_seconds = 75.0

@@ -51,6 +51,9 @@ class Command(Generic[P]):
     else one a core and at most four. 0: write the folder and leave its runs to `sessionrec worker`."""
     retries: int = RETRIES
     """Times that a run is tried again that failed or took its worker down, before it becomes a failed row."""
+    together: int = 1
+    """Most runs that a worker trains side by side in one program: those that differ in seed, learning rate or table
+    prior alone. Pays where a step of one does not fill the device: small models on an accelerator, not on a CPU."""
     dry_run: bool = False
     """Show each run with its N, D, FLOPs, time and memory here, and what the plan will tell of its law; then stop."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -73,9 +76,13 @@ def main(argv: list[str]) -> int:
         description=plan.__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    for flag, value in (("workers", command.workers), ("retries", command.retries)):
-        if value < 0:
-            raise InputError(f"--{flag} {value}; wanted at least 0")
+    for flag, value, least in (
+        ("workers", command.workers, 0),
+        ("retries", command.retries, 0),
+        ("together", command.together, 1),
+    ):
+        if value < least:
+            raise InputError(f"--{flag} {value}; wanted at least {least}")
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
     base = replace(command.base, {"data.path": str(command.log)})
     layout = command.plan.lay_out(base, open_log(command.log))
@@ -88,7 +95,8 @@ def main(argv: list[str]) -> int:
 
         dryrun.show(layout, [ahead.row(config) for config in layout.configs], verdict, command.workers)
         return 0
-    rows = run_sweep(name, layout, command.out, workers=command.workers, retries=command.retries)
+    how = {"workers": command.workers, "retries": command.retries, "together": command.together}
+    rows = run_sweep(name, layout, command.out, **how)
     if not command.workers:
         print(f"{len(layout.configs) - len(rows)} runs left in {command.out} for `sessionrec worker {command.out}`")
         return 0

@@ -33,12 +33,16 @@ class Command:
     """Sweep folder that `sessionrec sweep` wrote."""
     retries: int = RETRIES
     """Times that a run is tried again that failed or took its worker down, before it becomes a failed row."""
+    together: int = 1
+    """Most runs that a worker trains side by side in one program: those that differ in seed, learning rate or table
+    prior alone. Pays where a step of one does not fill the device: small models on an accelerator, not on a CPU."""
 
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec worker", description=__doc__)
-    if command.retries < 0:
-        raise InputError(f"--retries {command.retries}; wanted at least 0")
+    for flag, value, least in (("retries", command.retries, 0), ("together", command.together, 1)):
+        if value < least:
+            raise InputError(f"--{flag} {value}; wanted at least {least}")
     with Ticker(command.sweep) as ticker:
-        work(command.sweep, retries=command.retries, look=ticker.look)
+        work(command.sweep, retries=command.retries, together=command.together, look=ticker.look)
     return 0

@@ -29,6 +29,7 @@ def launch(
     workers: int,
     *,
     retries: int = RETRIES,
+    together: int = 1,
     run: Run = train_and_measure,
     look: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda _: None,
@@ -47,7 +48,7 @@ def launch(
     context = multiprocessing.get_context("spawn")  # jax does not survive a fork
 
     def start(number: int) -> BaseProcess:
-        worker = context.Process(target=_work, args=(number, workers, sweep_dir, run, retries, os.getpid()))
+        worker = context.Process(target=_work, args=(number, workers, sweep_dir, run, retries, together, os.getpid()))
         worker.start()
         return worker
 
@@ -74,7 +75,7 @@ def launch(
             raise Stopped(f"with {left()} runs left", asked())
 
 
-def _work(number: int, workers: int, sweep_dir: Path, run: Run, retries: int, parent: int) -> None:
+def _work(number: int, workers: int, sweep_dir: Path, run: Run, retries: int, together: int, parent: int) -> None:
     """The process of one worker."""
     from experiments.__main__ import exit_code
 
@@ -84,7 +85,7 @@ def _work(number: int, workers: int, sweep_dir: Path, run: Run, retries: int, pa
 
     def quietly() -> int:
         try:
-            work(sweep_dir, run, retries=retries)
+            work(sweep_dir, run, retries=retries, together=together)
         except Stopped as stopped:  # the sweep tells it
             return stopped.exit_code
         return 0

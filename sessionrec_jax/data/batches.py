@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -266,15 +266,18 @@ class Packer:
 
     def epoch(self, epoch: int) -> Rows:
         """The rows of one epoch; the last few epochs asked for are remembered."""
-        return _epoch(self.cut, self.shape.sessions_per_row, self.shape.items_per_row, self.seed, epoch)
+        return self._remembered(epoch)
+
+    @functools.cached_property
+    def _remembered(self) -> Callable[[int], Rows]:
+        return functools.lru_cache(maxsize=4)(functools.partial(_epoch, self.cut, self.shape, self.seed))
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch(cut: Windows, sessions_per_row: int, items_per_row: int, seed: int | None, epoch: int) -> Rows:
+def _epoch(cut: Windows, shape: Shape, seed: int | None, epoch: int) -> Rows:
     order_W = np.arange(len(cut))
     if seed is not None:
         np.random.default_rng(np.random.SeedSequence([seed, _SHUFFLE_STREAM, epoch])).shuffle(order_W)
-    return pack(cut, order_W, Shape(1, 1, sessions_per_row, items_per_row))
+    return pack(cut, order_W, shape)
 
 
 class Batches:
@@ -315,12 +318,16 @@ def train_windows(config: Config, prepared: Prepared) -> Windows:
 
 
 def train_batches(config: Config, prepared: Prepared, shape: Shape) -> Batches:
-    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps. A
-    batch is `train.parts` times `shape`; the parts of a device stand together."""
+    """`train.epochs` passes over the training windows, each in an order of its own: len() is the number of steps."""
+    return Batches(train_packer(config, prepared, shape))
+
+
+def train_packer(config: Config, prepared: Prepared, shape: Shape) -> Packer:
+    """Of `train_batches`: a batch is `train.parts` times `shape`; the parts of a device stand together."""
     parts = config.train.parts
     held = None if shape.held is None else tuple(shard * parts + part for shard in shape.held for part in range(parts))
     whole = dataclasses.replace(shape, shards=shape.shards * parts, held=held)
-    return Batches(Packer(train_windows(config, prepared), whole, config.train.epochs, config.train.seed))
+    return Packer(train_windows(config, prepared), whole, config.train.epochs, config.train.seed)
 
 
 def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) -> Batches:
