@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import sweepfolder
-from experiments.launch.local import launch
+from experiments.launch.local import Launcher
 from experiments.lease import lock
 from experiments.worker import Write
 from sessionrec_jax.config import Config
@@ -42,7 +42,7 @@ def disturbed(sweep_dir: Path, runs: int, workers: int) -> Disturbed:
     sweepfolder.begin(sweep_dir, "empty", configs, {})
     kills: list[str] = []
     begun = time.monotonic()
-    launch(sweep_dir, workers, retries=runs, run=sleep, say=kills.append)
+    Launcher(workers).launch(sweep_dir, sleep, retries=runs, say=kills.append)
     seconds = time.monotonic() - begun
     folders = [sweepfolder.run_dir(sweep_dir, run_id(config)) for config in configs]
     told = [line for folder in folders for line in _lines(folder / "told")]

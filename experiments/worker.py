@@ -48,9 +48,16 @@ def train_and_measure(config: Config, run_dir: Path, plan: str, *, stop: Stop, w
 
 
 def work(
-    sweep_dir: Path, run: Run = train_and_measure, *, retries: int = RETRIES, look: Callable[[], None] = lambda: None
+    sweep_dir: Path,
+    run: Run = train_and_measure,
+    *,
+    retries: int = RETRIES,
+    only: str | None = None,
+    waits: bool = True,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Returns when every run has a row. `look` is called after each run, and every second while others have the rest.
+    """Returns when every run has a row, or the one that `only` names. `look` is called after each run, and every second
+    while others have the rest; one that does not wait leaves it to them.
 
     SIGTERM and SIGINT let the run go, saved if it trains, and raise Stopped or SystemExit. Where another worker has
     taken the run over, the process ends with code 75 (EX_TEMPFAIL).
@@ -58,7 +65,7 @@ def work(
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(sweep_dir / ".programs"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     plan, configs = sweepfolder.read(sweep_dir)
-    left = {run_id: configs[run_id] for run_id in sorted(configs, key=lambda run_id: -_cost(configs[run_id]))}
+    left = {run_id: configs[run_id] for run_id in costliest_first(configs) if only in (None, run_id)}
     leases = Leases(sweep_dir)
     with _leaving_when_asked():
         while left:
@@ -67,13 +74,20 @@ def work(
                 run_dir = sweepfolder.run_dir(sweep_dir, lease.run_id)
                 with lease, contextlib.suppress(Lost):
                     _do(left[lease.run_id], lease, run_dir, plan, run, retries)
+            elif left and not waits:
+                return
             elif left:
                 time.sleep(_LOOK_SECONDS)
             look()
 
 
+def costliest_first(configs: dict[str, Config]) -> list[str]:
+    """The runs in the order in which they are begun, so that no long one is left for the end."""
+    return sorted(configs, key=lambda run_id: -_cost(configs[run_id]))
+
+
 def _cost(config: Config) -> float:
-    """Proportional to a run's time, roughly: only the order counts, so that no long run is left for the end."""
+    """Proportional to a run's time, roughly: only the order counts."""
     users = config.data.users or float("inf")
     return config.train.epochs * users * (20 + config.model.width * (1 + config.model.layers))
 

@@ -18,7 +18,7 @@ from experiments import sweepfolder, worker
 from experiments.__main__ import main
 from experiments.base import SIZES, sized
 from experiments.grid import Plan
-from experiments.launch.local import launch
+from experiments.launch.local import Launcher
 from experiments.lease import Leases
 from experiments.varying import varying
 from sessionrec_jax import count
@@ -185,7 +185,7 @@ def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
             raise OSError("the terminal is gone")
 
     with pytest.raises(OSError, match="terminal"):
-        launch(tmp_path, 2, run=_disturbed.sleep, look=fail)
+        Launcher(2).launch(tmp_path, _disturbed.sleep, look=fail)
     left = rows(tmp_path)
     assert 1 <= len(left) < 200
     time.sleep(0.3)
