@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         in_pool, in_sweep = empty_runs(Path(folder))
         outside = real_runs(Path(folder))
-        told = disturbed(Path(folder) / "disturbed", DISTURBED_RUNS, WORKERS)
+        told = disturbed(Path(folder) / "disturbed", DISTURBED_RUNS, Launcher(WORKERS))
     report(
         "A sweep's machinery against a plain pool of processes, and with workers killed at random",
         "seconds of a sweep of empty runs / of a pool",

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ class Launcher:
         with _connected(self.address), StopSignals() as asked:
             options = self._options([node["Resources"] for node in ray.nodes() if node["Alive"]])
             # One more than the run is tried again: the last one finds that it was tried often enough and says so.
-            task = ray.remote(_task).options(**options, max_retries=retries + 1)
+            task = ray.remote(**options, max_retries=retries + 1)(_task)
             cores = 0 if options["num_gpus"] or options["resources"] else self.cpus
             flying: dict[Any, str] = {}
             while (missing := sweepfolder.without_row(sweep_dir, missing)) and not asked():
@@ -142,10 +143,11 @@ def _connected(address: str) -> Iterator[None]:
             f"--address {address}: no Ray cluster to join there ({error}). Wanted HOST:PORT of a running one, as "
             "`ray start --head --port PORT` tells it, of the same versions of Ray and Python as here."
         ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of workers and nodes that died
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _ray() -> Any:

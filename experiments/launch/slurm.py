@@ -7,7 +7,9 @@ back. The sweep's jobs are known by their name, so that a sweep which is typed a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import shutil
 import signal
 import subprocess
@@ -41,7 +43,7 @@ class Launcher:
     partition: str | None = None
     """Left out: the cluster's default."""
     time: int = 60
-    """Minutes of a job. A worker takes runs as long; what it has not finished then goes on in its next turn."""
+    """Minutes of a job, at least 5. It is told two minutes ahead, saves, and goes on in its next turn."""
     gpus: int | None = None
     """GPUs of a worker."""
     cpus: int = 1
@@ -52,7 +54,7 @@ class Launcher:
     """Other options of sbatch as NAME=VALUE: qos=long account=lab constraint=a100."""
 
     def check(self) -> None:
-        for flag, least in (("workers", 1), ("time", 1), ("cpus", 1), ("gpus", 0)):
+        for flag, least in (("workers", 1), ("time", 5), ("cpus", 1), ("gpus", 0)):
             if (value := getattr(self, flag)) is not None and value < least:
                 raise InputError(f"--{flag} {value}; wanted at least {least}")
         if wrong := [each for each in self.slurm if not each.partition("=")[2] or each.startswith("-")]:
@@ -85,8 +87,7 @@ class Launcher:
                     raise RuntimeError(f"SLURM's jobs end before they take a run; see {_folder(sweep_dir)}")
                 look()
                 time.sleep(_LOOK_SECONDS)
-            if asked():
-                _cancel(name)
+            _cancel(name)  # where all is done: those that wait in the queue for their next turn
             if asked() and (missing := sweepfolder.without_row(sweep_dir, missing)):
                 raise Stopped(f"with {len(missing)} runs left", asked())
 
@@ -109,9 +110,10 @@ class Launcher:
         )
         worker = Worker(sweep_dir.absolute(), run, retries, 0 if self.gpus else self.cpus)
         try:
-            return executor.submit_array([worker] * count)
+            with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats sbatch's words
+                return executor.submit_array([worker] * count)
         except submitit.core.utils.FailedJobError as error:
-            raise InputError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
+            raise InputError(f"no job: {' '.join(str(error).split())}") from None
 
 
 @dataclass(frozen=True)
