@@ -87,7 +87,7 @@ def free_ports() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
+def daemons(tmp_path_factory):
     """The environment of its commands."""
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "state").mkdir()
@@ -104,11 +104,11 @@ def slurm(tmp_path_factory):
     files = {"--socket": "munge", "--pid-file": "munged.pid", "--log-file": "munged.log", "--seed-file": "seed"}
     files["--key-file"] = "key"
     munged = ["munged", "--foreground", "--force", *(f"{flag}={folder / name}" for flag, name in files.items())]
-    daemons = [munged, ["slurmctld", "-D", "-i"], ["slurmd", "-D", "-N", "n0"], ["slurmd", "-D", "-N", "n1"]]
+    programs = [munged, ["slurmctld", "-D", "-i"], ["slurmd", "-D", "-N", "n0"], ["slurmd", "-D", "-N", "n1"]]
     with (folder / "said").open("w") as said:
         running = [
             subprocess.Popen(argv, env=environment, stdout=said, stderr=said, start_new_session=True)
-            for argv in daemons
+            for argv in programs
             if not time.sleep(0.3)
         ]
     sinfo = ["sinfo", "--noheader", "--partition=low", "--states=idle", "--format=%D"]
@@ -117,6 +117,14 @@ def slurm(tmp_path_factory):
     for daemon in reversed(running):
         daemon.terminate()
         daemon.wait(timeout=30)
+
+
+@pytest.fixture
+def slurm(daemons):
+    """The same, with nothing in the queue."""
+    yield daemons
+    told(daemons, "scancel", "--me")
+    until(lambda: not told(daemons, "squeue", "--noheader"))
 
 
 def told(environment, *argv: str) -> str:
@@ -146,15 +154,18 @@ def test_a_worker_that_dies_or_is_out_of_time_is_resumed(log, tmp_path, slurm):
     assert attempts(tmp_path) == {killed: 1, warned: 0}
 
 
-def test_a_sweep_that_is_asked_to_stop_cancels_its_jobs_which_let_their_runs_go(tmp_path, slurm):
+def test_a_preempted_worker_is_queued_again_and_a_sweep_that_is_asked_to_stop_cancels_its_jobs(tmp_path, slurm):
     sweep = start([sys.executable, "-c", SLEEPING, str(tmp_path)], slurm)
     until(lambda: len(list(tmp_path.glob("runs/*/log.txt"))) == 2)
+    told(slurm, "sbatch", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
+    restarts = ("squeue", "--noheader", "--array", "--partition=low", "--Format=RestartCnt")
+    until(lambda: told(slurm, *restarts).split() == ["1", "1"])
+    assert sorted(attempts(tmp_path).values()) == [0, 0]
     sweep.send_signal(signal.SIGTERM)
     code, said = end_of(sweep)
     assert code == 143, said
     assert "stopped by SIGTERM with 3 runs left" in said
-    assert told(slurm, "squeue", "--noheader") == ""
-    assert sorted(attempts(tmp_path).values()) == [0, 0]
+    assert told(slurm, "squeue", "--noheader", "--partition=low") == ""
 
 
 def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, slurm):

@@ -1,8 +1,8 @@
 """A SLURM job array of workers, submitted by submitit; whatever ends one, another is submitted while runs are left.
 
 Each job is `worker.work` and ends when nothing is left that nobody has. Ahead of its time limit SLURM sends it SIGUSR2:
-it saves, lets its run go and has submitit put it back in the queue. A preempted one saves at SIGTERM, and SLURM puts it
-back. The sweep's jobs are known by their name, so that a sweep which is typed again finds those that still run.
+it saves, lets its run go and has submitit put it back into the queue; so does a preempted one at SIGTERM. The sweep's
+jobs are known by their name, so that a sweep which is typed again finds those that still run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -144,7 +145,7 @@ class Worker:
         except InputError as error:
             return str(error)
         except (Stopped, SystemExit) as stopped:
-            if time_is_up:
+            if time_is_up or _is_preempted():
                 back_into_the_queue(signal.SIGUSR2, None)
             raise SystemExit(stopped.exit_code if isinstance(stopped, Stopped) else stopped.code) from None
         return None
@@ -174,6 +175,13 @@ def _slurm(*command: str) -> str:
 def _alive(name: str) -> int:
     """Jobs that wait or run."""
     return len(_slurm("squeue", "--me", "--array", "--noheader", f"--name={name}", "--format=%i").split())
+
+
+def _is_preempted() -> bool:
+    """Whether this job's SIGTERM means that another job wants its node. SLURM puts it back into the queue only if it
+    is still there at the end of its grace."""
+    shown = _slurm("squeue", "--noheader", f"--jobs={os.environ['SLURM_JOB_ID']}", "--Format=PreemptTime")
+    return shown.strip() not in ("", "N/A", "None")
 
 
 def _cancel(name: str) -> None:
