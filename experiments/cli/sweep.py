@@ -73,11 +73,12 @@ def main(argv: list[str]) -> int:
     if name not in PLANS:
         raise InputError(f"unknown plan {name!r}; {near_miss(name, PLANS)}")
     plan = importlib.import_module(f"experiments.{name}")
+    launcher = _launcher(rest)
     command = tyro.cli(
-        Command[plan.Plan, _launcher(rest)],
+        Command[plan.Plan, launcher],
         args=rest,
         prog=f"sessionrec sweep {name}",
-        description=plan.__doc__,
+        description=f"{plan.__doc__}\n\n{launcher.__doc__}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if command.retries < 0:

@@ -37,7 +37,7 @@ def default_workers() -> int:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Worker processes on this machine."""
+    """--launcher local: worker processes on this machine. Ctrl-C and SIGTERM are passed on to them, and they save."""
 
     workers: int = field(default_factory=default_workers)
     """Worker processes; on a CPU each keeps to its share of the cores. Left out: one where there is an accelerator,

@@ -35,8 +35,9 @@ _SAVE_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Launcher:
-    """A Ray task for each run. Nodes need this Python and sessionrec, and DATA and SWEEP under the same paths. Ctrl-C
-    and SIGTERM cancel the tasks, which save."""
+    """--launcher ray: a task of a Ray cluster for each run. Every node needs this Python and sessionrec, and DATA and
+    SWEEP under the same paths. Ctrl-C and SIGTERM cancel the tasks, which save. Ray kills the workers of a node that
+    it stops: they lose the steps since the last checkpoint."""
 
     address: str = "auto"
     """HOST:PORT of the cluster's head. Left out: RAY_ADDRESS, else the cluster that this machine is part of."""

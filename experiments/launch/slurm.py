@@ -35,9 +35,10 @@ _SAVE_SECONDS = 120
 
 @dataclass(frozen=True)
 class Launcher:
-    """A SLURM job array of workers, that the sweep follows and fills up again while runs are left. Jobs are given back
-    to the queue ahead of their time limit, saved. Ctrl-C and SIGTERM cancel the jobs, which save; if the terminal goes
-    away they stay, and the same sweep typed again follows them."""
+    """--launcher slurm: a job array of workers, which the sweep follows and fills up again while runs are left. A job
+    whose time is up, or that is preempted, saves and queues again by itself. Ctrl-C and SIGTERM cancel the jobs, which
+    save; where the terminal goes away they stay, and the same sweep typed again follows them. SWEEP/slurm has their
+    logs."""
 
     workers: int = 4
     """Size of the job array: workers at once at most, each of one task on one node."""
