@@ -61,7 +61,7 @@ def cluster():
 
 
 def test_a_killed_worker_is_resumed_and_a_stopped_sweep_saves(log, tmp_path, cluster):
-    argv = command(log, tmp_path, epochs=12, launcher=f"--launcher ray --address {cluster.address}")
+    argv = command(log, tmp_path, epochs=6, launcher=f"--launcher ray --address {cluster.address}")
     sweep = start(argv)
     until(lambda: sweep.poll() is not None or len(begun(tmp_path)) == 2)
     assert sweep.poll() is None, end_of(sweep)
