@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import sweepfolder
-from experiments.launch.local import launch
+from experiments.launch import Launcher
 from experiments.lease import lock
 from experiments.worker import Write
 from sessionrec_jax.config import Config
@@ -36,13 +36,13 @@ class Disturbed(NamedTuple):
     """A run that was begun while another worker was in it, or had its row."""
 
 
-def disturbed(sweep_dir: Path, runs: int, workers: int) -> Disturbed:
+def disturbed(sweep_dir: Path, runs: int, launcher: Launcher) -> Disturbed:
     """Does `runs` runs of a new sweep by workers that are killed at random moments."""
     configs = [replace(Config(), {"train.seed": number}) for number in range(runs)]
     sweepfolder.begin(sweep_dir, "empty", configs, {})
     kills: list[str] = []
     begun = time.monotonic()
-    launch(sweep_dir, workers, retries=runs, run=sleep, say=kills.append)
+    launcher.launch(sweep_dir, sleep, retries=runs, look=lambda: None, say=kills.append)
     seconds = time.monotonic() - begun
     folders = [sweepfolder.run_dir(sweep_dir, run_id(config)) for config in configs]
     told = [line for folder in folders for line in _lines(folder / "told")]

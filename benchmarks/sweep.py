@@ -21,7 +21,7 @@ from _disturbed import at_once, disturbed
 
 from experiments import sweepfolder
 from experiments.grid import Plan
-from experiments.launch.local import launch
+from experiments.launch.local import Launcher
 from experiments.worker import Write
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, run_id
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         in_pool, in_sweep = empty_runs(Path(folder))
         outside = real_runs(Path(folder))
-        told = disturbed(Path(folder) / "disturbed", DISTURBED_RUNS, WORKERS)
+        told = disturbed(Path(folder) / "disturbed", DISTURBED_RUNS, Launcher(WORKERS))
     report(
         "A sweep's machinery against a plain pool of processes, and with workers killed at random",
         "seconds of a sweep of empty runs / of a pool",
@@ -66,7 +66,7 @@ def empty_runs(folder: Path) -> tuple[list[float], list[float]]:
     def by_sweep() -> None:
         sweep_dir = next(sweeps)
         sweepfolder.begin(sweep_dir, "empty", configs, {})
-        launch(sweep_dir, WORKERS, run=at_once)
+        Launcher(WORKERS).launch(sweep_dir, at_once)
 
     def by_pool() -> None:
         pool_dir = next(pools)
@@ -92,7 +92,7 @@ def real_runs(folder: Path) -> float:
     layout = Plan(users=(80,), sizes=("xxs",), epochs=(2.0,), seeds=tuple(range(REAL_RUNS))).lay_out(base, prepared)
     sweepfolder.begin(folder / "real", "grid", layout.configs, layout.files)
     begun = time.monotonic()
-    launch(folder / "real", 1, run=timed)
+    Launcher(1).launch(folder / "real", timed)
     seconds = time.monotonic() - begun
     inside = [float(path.read_text()) for path in (folder / "real").glob("runs/*/seconds")]
     return (seconds - sum(inside)) / len(inside)

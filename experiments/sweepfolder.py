@@ -7,7 +7,7 @@ No jax here: `sessionrec status` looks at a sweep while it runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,11 @@ def read(sweep_dir: Path) -> tuple[str, dict[str, Config]]:
 
 def run_dir(sweep_dir: Path, name: str) -> Path:
     return sweep_dir / "runs" / name
+
+
+def without_row(sweep_dir: Path, names: Iterable[str]) -> list[str]:
+    """Those of the runs that have no row yet, in their order."""
+    return [name for name in names if not (run_dir(sweep_dir, name) / "row.json").exists()]
 
 
 def states(sweep_dir: Path) -> tuple[str, list[RunState]]:

@@ -60,10 +60,13 @@ def work(
     *,
     retries: int = RETRIES,
     together: int = 1,
+    only: str | None = None,
+    waits: bool = True,
     look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Returns when every run has a row. `run` does those that are alone, `experiments.row.run_together` up to
-    `together` others at once. `look` is called after each, and every second while other workers have the rest.
+    """Returns when every run has a row, or the one that `only` names. `run` does those that are alone,
+    `experiments.row.run_together` up to `together` at once. `look` is called after each, and every second while others
+    have the rest; a worker that does not wait leaves it to them.
 
     SIGTERM and SIGINT let the run go, saved if it trains, and raise Stopped or SystemExit. Where another worker has
     taken the run over, the process ends with code 75 (EX_TEMPFAIL).
@@ -71,15 +74,17 @@ def work(
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(sweep_dir / ".programs"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     plan, configs = sweepfolder.read(sweep_dir)
-    left = {run_id: configs[run_id] for run_id in sorted(configs, key=lambda run_id: -_cost(configs[run_id]))}
+    left = {run_id: configs[run_id] for run_id in costliest_first(configs) if only in (None, run_id)}
     leases, apart = Leases(sweep_dir), set()
     with _leaving_when_asked():
         while left:
             lease = _take_first(left, leases, sweep_dir)
+            if lease is None and left and not waits:
+                return
             if lease is None:
                 time.sleep(_LOOK_SECONDS if left else 0)
-            elif beside := _take_beside(lease, left, leases, sweep_dir, together - 1, retries, apart):
-                if not _do_together([lease, *beside], left, sweep_dir, plan):
+            elif beside := _take_beside(lease, configs, leases, sweep_dir, together - 1, retries, apart):
+                if not _do_together([lease, *beside], configs, sweep_dir, plan):
                     apart |= {each.run_id for each in (lease, *beside)}
             else:
                 run_dir = sweepfolder.run_dir(sweep_dir, lease.run_id)
@@ -88,8 +93,13 @@ def work(
             look()
 
 
+def costliest_first(configs: dict[str, Config]) -> list[str]:
+    """The runs in the order in which they are begun, so that no long one is left for the end."""
+    return sorted(configs, key=lambda run_id: -_cost(configs[run_id]))
+
+
 def _cost(config: Config) -> float:
-    """Proportional to a run's time, roughly: only the order counts, so that no long run is left for the end."""
+    """Proportional to a run's time, roughly: only the order counts."""
     users = config.data.users or float("inf")
     return config.train.epochs * users * (20 + config.model.width * (1 + config.model.layers))
 
@@ -108,7 +118,7 @@ def _take_first(left: dict[str, Config], leases: Leases, sweep_dir: Path) -> Lea
 
 def _take_beside(
     lease: Lease,
-    left: dict[str, Config],
+    configs: dict[str, Config],
     leases: Leases,
     sweep_dir: Path,
     most: int,
@@ -119,11 +129,12 @@ def _take_beside(
     taken: list[Lease] = []
     if not most or lease.run_id in apart or not _has_another_attempt(lease.past, retries):
         return taken
-    newest, program = leases.newest(), program_of(left[lease.run_id])
-    others = (run_id for run_id, config in left.items() if run_id != lease.run_id and program_of(config) == program)
-    for run_id in others:
+    newest, program = leases.newest(), program_of(configs[lease.run_id])
+    for run_id in costliest_first(configs):
         if len(taken) == most:
             break
+        if run_id == lease.run_id or program_of(configs[run_id]) != program:
+            continue
         generation = newest.get(run_id, 0)
         is_done = (sweepfolder.run_dir(sweep_dir, run_id) / "row.json").exists()
         if run_id in apart or is_done or not _has_another_attempt(leases.past(run_id, generation), retries):

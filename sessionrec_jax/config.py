@@ -106,6 +106,12 @@ class Model:
     """Ignored exposures of the history enter the session vector; either way they are negatives of the rank loss."""
     id_width: int = 32
     """Width of the item-ID embedding before the item MLP. 0: no ID table, side information only."""
+    id_start: float = 0.02
+    """Standard deviation of the ID table's initial values. 0: an item that training never shows is known by its side
+    information alone, where otherwise its vector is noise."""
+    id_dropout: float = 0.0
+    """Share of the sessions of a step whose items enter without their ID, so that the model learns what to say of items
+    that training never shows."""
     side_width: int = 16
     """Width of each side-information embedding before the item MLP."""
     score: Literal["dot", "cosine"] = "dot"

@@ -25,6 +25,8 @@ def check(config: Config) -> Config:
         ("model.heads", model.heads >= 1 and model.width % model.heads == 0, f"a divisor of model.width {model.width}"),
         ("model.mlp_ratio", model.mlp_ratio >= 1, "at least 1"),
         ("model.id_width", model.id_width >= 0, "0 (no ID table) or more"),
+        ("model.id_start", model.id_start >= 0, "0 or more"),
+        ("model.id_dropout", 0 <= model.id_dropout < 1, "at least 0 and below 1"),
         ("model.side_width", model.side_width >= 1, "at least 1"),
         ("model.dropout", 0 <= model.dropout < 1, "at least 0 and below 1"),
         ("model.temperature", model.temperature > 0, "above 0"),

@@ -1,8 +1,8 @@
 """A run that is asked to stop saves first. Asked by SIGTERM (a scheduler wants the machine) or SIGINT (Ctrl-C).
 
 The exit code is then 128 + the signal's number, 143 or 130: what a shell reports of a process that the signal ended,
-and what schedulers can be told to try again (Kubernetes by a podFailurePolicy, LSF by `bsub -Q 143`; SLURM puts a
-preempted job back whatever its code). The same command goes on from the checkpoint.
+and what schedulers can be told to try again (Kubernetes by a podFailurePolicy, LSF by `bsub -Q 143`, a SLURM job by
+`scontrol requeue`, preempted or not). The same command goes on from the checkpoint.
 """
 
 from __future__ import annotations

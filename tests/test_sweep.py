@@ -13,12 +13,13 @@ import time
 
 import _disturbed
 import pytest
+from sweeps import ENVIRONMENT, command, rows, until
 
 from experiments import sweepfolder, worker
 from experiments.__main__ import main
 from experiments.base import SIZES, sized
 from experiments.grid import Plan
-from experiments.launch.local import launch
+from experiments.launch.local import Launcher
 from experiments.lease import Leases
 from experiments.varying import varying
 from sessionrec_jax import count
@@ -26,27 +27,6 @@ from sessionrec_jax.checkpoint import newest_whole
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
-
-PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --workers 2 --law none"
-SMALL = (
-    "--data.rows 4 --data.sessions-per-row 16 --model.id-width 8 --model.side-width 4 --loss.negatives 32 "
-    "--train.log-every-steps 1 --train.checkpoint-every-seconds 0.2"
-)
-ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-OF_THE_CLOCK = (
-    "wall_seconds", "compile_seconds", "sessions_per_second", "items_per_second", "model_flops_utilization",
-    "peak_flops_per_second_measured", "peak_flops_per_second_measured_bfloat16", "commit",
-)  # fmt: skip
-
-
-def command(log, out, epochs: int = 3) -> list[str]:
-    sweep = [sys.executable, "-m", "experiments", "sweep", "grid", "--data", str(log.path), "--out", str(out)]
-    return [*sweep, *PLAN.split(), "--epochs", str(epochs), *SMALL.split()]
-
-
-def rows(out) -> dict[str, dict]:
-    found = {path.parent.name: json.loads(path.read_text()) for path in out.glob("runs/*/row.json")}
-    return {name: {k: v for k, v in row.items() if k not in OF_THE_CLOCK} for name, row in found.items()}
 
 
 def children_of(pid: int) -> list[int]:
@@ -59,13 +39,6 @@ def assert_gone(workers: list[int]) -> None:
     while any(os.path.exists(f"/proc/{pid}") for pid in workers):  # noqa: PTH110
         assert time.monotonic() < deadline, "workers outlived their sweep"
         time.sleep(0.1)
-
-
-def until(what, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_killed_worker_and_a_killed_sweep_end_with_the_rows_of_an_undisturbed_one(log, tmp_path):
@@ -185,7 +158,7 @@ def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
             raise OSError("the terminal is gone")
 
     with pytest.raises(OSError, match="terminal"):
-        launch(tmp_path, 2, run=_disturbed.sleep, look=fail)
+        Launcher(2).launch(tmp_path, _disturbed.sleep, look=fail)
     left = rows(tmp_path)
     assert 1 <= len(left) < 200
     time.sleep(0.3)
@@ -194,7 +167,7 @@ def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
 
 @pytest.mark.parametrize("runs", [150, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, runs):
-    told = _disturbed.disturbed(tmp_path, runs, workers=8)
+    told = _disturbed.disturbed(tmp_path, runs, Launcher(8))
     assert told.kills > runs / 50
     assert told.rows == runs
     assert told.faults == []

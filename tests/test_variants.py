@@ -34,14 +34,14 @@ VARIANTS = {
         "paradigm": "nipp", "loss.alpha": 0.0, "loss.retrieval": "bce", "model.score": "cosine",
         "model.temperature": 0.1, "model.temperature_learned": True, "model.session_encoder": "max",
     },
-    "short windows, no ignored input": {
-        "data.window": 4, "model.ignored_in_input": False, "model.positions": "relative_time",
+    "short windows, no ignored input, IDs dropped": {
+        "data.window": 4, "model.ignored_in_input": False, "model.id_dropout": 0.3, "model.positions": "relative_time",
         "loss.other_clicks": "masked", "loss.negatives_from": "log_uniform",
     },
 }  # fmt: skip
 
 
-QUICK = ("hstu with dropout, pairwise", "short windows, no ignored input")
+QUICK = ("hstu with dropout, pairwise", "short windows, no ignored input, IDs dropped")
 
 
 @pytest.mark.parametrize(

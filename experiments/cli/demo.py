@@ -17,7 +17,8 @@ import scaling
 from experiments import sweepfolder
 from experiments.comparison import Layout
 from experiments.grid import Plan
-from experiments.sweep import default_workers, run_sweep
+from experiments.launch import local
+from experiments.sweep import run_sweep
 from scaling import report, table
 from scaling.theory import Theory, read_theory
 from sessionrec_jax.config import Config
@@ -126,7 +127,7 @@ def main(argv: list[str]) -> int:
     layout = Layout(configs, {"report.json": REPORT})
     sweepfolder.begin(sweep_dir, "grid", layout.configs, layout.files)
     write_json(sweep_dir / "theory.json", _theory(size, prepared))
-    run_sweep("grid", layout, sweep_dir, workers=command.workers or default_workers())
+    run_sweep("grid", layout, sweep_dir, local.Launcher(command.workers or local.default_workers()))
     say("[bold]3/4[/] the fit")
     runs = _runs(sweep_dir, REPORT["select_within"])
     fit = scaling.fit(runs, REPORT["law"])

@@ -1,24 +1,30 @@
-"""Run a plan: every run that has no row yet, in worker processes.
+"""Run a plan: every run that has no row yet, in worker processes here, or by Ray or SLURM.
 
 sessionrec sweep grid --data DATA --out SWEEP --users 500 1000 2000 4000 8000 16000 --sizes xs s
 
 Killed and typed again, it goes on where it stopped, and tries failed runs anew. Typed on another host too, or beside
 `sessionrec worker SWEEP` there, it shares the runs. A plan is a list of runs; --dry-run shows each with what it will
 cost. A plan whose runs cannot identify the law that they are for is refused with the runs to add.
+
+--launcher ray and --launcher slurm start the workers on a cluster, each with options of its own:
+`sessionrec sweep PLAN --launcher ray --help`.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
 
 from experiments.comparison import Layout
-from experiments.sweep import default_workers, run_sweep
+from experiments.launch import LAUNCHERS, Launcher, by_name
+from experiments.sweep import run_sweep
 from experiments.sweepfolder import states
 from experiments.varying import varying
 from experiments.worker import RETRIES
@@ -36,19 +42,20 @@ PLANS = (
     "ablation",
 )  # fmt: skip
 
-P = TypeVar("P")
+P, L = TypeVar("P"), TypeVar("L")
 
 
 @dataclass(frozen=True)
-class Command(Generic[P]):
+class Command(Generic[P, L]):
     plan: Annotated[P, tyro.conf.arg(name="")]
     log: Annotated[Path, tyro.conf.arg(name="data")]
     """Folder that `sessionrec prepare` wrote."""
     out: Path
     """Sweep folder: sweep.json, report.json or comparison.json, runs/RUN_ID/."""
-    workers: int = field(default_factory=default_workers)
-    """Worker processes; on a CPU each keeps to its share of the cores. Left out: one where there is an accelerator,
-    else one a core and at most four. 0: write the folder and leave its runs to `sessionrec worker`."""
+    own: Annotated[L, tyro.conf.arg(name="")]
+    launcher: Literal[LAUNCHERS] = "local"
+    """What starts the workers: processes of this machine, tasks on a Ray cluster, a SLURM job array. Each has options
+    of its own, which --help shows beside it."""
     retries: int = RETRIES
     """Times that a run is tried again that failed or took its worker down, before it becomes a failed row."""
     together: int = 1
@@ -69,22 +76,20 @@ def main(argv: list[str]) -> int:
     if name not in PLANS:
         raise InputError(f"unknown plan {name!r}; {near_miss(name, PLANS)}")
     plan = importlib.import_module(f"experiments.{name}")
+    launcher = _launcher(rest)
     command = tyro.cli(
-        Command[plan.Plan],
+        Command[plan.Plan, launcher],
         args=rest,
         prog=f"sessionrec sweep {name}",
-        description=plan.__doc__,
+        description=f"{plan.__doc__}\n\n{launcher.__doc__}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    for flag, value, least in (
-        ("workers", command.workers, 0),
-        ("retries", command.retries, 0),
-        ("together", command.together, 1),
-    ):
+    for flag, value, least in (("retries", command.retries, 0), ("together", command.together, 1)):
         if value < least:
             raise InputError(f"--{flag} {value}; wanted at least {least}")
+    command.own.check()
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
-    base = replace(command.base, {"data.path": str(command.log)})
+    base = replace(command.base, {"data.path": str(command.log.absolute())})
     layout = command.plan.lay_out(base, open_log(command.log))
     from experiments.budget import Ahead  # starts jax, which --help need not wait for
 
@@ -93,11 +98,11 @@ def main(argv: list[str]) -> int:
     if command.dry_run:
         from experiments.cli import dryrun
 
-        dryrun.show(layout, [ahead.row(config) for config in layout.configs], verdict, command.workers)
+        dryrun.show(layout, [ahead.row(config) for config in layout.configs], verdict, command.own.workers)
         return 0
-    how = {"workers": command.workers, "retries": command.retries, "together": command.together}
-    rows = run_sweep(name, layout, command.out, **how)
-    if not command.workers:
+    how = {"retries": command.retries, "together": command.together}
+    rows = run_sweep(name, layout, command.out, command.own, **how)
+    if not command.own.workers:
         print(f"{len(layout.configs) - len(rows)} runs left in {command.out} for `sessionrec worker {command.out}`")
         return 0
     bad = sum(row["status"] != "done" for row in rows)
@@ -110,6 +115,22 @@ def main(argv: list[str]) -> int:
     if hasattr(command.plan, "conclude"):
         Console(highlight=False, soft_wrap=True).print(command.plan.conclude(command.out, states(command.out)[1]))
     return 0
+
+
+def _launcher(argv: list[str]) -> type[Launcher]:
+    """The one that --launcher names. Raises InputError where an option belongs to another one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--launcher", default="local")
+    name = parser.parse_known_args(argv)[0].launcher
+    chosen, given = by_name(name), {argument.partition("=")[0] for argument in argv}
+    for other in LAUNCHERS:
+        if not_its := sorted(given & _flags(by_name(other)) - _flags(chosen)):
+            raise InputError(f"{', '.join(not_its)}: of --launcher {other}, and --launcher is {name}")
+    return chosen
+
+
+def _flags(launcher: type[Launcher]) -> set[str]:
+    return {f"--{each.name}" for each in dataclasses.fields(launcher)}
 
 
 def _refuse_what_the_plan_sets(plan: str, sets: dict[str, str], base: Config) -> None:

@@ -14,65 +14,85 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from experiments import sweepfolder
-from experiments.worker import RETRIES, Run, train_and_measure, work
+from experiments.worker import RETRIES, Run, work
+from sessionrec_jax.errors import InputError
 from sessionrec_jax.stopping import Stopped, StopSignals
 
 _LOOK_SECONDS = 1.0
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
 
 
-def launch(
-    sweep_dir: Path,
-    workers: int,
-    *,
-    retries: int = RETRIES,
-    together: int = 1,
-    run: Run = train_and_measure,
-    look: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Returns when every run has a row. `look` is called every second, `say` hears of workers that died.
+def default_workers() -> int:
+    """One a core, and at most four: each worker holds the log and a jax of its own. One where there is an accelerator,
+    since every worker would take all of its memory."""
+    if any(Path(device).exists() for device in _ACCELERATORS):
+        return 1
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
-    SIGTERM and SIGINT are passed on to the workers, which save and go; then Stopped is raised. A worker that ends with
-    an error which is no run's has told it, and ends the sweep with its code.
-    """
-    missing = list(sweepfolder.read(sweep_dir)[1])
 
-    def left() -> int:
-        missing[:] = [name for name in missing if not (sweepfolder.run_dir(sweep_dir, name) / "row.json").exists()]
-        return len(missing)
+@dataclass(frozen=True)
+class Launcher:
+    """--launcher local: worker processes on this machine. Ctrl-C and SIGTERM are passed on to them, and they save."""
 
-    context = multiprocessing.get_context("spawn")  # jax does not survive a fork
+    workers: int = field(default_factory=default_workers)
+    """Worker processes; on a CPU each keeps to its share of the cores. Left out: one where there is an accelerator,
+    else one a core and at most four. 0: write the folder and leave its runs to `sessionrec worker`."""
 
-    def start(number: int) -> BaseProcess:
-        worker = context.Process(target=_work, args=(number, workers, sweep_dir, run, retries, together, os.getpid()))
-        worker.start()
-        return worker
+    def check(self) -> None:
+        if self.workers < 0:
+            raise InputError(f"--workers {self.workers}; wanted at least 0")
 
-    with StopSignals() as asked:
-        crew = {number: start(number) for number in range(min(workers, left()))}
-        try:
-            while crew and not asked():
-                multiprocessing.connection.wait([worker.sentinel for worker in crew.values()], _LOOK_SECONDS)
-                look()
-                for number, code in [(number, worker.exitcode) for number, worker in crew.items()]:
-                    if code in (1, 2):
-                        raise SystemExit(code)
-                    if code == 0 or (code is not None and not left()):
-                        del crew[number]
-                    elif code is not None and not asked():
-                        say(f"a worker ended with {code}; another takes its place")  # -9: SIGKILL, often for memory
-                        crew[number] = start(number)
-        finally:
-            for worker in crew.values():
-                worker.terminate()
-            for worker in crew.values():
-                worker.join()
-        if asked() and left():
-            raise Stopped(f"with {left()} runs left", asked())
+    def launch(
+        self,
+        sweep_dir: Path,
+        run: Run,
+        *,
+        retries: int = RETRIES,
+        together: int = 1,
+        look: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        missing = list(sweepfolder.read(sweep_dir)[1])
+
+        def left() -> int:
+            missing[:] = sweepfolder.without_row(sweep_dir, missing)
+            return len(missing)
+
+        context = multiprocessing.get_context("spawn")  # jax does not survive a fork
+
+        def start(number: int) -> BaseProcess:
+            of_worker = (number, self.workers, sweep_dir, run, retries, together, os.getpid())
+            worker = context.Process(target=_work, args=of_worker)
+            worker.start()
+            return worker
+
+        with StopSignals() as asked:
+            crew = {number: start(number) for number in range(min(self.workers, left()))}
+            try:
+                while crew and not asked():
+                    multiprocessing.connection.wait([worker.sentinel for worker in crew.values()], _LOOK_SECONDS)
+                    look()
+                    for number, code in [(number, worker.exitcode) for number, worker in crew.items()]:
+                        if code in (1, 2):  # it has told why
+                            raise SystemExit(code)
+                        if code == 0 or (code is not None and not left()):
+                            del crew[number]
+                        elif code is not None and not asked():
+                            # -9: SIGKILL, often for memory
+                            say(f"a worker ended with {code}; another takes its place")
+                            crew[number] = start(number)
+            finally:
+                for worker in crew.values():
+                    worker.terminate()
+                for worker in crew.values():
+                    worker.join()
+            if asked() and left():
+                raise Stopped(f"with {left()} runs left", asked())
 
 
 def _work(number: int, workers: int, sweep_dir: Path, run: Run, retries: int, together: int, parent: int) -> None:

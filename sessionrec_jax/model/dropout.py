@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
+
+
+_SLOTS = 2**32 - 1  # no row has this number
 
 
 class Noise(NamedTuple):
@@ -23,6 +26,12 @@ class Noise(NamedTuple):
 def row_keys(noise: Noise) -> Key[Array, " R"]:
     """One key a row: fold_in(key, row number)."""
     return jax.vmap(jax.random.fold_in, (None, 0))(noise.key, noise.row_R)
+
+
+def kept_slots(noise: Noise, rate: float, slots: int) -> Bool[Array, "R L"]:
+    """True with probability 1 - rate, slot by slot; independent of `drop`."""
+    key_R = row_keys(noise._replace(key=jax.random.fold_in(noise.key, _SLOTS)))
+    return jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (slots,)))(key_R)
 
 
 def layer_keys(key_R: Key[Array, " R"], layers: int) -> Key[Array, "K R"]:

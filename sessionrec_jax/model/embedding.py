@@ -8,7 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.config import Model
 from sessionrec_jax.model.linear import linear
@@ -28,11 +28,15 @@ class ItemEmbedding(nn.Module):
     """Side columns and their number of values; the code above them is out of the vocabulary."""
 
     @nn.compact
-    def __call__(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
+    def __call__(
+        self, item_N: Int[Array, " N"], side: Side, has_id_N: Bool[Array, " N"] | None = None
+    ) -> Float[Array, "N D"]:
+        """`has_id_N`: which items are known by their ID; None: all."""
         config, parts = self.config, []
         if config.id_width:
-            table_VE = self.param("item_table", nn.initializers.normal(0.02), (self.rows, config.id_width))
-            parts.append(table_VE[item_N])
+            table_VE = self.param("item_table", nn.initializers.normal(config.id_start), (self.rows, config.id_width))
+            id_NE = table_VE[item_N]
+            parts.append(id_NE if has_id_N is None else jnp.where(has_id_N[:, None], id_NE, 0))
         for name, values in self.side_values:
             table_CE = self.param(f"side_{name}", nn.initializers.normal(0.1), (values + 1, config.side_width))
             code_NW = side[name][item_N]

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from sessionrec_jax.config import Model
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.model.dropout import kept_slots
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
@@ -114,7 +115,12 @@ class SessionRec(nn.Module):
     def __call__(self, inputs: Inputs, side: Side, noise: Noise | None = None) -> tuple[Float[Array, "T D"], Queries]:
         e_TD = self.item_embedding(inputs.item_T, side)
         user_RL = inputs.user_of_session_RL
-        s_SD = self.session_encoder(e_TD, inputs.feedback_T, inputs.session_of_item_T, user_RL.size)
+        read_TD = e_TD
+        if noise is not None and self.spec.model.id_dropout:
+            has_id_RL = kept_slots(noise, self.spec.model.id_dropout, user_RL.shape[1])
+            has_id_T = has_id_RL.reshape(-1).at[inputs.session_of_item_T].get(mode="fill", fill_value=True)
+            read_TD = self.item_embedding(inputs.item_T, side, has_id_T)
+        s_SD = self.session_encoder(read_TD, inputs.feedback_T, inputs.session_of_item_T, user_RL.size)
         s_RLD = s_SD.reshape(*user_RL.shape, -1)
         if self.spec.context_values:
             s_RLD = s_RLD + self.session_context(inputs.context).astype(s_RLD.dtype)

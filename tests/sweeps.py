@@ -1,0 +1,83 @@
+"""A sweep of two small runs that train, as a command, and what became of it: for the tests of every launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from experiments import sweepfolder
+from experiments.lease import Leases
+from sessionrec_jax.config import Config
+from sessionrec_jax.config_values import replace
+
+PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --law none"
+"""Two runs."""
+SMALL = (
+    "--data.rows 4 --data.sessions-per-row 16 --model.id-width 8 --model.side-width 4 --loss.negatives 32 "
+    "--train.log-every-steps 1 --train.checkpoint-every-seconds 0.2"
+)
+ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+OF_THE_CLOCK = (
+    "wall_seconds", "compile_seconds", "sessions_per_second", "items_per_second", "model_flops_utilization",
+    "peak_flops_per_second_measured", "peak_flops_per_second_measured_bfloat16", "commit",
+)  # fmt: skip
+
+
+def command(log, out, epochs: int = 3, launcher: str = "--workers 2") -> list[str]:
+    sweep = [sys.executable, "-m", "experiments", "sweep", "grid", "--data", str(log.path), "--out", str(out)]
+    return [*sweep, *PLAN.split(), *launcher.split(), "--epochs", str(epochs), *SMALL.split()]
+
+
+def rows(out) -> dict[str, dict]:
+    found = {path.parent.name: json.loads(path.read_text()) for path in out.glob("runs/*/row.json")}
+    return {name: {k: v for k, v in row.items() if k not in OF_THE_CLOCK} for name, row in found.items()}
+
+
+def until(what, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def begun(out) -> dict[str, int]:
+    """The worker's process of each run that trains, by run_id."""
+    names = {path.parent.parent.name for path in out.glob("runs/*/checkpoints/[0-9]*")}
+    newest = Leases(out).newest()
+    told = {name: json.loads((out / "leases" / f"{name}.{newest[name]}").read_text()) for name in names}
+    return {name: int(each["worker"].rpartition(":")[2]) for name, each in told.items() if each["state"] == "running"}
+
+
+def attempts(out) -> dict[str, int]:
+    """That came to nothing, by run_id."""
+    leases = Leases(out)
+    return {name: leases.past(name, generation).attempts for name, generation in leases.newest().items()}
+
+
+def first_line(out, name: str) -> str:
+    """Of a run's metrics: its seconds are others where the run was begun anew."""
+    return (out / "runs" / name / "metrics.jsonl").read_text().splitlines()[0]
+
+
+def end_of(sweep) -> tuple[int, str]:
+    """The exit code of a process, and what it said on stderr."""
+    said = sweep.communicate(timeout=120)[1]
+    return sweep.returncode, said
+
+
+def start(argv: list[str], environment: dict[str, str] = ENVIRONMENT):
+    return subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def begin_sleeping(out, runs: int) -> None:
+    """A sweep of runs for `sleep_long`."""
+    sweepfolder.begin(out, "grid", [replace(Config(), {"train.seed": seed}) for seed in range(runs)], {})
+
+
+def sleep_long(config, run_dir, plan, *, stop, write) -> None:
+    """A run that is still there when its worker is asked to stop."""
+    for _ in range(600):
+        time.sleep(0.1)
