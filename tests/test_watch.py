@@ -48,6 +48,7 @@ def train(folder: Path, first: int, last: int) -> None:
 
 
 def finish(folder: Path, **columns) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "row.json", {"run_id": folder.name, **ROW, **columns})
 
 
@@ -189,7 +190,8 @@ def test_it_follows_until_every_run_has_a_row_and_a_run_alone_may_be_watched(swe
     assert "0 of 3 runs have a row; 25 steps mirrored" in follower.stderr.readline()
     assert main(["watch", str(folder), "--to", "tensorboard"]) == 2  # one at a time
     train(runs[0], 15, 30)
-    assert "0 of 3 runs have a row; 30 steps mirrored" in follower.stderr.readline()
+    finish(runs[1], status="failed")
+    assert "1 of 3 runs have a row; 30 steps mirrored" in follower.stderr.readline()
     follower.send_signal(signal.SIGINT)
     assert "the same command goes on from here" in follower.communicate(timeout=30)[1]
     assert follower.returncode == 0

@@ -90,7 +90,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 def _mirrored(runs: list[Run], mirror: Mirror, console: Console, *, follow: bool) -> None:
     """A signal is heard between two runs, so that none is left in the middle."""
     steps, said = dict.fromkeys((run.name for run in runs), 0), None
-    with StopSignals() as stop:
+    with StopSignals() as stop, console.status("") as line:
         try:
             while True:
                 for run in runs:
@@ -98,11 +98,12 @@ def _mirrored(runs: list[Run], mirror: Mirror, console: Console, *, follow: bool
                         return
                     if (news := run.look()) is not None:
                         mirror.write(run, news)
-                        steps[run.name] = max([line["step"] + 1 for line in news.lines], default=steps[run.name])
+                        steps[run.name] = max((of["step"] + 1 for of in news.lines), default=steps[run.name])
                 done = sum(run.has_row for run in runs)
-                told = f"{done} of {len(runs)} runs have a row; {sum(steps.values()):,} steps mirrored"
-                if told != said:
-                    console.print(said := told)
+                line.update(f"{done} of {len(runs)} runs have a row; {sum(steps.values()):,} steps mirrored")
+                if done != said:
+                    console.print(line.status)
+                    said = done
                 if not follow or done == len(runs):
                     return
                 time.sleep(_FOLLOW_SECONDS)

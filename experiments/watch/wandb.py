@@ -88,9 +88,8 @@ class WandB:
 
     def _before(self, run: Run) -> _Begun:
         """What earlier calls have written offline; of runs on a server W&B tells it when they are opened."""
-        notes = [read_json(path) for path in self._out.glob(f"wandb/offline-run-*-{run.name}/{_NOTE}")]
-        last = max(notes, key=lambda note: note["next_step"], default={"next_step": 0, "row": None})
-        return _Begun(**last) if self._offline else _Begun(0, None)
+        notes = sorted(self._out.glob(f"wandb/offline-run-*-{run.name}/{_NOTE}"))  # by their time
+        return _Begun(**read_json(notes[-1])) if self._offline and notes else _Begun(0, None)
 
     def _open(self, run: Run) -> Any:
         try:
