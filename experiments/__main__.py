@@ -22,8 +22,8 @@ from rich.table import Table
 import scaling.errors
 
 COMMANDS = (
-    "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "worker", "status", "compare", "fit",
-    "plan", "design", "report", "demo",
+    "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "worker", "status", "watch", "compare",
+    "fit", "plan", "design", "report", "demo",
 )  # fmt: skip
 
 

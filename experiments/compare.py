@@ -19,7 +19,7 @@ import polars as pl
 import scipy.stats
 
 from sessionrec_jax.errors import InputError, near_miss
-from sessionrec_jax.runfolder import read_json
+from sessionrec_jax.runfolder import read_json, read_row
 
 PER_USER = "per_user.parquet"
 """Of a run's test sessions: user (place in the log), metric, x, n; the metric is sum(x) / sum(n)."""
@@ -99,9 +99,8 @@ def _chosen(sweep_dir: Path, arm: dict[str, Any], select_by: str) -> dict[str, d
     """The row of each seed that is best on validation, among those that finished."""
     found = {}
     for seed, run_ids in arm["runs"].items():
-        paths = [sweep_dir / "runs" / name / "row.json" for name in run_ids]
-        rows = [read_json(path) for path in paths if path.exists()]
-        rows = [row for row in rows if row["status"] == "done" and row.get(select_by) is not None]
+        rows = [read_row(sweep_dir / "runs" / name) for name in run_ids]  # which come while a sweep is under way
+        rows = [row for row in rows if row and row["status"] == "done" and row.get(select_by) is not None]
         if rows:
             found[seed] = max(rows, key=lambda row: row[select_by])
     return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from scaling.errors import InputError, near_miss
-from scaling.rules import Excluded
+from scaling.rules import NO_ROW, Excluded
 
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".csv": lambda path: pl.read_csv(path, infer_schema_length=None, null_values=[""]),
@@ -39,24 +41,46 @@ def load(path: str | Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
 
 
 def _load_folder(folder: Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
+    """A sweep may be under way: rows come while they are read here, and a failed one goes when it is tried again."""
     runs = folder / "runs" if (folder / "runs").is_dir() else folder
-    files = sorted(runs.glob("*/row.json"))
-    if not files:
+    planned, begun = _planned(folder), {path.parent.name for path in runs.glob("*/config.json")}
+    rows = {path.parent.name: row for path in sorted(runs.glob("*/row.json")) if (row := _row(path)) is not None}
+    if not (rows or planned or begun):
         raise InputError(f"{folder} holds no runs/*/row.json and no */row.json; give a sweep folder or a table file")
-    rows = []
-    for file in files:
-        try:
-            row = json.loads(file.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} is not valid JSON ({error}); remove the folder and run it again") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{file} holds a {type(row).__name__}; wanted one JSON object, a run's row")
-        rows.append({name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in row.items()})
-    unfinished = tuple(
-        Excluded(config.parent.name, "not done", "it has a config.json but no row.json: under way, or died")
-        for config in sorted(runs.glob("*/config.json"))
-        if not (config.parent / "row.json").exists()
-    )
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    series = [pl.Series(name, [row.get(name) for row in rows], strict=False) for name in names]
-    return pl.DataFrame(series), unfinished
+    under_way = sorted(begun - rows.keys())
+    waiting = [name for name in planned if name not in begun and name not in rows]
+    if not any(row.get("status", "done") == "done" for row in rows.values()):
+        counts = Counter(row["status"] for row in rows.values())
+        counts |= {"under way or dead": len(under_way), "waiting": len(waiting)}
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise InputError(f"{folder}: no run is done yet ({told}); wanted at least one. Come back when it has a row")
+    unfinished = [
+        Excluded(name, NO_ROW, "under way, or died: it has a config.json but no row.json") for name in under_way
+    ]
+    unfinished += [Excluded(name, NO_ROW, "planned, and not begun") for name in waiting]
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    series = [pl.Series(name, [row.get(name) for row in rows.values()], strict=False) for name in names]
+    return pl.DataFrame(series), tuple(unfinished)
+
+
+def _planned(folder: Path) -> list[str]:
+    """The runs that sweep.json names; none where there is no such file."""
+    try:
+        return list(json.loads((folder / "sweep.json").read_text())["runs"])
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}/sweep.json does not name a sweep's runs ({error}); was it edited?") from error
+
+
+def _row(path: Path) -> dict[str, Any] | None:
+    """None where it is gone by now."""
+    try:
+        row = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); remove the folder and run it again") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{path} holds a {type(row).__name__}; wanted one JSON object, a run's row")
+    return {name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in row.items()}

@@ -18,6 +18,8 @@ from scaling.errors import InputError
 SMALLEST, LARGEST = 1e-60, 1e60
 """No unit makes a count or a loss smaller or larger, and products of three still fit a float64."""
 SCHEDULE_SLACK = 1e-9
+NO_ROW = "no row yet"
+"""The rule by which a sweep's runs are left out that are planned or under way."""
 _CORRECT = "Correct the row, or mark it with a status other than 'done'."
 
 

@@ -29,22 +29,25 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> Any:
     """Raises InputError where there is no such file or it holds no JSON."""
     try:
-        return json.loads(path.read_text())
+        return _parsed(path, path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise InputError(f"{path} holds no valid JSON ({error}); it was cut short or edited") from None
 
 
 def read_row(run_dir: Path) -> dict[str, Any] | None:
     """row.json, which may come and, if it failed, go at any time; None where there is none."""
     path = run_dir / "row.json"
     try:
-        return read_json(path)
-    except InputError:
-        if path.exists():
-            raise
+        return _parsed(path, path.read_text())
+    except FileNotFoundError:
         return None
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} holds no valid JSON ({error}); it was cut short or edited") from None
 
 
 def read_config(run_dir: Path) -> Config:

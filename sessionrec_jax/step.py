@@ -92,7 +92,9 @@ def make_step(spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh,
         if not is_full:
             draw_key = jax.random.fold_in(step_key, _NEGATIVES_OF_STEP)
             negatives = draw_negatives(loss, draw_key, proposal, inputs.item_T, wanted_G.clicked_T)
-        noise_G = _noise(jax.random.fold_in(step_key, _DROPOUT_OF_STEP), inputs) if spec.model.dropout or spec.model.id_dropout else None
+        noise_G = None
+        if spec.model.dropout or spec.model.id_dropout:
+            noise_G = _noise(jax.random.fold_in(step_key, _DROPOUT_OF_STEP), inputs)
         reading = Reading.of(spec, mesh, inputs.item_T, negatives, side)
 
         def objective(part: Params, whole: Params, item_GT: jax.Array, *batch: Any) -> tuple[jax.Array, Sums]:

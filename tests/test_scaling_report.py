@@ -258,3 +258,20 @@ def test_wrong_input_is_one_message(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_a_sweep_under_way_has_a_page_that_says_so(no_files, no_extras, tmp_path, capsys):
+    frame = runs().drop("base", "floor").to_dicts()
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": {row["run_id"]: {} for row in frame}}))
+    command = ["report", str(tmp_path), "--out", str(tmp_path / "page.html"), "--loss", "loss", "--d", "d"]
+    assert main([*command, "--bootstrap", "0"]) == 2
+    assert "no run is done yet (19 waiting)" in capsys.readouterr().err
+    for row in frame[:8]:
+        (tmp_path / "runs" / row["run_id"]).mkdir(parents=True)
+        (tmp_path / "runs" / row["run_id"] / "row.json").write_text(json.dumps(row))
+    assert main([*command, "--bootstrap", "0"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "The sweep is not over: 8 of 19 runs have a row." in page
+    assert page.count("planned, and not begun") == 11
+    assert main(["fit", str(tmp_path), "--law", "power", "--loss", "loss", "--d", "d", "--bootstrap", "0"]) == 0
+    assert "11 left out: no row yet" in capsys.readouterr().out

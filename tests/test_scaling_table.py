@@ -1,7 +1,10 @@
 """Tables of runs: what is refused, what is left out and why, and that nothing goes missing."""
 
 import dataclasses
+import itertools
 import json
+import threading
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -52,7 +55,7 @@ def test_a_run_without_a_row_is_listed(tmp_path):
         (tmp_path / "runs" / name / file).write_text(json.dumps({"run_id": name, "d": 1, "loss": 2.0}))
     table = read(tmp_path, Columns(loss="loss", d="d"))
     assert table.row_id == ("a",)
-    assert rules(table) == {"b": "not done"}
+    assert rules(table) == {"b": "no row yet"}
 
 
 @pytest.mark.parametrize(
@@ -230,3 +233,56 @@ def test_repeated_points_of_one_seed_ask_for_a_cluster_column():
 def test_a_floor_column_without_numbers_is_no_floor():
     frame = pl.DataFrame({"d": [1.0, 10.0, 100.0], "loss": [3.0, 2.0, 1.5], "floor": [None] * 3})
     assert from_frame(frame, Columns(loss="loss", d="d", floor="floor"), source="rows").known_floor is None
+
+
+def sweep(folder: Path, runs: int) -> list[Path]:
+    """A sweep folder of planned runs; of their row.json the paths."""
+    names = [f"run{i}" for i in range(runs)]
+    folder.mkdir(exist_ok=True)
+    (folder / "sweep.json").write_text(json.dumps({"runs": {name: {} for name in names}}))
+    for name in names:
+        (folder / "runs" / name).mkdir(parents=True)
+    return [folder / "runs" / name / "row.json" for name in names]
+
+
+def test_a_sweep_under_way_tells_every_planned_run(tmp_path):
+    done, failed, under_way, _ = sweep(tmp_path, 4)
+    (under_way.parent / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no run is done yet \(1 under way or dead, 3 waiting\)"):
+        read(tmp_path, Columns(loss="loss", d="d"))
+    failed.write_text(json.dumps({"run_id": "run1", "status": "failed"}))
+    with pytest.raises(InputError, match=r"no run is done yet \(1 failed, 1 under way or dead, 2 waiting\)"):
+        read(tmp_path, Columns(loss="loss", d="d"))
+    done.write_text(json.dumps({"run_id": "run0", "status": "done", "d": 1, "loss": 2.0}))
+    table = read(tmp_path, Columns(loss="loss", d="d"))
+    assert table.row_id == ("run0",)
+    assert rules(table) == {"run1": "not done", "run2": "no row yet", "run3": "no row yet"}
+
+
+def test_a_table_is_whole_while_rows_come_and_go(tmp_path):
+    """Every planned run is in it, or left out with a reason, at every moment."""
+    kept, *others = sweep(tmp_path, 6)
+    kept.write_text(json.dumps({"run_id": "run0", "status": "done", "d": 1, "loss": 2.0}))
+    is_over, seen = threading.Event(), set()
+
+    def disturb() -> None:
+        for path in itertools.cycle(others):
+            partial = path.with_name(".row")
+            partial.write_text(json.dumps({"run_id": path.parent.name, "status": "failed", "d": 1, "loss": None}))
+            partial.rename(path)
+            if is_over.wait(1e-4):
+                return
+            path.unlink()
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        for _ in range(300):
+            table = read(tmp_path, Columns(loss="loss", d="d"))
+            assert {*table.row_id, *(row.row for row in table.excluded)} == {f"run{i}" for i in range(6)}
+            assert len(table) + len(table.excluded) == 6
+            seen.add(len(table.left_out))
+    finally:
+        is_over.set()
+        thread.join()
+    assert len(seen) > 1  # it was disturbed

@@ -7,6 +7,8 @@ sessionrec status SWEEP --follow
 from __future__ import annotations
 
 import json
+import sys
+import textwrap
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,15 +17,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments.sweepfolder import RunState, states
 from experiments.varying import told, varying
 
 _FOLLOW_SECONDS = 2.0
+_WIDE = 1000
+"""Columns where no terminal sets them: a file or a program wants whole numbers."""
+_STATUSES = ("running", "stale", "begun", "waiting", "done", "diverged", "failed")
+_LOSSES = ("loss_nats_per_item", "rank_nats_per_exposure")
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Command:
     """Sweep folder."""
     follow: bool = False
     """Show it until every run has a row: on a terminal the runs that are neither waiting nor done, elsewhere a line
-    whenever the counts change."""
+    whenever the counts change. Ctrl-C ends it, and changes nothing."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object for programs."""
 
@@ -41,18 +49,20 @@ def main(argv: list[str]) -> int:
     command = tyro.cli(
         Command, args=argv, prog="sessionrec status", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
     plan, runs = _followed(command.sweep, console) if command.follow else states(command.sweep)
     if command.as_json:
         by_run = {run.run_id: _for_programs(run) for run in runs}
         print(json.dumps({"plan": plan, "runs": len(runs), "counts": Counter(_statuses(runs)), "by_run": by_run}))
         return 0
-    console.print(_table(runs, f"{command.sweep}: plan {plan}, {len(runs)} runs"))
+    console.print(f"{command.sweep}: plan {plan}, {len(runs)} runs", highlight=False, markup=False, soft_wrap=True)
+    console.print(_table(runs, runs))
+    for note in _notes(runs):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     rows = [run.row for run in runs if run.row is not None]
-    floors = {row.get("loss_floor_nats_per_item"): row.get("rank_floor_nats_per_exposure") for row in rows}
-    for floor, rank_floor in floors.items():
-        if floor is not None:
-            console.print(f"known floors: {floor:.4f} nats an item, rank {rank_floor:.4f} nats an exposure")
+    for what, part in (("popularity", "baseline"), ("known floors", "floor")):
+        if told_beside := _beside(rows, part):
+            console.print(f"{what}: {told_beside}")
     console.print(_counts(runs))
     return 0
 
@@ -62,16 +72,25 @@ def _followed(sweep_dir: Path, console: Console) -> tuple[str, list[RunState]]:
     said = None
     plan, runs = states(sweep_dir)
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while any(run.row is None for run in runs):
-            counts = _counts(runs)
-            if console.is_terminal:
-                shown = [run for run in runs if run.status not in ("waiting", "done")]
-                live.update(Group(counts, _table(shown, str(sweep_dir))), refresh=True)
-            elif counts != said:
-                console.print(said := counts)
-            time.sleep(_FOLLOW_SECONDS)
-            plan, runs = states(sweep_dir)
+        try:
+            while any(run.row is None for run in runs):
+                counts = _counts(runs)
+                if console.is_terminal:
+                    live.update(_view(runs, f"{sweep_dir}: {counts}"), refresh=True)
+                elif counts != said:
+                    console.print(said := counts)
+                time.sleep(_FOLLOW_SECONDS)
+                plan, runs = states(sweep_dir)
+        finally:
+            live.update("")  # what is higher than the screen would stay there
     return plan, runs
+
+
+def _view(runs: list[RunState], counts: str) -> Group:
+    """What is going on now, then what went wrong, a line a run."""
+    now = [run for run in runs if run.status in ("running", "stale", "begun")]
+    notes = [Text(note.partition("\n")[0], no_wrap=True, overflow="ellipsis") for note in _notes(runs)]
+    return Group(Text(counts, no_wrap=True, overflow="ellipsis"), *([_table(runs, now)] if now else []), *notes)
 
 
 def _for_programs(run: RunState) -> dict[str, Any]:
@@ -92,29 +111,37 @@ def _statuses(runs: list[RunState]) -> list[str]:
 
 
 def _counts(runs: list[RunState]) -> str:
-    return ", ".join(f"{count} {status}" for status, count in Counter(_statuses(runs)).items())
+    counts = Counter(_statuses(runs))
+    return ", ".join(f"{counts[status]} {status}" for status in sorted(counts, key=_STATUSES.index))
 
 
-def _table(runs: list[RunState], title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("run", no_wrap=True)
-    labels = varying([run.config for run in runs])
-    for column in (*(labels[0] if labels else ()), "step", "left"):
-        table.add_column(column.rpartition(".")[2].replace("_", " "), justify="right", overflow="fold")
-    for column in ("nats an item\n(popularity)", "rank nats\n(popularity)"):
-        table.add_column(column, justify="right")
-    table.add_column("status")
-    for run, label in zip(runs, labels, strict=True):
-        row = run.row or {}
-        table.add_row(
-            run.run_id,
-            *map(told, label.values()),
-            _step(run),
-            "-" if run.seconds_left is None else str(timedelta(seconds=round(run.seconds_left))),
-            _beside(row, "loss_{}nats_per_item"),
-            _beside(row, "rank_{}nats_per_exposure"),
-            escape(_told_status(run)),
+def _table(runs: list[RunState], shown: list[RunState]) -> Table:
+    """Of some of the runs, with the settings in which all of them differ. A column without a number is left out; what
+    stands above the others is folded to their width."""
+    labels = dict(zip((run.run_id for run in runs), varying([run.config for run in runs]), strict=True))
+    columns = {"run": [run.run_id for run in shown]}
+    for name in labels[runs[0].run_id] if runs else ():
+        columns[name] = [told(labels[run.run_id][name]) for run in shown]
+    columns["step"] = [_step(run) for run in shown]
+    columns["left"] = [_left(run) for run in shown]
+    for head, name in zip(("nats an item", "rank nats"), _LOSSES, strict=True):
+        columns[head] = [_number((run.row or {}).get(name)) for run in shown]
+    columns["status"] = [_told_status(run) for run in shown]
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    columns = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
+    for name, cells in columns.items():
+        head = name.rpartition(".")[2].replace("_", " ")
+        width = max(map(len, (*cells, *head.split())))
+        is_text = name in ("run", "status")
+        table.add_column(
+            "\n".join(textwrap.wrap(head, width)),
+            justify="left" if is_text else "right",
+            no_wrap=name != "status",
+            min_width=max(len(cell.split()[0]) for cell in cells) if name == "status" else None,
+            overflow="fold" if is_text else "ellipsis",
         )
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(escape, cells))
     return table
 
 
@@ -125,17 +152,46 @@ def _step(run: RunState) -> str:
     return f"{run.step + 1:,} of {run.steps:,}"
 
 
+def _left(run: RunState) -> str:
+    return "-" if run.seconds_left is None else str(timedelta(seconds=round(run.seconds_left)))
+
+
 def _told_status(run: RunState) -> str:
-    past = run.past
-    if run.row is not None:
-        return ": ".join(filter(None, (run.status, run.row.get("reason"))))
-    where = {"running": f" on {past.worker}", "stale": f": {past.worker} died or is silent"}.get(run.status, "")
-    before = [f"killed {past.deaths} times"] if past.deaths else []
-    before += [f"failed {len(past.failures)} times, last by {past.failures[0]}"] if past.failures else []
-    return "; ".join((run.status + where, *before))
+    where = {"running": f" on {run.past.worker}", "stale": f": {run.past.worker} died or is silent"}
+    return run.status + where.get(run.status, "")
 
 
-def _beside(row: dict[str, Any], name: str) -> str:
-    """A loss with the popularity baseline's on the same sessions; a dash where it is missing."""
-    loss, baseline = row.get(name.format("")), row.get(name.format("baseline_"))
-    return "-" if loss is None or baseline is None else f"{loss:.4f} ({baseline:.4f})"
+def _notes(runs: list[RunState]) -> list[str]:
+    """Why runs have no loss, and how often those that have no row yet were tried."""
+    notes = []
+    for run in runs:
+        if run.row is not None:
+            told = run.row.get("reason")
+        else:
+            before = [f"killed {_times(run.past.deaths)}"] if run.past.deaths else []
+            failures = run.past.failures
+            before += [f"failed {_times(len(failures))}, last by {failures[0]}"] if failures else []
+            told = "; ".join(before)
+        if told:
+            notes.append(f"{run.run_id} {run.status}: {told}")
+    return notes
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _number(value: float | None) -> str:
+    """A dash where it is missing."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _beside(rows: list[dict[str, Any]], part: str) -> str:
+    """What the rows' losses are held against: the same for all, or from the lowest to the highest."""
+    told = []
+    for name, sentence in zip(_LOSSES, ("{} nats an item", "rank {} nats an exposure"), strict=True):
+        column = name.replace("_nats", f"_{part}_nats")
+        ends = sorted(value for row in rows if (value := row.get(column)) is not None)
+        if ends:
+            told.append(sentence.format(" to ".join(dict.fromkeys((_number(ends[0]), _number(ends[-1]))))))
+    return ", ".join(told)

@@ -25,6 +25,7 @@ from scaling.report.sections import (
     runs,
     variants,
 )
+from scaling.rules import NO_ROW
 from scaling.table import RunTable
 from scaling.theory import Theory
 
@@ -82,6 +83,9 @@ def _script(charts: dict[str, dict]) -> str:
 def _what(table: RunTable, fits: Sequence[tuple[str, Fit | Refusal]], theory: Theory | None) -> Iterable[str]:
     counts = f"{len(table)} runs used, {len(table.excluded)} left out, each with its reason below."
     yield paragraph(f"{counts} Source: {Path(table.source).name}.", "lead")
+    if unfinished := sum(run.rule == NO_ROW for run in table.excluded):
+        done = len(table) + len(table.left_out)
+        yield paragraph(f"The sweep is not over: {done} of {done + unfinished} runs have a row.", "lead")
     columns = table.columns
     measured = {"loss": columns.loss, "metric": columns.metric, "N": columns.n, "D": columns.d, "C": columns.flops}
     yield paragraph(

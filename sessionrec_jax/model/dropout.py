@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-
 _SLOTS = 2**32 - 1  # no row has this number
 
 
