@@ -98,15 +98,18 @@ class Scaled:
 
 def lay_out(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
     """The runs, resolved, and the file that says how they are read: by the loss that they measure."""
-    from sessionrec_jax.evaluate import known_truth  # starts jax, which --help need not wait for
+    from experiments.theory import theory  # starts jax, which --help need not wait for
+    from sessionrec_jax.evaluate import known_truth
     from sessionrec_jax.train import resolve
 
     resolved = [resolve(config, prepared) for config in configs]
+    truth = known_truth(prepared.path, prepared.fingerprint)
     if resolved[0].data.eval_candidates == "shown":
         report = report | OF_RANK_LOSS
-        if known_truth(prepared.path, prepared.fingerprint) is not None:
+        if truth is not None:
             report["loss"] = "rank_paired_nats_per_exposure"
-    return Layout(resolved, {"report.json": report})
+    known = truth and theory(report, resolved, prepared, truth)
+    return Layout(resolved, {"report.json": report} | ({"theory.json": known} if known else {}))
 
 
 def training_users(prepared: Prepared) -> int:

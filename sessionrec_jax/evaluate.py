@@ -92,7 +92,7 @@ def measure(
     log = prepared.arrays()
     truth = known_truth(prepared.path, prepared.fingerprint)
     if truth is not None:
-        published_V, anchor_S = np.append(-1, prepared.item_ids().to_numpy()), _anchors(log)
+        published_V, anchor_S = np.append(-1, prepared.item_ids().to_numpy()), anchors(log)
     metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
     for batch in eval_batches(config, prepared, shape, role):
         place_GN = _scored_places(batch, config.data.eval_candidates)
@@ -218,7 +218,7 @@ def known_truth(path: Path, fingerprint: str) -> Truth | None:
     return Truth(ZipfIntent(**json.loads((path / "truth.json").read_text())))
 
 
-def _anchors(log: FlatLog) -> Int[np.ndarray, " S"]:
+def anchors(log: FlatLog) -> Int[np.ndarray, " S"]:
     """The context item of each session of a synthetic log."""
     is_anchor_N = log.feedback_N > CLICKED
     anchor_S = np.zeros(len(log.session_items_S), np.int64)

@@ -90,8 +90,8 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     session_context(config, prepared)  # and columns that are not there
     if not (config.model.clicked_in_input or config.model.ignored_in_input or len(prepared.feedback_names) > 2):
         raise InputError(
-            "--model.clicked-in-input and --model.ignored-in-input are both False, and the log has no other kind of "
-            "exposure: nothing would enter the model; leave one of them True"
+            "--model.no-clicked-in-input and --model.no-ignored-in-input are both given, and the log has no other kind "
+            "of exposure: nothing would enter the model; leave one of them out"
         )
     items = config.data.items_per_row or items_per_row(
         config, prepared.arrays(), prepared.manifest["items_per_session_mean"]

@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 
+import numpy as np
 import pytest
 
 from experiments import rates
@@ -21,12 +22,14 @@ from experiments.probe import Cost, _measure
 from experiments.row import identity
 from experiments.scaled import wider
 from experiments.sweepfolder import RunState
+from experiments.theory import _counting_curve
 from scaling.errors import Refusal
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, run_id, to_dict
 from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_windows
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.train import spec_of
+from sessionrec_jax.evaluate import known_truth
+from sessionrec_jax.train import resolve, spec_of
 
 SMALL = {
     "data.rows": 1, "data.sessions_per_row": 32, "model.id_width": 8, "model.side_width": 4, "loss.negatives": 32,
@@ -73,6 +76,33 @@ def test_a_plan_whose_runs_score_the_shown_alone_is_read_by_the_rank_loss(log, b
     assert report["loss"] == "rank_paired_nats_per_exposure"  # the log's truth is known
     assert report["baseline"].startswith("rank_")
     assert report["floor_column"].startswith("rank_")
+    theory = layout.files["theory.json"]
+    truth = known_truth(log.path, log.fingerprint)
+    assert (theory["exponent"], theory["floor"]) == (truth.data_exponent, truth.rank_floor_nats_per_exposure)
+    sizes, excess = zip(*theory["curve"], strict=True)
+    ahead = Ahead()
+    assert set(sizes) == {ahead.row(config)["sessions_unique"] for config in layout.configs}
+    assert list(excess) == sorted(excess, reverse=True)
+
+
+def test_the_counting_curve_of_the_whole_log_is_that_of_its_exposure_table(log, base):
+    """Of all users, held out ones too: one way from the arrays that training reads, the other from the table."""
+    truth = known_truth(log.path, log.fingerprint)
+    process = truth.process
+    count, excess = truth.bayes_excess_on(process.exposures(0, process.users))
+    everyone = np.arange(log.arrays().users)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.theory.train_users", lambda config, prepared: everyone)
+        [[sessions, found]] = _counting_curve([resolve(base, log)], log, truth)
+    assert found == pytest.approx(excess)
+    assert sessions < count
+
+
+def test_of_the_body_s_size_the_truth_is_alpha_and_of_other_axes_nothing(log, base):
+    truth = known_truth(log.path, log.fingerprint)
+    of_size = plan_of("unlimited_data").lay_out(base, log).files["theory.json"]
+    assert (of_size["exponent"], of_size["floor"]) == (truth.process.alpha, truth.retrieval_floor_nats_per_item)
+    assert "theory.json" not in plan_of("epochs").lay_out(base, log).files
 
 
 def spent(config: Config, log) -> float:

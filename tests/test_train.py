@@ -181,7 +181,7 @@ def test_a_model_that_nothing_would_enter_is_refused(config, log, monkeypatch):
     context_alone = replace(config, {"model.clicked_in_input": False, "model.ignored_in_input": False})
     assert resolve(context_alone, log).model == context_alone.model
     monkeypatch.setitem(log.manifest, "feedback_names", ["ignored", "clicked"])
-    with pytest.raises(InputError, match="both False, and the log has no other kind of exposure"):
+    with pytest.raises(InputError, match="both given, and the log has no other kind of exposure"):
         resolve(context_alone, log)
 
 

@@ -14,7 +14,6 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments import sweepfolder
 from experiments.comparison import Layout
 from experiments.grid import Plan
 from experiments.launch import local
@@ -27,8 +26,6 @@ from sessionrec_jax.data import sources
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.data.synthetic import ZipfIntent
-from sessionrec_jax.data.truth import Truth
-from sessionrec_jax.runfolder import write_json
 
 # Strong contrast and short histories: a fact is learnt from few looks, and few looks are repeats within one user, so
 # that a trained model comes near the exact counting learner (LOG.md has how near).
@@ -113,7 +110,9 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec demo", description=__doc__)
+    from experiments.theory import theory
     from sessionrec_jax.data.batches import TRAIN
+    from sessionrec_jax.evaluate import known_truth
     from sessionrec_jax.train import resolve
 
     say = Console(stderr=True, highlight=False).print
@@ -124,20 +123,19 @@ def main(argv: list[str]) -> int:
     base = replace(Config(), OVERRIDES | {"data.path": str(prepared.path)})
     configs = [resolve(config, prepared) for config in size.plan.configs(base, len(prepared.users_of(TRAIN)))]
     sweep_dir = command.out / "sweep"
-    layout = Layout(configs, {"report.json": REPORT})
-    sweepfolder.begin(sweep_dir, "grid", layout.configs, layout.files)
-    write_json(sweep_dir / "theory.json", _theory(size, prepared))
+    truth = known_truth(prepared.path, prepared.fingerprint)
+    layout = Layout(configs, {"report.json": REPORT, "theory.json": theory(REPORT, configs, prepared, truth)})
     run_sweep("grid", layout, sweep_dir, local.Launcher(command.workers or local.default_workers()))
     say("[bold]3/4[/] the fit")
     runs = _runs(sweep_dir, REPORT["select_within"])
     fit = scaling.fit(runs, REPORT["law"])
     fit.to_json(command.out / "fit.json")
     say("[bold]4/4[/] the reports")
-    theory = read_theory(sweep_dir / "theory.json")
-    report.write(command.out / "report.html", runs, [(REPORT["law"], fit)], theory, title="Loss against data")
+    known = read_theory(sweep_dir / "theory.json")
+    report.write(command.out / "report.html", runs, [(REPORT["law"], fit)], known, title="Loss against data")
     sizes = _runs(sweep_dir, [*REPORT["select_within"], REPORT["n"]])
-    report.write(command.out / "sizes.html", sizes, [_try(sizes, "chinchilla")], theory, title="Every body size")
-    _tell(command.out, runs, fit, theory)
+    report.write(command.out / "sizes.html", sizes, [_try(sizes, "chinchilla")], known, title="Every body size")
+    _tell(command.out, runs, fit, known)
     return 0
 
 
@@ -166,23 +164,6 @@ def _log(folder: Path, size: Size, say: Any) -> Prepared:
         return open_log(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     return prepare(sources.find("synthetic").read(size.process), folder, size.held_out, say=say)
-
-
-def _theory(size: Size, prepared: Prepared) -> dict[str, Any]:
-    """The truth beside the sweep: floor and exponent of the process, and what the Bayes counting learner makes of logs
-    of the swept sizes."""
-    truth = Truth(size.process)
-    curve = []
-    for users in size.plan.users:
-        exposures, excess = truth.bayes_excess_on(size.process.exposures(0, users))
-        curve.append([exposures / size.process.exposures_mean, excess])
-    return {
-        "exponent": truth.data_exponent,
-        "floor": truth.rank_floor_nats_per_exposure,
-        "curve": curve,
-        "note": "Zipf-intent process: exact rank floor, beta = alpha / (1 + alpha) for an endless catalogue; the curve "
-        "is the Bayes learner that counts the clicks of each (interest, category) on logs of the same size.",
-    }
 
 
 def _tell(out: Path, runs: scaling.RunTable, fit: scaling.Fit, theory: Theory) -> None:

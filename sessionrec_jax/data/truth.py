@@ -182,6 +182,11 @@ class Truth:
         """
         return self._excess_on(log, self._posterior_mean)
 
+    def bayes_excess_after(self, anchor_N: Ids, item_N: Ids, clicked_N: Bool[np.ndarray, " N"]) -> float:
+        """The same after counting these exposures: item and click, and the anchor of the session before. Ids are
+        item_id, 0..K-1."""
+        return self._excess_after(anchor_N, item_N, clicked_N, self._posterior_mean)
+
     def counting_excess_on(self, log: pl.DataFrame) -> tuple[int, float]:
         """The same for the learner of `counting_excess`."""
         return self._excess_on(log, self._shrunk_rate)
@@ -226,13 +231,17 @@ class Truth:
             "user_id", pl.col("session_id") + 1, anchor="item_id"
         )
         targets = log.filter(pl.col("clicked").is_not_null()).join(last_anchor, on=["user_id", "session_id"])
-        anchor_N, item_N = (self._ids(targets[name].to_numpy(), name) for name in ("anchor", "item_id"))
+        anchor_N, item_N, clicked_N = (targets[name].to_numpy() for name in ("anchor", "item_id", "clicked"))
+        return len(targets), self._excess_after(anchor_N, item_N, clicked_N, estimate)
+
+    def _excess_after(self, anchor_N: Ids, item_N: Ids, clicked_N: np.ndarray, estimate: Estimate) -> float:
+        anchor_N, item_N = self._ids(anchor_N, "anchor"), self._ids(item_N, "item_id")
         shape_ZC = self.coin_ZC.shape
         cell_N = anchor_N * shape_ZC[1] + self.category_K[item_N]
         seen_ZC = np.bincount(cell_N, minlength=self.coin_ZC.size).reshape(shape_ZC)
-        clicks_ZC = np.bincount(cell_N, targets["clicked"].to_numpy(), self.coin_ZC.size).reshape(shape_ZC)
+        clicks_ZC = np.bincount(cell_N, clicked_N, self.coin_ZC.size).reshape(shape_ZC)
         excess_ZC = _bernoulli_kl(self.click_probability_ZC, estimate(clicks_ZC, seen_ZC))
-        return len(targets), float(self.popularity_K @ excess_ZC @ self.category_mass_C)
+        return float(self.popularity_K @ excess_ZC @ self.category_mass_C)
 
 
 def local_slope(
