@@ -12,7 +12,7 @@ from typing import NamedTuple
 from experiments import sweepfolder
 from experiments.launch import Launcher
 from experiments.lease import lock
-from experiments.worker import Write
+from experiments.worker import Handling, Write
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, run_id
 from sessionrec_jax.stopping import Stop
@@ -42,7 +42,7 @@ def disturbed(sweep_dir: Path, runs: int, launcher: Launcher) -> Disturbed:
     sweepfolder.begin(sweep_dir, "empty", configs, {})
     kills: list[str] = []
     begun = time.monotonic()
-    launcher.launch(sweep_dir, sleep, retries=runs, look=lambda: None, say=kills.append)
+    launcher.launch(sweep_dir, sleep, handling=Handling(retries=runs), look=lambda: None, say=kills.append)
     seconds = time.monotonic() - begun
     folders = [sweepfolder.run_dir(sweep_dir, run_id(config)) for config in configs]
     told = [line for folder in folders for line in _lines(folder / "told")]

@@ -9,18 +9,17 @@ from experiments import sweepfolder
 from experiments.comparison import Layout
 from experiments.launch import Launcher
 from experiments.ticker import Ticker
-from experiments.worker import RETRIES, train_and_measure
+from experiments.worker import USUAL, Handling, train_and_measure
 
 
 def run_sweep(
-    plan: str, layout: Layout, sweep_dir: Path, launcher: Launcher, *, retries: int = RETRIES, together: int = 1
+    plan: str, layout: Layout, sweep_dir: Path, launcher: Launcher, handling: Handling = USUAL
 ) -> list[dict[str, Any]]:
     """Runs what has no row yet or a failed one, costliest first, beside other workers of the folder if there are any.
     Returns all rows in the plan's order."""
     sweepfolder.begin(sweep_dir, plan, layout.configs, layout.files)
     sweepfolder.try_failed_again(sweep_dir)
     with Ticker(sweep_dir) as ticker:
-        how = {"retries": retries, "together": together, "look": ticker.look, "say": ticker.say}
-        launcher.launch(sweep_dir, train_and_measure, **how)
+        launcher.launch(sweep_dir, train_and_measure, handling=handling, look=ticker.look, say=ticker.say)
         ticker.look()
     return [state.row for state in sweepfolder.states(sweep_dir)[1] if state.row is not None]

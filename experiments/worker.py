@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -31,15 +32,37 @@ from experiments import sweepfolder
 from experiments.lease import Lease, Leases, Lost, Past
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import program_of
+from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder import write_json
 from sessionrec_jax.stopping import Stop, Stopped, StopSignals
 
-RETRIES = 2
 _LOG_TAIL_LINES, _LOG_TAIL_BYTES = 20, 4_000
 _LOOK_SECONDS = 1.0
 """Between looks at runs that others have."""
 
 Write = Callable[[Path, Any], None]
+
+
+@dataclass(frozen=True)
+class Handling:
+    """How workers go about their runs. No part of a sweep: it may be another each time, and for each worker."""
+
+    retries: int = 2
+    """Times that a run is tried again that failed or took its worker down, before it becomes a failed row."""
+    together: int = 1
+    """Most runs that a worker trains side by side in one program: those that differ in seed, learning rate or table
+    prior alone. For small models on an accelerator, where a step of one does not fill the device; on a CPU it costs
+    time."""
+
+    def check(self) -> Handling:
+        """Returns itself, or raises InputError."""
+        for flag, value, least in (("retries", self.retries, 0), ("together", self.together, 1)):
+            if value < least:
+                raise InputError(f"--{flag} {value}; wanted at least {least}")
+        return self
+
+
+USUAL = Handling()
 
 
 class Run(Protocol):
@@ -57,16 +80,15 @@ def train_and_measure(config: Config, run_dir: Path, plan: str, *, stop: Stop, w
 def work(
     sweep_dir: Path,
     run: Run = train_and_measure,
+    handling: Handling = USUAL,
     *,
-    retries: int = RETRIES,
-    together: int = 1,
     only: str | None = None,
     waits: bool = True,
     look: Callable[[], None] = lambda: None,
 ) -> None:
     """Returns when every run has a row, or the one that `only` names. `run` does those that are alone,
-    `experiments.row.run_together` up to `together` at once. `look` is called after each, and every second while others
-    have the rest; a worker that does not wait leaves it to them.
+    `experiments.row.run_together` several at once. `look` is called after each, and every second while others have the
+    rest; a worker that does not wait leaves it to them.
 
     SIGTERM and SIGINT let the run go, saved if it trains, and raise Stopped or SystemExit. Where another worker has
     taken the run over, the process ends with code 75 (EX_TEMPFAIL).
@@ -83,13 +105,13 @@ def work(
                 return
             if lease is None:
                 time.sleep(_LOOK_SECONDS if left else 0)
-            elif beside := _take_beside(lease, configs, leases, sweep_dir, together - 1, retries, apart):
+            elif beside := _take_beside(lease, configs, leases, sweep_dir, handling, apart):
                 if not _do_together([lease, *beside], configs, sweep_dir, plan):
                     apart |= {each.run_id for each in (lease, *beside)}
             else:
                 run_dir = sweepfolder.run_dir(sweep_dir, lease.run_id)
                 with lease, contextlib.suppress(Lost):
-                    _do(left[lease.run_id], lease, run_dir, plan, run, retries)
+                    _do(left[lease.run_id], lease, run_dir, plan, run, handling.retries)
             look()
 
 
@@ -121,12 +143,12 @@ def _take_beside(
     configs: dict[str, Config],
     leases: Leases,
     sweep_dir: Path,
-    most: int,
-    retries: int,
+    handling: Handling,
     apart: set[str],
 ) -> list[Lease]:
     """Of at most so many other runs that can share its program, none of them `apart`; what cannot be had is left."""
     taken: list[Lease] = []
+    most, retries = handling.together - 1, handling.retries
     if not most or lease.run_id in apart or not _has_another_attempt(lease.past, retries):
         return taken
     newest, program = leases.newest(), program_of(configs[lease.run_id])

@@ -70,11 +70,12 @@ import sys
 from pathlib import Path
 from experiments.__main__ import exit_code
 from experiments.launch.slurm import Launcher
+from experiments.worker import Handling
 from sweeps import begin_sleeping, sleep_long
 
 begin_sleeping(Path(sys.argv[1]), 3)
-launch = Launcher(workers=2).launch
-sys.exit(exit_code(lambda: launch(Path(sys.argv[1]), sleep_long, retries=0, look=lambda: None, say=print)))
+how = {"handling": Handling(retries=0), "look": lambda: None, "say": print}
+sys.exit(exit_code(lambda: Launcher(workers=2).launch(Path(sys.argv[1]), sleep_long, **how)))
 """
 
 

@@ -123,7 +123,7 @@ def test_a_run_that_fails_is_tried_again_and_is_then_a_row_with_the_end_of_its_l
             raise OSError(f"attempt {len(tried)}")
         write(run_dir / "row.json", {"run_id": run_id(config), "status": "done"})
 
-    worker.work(tmp_path, fails, retries=2)
+    worker.work(tmp_path, fails, worker.Handling(retries=2))
     assert sorted(tried) == [0, 0, 1, 1, 1, 2]
     first, second, third = (rows(tmp_path)[name] for name in names)
     assert first["status"] == third["status"] == "done"
@@ -133,7 +133,7 @@ def test_a_run_that_fails_is_tried_again_and_is_then_a_row_with_the_end_of_its_l
     assert "heard by nobody" in second["log_tail"]
     sweepfolder.try_failed_again(tmp_path)
     assert set(rows(tmp_path)) == {names[0], names[2]}
-    worker.work(tmp_path, fails, retries=0)
+    worker.work(tmp_path, fails, worker.Handling(retries=0))
     assert tried[6:] == [1]  # its attempts are forgiven
     assert rows(tmp_path)[names[1]]["reason"] == "OSError: attempt 7"
 
@@ -143,7 +143,7 @@ def test_a_run_that_takes_its_workers_down_is_a_failed_row(tmp_path):
     for died in range(3):
         with leases.take(name, died, lambda: None):
             pass
-    worker.work(tmp_path, lambda *_, **__: pytest.fail("a fourth attempt"), retries=2)
+    worker.work(tmp_path, lambda *_, **__: pytest.fail("a fourth attempt"), worker.Handling(retries=2))
     assert rows(tmp_path)[name]["status"] == "failed"
     assert rows(tmp_path)[name]["reason"] == "its worker died 3 times; is there enough memory?"
 

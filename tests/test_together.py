@@ -208,7 +208,7 @@ def test_a_sweep_s_groups_end_with_the_rows_of_single_runs(configs, log, tmp_pat
     group = [replace(of, watched | change) for of, change in zip(configs[:3], ({}, WILD, {}), strict=True)]
     other, sweep_dir = replace(group[0], {"model.width": 16}), tmp_path / "sweep"
     sweepfolder.begin(sweep_dir, "seeds", [*group, other], {})
-    worker.work(sweep_dir, alone_at_once, together=8)
+    worker.work(sweep_dir, alone_at_once, worker.Handling(together=8))
     found = [rows(sweep_dir)[run_id(config)] for config in (*group, other)]
     assert [of["status"] for of in found] == ["done", "diverged", "done", "done"]
     assert [of.get("runs_together") for of in found] == [3, None, 3, None]
@@ -231,7 +231,7 @@ def test_what_fails_together_is_done_alone_and_costs_no_attempt(configs, tmp_pat
         raise MemoryError("the device is full")
 
     monkeypatch.setattr(row, "run_together", fails)
-    worker.work(tmp_path, alone_at_once, together=3, retries=0)
+    worker.work(tmp_path, alone_at_once, worker.Handling(retries=0, together=3))
     assert asked == [3]  # the fourth had nobody left
     assert all(of["alone"] for of in rows(tmp_path).values())
     assert len(rows(tmp_path)) == 4
@@ -255,7 +255,7 @@ def test_a_run_on_its_last_attempt_is_alone_and_one_that_is_held_is_left(configs
 
     monkeypatch.setattr(row, "run_together", at_once)
     with leases.take(names[2], 0, lambda: None) as held:
-        worker.work(tmp_path, alone_at_once, together=4, retries=2)
+        worker.work(tmp_path, alone_at_once, worker.Handling(retries=2, together=4))
     assert groups == [[0, 3]]
     assert [rows(tmp_path)[name]["alone"] for name in names] == [False, True, True, False]
 
@@ -270,5 +270,5 @@ def test_the_row_of_a_run_that_another_worker_has_taken_is_not_written(configs, 
             job.write(job.run_dir / "row.json", {"status": "done", "alone": False})
 
     monkeypatch.setattr(row, "run_together", taken_over)
-    worker.work(tmp_path, alone_at_once, together=3)
+    worker.work(tmp_path, alone_at_once, worker.Handling(together=3))
     assert [rows(tmp_path)[name]["alone"] for name in names] == [True, False, False]

@@ -27,7 +27,7 @@ from experiments.launch import LAUNCHERS, Launcher, by_name
 from experiments.sweep import run_sweep
 from experiments.sweepfolder import states
 from experiments.varying import varying
-from experiments.worker import RETRIES
+from experiments.worker import USUAL, Handling
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace, to_dict
 from sessionrec_jax.data.store import open_log
@@ -56,11 +56,7 @@ class Command(Generic[P, L]):
     launcher: Literal[LAUNCHERS] = "local"
     """What starts the workers: processes of this machine, tasks on a Ray cluster, a SLURM job array. Each has options
     of its own, which --help shows beside it."""
-    retries: int = RETRIES
-    """Times that a run is tried again that failed or took its worker down, before it becomes a failed row."""
-    together: int = 1
-    """Most runs that a worker trains side by side in one program: those that differ in seed, learning rate or table
-    prior alone. Pays where a step of one does not fill the device: small models on an accelerator, not on a CPU."""
+    handling: Annotated[Handling, tyro.conf.arg(name="")] = USUAL
     dry_run: bool = False
     """Show each run with its N, D, FLOPs, time and memory here, and what the plan will tell of its law; then stop."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -84,9 +80,7 @@ def main(argv: list[str]) -> int:
         description=f"{plan.__doc__}\n\n{launcher.__doc__}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    for flag, value, least in (("retries", command.retries, 0), ("together", command.together, 1)):
-        if value < least:
-            raise InputError(f"--{flag} {value}; wanted at least {least}")
+    command.handling.check()
     command.own.check()
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
     base = replace(command.base, {"data.path": str(command.log.absolute())})
@@ -100,8 +94,7 @@ def main(argv: list[str]) -> int:
 
         dryrun.show(layout, [ahead.row(config) for config in layout.configs], verdict, command.own.workers)
         return 0
-    how = {"retries": command.retries, "together": command.together}
-    rows = run_sweep(name, layout, command.out, command.own, **how)
+    rows = run_sweep(name, layout, command.out, command.own, command.handling)
     if not command.own.workers:
         print(f"{len(layout.configs) - len(rows)} runs left in {command.out} for `sessionrec worker {command.out}`")
         return 0

@@ -23,26 +23,19 @@ from typing import Annotated
 import tyro
 
 from experiments.ticker import Ticker
-from experiments.worker import RETRIES, work
-from sessionrec_jax.errors import InputError
+from experiments.worker import USUAL, Handling, work
 
 
 @dataclass(frozen=True)
 class Command:
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
     """Sweep folder that `sessionrec sweep` wrote."""
-    retries: int = RETRIES
-    """Times that a run is tried again that failed or took its worker down, before it becomes a failed row."""
-    together: int = 1
-    """Most runs that a worker trains side by side in one program: those that differ in seed, learning rate or table
-    prior alone. Pays where a step of one does not fill the device: small models on an accelerator, not on a CPU."""
+    handling: Annotated[Handling, tyro.conf.arg(name="")] = USUAL
 
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec worker", description=__doc__)
-    for flag, value, least in (("retries", command.retries, 0), ("together", command.together, 1)):
-        if value < least:
-            raise InputError(f"--{flag} {value}; wanted at least {least}")
+    command.handling.check()
     with Ticker(command.sweep) as ticker:
-        work(command.sweep, retries=command.retries, together=command.together, look=ticker.look)
+        work(command.sweep, handling=command.handling, look=ticker.look)
     return 0

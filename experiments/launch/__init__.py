@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from experiments.worker import Run
+from experiments.worker import Handling, Run
 from sessionrec_jax.errors import InputError, near_miss
 
 LAUNCHERS = ("local", "ray", "slurm")
@@ -32,8 +32,7 @@ class Launcher(Protocol):
         sweep_dir: Path,
         run: Run,
         *,
-        retries: int,
-        together: int,
+        handling: Handling,
         look: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:

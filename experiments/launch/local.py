@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from experiments import sweepfolder
-from experiments.worker import RETRIES, Run, work
+from experiments.worker import USUAL, Handling, Run, work
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.stopping import Stopped, StopSignals
 
@@ -52,8 +52,7 @@ class Launcher:
         sweep_dir: Path,
         run: Run,
         *,
-        retries: int = RETRIES,
-        together: int = 1,
+        handling: Handling = USUAL,
         look: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -66,7 +65,7 @@ class Launcher:
         context = multiprocessing.get_context("spawn")  # jax does not survive a fork
 
         def start(number: int) -> BaseProcess:
-            of_worker = (number, self.workers, sweep_dir, run, retries, together, os.getpid())
+            of_worker = (number, self.workers, sweep_dir, run, handling, os.getpid())
             worker = context.Process(target=_work, args=of_worker)
             worker.start()
             return worker
@@ -95,7 +94,7 @@ class Launcher:
                 raise Stopped(f"with {left()} runs left", asked())
 
 
-def _work(number: int, workers: int, sweep_dir: Path, run: Run, retries: int, together: int, parent: int) -> None:
+def _work(number: int, workers: int, sweep_dir: Path, run: Run, handling: Handling, parent: int) -> None:
     """The process of one worker."""
     from experiments.__main__ import exit_code
 
@@ -105,7 +104,7 @@ def _work(number: int, workers: int, sweep_dir: Path, run: Run, retries: int, to
 
     def quietly() -> int:
         try:
-            work(sweep_dir, run, retries=retries, together=together)
+            work(sweep_dir, run, handling)
         except Stopped as stopped:  # the sweep tells it
             return stopped.exit_code
         return 0

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from experiments import sweepfolder
 from experiments.launch.cores import keep_to
 from experiments.lease import Leases
-from experiments.worker import Run, costliest_first, work
+from experiments.worker import USUAL, Handling, Run, costliest_first, work
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.stopping import Stopped, StopSignals
 
@@ -61,8 +61,7 @@ class Launcher:
         sweep_dir: Path,
         run: Run,
         *,
-        retries: int,
-        together: int = 1,
+        handling: Handling = USUAL,
         look: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
@@ -71,14 +70,14 @@ class Launcher:
         with _connected(self.address), StopSignals() as asked:
             options = self._options([node["Resources"] for node in ray.nodes() if node["Alive"]])
             # One more than the run is tried again: the last one finds that it was tried often enough and says so.
-            task = ray.remote(**options, max_retries=retries + 1)(_task)
+            task = ray.remote(**options, max_retries=handling.retries + 1)(_task)
             cores = 0 if options["num_gpus"] or options["resources"] else self.cpus
             flying: dict[Any, str] = {}
             while (missing := sweepfolder.without_row(sweep_dir, missing)) and not asked():
                 newest = leases.newest()
                 for name in missing:
                     if name not in flying.values() and not leases.past(name, newest.get(name, 0)).is_held:
-                        of_task = (sweep_dir.absolute(), name, run, retries, together, cores)
+                        of_task = (sweep_dir.absolute(), name, run, handling, cores)
                         flying[task.options(name=name).remote(*of_task)] = name
                 for reference in _ended(flying):
                     _raise_what_is_no_runs(reference, flying.pop(reference))
@@ -109,13 +108,13 @@ def _told(resources: dict[str, float]) -> str:
     return ", ".join(f"{count:g} {what}" for what, count in resources.items() if count) or "nothing"
 
 
-def _task(sweep_dir: Path, name: str, run: Run, retries: int, together: int, cores: int) -> None:
+def _task(sweep_dir: Path, name: str, run: Run, handling: Handling, cores: int) -> None:
     """The body of a task. That it was asked to stop is no error: its run has no row then, and that tells."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # by it Ray cancels; a shell's `ray start &` ignores it
     if cores:
         keep_to(cores)
     with contextlib.suppress(Stopped, SystemExit, KeyboardInterrupt):
-        work(sweep_dir, run, retries=retries, together=together, only=name, waits=False)
+        work(sweep_dir, run, handling, only=name, waits=False)
 
 
 def _ended(flying: dict[Any, str]) -> list[Any]:

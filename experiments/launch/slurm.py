@@ -24,7 +24,7 @@ from typing import Any
 from experiments import sweepfolder
 from experiments.launch.cores import keep_to
 from experiments.lease import Leases
-from experiments.worker import Run, work
+from experiments.worker import USUAL, Handling, Run, work
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.stopping import Stopped, StopSignals
 
@@ -70,8 +70,7 @@ class Launcher:
         sweep_dir: Path,
         run: Run,
         *,
-        retries: int,
-        together: int = 1,
+        handling: Handling = USUAL,
         look: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
@@ -89,7 +88,7 @@ class Launcher:
                     held = sum(leases.past(each, newest.get(each, 0)).is_held for each in missing)
                     idle = max(0, alive - held)
                     if (wanted := min(self.workers - alive, len(missing) - held - idle)) > 0:
-                        worker = Worker(sweep_dir.absolute(), run, retries, together, 0 if self.gpus else self.cpus)
+                        worker = Worker(sweep_dir.absolute(), run, handling, 0 if self.gpus else self.cpus)
                         jobs += self._submit(worker, name, wanted)
                         taken_then = taken
                         say(f"SLURM job {jobs[-1].job_id.partition('_')[0]}: {wanted} of {self.workers} workers")
@@ -131,8 +130,7 @@ class Worker:
 
     sweep_dir: Path
     run: Run
-    retries: int
-    together: int
+    handling: Handling
     cores: int
     """To keep to; 0: all."""
 
@@ -150,7 +148,7 @@ class Worker:
         if self.cores:
             keep_to(self.cores)
         try:
-            work(self.sweep_dir, self.run, retries=self.retries, together=self.together, waits=False)
+            work(self.sweep_dir, self.run, self.handling, waits=False)
         except InputError as error:
             return str(error)
         except (Stopped, SystemExit) as stopped:
