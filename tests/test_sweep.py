@@ -41,6 +41,7 @@ def assert_gone(workers: list[int]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow  # Ray's and SLURM's tests kill and resume workers of real runs too
 def test_a_killed_worker_and_a_killed_sweep_end_with_the_rows_of_an_undisturbed_one(log, tmp_path):
     """A worker's run is taken over where its checkpoint stands; then the sweep is killed, and a worker that is started
     by hand finishes what is left beside the sweep that is typed again."""

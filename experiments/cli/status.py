@@ -76,7 +76,7 @@ def _followed(sweep_dir: Path, console: Console) -> tuple[str, list[RunState]]:
             while any(run.row is None for run in runs):
                 counts = _counts(runs)
                 if console.is_terminal:
-                    live.update(_view(runs, f"{sweep_dir}: {counts}"), refresh=True)
+                    live.update(_view(runs, f"{counts}: {sweep_dir}"), refresh=True)
                 elif counts != said:
                     console.print(said := counts)
                 time.sleep(_FOLLOW_SECONDS)
