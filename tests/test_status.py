@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
 import pty
 import re
 import signal
-import struct
 import sys
-import termios
 import time
 
 import pytest
@@ -78,13 +75,15 @@ def test_a_screen_that_is_too_small_is_left_clean(sweep):
     folder, names = sweep
     process, terminal = pty.fork()
     if process == 0:
-        os.execv(sys.executable, [sys.executable, "-m", "experiments", "status", str(folder), "--follow"])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 100, 0, 0))
+        argv = [sys.executable, "-m", "experiments", "status", str(folder), "--follow"]
+        os.execve(sys.executable, argv, {**os.environ, "COLUMNS": "100", "LINES": "10"})
     shown = b""
     while f"{names[0]} failed".encode() not in shown:
         shown += os.read(terminal, 65536)
     assert (
-        shown.index(b"1 running") < shown.index(f"running on {os.uname().nodename}".encode()) < shown.index(b" failed:")
+        shown.index(b"1 running")
+        < shown.index(f"running on {os.uname().nodename}".encode())
+        < shown.index(f"{names[0]} failed".encode())
     )
     time.sleep(0.5)  # until it has drawn and sleeps
     os.kill(process, signal.SIGINT)
