@@ -107,25 +107,28 @@ class SessionRec(nn.Module):
         self.heads = Heads(spec)
 
     def embed(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
-        return self._scored(self.item_embedding(item_N, side))
+        """Of items as they are scored."""
+        has_id_N = None if self.spec.model.id_scored else jnp.zeros(item_N.shape, bool)
+        return self._scored(self.item_embedding(item_N, side, has_id_N))
 
     def _scored(self, e_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
         return unit_length(e_ND) if self.spec.model.score == "cosine" else e_ND
 
     def __call__(self, inputs: Inputs, side: Side, noise: Noise | None = None) -> tuple[Float[Array, "T D"], Queries]:
-        e_TD = self.item_embedding(inputs.item_T, side)
         user_RL = inputs.user_of_session_RL
-        read_TD = e_TD
+        has_id_T = None
         if noise is not None and self.spec.model.id_dropout:
             has_id_RL = kept_slots(noise, self.spec.model.id_dropout, user_RL.shape[1])
             has_id_T = has_id_RL.reshape(-1).at[inputs.session_of_item_T].get(mode="fill", fill_value=True)
-            read_TD = self.item_embedding(inputs.item_T, side, has_id_T)
-        s_SD = self.session_encoder(read_TD, inputs.feedback_T, inputs.session_of_item_T, user_RL.size)
+        e_TD = self.item_embedding(inputs.item_T, side, has_id_T)
+        s_SD = self.session_encoder(e_TD, inputs.feedback_T, inputs.session_of_item_T, user_RL.size)
         s_RLD = s_SD.reshape(*user_RL.shape, -1)
         if self.spec.context_values:
             s_RLD = s_RLD + self.session_context(inputs.context).astype(s_RLD.dtype)
         o_RLD = self.sequence_encoder(s_RLD, user_RL, inputs.position_RL, inputs.seconds_RL, noise)
-        return self._scored(e_TD), self.heads(o_RLD.reshape(s_SD.shape))
+        is_read_as_scored = has_id_T is None and self.spec.model.id_scored
+        scored_TD = self._scored(e_TD) if is_read_as_scored else self.embed(inputs.item_T, side)
+        return scored_TD, self.heads(o_RLD.reshape(s_SD.shape))
 
 
 class Heads(nn.Module):
