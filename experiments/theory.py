@@ -37,7 +37,7 @@ def theory(
         note += "beta = alpha / (1 + alpha) for an endless catalogue"
         if of_rank_loss:
             curve = _counting_curve(configs, prepared, truth)
-            note += "; the curve is the Bayes learner that counts the clicks of each (interest, category) in them"
+            note += "; the curve is the Bayes learner that counts the clicks of each (interest, category) in the same sessions"
     else:
         return None
     return {"exponent": exponent, "floor": floor, "curve": curve, "note": note}
