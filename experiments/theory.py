@@ -29,7 +29,7 @@ def theory(
     floor = truth.rank_floor_nats_per_exposure if of_rank_loss else truth.retrieval_floor_nats_per_item
     curve: list[list[float]] = []
     note = "Zipf-intent process: exact floor; "
-    if report["d"] == "params_body":
+    if report["d"] == "params_body" and not configs[0].model.id_width:  # else the ID table stores the facts
         exponent = truth.capacity_exponent
         note += "excess ~ N^-alpha where N alone is short, of facts that the body stores"
     elif report["d"] == "sessions_unique":
@@ -37,7 +37,7 @@ def theory(
         note += "beta = alpha / (1 + alpha) for an endless catalogue"
         if of_rank_loss:
             curve = _counting_curve(configs, prepared, truth)
-            note += "; the curve is the Bayes learner that counts the clicks of each (interest, category) in the same sessions"
+            note += "; the curve is the Bayes learner that counts each (interest, category) in the same sessions"
     else:
         return None
     return {"exponent": exponent, "floor": floor, "curve": curve, "note": note}

@@ -104,6 +104,14 @@ def test_scoring_the_shown_alone_needs_a_rank_loss_and_masks_nothing(name, value
         check(replace(shown, {name: value}))
 
 
+@pytest.mark.parametrize(("name", "value"), [("id_start", 0.0), ("id_dropout", 0.1), ("id_scored", False)])
+def test_what_is_said_of_ids_is_refused_where_there_are_none(name, value):
+    without = replace(Config(), {"model.id_width": 0})
+    assert check(without) == without
+    with pytest.raises(InputError, match=f"model.{name} is {value}, but --model.id-width is 0, so there is no ID"):
+        check(replace(without, {f"model.{name}": value}))
+
+
 @pytest.mark.parametrize(("base_width", "base_heads"), [(64, 3), (1, 2), (64, 0)])
 def test_the_heads_of_a_base_model_divide_its_width(base_width, base_heads):
     of_base = {"model.base_width": base_width, "model.base_heads": base_heads, "model.parametrization": "mup"}

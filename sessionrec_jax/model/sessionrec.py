@@ -171,10 +171,11 @@ def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
 
     Raises InputError where items would have neither an ID table nor side information.
     """
-    if not (spec.model.id_width or spec.side_values):
+    if not (spec.side_values or (spec.model.id_width and spec.model.id_scored)):
+        given = "--model.no-id-scored is given" if spec.model.id_width else "--model.id-width is 0"
         raise InputError(
-            "--model.id-width is 0 and the log has no side information, so nothing tells items apart; "
-            "use --model.id-width 32, or prepare the log with an item table"
+            f"{given} and the log has no side information, so nothing tells items apart; "
+            "use --model.id-width 32 with IDs that are scored, or prepare the log with an item table"
         )
     rate = np.clip(catalogue.click_rate, 1e-6, 1 - 1e-6)
     log_popularity_V = np.maximum(catalogue.log_popularity_V, -1e4)
