@@ -30,7 +30,9 @@ class Disturbed(NamedTuple):
     kills: int
     rows: int
     leases: int
-    """Times that a worker took a run."""
+    """Times that a worker took a run, which may have been done by then."""
+    begun: int
+    """Times that a worker began one."""
     rows_written: int
     faults: list[str]
     """A run that was begun while another worker was in it, or had its row."""
@@ -51,8 +53,9 @@ def disturbed(sweep_dir: Path, runs: int, launcher: Launcher) -> Disturbed:
         len(kills),
         sum((folder / "row.json").exists() for folder in folders),
         len(list((sweep_dir / "leases").glob("[!.]*"))),
+        told.count("begun"),
         told.count("row"),
-        [line for line in told if line != "row"],
+        [line for line in told if line not in ("begun", "row")],
     )
 
 
@@ -65,6 +68,7 @@ def sleep(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write)
             _tell(run_dir, "begun beside another")
         if (run_dir / "row.json").exists():
             _tell(run_dir, "begun after its row")
+        _tell(run_dir, "begun")
         time.sleep(random.uniform(0, RUN_SECONDS))
         write(run_dir / "row.json", {"run_id": run_id(config), "status": "done"})
         _tell(run_dir, "row")

@@ -31,7 +31,7 @@ from _disturbed import disturbed
 from experiments.launch.ray import Launcher
 
 told = disturbed(Path(sys.argv[2]), 16, Launcher(sys.argv[1]))
-print(told.rows, told.rows_written, told.leases, *told.faults)
+print(told.rows, told.rows_written, told.begun, *told.faults)
 """
 
 

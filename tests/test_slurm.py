@@ -63,7 +63,7 @@ from _disturbed import disturbed
 from experiments.launch.slurm import Launcher
 
 told = disturbed(Path(sys.argv[1]), 20, Launcher(workers=2))
-print(told.rows, told.rows_written, told.leases, *told.faults)
+print(told.rows, told.rows_written, told.begun, *told.faults)
 """
 SLEEPING = """
 import sys

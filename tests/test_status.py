@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import subprocess
 import sys
 import time
 
@@ -73,10 +74,11 @@ def test_no_number_is_cut_and_every_reason_is_told(sweep, monkeypatch, capsys):
 def test_a_screen_that_is_too_small_is_left_clean(sweep):
     """It shows what goes on first; what it cannot hold does not stay above it when it ends."""
     folder, names = sweep
-    process, terminal = pty.fork()
-    if process == 0:
-        argv = [sys.executable, "-m", "experiments", "status", str(folder), "--follow"]
-        os.execve(sys.executable, argv, {**os.environ, "COLUMNS": "100", "LINES": "10"})
+    terminal, inside = pty.openpty()
+    argv = [sys.executable, "-m", "experiments", "status", str(folder), "--follow"]
+    screen = {**os.environ, "COLUMNS": "100", "LINES": "10"}
+    process = subprocess.Popen(argv, env=screen, stdin=inside, stdout=inside, stderr=inside)
+    os.close(inside)
     shown = b""
     while f"{names[0]} failed".encode() not in shown:
         shown += os.read(terminal, 65536)
@@ -86,11 +88,11 @@ def test_a_screen_that_is_too_small_is_left_clean(sweep):
         < shown.index(f"{names[0]} failed".encode())
     )
     time.sleep(0.5)  # until it has drawn and sleeps
-    os.kill(process, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     after = b""
     while chunk := _read(terminal):
         after += chunk
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+    assert process.wait() == 130
     assert names[5].encode() not in after
     assert b"RESOURCE_EXHAUSTED" not in after
 

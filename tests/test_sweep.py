@@ -173,7 +173,7 @@ def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, runs):
     assert told.rows == runs
     assert told.faults == []
     assert told.rows_written <= runs
-    assert runs <= told.leases <= runs + told.kills  # a run is taken again where its worker died, and only there
+    assert runs <= told.begun <= runs + told.kills  # a run is taken again where its worker died, and only there
 
 
 def test_a_folder_holds_one_sweep(tmp_path):

@@ -79,12 +79,15 @@ class Launcher:
                     for number, code in [(number, worker.exitcode) for number, worker in crew.items()]:
                         if code in (1, 2):  # it has told why
                             raise SystemExit(code)
-                        if code == 0 or (code is not None and not left()):
-                            del crew[number]
-                        elif code is not None and not asked():
-                            # -9: SIGKILL, often for memory
-                            say(f"a worker ended with {code}; another takes its place")
+                        if code is None or (code and asked()):
+                            continue
+                        is_replaced = code != 0 and left() > 0
+                        if code:  # -9: SIGKILL, often for memory
+                            say(f"a worker ended with {code}" + ("; another takes its place" if is_replaced else ""))
+                        if is_replaced:
                             crew[number] = start(number)
+                        else:
+                            del crew[number]
             finally:
                 for worker in crew.values():
                     worker.terminate()
