@@ -109,14 +109,14 @@ class Model:
     id_start: float = 0.02
     """Standard deviation of the ID table's initial values. 0: an item that training never shows is known by its side
     information alone, where otherwise its vector is noise."""
-    id_scored: bool = True
-    """The ID of an item enters its score. Without, items are scored by side information and popularity, and the ID
-    table learns from the history alone."""
     id_dropout: float = 0.0
     """Share of the sessions of a step whose items enter without their ID, so that the model learns what to say of items
     that training never shows."""
     side_width: int = 16
     """Width of each side-information embedding before the item MLP."""
+    scored_by: tuple[str, ...] = ()
+    """What tells items apart when they are scored: columns of side information, and item_id for the ID. What is not
+    named is known of the items of the history alone; popularity always counts. None named: all that the model sees."""
     score: Literal["dot", "cosine"] = "dot"
     """How a query meets an item.
     dot: inner product

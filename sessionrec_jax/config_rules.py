@@ -127,7 +127,7 @@ def _contradictions(config: Config) -> Iterator[str]:
     if model.sequence_encoder == "gru" and model.positions != "auto":
         yield f"--model.positions is {model.positions}, but the GRU has no attention; wanted auto"
     if not model.id_width:
-        for name in ("id_start", "id_dropout", "id_scored"):
+        for name in ("id_start", "id_dropout"):
             if (came := getattr(model, name)) != (default := getattr(Model(), name)):
                 yield (
                     f"model.{name} is {came}, but --model.id-width is 0, so there is no ID; wanted {default}, or an "

@@ -97,7 +97,7 @@ def flops_train(
     embed = _item_mlp(model, _concatenated(model, side_columns))
     of_session_encoder = _session_encoder_multiplications(model, feedback_kinds, session_items)
     losses = 2 if loss.alpha else 1  # each has a query of every session, and the score of every item
-    passes = 2 if model.id_dropout or not model.id_scored else 1  # as it is read, and as it is scored
+    passes = 2 if model.id_dropout or model.scored_by else 1  # as it is read, and as it is scored
     per_item = passes * embed + losses * model.width + of_session_encoder[0]
     per_session = of_session_encoder[1] + model.layers * _layer_multiplications(model, positions)
     per_session += losses * model.width**2 + candidates * model.width

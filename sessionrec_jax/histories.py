@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 
 from sessionrec_jax.config import Config
-from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, TRAIN, session_context
+from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, TRAIN
+from sessionrec_jax.data.columns import session_context
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.sessioncontext import from_start
 from sessionrec_jax.data.sessionlog import EARLIEST_MS, LATEST_MS

@@ -28,13 +28,13 @@ from sessionrec_jax.data.batches import (
     VALIDATION,
     Shape,
     items_per_row,
-    session_context,
     shape_of,
     train_catalogue,
     train_packer,
     train_users,
 )
 from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.data.columns import session_context, side_columns
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluate import measure, validated
@@ -87,7 +87,8 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             f"{config.data.fingerprint}: the log was prepared anew. Start a new run folder."
         )
     train_users(config, prepared)  # refuses more users than there are, before a sweep begins
-    session_context(config, prepared)  # and columns that are not there
+    side_columns(config, prepared)  # and columns that are not there
+    session_context(config, prepared)
     if not (config.model.clicked_in_input or config.model.ignored_in_input or len(prepared.feedback_names) > 2):
         raise InputError(
             "--model.no-clicked-in-input and --model.no-ignored-in-input are both given, and the log has no other kind "

@@ -13,6 +13,7 @@ from sessionrec_jax.config import Config
 from sessionrec_jax.config_rules import check
 from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.train import resolve
 
 WATCHED_ONLY = {
     "data.path", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model", "train.parts",
@@ -104,12 +105,25 @@ def test_scoring_the_shown_alone_needs_a_rank_loss_and_masks_nothing(name, value
         check(replace(shown, {name: value}))
 
 
-@pytest.mark.parametrize(("name", "value"), [("id_start", 0.0), ("id_dropout", 0.1), ("id_scored", False)])
+@pytest.mark.parametrize(("name", "value"), [("id_start", 0.0), ("id_dropout", 0.1)])
 def test_what_is_said_of_ids_is_refused_where_there_are_none(name, value):
     without = replace(Config(), {"model.id_width": 0})
     assert check(without) == without
     with pytest.raises(InputError, match=f"model.{name} is {value}, but --model.id-width is 0, so there is no ID"):
         check(replace(without, {f"model.{name}": value}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model.scored_by": ("categry",)}, r"--model.scored-by categry: did you mean 'category'\?"),
+        ({"model.scored_by": ("item_id",), "model.id_width": 0}, "--model.scored-by item_id"),
+        ({"model.scored_by": ("digit_0",), "data.side_columns": ("category",)}, "--model.scored-by digit_0"),
+    ],
+)
+def test_items_are_scored_by_what_the_model_sees(log, settings, message):
+    with pytest.raises(InputError, match=message):
+        resolve(replace(Config(), settings), log)
 
 
 @pytest.mark.parametrize(("base_width", "base_heads"), [(64, 3), (1, 2), (64, 0)])

@@ -72,7 +72,7 @@ SHAPES = {
     "attention": (Model(session_encoder="attention", positions="relative_time", score="cosine", layers=5), Loss()),
     "transformer": (Model(session_encoder="transformer", id_width=0, layers=0), Loss()),
     "IDs dropped": (Model(id_dropout=0.1), Loss()),
-    "IDs not scored": (Model(id_scored=False), Loss()),
+    "IDs not scored": (Model(scored_by=("category",)), Loss()),
     "transformer, swiglu": (
         Model(session_encoder="transformer", mlp="swiglu", sequence_encoder="hstu", positions="rotary"), Loss()
     ),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sessionrec_jax.config import Config
 from sessionrec_jax.config_values import replace
 from sessionrec_jax.data import card, sessionlog, store
-from sessionrec_jax.data.batches import TEST, eval_batches, session_context, shape_of, train_batches
+from sessionrec_jax.data.batches import TEST, eval_batches, shape_of, train_batches
+from sessionrec_jax.data.columns import session_context
 from sessionrec_jax.data.prepare import Settings, prepare
 from sessionrec_jax.data.sessioncontext import from_start
 from sessionrec_jax.data.sources import RawLog
@@ -145,7 +146,7 @@ def test_named_columns_are_seen_and_no_others(tmp_path):
     with pytest.raises(InputError, match=r"--data.session-context devise: did you mean 'device'\?"):
         resolve(replace(Config(), {"data.session_context": ("devise",)}), log)
     bare = prepared(RawLog("test", log_of().exposures.drop("session/device")), tmp_path / "bare")
-    with pytest.raises(InputError, match=r"--data\.session-context device: the log has no such columns"):
+    with pytest.raises(InputError, match=r"--data\.session-context device: there are no such columns"):
         resolve(replace(Config(), {"data.session_context": ("device",)}), bare)
 
 

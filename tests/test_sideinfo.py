@@ -109,6 +109,23 @@ def test_a_value_out_of_vocabulary_is_embedded_as_a_missing_one():
     assert not np.allclose(e_ND[0], e_ND[1])
 
 
+@pytest.mark.parametrize("named", [("tag",), ("item_id",), ("item_id", "shop")])
+def test_an_item_is_scored_by_what_is_named_and_read_by_all(named):
+    model = Model(width=8, heads=2, id_width=4, side_width=4, id_start=0.1, scored_by=named)
+    embedding = ItemEmbedding(model, 6, (("tag", 2), ("shop", 2)))
+    item_N, side = jnp.arange(6), {"tag": jnp.array([[1, 2]] * 6), "shop": jnp.array([[1], [2]] * 3)}
+    params = embedding.init(jax.random.key(0), item_N, side)
+
+    def embedded(**how) -> np.ndarray:
+        return np.asarray(embedding.apply(params, item_N, side | how.pop("side", {}), **how))
+
+    read_ND, scored_ND = embedded(), embedded(scored=True)
+    unnamed = {name: jnp.zeros_like(side[name]) for name in side if name not in named}
+    has_id_N = jnp.full(6, "item_id" in named)
+    np.testing.assert_array_equal(scored_ND, embedded(side=unnamed, has_id_N=has_id_N))
+    assert (np.abs(scored_ND - read_ND).max(axis=1) > 0).all()
+
+
 def test_every_code_is_a_value_missing_or_out_of_vocabulary(tmp_path):
     items = ITEMS.with_columns(unseen=pl.when(pl.col("item_id") > 4).then(pl.col("item_id") / 2))
     log = prepared(items, tmp_path, numeric=("year",))

@@ -35,7 +35,7 @@ VARIANTS = {
         "model.temperature": 0.1, "model.temperature_learned": True, "model.session_encoder": "max",
     },
     "short windows, no ignored input, IDs dropped": {
-        "data.window": 4, "model.ignored_in_input": False, "model.id_dropout": 0.3, "model.id_scored": False,
+        "data.window": 4, "model.ignored_in_input": False, "model.id_dropout": 0.3, "model.scored_by": ("category",),
         "model.positions": "relative_time",
         "loss.other_clicks": "masked", "loss.negatives_from": "log_uniform",
     },

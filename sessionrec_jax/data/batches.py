@@ -24,11 +24,11 @@ from jaxtyping import Bool, Int8, Int32, Int64
 from sessionrec_jax.config import Config
 from sessionrec_jax.data import paradigm
 from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
+from sessionrec_jax.data.columns import side_columns
 from sessionrec_jax.data.ragged import ranges
-from sessionrec_jax.data.sessioncontext import NONE
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.windows import Windows, windows
-from sessionrec_jax.errors import InputError, near_miss
+from sessionrec_jax.errors import InputError
 
 IGNORED, CLICKED, CONTEXT = 0, 1, 2  # feedback codes of contract 2; CONTEXT and above are input only
 TRAIN, VALIDATION, TEST = 0, 1, 2  # session roles
@@ -375,22 +375,8 @@ def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:
     ids = len(prepared.clicks_V)
     clicks_V = np.bincount(log.item_N[clicked_N], minlength=ids)
     exposures_V = np.bincount(log.item_N[exposed_N], minlength=ids)
-    side_values = _chosen("--data.side-columns", config.data.side_columns, prepared.side_values)
+    side_values = side_columns(config, prepared)
     side = {name: prepared.side[name] for name in side_values}
     if prepared.id_row_V is not None:
         side[ID_ROW] = prepared.id_row_V[:, None]
     return from_counts(clicks_V, exposures_V, side, side_values)
-
-
-def session_context(config: Config, prepared: Prepared) -> dict[str, int]:
-    """Columns of session context that the model sees, and the number of values of each."""
-    names = config.data.session_context
-    return {} if names == (NONE,) else _chosen("--data.session-context", names, prepared.context_values)
-
-
-def _chosen(flag: str, names: tuple[str, ...], values: dict[str, int]) -> dict[str, int]:
-    """Columns and their number of values; none named: all."""
-    for name in names:
-        if name not in values:
-            raise InputError(f"{flag} {name}: {near_miss(name, values) if values else 'the log has no such columns'}")
-    return {name: values[name] for name in names or values}

@@ -14,6 +14,8 @@ from jaxtyping import Float32, Int32, Int64
 ID_ROW = "/id_row"
 """Beside the columns of side information, where rare items share rows of the ID table: the row of each. No column can
 have this name."""
+ITEM_ID = "item_id"
+"""The ID's name among the columns that tell items apart."""
 _PSEUDO_COUNTS = np.geomspace(1e-4, 1e4, 161)
 
 

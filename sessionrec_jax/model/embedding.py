@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.config import Model
+from sessionrec_jax.data.catalogue import ITEM_ID
 from sessionrec_jax.model.linear import linear
 
 Side = dict[str, Int[Array, "V W"]]
@@ -29,15 +30,23 @@ class ItemEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, item_N: Int[Array, " N"], side: Side, has_id_N: Bool[Array, " N"] | None = None
+        self, item_N: Int[Array, " N"], side: Side, has_id_N: Bool[Array, " N"] | None = None, *, scored: bool = False
     ) -> Float[Array, "N D"]:
-        """`has_id_N`: which items are known by their ID; None: all."""
+        """`has_id_N`: which items are known by their ID; None: all. `scored`: as they are scored, so that what
+        `scored_by` leaves out is zero."""
         config, parts = self.config, []
-        if config.id_width:
+        seen = {ITEM_ID, *dict(self.side_values)}
+        left_out = seen.difference(config.scored_by) if scored and config.scored_by else set()
+        if ITEM_ID in left_out:
+            parts.append(jnp.zeros((len(item_N), config.id_width)))
+        elif config.id_width:
             table_VE = self.param("item_table", nn.initializers.normal(config.id_start), (self.rows, config.id_width))
             id_NE = table_VE[item_N]
             parts.append(id_NE if has_id_N is None else jnp.where(has_id_N[:, None], id_NE, 0))
         for name, values in self.side_values:
+            if name in left_out:
+                parts.append(jnp.zeros((len(item_N), config.side_width)))
+                continue
             table_CE = self.param(f"side_{name}", nn.initializers.normal(0.1), (values + 1, config.side_width))
             code_NW = side[name][item_N]
             is_known_NW = (code_NW > 0) & (code_NW <= values)

@@ -108,8 +108,7 @@ class SessionRec(nn.Module):
 
     def embed(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
         """Of items as they are scored."""
-        has_id_N = None if self.spec.model.id_scored else jnp.zeros(item_N.shape, bool)
-        return self._scored(self.item_embedding(item_N, side, has_id_N))
+        return self._scored(self.item_embedding(item_N, side, scored=True))
 
     def _scored(self, e_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
         return unit_length(e_ND) if self.spec.model.score == "cosine" else e_ND
@@ -126,7 +125,7 @@ class SessionRec(nn.Module):
         if self.spec.context_values:
             s_RLD = s_RLD + self.session_context(inputs.context).astype(s_RLD.dtype)
         o_RLD = self.sequence_encoder(s_RLD, user_RL, inputs.position_RL, inputs.seconds_RL, noise)
-        is_read_as_scored = has_id_T is None and self.spec.model.id_scored
+        is_read_as_scored = has_id_T is None and not self.spec.model.scored_by
         scored_TD = self._scored(e_TD) if is_read_as_scored else self.embed(inputs.item_T, side)
         return scored_TD, self.heads(o_RLD.reshape(s_SD.shape))
 
@@ -171,11 +170,10 @@ def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
 
     Raises InputError where items would have neither an ID table nor side information.
     """
-    if not (spec.side_values or (spec.model.id_width and spec.model.id_scored)):
-        given = "--model.no-id-scored is given" if spec.model.id_width else "--model.id-width is 0"
+    if not (spec.side_values or spec.model.id_width):
         raise InputError(
-            f"{given} and the log has no side information, so nothing tells items apart; "
-            "use --model.id-width 32 with IDs that are scored, or prepare the log with an item table"
+            "--model.id-width is 0 and the log has no side information, so nothing tells items apart; "
+            "use --model.id-width 32, or prepare the log with an item table"
         )
     rate = np.clip(catalogue.click_rate, 1e-6, 1 - 1e-6)
     log_popularity_V = np.maximum(catalogue.log_popularity_V, -1e4)
