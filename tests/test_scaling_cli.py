@@ -82,6 +82,27 @@ def test_report_takes_its_columns_from_the_sweep_and_flags_win(sweep, tmp_path):
     assert "<h3>power_floor:" not in (tmp_path / "b.html").read_text()
 
 
+def test_fit_takes_its_columns_from_the_sweep_and_frees_a_known_floor(sweep, csv, tmp_path, capsys):
+    def fitted(*flags) -> dict:
+        assert main(["fit", *map(str, flags), "--bootstrap", "0", "--json", str(tmp_path / "fit.json")]) == 0
+        return json.loads((tmp_path / "fit.json").read_text())
+
+    of_sweep = fitted(sweep)
+    named = fitted(csv, *FIT[:-2], "--baseline", "base")
+    assert of_sweep["params"] == pytest.approx(named["params"])  # the rows are in another order
+    for row in (sweep / "runs").glob("*/row.json"):
+        row.write_text(json.dumps(json.loads(row.read_text()) | {"floor": 0.37}))
+    report = json.loads((sweep / "report.json").read_text()) | {"floor_column": "floor"}
+    (sweep / "report.json").write_text(json.dumps(report))
+    assert fitted(sweep)["params"]["E"] == 0.37
+    assert fitted(sweep, "--floor", "free")["params"] == of_sweep["params"]
+    assert fitted(sweep, "--floor", "0.36")["params"]["E"] == 0.36
+    capsys.readouterr()
+    (sweep / "report.json").unlink()
+    assert main(["fit", str(sweep), "--d", "sessions_unique", "--loss", "rank"]) == 2
+    assert "no law is named; name one with --law" in capsys.readouterr().err
+
+
 def test_report_of_too_few_runs_shows_the_refusal(csv, tmp_path, capsys):
     frame()[:3].write_csv(csv)
     assert main(["report", str(csv), "--out", str(tmp_path / "a.html"), "--loss", "rank"]) == 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import scaling
+from scaling.errors import InputError, near_miss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,24 +45,57 @@ class ColumnArgs:
     """Column that names a row in messages. Default: run_id, if there is one."""
 
     def columns(self) -> scaling.Columns:
-        return scaling.Columns(
-            loss=self.loss,
-            metric=self.metric,
-            n=self.n,
-            d=self.d,
-            unique=self.unique,
-            flops=self.flops,
-            baseline=self.baseline,
-            floor=self.floor_column,
-            select_by=self.select_by,
-            select_within=names(self.select_within),
-            progress=self.progress,
-            recipe=names(self.recipe),
-            cluster=self.cluster,
-            run_id=self.run_id,
-        )
+        return columns_of({field: getattr(self, field) for field in COLUMNS})
+
+
+COLUMNS = tuple(field.name for field in fields(ColumnArgs))
+FROM_SWEEP = (*COLUMNS, "law")
+"""Keys of report.json."""
+
+
+def columns_of(chosen: dict[str, Any]) -> scaling.Columns:
+    """What `chosen` calls the columns; other keys say nothing."""
+    found = {field: chosen.get(field) for field in COLUMNS if field != "floor_column"}
+    for listed in ("select_within", "recipe"):
+        found[listed] = names(found[listed])
+    return scaling.Columns(floor=chosen.get("floor_column"), **found)
+
+
+def chosen_for(args: ColumnArgs, path: Path, present: list[str]) -> dict[str, Any]:
+    """The flags that were given; for the rest what PATH/report.json says, and then contract 3's names as far as the
+    table has them. Raises InputError where that file cannot be read."""
+    given = {name: getattr(args, name) for name in FROM_SWEEP if getattr(args, name, None) is not None}
+    return _with_defaults(_from_sweep(path / "report.json") | given, present)
 
 
 def names(text: str | None) -> tuple[str, ...]:
     """The names in "A,B"."""
     return tuple(text.split(",")) if text else ()
+
+
+def _from_sweep(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f'{path} holds a {type(values).__name__}; wanted an object such as {{"loss": "COLUMN"}}')
+    for key in values:
+        if key not in FROM_SWEEP:
+            raise InputError(f"{path} has the unknown key {key!r}; {near_miss(key, FROM_SWEEP)}")
+    return {key: ",".join(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+def _with_defaults(chosen: dict[str, Any], present: list[str]) -> dict[str, Any]:
+    """The chosen columns; contract 3's names for the rest, as far as the table has them."""
+    loss = chosen.get("loss", None if "metric" in chosen else "loss_nats_per_item")
+    optional = {"n": "params_body"}
+    if "n" in chosen or "params_body" in present:
+        optional["flops"] = "flops_train"
+    if loss is not None and "_nats" in loss:
+        optional |= {"baseline": loss.replace("_nats", "_baseline_nats")}
+        optional |= {"floor_column": loss.replace("_nats", "_floor_nats")}
+    found = {key: name for key, name in optional.items() if name in present}
+    return {"loss": loss, "d": None if "flops" in chosen else "sessions_unique"} | found | chosen

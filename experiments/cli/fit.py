@@ -1,6 +1,9 @@
 """Fit a power law to a table of runs: parameters with intervals, competing minima and forms, held-out errors.
 
 sessionrec fit runs.csv --n params --d tokens --loss loss --law chinchilla --drop-worst 5 --json fit.json
+sessionrec fit SWEEP
+
+Columns of a sweep, and the law, that are not named are those of its report.json, as `sessionrec report` has them.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.columns import ColumnArgs
+from experiments.cli.columns import FROM_SWEEP, ColumnArgs, chosen_for, columns_of, names
 from experiments.cli.tell import tell
+from scaling import table
 from scaling.errors import InputError
 
 
@@ -22,7 +26,7 @@ from scaling.errors import InputError
 class Args(ColumnArgs):
     table: tyro.conf.Positional[Path]
     """.csv, .parquet, .jsonl, or a sweep folder with runs/*/row.json."""
-    law: str
+    law: str | None = None
     """Of D: power, power_floor, broken. Of N and D: chinchilla, chinchilla_no_floor, tied, kaplan, gamma. Of N, D and
     unique data: repeated. Of a loss, for a metric: metric_sigmoid, metric_exponential. Or best: what predicts best."""
     objective: Literal["huber", "lad", "ls"] = "huber"
@@ -31,8 +35,8 @@ class Args(ColumnArgs):
     """Huber's threshold in nats of log loss; auto: 1.345 robust standard deviations of the residuals."""
     drop_worst: int = 0
     """Leave out this many runs of highest loss; the fit with them is told too."""
-    floor: float | None = None
-    """The known irreducible loss; it is then not fitted."""
+    floor: float | Literal["free"] | None = None
+    """The known irreducible loss; it is then not fitted. free: fitted, although the sweep knows it."""
     bootstrap: int = 1000
     """Resamplings behind the intervals; 0: none."""
     seed: int = 0
@@ -45,12 +49,20 @@ def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec fit", description=__doc__)
     if args.floor is not None and args.floor_column is not None:
         raise InputError("--floor and --floor-column both say what the floor is; give one")
+    chosen = {name: getattr(args, name) for name in FROM_SWEEP}
+    if args.table.is_dir():
+        chosen = chosen_for(args, args.table, table.load(args.table)[0].columns)
+    if args.floor is not None:
+        chosen["floor_column"] = None
+    law = args.law or next(iter(names(chosen.get("law"))), None)
+    if law is None:
+        raise InputError("no law is named; name one with --law, such as power_floor or chinchilla")
     fit = scaling.fit(
-        scaling.read(args.table, args.columns(), args.drop_worst),
-        args.law,
+        scaling.read(args.table, columns_of(chosen), args.drop_worst),
+        law,
         objective=args.objective,
         delta=_delta(args.delta),
-        floor=args.floor,
+        floor=None if args.floor == "free" else args.floor,
         bootstrap=args.bootstrap,
         seed=args.seed,
     )
