@@ -98,6 +98,7 @@ def test_a_member_s_folder_is_that_of_a_run_alone(together, alone):
         assert_same_bits(restore(folder).params, trained.params)
 
 
+@pytest.mark.slow
 def test_the_other_ways_to_step_are_those_of_a_run_alone(config, log, tmp_path):
     """Sparse updates, dropout and parts, on two devices, the batch spread over them."""
     change = {"optim.table_update": "sparse", "model.dropout": 0.1, "train.parts": 2, "mesh.data": 2}
