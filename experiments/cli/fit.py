@@ -49,16 +49,17 @@ def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec fit", description=__doc__)
     if args.floor is not None and args.floor_column is not None:
         raise InputError("--floor and --floor-column both say what the floor is; give one")
+    frame, unfinished = table.load(args.table)
     chosen = {name: getattr(args, name) for name in FROM_SWEEP}
     if args.table.is_dir():
-        chosen = chosen_for(args, args.table, table.load(args.table)[0].columns)
+        chosen = chosen_for(args, args.table, frame.columns)
     if args.floor is not None:
         chosen["floor_column"] = None
     law = args.law or next(iter(names(chosen.get("law"))), None)
     if law is None:
         raise InputError("no law is named; name one with --law, such as power_floor or chinchilla")
     fit = scaling.fit(
-        scaling.read(args.table, columns_of(chosen), args.drop_worst),
+        table.from_frame(frame, columns_of(chosen), args.drop_worst, source=str(args.table), unfinished=unfinished),
         law,
         objective=args.objective,
         delta=_delta(args.delta),
