@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments import sweepfolder
-from experiments.launch import Launcher
-from experiments.lease import lock
-from experiments.worker import Handling, Write
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, run_id
-from sessionrec_jax.stopping import Stop
+from experiments.sweep import sweep_folder
+from experiments.sweep.launch import Launcher
+from experiments.sweep.lease import lock
+from experiments.sweep.worker import WorkerOptions, Write
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, run_id
+from sessionrec_jax.runfolder.stopping import Stop
 
 RUN_SECONDS = 0.2
 """The longest of the runs, which sleep for a random part of it."""
@@ -41,12 +41,12 @@ class Disturbed(NamedTuple):
 def disturbed(sweep_dir: Path, runs: int, launcher: Launcher) -> Disturbed:
     """Does `runs` runs of a new sweep by workers that are killed at random moments."""
     configs = [replace(Config(), {"train.seed": number}) for number in range(runs)]
-    sweepfolder.begin(sweep_dir, "empty", configs, {})
+    sweep_folder.begin(sweep_dir, "empty", configs, {})
     kills: list[str] = []
     begun = time.monotonic()
-    launcher.launch(sweep_dir, sleep, handling=Handling(retries=runs), look=lambda: None, say=kills.append)
+    launcher.launch(sweep_dir, sleep, handling=WorkerOptions(retries=runs), look=lambda: None, say=kills.append)
     seconds = time.monotonic() - begun
-    folders = [sweepfolder.run_dir(sweep_dir, run_id(config)) for config in configs]
+    folders = [sweep_folder.run_dir(sweep_dir, run_id(config)) for config in configs]
     told = [line for folder in folders for line in _lines(folder / "told")]
     return Disturbed(
         seconds,

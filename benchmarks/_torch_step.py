@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
-from sessionrec_jax.config import Model, Optim
-from sessionrec_jax.data.batches import CLICKED
+from sessionrec_jax.config.settings import Model, Optim
+from sessionrec_jax.data.codes import CLICKED
 from sessionrec_jax.model.sessionrec import Inputs
 
 

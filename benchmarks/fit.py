@@ -38,11 +38,11 @@ import polars as pl
 import scipy
 from _bench import ratio, report, significant
 
-from scaling.laws import LAWS
-from scaling.minimize import Objective
-from scaling.problem import FULL_TABLE, Problem, resamplings
-from scaling.starts import usual_grid
-from scaling.table import Columns, RunTable, from_frame
+from scaling.fitting.minimize import Objective
+from scaling.fitting.problem import FULL_TABLE, Problem, resamplings
+from scaling.fitting.starts import usual_grid
+from scaling.laws.registry import LAWS
+from scaling.table.run_table import Columns, RunTable, from_frame
 
 FIGURE4 = Path(__file__).parents[2] / "shared" / "data" / "scaling" / "chinchilla_figure4.csv"
 PLANTED = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}

@@ -22,18 +22,18 @@ import jax
 import numpy as np
 from _bench import in_turns, ratio, report, significant
 
-from experiments.base import sized
 from experiments.cli.demo import OVERRIDES, PROCESS
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
+from experiments.plans.sizes import sized
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import Batch, shape_of, train_batches, train_catalogue
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.loss import proposal
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, put_side, replicated
-from sessionrec_jax.step import Scalars, initial_state, make_step
-from sessionrec_jax.train import resolve, spec_of
+from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated, put_side, replicated
+from sessionrec_jax.loss.session import proposal
+from sessionrec_jax.training.loop import resolve, spec_of
+from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
 USERS = 4_000
 SIZES = ("xxs", "s")  # the demo's smallest and largest model

@@ -5,7 +5,7 @@
 Both read the same exposures of the same users: 4 users of exactly 32 sessions, one a row. NSPP has 32 slots a row;
 NIPP+ makes every exposure a slot of its own, so 32 x items of them. As sessions grow from 1 to 40 items: step time,
 timed in turns; peak memory by XLA's analysis of the compiled step (arguments + outputs - what they share + temporary
-buffers); training FLOPs by sessionrec_jax.count. `growth` is the least-squares slope of their logarithms over the
+buffers); training FLOPs by sessionrec_jax.model.count. `growth` is the least-squares slope of their logarithms over the
 logarithm of the items from 5 up: an exponent over these sizes, not a limit. Above 1 NSPP is the cheaper one.
 """
 
@@ -21,18 +21,19 @@ import jax
 import numpy as np
 from _bench import in_turns, ratio, report, significant
 
-from sessionrec_jax import count
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import CLICKED, IGNORED, TRAIN, Batch, Packer, Shape
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.batches import Batch, Packer, Shape
 from sessionrec_jax.data.catalogue import from_counts
-from sessionrec_jax.data.paradigm import slots
+from sessionrec_jax.data.codes import CLICKED, IGNORED, TRAIN
+from sessionrec_jax.data.item_level import slots
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import windows
-from sessionrec_jax.loss import proposal
+from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated, put_side, replicated
+from sessionrec_jax.loss.session import proposal
+from sessionrec_jax.model import count
 from sessionrec_jax.model.sessionrec import Spec
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated, put_side, replicated
-from sessionrec_jax.step import Scalars, initial_state, make_step
+from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
 USERS, SESSIONS, CATALOGUE = 4, 32, 4_096
 RUNS = {1: 30, 2: 30, 5: 20, 10: 15, 20: 9, 40: 5}  # by items a session

@@ -23,7 +23,7 @@ from statistics import median
 
 from _bench import need, ratio, report, significant
 
-from sessionrec_jax.data.synthetic import ZipfIntent
+from sessionrec_jax.data.synthetic.process import ZipfIntent
 
 USERS_A_FILE = 32_768
 EXPOSURES_A_USER = 144
@@ -52,7 +52,7 @@ def ours(log: Path, out: Path) -> int:
     """Sessions."""
     import polars as pl
 
-    from sessionrec_jax.data.prepare import Settings, prepare
+    from sessionrec_jax.data.preparation.prepare import Settings, prepare
     from sessionrec_jax.data.sources import RawLog
 
     raw = RawLog("known truth", pl.scan_parquet(log / "*.parquet"), session_rule="gap_minutes=30")

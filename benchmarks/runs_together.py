@@ -24,14 +24,14 @@ from typing import Any
 import jax
 from _bench import in_turns, ratio, report, significant
 
-from experiments.base import SIZES, sized
 from experiments.cli.demo import OVERRIDES, PROCESS
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.prepare import Settings, prepare
+from experiments.plans.sizes import SIZES, sized
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.train import Trained, resolve, train_together
+from sessionrec_jax.training.loop import Trained, resolve, train_together
 
 USERS = 2_000
 EPOCHS = 2.0

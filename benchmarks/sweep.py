@@ -19,16 +19,16 @@ from pathlib import Path
 from _bench import in_turns, ratio, report, significant
 from _disturbed import at_once, disturbed
 
-from experiments import sweepfolder
-from experiments.grid import Plan
-from experiments.launch.local import Launcher
-from experiments.worker import Write
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, run_id
-from sessionrec_jax.data.prepare import Settings, prepare
+from experiments.plans.grid import Plan
+from experiments.sweep import sweep_folder
+from experiments.sweep.launch.local import Launcher
+from experiments.sweep.worker import Write
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, run_id
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
-from sessionrec_jax.runfolder import write_json
-from sessionrec_jax.stopping import Stop
+from sessionrec_jax.runfolder.files import write_json
+from sessionrec_jax.runfolder.stopping import Stop
 
 TURNS = 3
 EMPTY_RUNS = 400
@@ -65,7 +65,7 @@ def empty_runs(folder: Path) -> tuple[list[float], list[float]]:
 
     def by_sweep() -> None:
         sweep_dir = next(sweeps)
-        sweepfolder.begin(sweep_dir, "empty", configs, {})
+        sweep_folder.begin(sweep_dir, "empty", configs, {})
         Launcher(WORKERS).launch(sweep_dir, at_once)
 
     def by_pool() -> None:
@@ -90,7 +90,7 @@ def real_runs(folder: Path) -> float:
     )
     base = replace(Config(), SMALL | {"data.path": str(prepared.path)})
     layout = Plan(users=(80,), sizes=("xxs",), epochs=(2.0,), seeds=tuple(range(REAL_RUNS))).lay_out(base, prepared)
-    sweepfolder.begin(folder / "real", "grid", layout.configs, layout.files)
+    sweep_folder.begin(folder / "real", "grid", layout.configs, layout.files)
     begun = time.monotonic()
     Launcher(1).launch(folder / "real", timed)
     seconds = time.monotonic() - begun
@@ -99,7 +99,7 @@ def real_runs(folder: Path) -> float:
 
 
 def timed(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> None:
-    from experiments.row import run  # starts jax, which is not the run's time
+    from experiments.sweep.row import run  # starts jax, which is not the run's time
 
     begun = time.monotonic()
     run(config, run_dir, plan, quiet=True, stop=stop, write=write)

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from _bench import in_turns, ratio, report, significant
 
-from sessionrec_jax.config import Loss, Mesh, Model, Optim
+from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
+from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_replicated, replicated, shardings
+from sessionrec_jax.loss.negatives import ticketed
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
-from sessionrec_jax.negatives import ticketed
-from sessionrec_jax.partition import make_mesh, over_batch, put_replicated, replicated, shardings
-from sessionrec_jax.step import Scalars, abstract_state, make_step
+from sessionrec_jax.training.step import Scalars, abstract_state, make_step
 
 ROWS, SLOTS, ITEMS = 16, 32, 8
 SIZES = (10_000, 100_000, 1_000_000)

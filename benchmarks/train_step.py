@@ -31,15 +31,15 @@ import numpy as np
 import optax
 from _bench import in_turns, need, ratio, report, significant
 
-from sessionrec_jax import count, optim
-from sessionrec_jax.config import Loss, Mesh, Model, Optim
-from sessionrec_jax.loss import Proposal, Sums, sample_negatives
-from sessionrec_jax.model import sessionrec
+from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
+from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
+from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_replicated, replicated, shardings
+from sessionrec_jax.loss.negatives import ticketed
+from sessionrec_jax.loss.session import Proposal, Sums, sample_negatives
+from sessionrec_jax.model import count, sessionrec
 from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
-from sessionrec_jax.negatives import ticketed
-from sessionrec_jax.partition import make_mesh, over_batch, put_replicated, replicated, shardings
-from sessionrec_jax.peak import peak_flops_per_second
-from sessionrec_jax.step import Scalars, State, make_step
+from sessionrec_jax.training import optim
+from sessionrec_jax.training.step import Scalars, State, make_step
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
@@ -90,7 +90,7 @@ class Ours:
         return sums.retrieval_nats / sums.clicked_items, sums.rank_nats / sums.rank_terms
 
     def drawn(self) -> np.ndarray:
-        """Negatives of the first step, as sessionrec_jax.step draws them."""
+        """Negatives of the first step, as sessionrec_jax.training.step draws them."""
         of_step = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)
         negatives = jax.device_get(sample_negatives(of_step, self.rest[1], LOSS.negatives))
         return np.repeat(negatives.item_N, negatives.times_N.astype(int))
@@ -143,7 +143,7 @@ def contenders(
     # heads that start at zero would leave most gradients zero
     params = jax.tree.map(
         lambda x: np.asarray(x) + rng.normal(0, 0.02, x.shape).astype(np.float32),
-        jax.device_get(sessionrec.random(spec, jax.random.key(0))),
+        jax.device_get(sessionrec.init_params(spec, jax.random.key(0))),
     )
     batches = [make_batch(rng, items, rows) for _ in range(BATCHES)]
     proposal = ticketed(np.concatenate([[0.0], 1 / np.arange(1, items + 1)]))

@@ -9,11 +9,11 @@
 """
 
 from scaling.errors import InputError, Refusal
-from scaling.fit import Fit, fit
-from scaling.fitted import FittedLaw, load
-from scaling.forms import Forms
-from scaling.laws import LAWS, Law
-from scaling.table import Columns, Excluded, RunTable, read
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.fitted import FittedLaw, load
+from scaling.fitting.forms import Forms
+from scaling.laws.registry import LAWS, Law
+from scaling.table.run_table import Columns, Excluded, RunTable, read
 
 __all__ = [
     "LAWS",

@@ -18,7 +18,7 @@ import pytest
 @pytest.fixture(scope="session")
 def log(tmp_path_factory):
     """A prepared synthetic log: 200 users, 64 items, four side columns, an anchor before each session."""
-    from sessionrec_jax.data.prepare import Settings, prepare
+    from sessionrec_jax.data.preparation.prepare import Settings, prepare
     from sessionrec_jax.data.sources import synthetic
 
     raw = synthetic.read(synthetic.Options(users=200, base=4, depth=3, seed=1))
@@ -28,7 +28,7 @@ def log(tmp_path_factory):
 @pytest.fixture(scope="session")
 def wide_log(tmp_path_factory):
     """A prepared synthetic log of more items than a batch reads, with the hours of sessions as their context."""
-    from sessionrec_jax.data.prepare import Settings, prepare
+    from sessionrec_jax.data.preparation.prepare import Settings, prepare
     from sessionrec_jax.data.sources import synthetic
 
     raw = synthetic.read(synthetic.Options(users=60, base=4, depth=7, seed=1))
@@ -38,9 +38,9 @@ def wide_log(tmp_path_factory):
 @pytest.fixture(scope="session")
 def config(log):
     """A resolved Config of about a thousand parameters on one device; eight rows of sixteen sessions."""
-    from sessionrec_jax.config import Config
-    from sessionrec_jax.config_values import replace
-    from sessionrec_jax.train import resolve
+    from sessionrec_jax.config.settings import Config
+    from sessionrec_jax.config.values import replace
+    from sessionrec_jax.training.loop import resolve
 
     small = {
         "data.rows": 8, "data.sessions_per_row": 16,

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import sessionlog
-from sessionrec_jax.data.facts import Facts
+from sessionrec_jax.data import session_log
+from sessionrec_jax.data.preparation.log_facts import Facts
 from sessionrec_jax.data.store import Prepared
 
 
@@ -21,14 +21,14 @@ class Checked(NamedTuple):
 
 def check(exposures: pl.LazyFrame | pl.DataFrame, item_ids: pl.Series | None) -> Checked:
     facts = Facts()
-    sound = facts.add(sessionlog.typed(exposures.lazy(), item_ids).collect())
+    sound = facts.add(session_log.typed(exposures.lazy(), item_ids).collect())
     facts.refuse()
-    copies = sessionlog.copies(sound)
+    copies = session_log.copies(sound)
     return Checked(sound.join(copies, on="row", how="anti"), pl.concat([facts.reasons, copies]))
 
 
 def names_of(checked: Checked) -> list[str]:
-    return sessionlog.feedback_names(set(checked.exposures["feedback"].drop_nulls()))
+    return session_log.feedback_names(set(checked.exposures["feedback"].drop_nulls()))
 
 
 def assert_same_log(one: Prepared, other: Prepared) -> None:

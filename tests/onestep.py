@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
-from sessionrec_jax.loss import proposal
-from sessionrec_jax.partition import batch_shards, make_mesh, put_batch, put_replicated, put_side, replicated
-from sessionrec_jax.step import Scalars, initial_state, make_step
-from sessionrec_jax.train import spec_of
+from sessionrec_jax.devices.mesh import batch_shards, make_mesh, put_batch, put_replicated, put_side, replicated
+from sessionrec_jax.loss.session import proposal
+from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
 
 def by_name(tree) -> dict[str, np.ndarray]:
@@ -43,7 +43,7 @@ class OneStep:
         state = initial_state(config, spec, catalogue, mesh)
         side = put_side(catalogue.side, spec.rows, mesh)
         q, scalars = put_replicated((self.proposal, Scalars(np.float32(1e-2), np.float32(0))), mesh)
-        step = make_step(spec, config.loss, config.optim, mesh, config.train.parts)
+        step = make_step(spec, config.loss, config.optim, mesh, config.train.microbatches)
         key = jax.device_put(self.key, replicated(mesh))
         arguments = (state, *put_batch(self.batch, mesh), side, q, key, scalars)
         self.program = step.lower(*arguments).compile()

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import polars as pl
 
-from scaling import laws
-from scaling.fitted import FittedLaw
-from scaling.table import Columns, RunTable, from_frame
+from scaling.fitting.fitted import FittedLaw
+from scaling.laws import registry
+from scaling.table.run_table import Columns, RunTable, from_frame
 
 CENTRE = {"n": 1e8, "d": 2e9, "u": 2e9}
 RANGES = {"n": (1e7, 1e9), "d": (2e8, 2e10), "u": (2e8, 2e10), "c": (6 * 1e7 * 2e8, 6 * 1e9 * 2e10)}
@@ -19,10 +19,10 @@ BUDGETS = np.geomspace(1e17, 1e20, 5)
 
 def planted(law: str = "chinchilla", **natural: float) -> FittedLaw:
     """A law with parameters as its formula writes them; HOFFMANN where none is given. It has no cloud."""
-    form = laws.by_name(law)
+    form = registry.by_name(law)
     values = {name: HOFFMANN.get(name, 1.0) for name in form.params} | natural
     centre = {axis: CENTRE[axis] for axis in form.axes}
-    theta_P = laws.from_natural(form, values, centre, None)
+    theta_P = registry.from_natural(form, values, centre, None)
     return FittedLaw(form, theta_P, np.empty((0, len(theta_P))), centre, None, 6.0, RANGES)
 
 
@@ -39,7 +39,7 @@ def isoflop_grid(
     law: FittedLaw, budgets=BUDGETS, half_width: float = 1.5, sizes: int = 7, off_centre=0.0, noise: float = 0.0
 ) -> RunTable:
     """At each budget sizes around the best N: `off_centre` (one, or one a budget) and `half_width` in log N."""
-    from scaling.optima import optima
+    from scaling.compute.optima import optima
 
     rng = np.random.default_rng(0)
     log_n_B = optima(law, budgets).log_n_SB[0] + off_centre

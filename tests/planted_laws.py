@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from scaling import laws
-from scaling.problem import Problem, centre_of
-from scaling.table import Columns, RunTable, from_frame
+from scaling.fitting.problem import Problem, centre_of
+from scaling.laws import registry
+from scaling.table.run_table import Columns, RunTable, from_frame
 
 Points = dict[str, np.ndarray]
 
@@ -65,12 +65,12 @@ PLANTED: dict[str, dict[str, float]] = {
     "metric_exponential": {"M_0": 0.05, "M_1": 4.0, "k": 1.3},
 }
 """A point of each law, its parameters as the formula writes them."""
-FLOORED = tuple(name for name, law in laws.LAWS.items() if law.has_floor)
+FLOORED = tuple(name for name, law in registry.LAWS.items() if law.has_floor)
 
 
 def points(law: str) -> Points:
     """Seven N by seven D over three decades each (with "u" five by five, new and repeated), or 24 of one axis."""
-    axes = laws.LAWS[law].axes
+    axes = registry.LAWS[law].axes
     if axes == ("d",):
         return {"d": np.geomspace(1e4, 1e9, 24)}
     if axes == ("l",):
@@ -96,7 +96,7 @@ def planted(law: str, sigma: float = 0.0, seed: int = 0, x: Points | None = None
     x = points(law) if x is None else x
     y = exact(law, x, **changed)
     y = y * noise(len(y), sigma, seed)
-    if laws.LAWS[law].response == "metric":
+    if registry.LAWS[law].response == "metric":
         return table(x["l"], metric=y)
     return table(y, **x)
 
@@ -116,7 +116,7 @@ def line(floor: float = 0.37, sigma: float = 0.0, seed: int = 0, sizes: int = 6,
 
 
 def problem_of(runs: RunTable, law: str, known_floor: float | None = None) -> Problem:
-    return Problem.of(runs, laws.LAWS[law], known_floor)
+    return Problem.of(runs, registry.LAWS[law], known_floor)
 
 
 def truth(
@@ -127,4 +127,4 @@ def truth(
     if known_floor is not None:
         values = {name: value for name, value in values.items() if name != "E"}
     centre = centre_of(x)
-    return centre, laws.from_natural(laws.LAWS[law], values, centre, known_floor)
+    return centre, registry.from_natural(registry.LAWS[law], values, centre, known_floor)

@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from sessionrec_jax.data.prepare import Settings, prepare
-from sessionrec_jax.data.sessionlog import ROLES
+from sessionrec_jax.data.codes import ROLES
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.store import Prepared
 

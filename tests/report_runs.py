@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 import scaling
-from scaling.table import Columns, RunTable, from_frame
-from scaling.theory import Theory
+from scaling.laws.theory import Theory
+from scaling.table.run_table import Columns, RunTable, from_frame
 
 THEORY = Theory(exponent=1 / 3, floor=0.37, curve=((1e3, 0.1), (1e5, 0.02)), note="planted <1/3>")
 COLUMNS = Columns(loss="loss", d="d", n="n", baseline="base", floor="floor")

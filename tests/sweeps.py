@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 
-from experiments import sweepfolder
-from experiments.lease import Leases
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
+from experiments.sweep import sweep_folder
+from experiments.sweep.lease import Leases
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
 
 PLAN = "--users 40 80 --sizes xxs --learning-rates 0.01 --law none"
 """Two runs."""
@@ -74,7 +74,7 @@ def start(argv: list[str], environment: dict[str, str] = ENVIRONMENT):
 
 def begin_sleeping(out, runs: int) -> None:
     """A sweep of runs for `sleep_long`."""
-    sweepfolder.begin(out, "grid", [replace(Config(), {"train.seed": seed}) for seed in range(runs)], {})
+    sweep_folder.begin(out, "grid", [replace(Config(), {"train.seed": seed}) for seed in range(runs)], {})
 
 
 def sleep_long(config, run_dir, plan, *, stop, write) -> None:

@@ -13,8 +13,8 @@ import pytest
 from onestep import assert_same_bits
 from test_deaths import die, start
 
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.restore import restore
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.serving.load import restore
 
 UNBOUND = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")}
 ON_CPU = UNBOUND | {"JAX_PLATFORMS": "cpu"}

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from sessionrec_jax import baselines
-from sessionrec_jax.baselines import HeldOut, Predictor, evaluate_baselines, measure_baselines
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, TEST, TRAIN, train_catalogue
-from sessionrec_jax.data.catalogue import from_counts
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.batches import train_catalogue
+from sessionrec_jax.data.catalogue import from_counts, popularity_rank
+from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED, TEST, TRAIN
 from sessionrec_jax.data.store import FlatLog
-from sessionrec_jax.knn import session_knn
-from sessionrec_jax.seen import holds, seen_items, users_of
+from sessionrec_jax.evaluation import baselines
+from sessionrec_jax.evaluation.baselines import HeldOut, Predictor, evaluate_baselines, measure_baselines
+from sessionrec_jax.evaluation.knn import session_knn
+from sessionrec_jax.evaluation.seen import holds, seen_items, users_of
 
 IDS = 9
 
@@ -64,7 +65,7 @@ def test_popularity_is_a_distribution_in_the_order_of_clicks(catalogue):
     assert share_V[0] == 0
     assert share_V.sum() == pytest.approx(1)
     assert share_V[1:].min() > 0  # unseen items too
-    assert baselines.popularity_rank(catalogue).tolist() == [5, 1, 0, 4, 2, 3]
+    assert popularity_rank(catalogue).tolist() == [5, 1, 0, 4, 2, 3]
 
 
 def test_click_rates_lie_between_the_items_own_and_the_mean(catalogue):
@@ -114,7 +115,7 @@ def test_repeating_the_last_session_ranks_its_clicks_first(catalogue):
     log = flat_log([[[(1, CLICKED)], shown, [(2, CLICKED), (5, CLICKED), (3, CLICKED)]]])
     block = HeldOut(np.array([2]), np.array([0]), np.zeros(3, int), np.array([2, 5, 3]), csr_array((1, 6)))
     score_SV = baselines.last_session(log, block.session_S, 6)
-    rank_N = baselines.ranks(block, Predictor(score_SV, baselines.popularity_rank(catalogue)))
+    rank_N = baselines.ranks(block, Predictor(score_SV, popularity_rank(catalogue)))
     assert rank_N.tolist() == [4, 1, 3]  # the whole list: 4 5, then 1 3, then 2
 
 
@@ -139,7 +140,7 @@ def test_seen_items_are_the_exposures_of_earlier_sessions(small):
 @pytest.mark.parametrize("decay", [0.5, 1.0])
 def test_session_knn_equals_its_definition(small, decay, monkeypatch):
     """Neighbours in a full sort of all transitions; held-out sessions are never among them."""
-    monkeypatch.setattr("sessionrec_jax.knn._ENTRIES", 40)  # many parts
+    monkeypatch.setattr("sessionrec_jax.evaluation.knn._ENTRIES", 40)  # many parts
     is_trained_S = small.session_role_S == TRAIN
     user_S = users_of(small, np.arange(len(is_trained_S)))
     pairs = [
@@ -175,7 +176,7 @@ def test_session_knn_equals_its_definition(small, decay, monkeypatch):
 def test_popularity_over_a_prepared_log_equals_its_definition(config, log):
     catalogue = train_catalogue(config, log)
     metrics = evaluate_baselines(config, log, catalogue, TEST)
-    place_V, flat, best = baselines.popularity_rank(catalogue), log.arrays(), []
+    place_V, flat, best = popularity_rank(catalogue), log.arrays(), []
     for user in log.users_of(TEST):
         begin, end = flat.user_session_offsets_U1[user : user + 2]
         for session in range(begin + 1, end):

@@ -10,12 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sessionrec_jax.config_values import replace
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import (
-    CLICKED,
-    TEST,
-    TRAIN,
-    VALIDATION,
     Batch,
     Batches,
     eval_batches,
@@ -24,12 +20,13 @@ from sessionrec_jax.data.batches import (
     train_catalogue,
     train_users,
 )
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import RawLog, synthetic
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import windows
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.train import resolve
+from sessionrec_jax.training.loop import resolve
 
 ROLES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 

@@ -11,9 +11,9 @@ from contract import assert_same_log
 from test_prepare_cli import HOUR_MS, NOW_MS, log
 
 from experiments.__main__ import main
-from sessionrec_jax.data import prepare as preparation
 from sessionrec_jax.data import store
-from sessionrec_jax.data.beam import Beam
+from sessionrec_jax.data.preparation import prepare as preparation
+from sessionrec_jax.data.preparation.beam import Beam
 from sessionrec_jax.errors import InputError
 
 pytest.importorskip("apache_beam")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
-from sessionrec_jax.train import resolve
+from sessionrec_jax.training.loop import resolve
 
 
 @pytest.fixture(scope="module")

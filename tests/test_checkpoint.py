@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 from onestep import assert_same_bits, by_name
 
-from experiments import row
 from experiments.__main__ import main
-from sessionrec_jax import checkpoint
-from sessionrec_jax.checkpoint import Checkpoints, damage_of, load, newest_whole, steps_in
-from sessionrec_jax.config_values import replace, to_dict
+from experiments.sweep import row
+from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.data.batches import shape_of
 from sessionrec_jax.errors import InputError, NotSaved
-from sessionrec_jax.restore import restore
-from sessionrec_jax.stopping import Stopped
-from sessionrec_jax.train import train
+from sessionrec_jax.runfolder.stopping import Stopped
+from sessionrec_jax.serving.load import restore
+from sessionrec_jax.training import checkpoint
+from sessionrec_jax.training.checkpoint import Checkpoints, damage_of, load, newest_whole, steps_in
+from sessionrec_jax.training.loop import train
 
 STATE = {"a": np.arange(30_000, dtype=np.float32), "b": np.ones((2, 2), np.float32)}
 

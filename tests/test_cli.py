@@ -9,8 +9,8 @@ import typing
 import pytest
 
 from experiments.__main__ import COMMANDS, main
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import to_dict
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import to_dict
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import ablation, paradigm
 from experiments.__main__ import main
-from experiments.budget import flops_per_epoch
-from experiments.compare import PER_USER, compare, estimate
-from sessionrec_jax.config_values import from_dict, replace, run_id
+from experiments.plans import ablation, paradigm
+from experiments.sweep.comparison import PER_USER, compare, estimate
+from experiments.sweep.cost import flops_per_epoch
+from sessionrec_jax.config.values import from_dict, replace, run_id
 from sessionrec_jax.errors import InputError
 
 USERS = 400
@@ -199,7 +199,7 @@ def test_paradigms_read_the_same_span_of_history(config, log):
 
 def test_a_plan_with_a_paradigm_is_a_config_again(config, log):
     _, by_id = laid_out(paradigm.Plan(seeds=(0,)), config, log)
-    from sessionrec_jax.config_values import to_dict
+    from sessionrec_jax.config.values import to_dict
 
     for value in by_id.values():
         assert from_dict(json.loads(json.dumps(to_dict(value)))) == value

@@ -12,8 +12,8 @@ from onestep import OneStep, by_name
 from products import products
 from test_count import traced_step
 
-from sessionrec_jax.config import Loss, Model
-from sessionrec_jax.config_values import replace
+from sessionrec_jax.config.settings import Loss, Model
+from sessionrec_jax.config.values import replace
 
 VARIANTS = {
     "default": {},

@@ -9,14 +9,14 @@ import typing
 
 import pytest
 
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_rules import check
-from sessionrec_jax.config_values import from_dict, replace, run_id, to_dict
+from sessionrec_jax.config.rules import check
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import from_dict, replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.train import resolve
+from sessionrec_jax.training.loop import resolve
 
 WATCHED_ONLY = {
-    "data.path", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model", "train.parts",
+    "data.path", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model", "train.microbatches",
     "train.checkpoint_every_seconds",
     "train.checkpoints_kept", "train.log_every_steps", "train.profile_steps",
 }  # fmt: skip
@@ -105,7 +105,7 @@ def test_scoring_the_shown_alone_needs_a_rank_loss_and_masks_nothing(name, value
         check(replace(shown, {name: value}))
 
 
-@pytest.mark.parametrize(("name", "value"), [("id_start", 0.0), ("id_dropout", 0.1)])
+@pytest.mark.parametrize(("name", "value"), [("id_init_std", 0.0), ("id_dropout", 0.1)])
 def test_what_is_said_of_ids_is_refused_where_there_are_none(name, value):
     without = replace(Config(), {"model.id_width": 0})
     assert check(without) == without

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from products import multiplications
 
-from sessionrec_jax import count, optim
-from sessionrec_jax.config import Loss, Mesh, Model, Optim
+from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
 from sessionrec_jax.data.catalogue import from_counts
-from sessionrec_jax.loss import Proposal
-from sessionrec_jax.model import sessionrec
+from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.loss.session import Proposal
+from sessionrec_jax.model import count, sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Spec
-from sessionrec_jax.partition import make_mesh
-from sessionrec_jax.step import Scalars, State, make_step
+from sessionrec_jax.training import optim
+from sessionrec_jax.training.step import Scalars, State, make_step
 
 IDS, KINDS, ITEMS = 1_001, 3, 8  # ITEMS: exposures of every session
 COLUMNS = (("tag", 5), ("author", 700))

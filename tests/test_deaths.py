@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from onestep import assert_same_bits
 
-from experiments.varying import varying
-from sessionrec_jax.checkpoint import newest_whole, steps_in
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, to_dict
-from sessionrec_jax.stopping import StopSignals
-from sessionrec_jax.train import train
+from experiments.sweep.varying import varying
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, to_dict
+from sessionrec_jax.runfolder.stopping import StopSignals
+from sessionrec_jax.training.checkpoint import newest_whole, steps_in
+from sessionrec_jax.training.loop import train
 
 TOLD = re.compile(r"stopped by SIGTERM at step (\d+) of \d+, saved; the same command goes on from there")
 NO_FLAG = ("data.path", "data.fingerprint")
@@ -140,7 +140,7 @@ def test_an_ignored_signal_stays_ignored():
 
 def test_a_second_signal_ends_the_process_at_once():
     program = (
-        "import os, signal, time\nfrom sessionrec_jax.stopping import StopSignals\n"
+        "import os, signal, time\nfrom sessionrec_jax.runfolder.stopping import StopSignals\n"
         "with StopSignals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)"
     )

@@ -20,9 +20,9 @@ from contract import assert_same_log
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from sessionrec_jax.data import prepare as preparation
-from sessionrec_jax.data import sessionlog
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data import session_log
+from sessionrec_jax.data.preparation import prepare as preparation
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import RawLog, files, table
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
@@ -234,7 +234,7 @@ def test_a_csv_that_was_cut_short_loses_its_last_row_to_a_rejection(tmp_path):
     path = write(SOUND, tmp_path, "csv")
     path.write_bytes(path.read_bytes()[:-12])  # in the middle of the last time
     log = law(read(path, SOUND))
-    assert log.manifest["rejected"] == {sessionlog.ABSURD_TIME: 1}
+    assert log.manifest["rejected"] == {session_log.ABSURD_TIME: 1}
 
 
 def test_a_row_with_fields_too_many_or_a_quote_too_many_is_told(tmp_path):
@@ -249,7 +249,7 @@ def test_bytes_that_are_not_utf8_make_two_ids_of_a_published_log_one_so_they_are
     path = write(SOUND, tmp_path, "csv")
     path.write_bytes(path.read_bytes().replace(b"u7,", b"\xe8,").replace(b"u8,", b"\xe9,"))
     scanned = files.scan_csv([path], dict.fromkeys(SOUND.columns, pl.String))
-    assert law(RawLog("test", scanned)).manifest["rejected"] == {sessionlog.BAD_ID: 10}
+    assert law(RawLog("test", scanned)).manifest["rejected"] == {session_log.BAD_ID: 10}
 
 
 # --- ids and times that look alike -----------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_ids_in_a_csv_stay_as_many_as_they_are(tmp_path, written, came):
     (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp_ms,clicked", *lines]))
     raw = table.read(table.Options(str(tmp_path / "log.csv")))
     assert law(raw).manifest["rejected"] == {}
-    assert sessionlog.typed(raw.exposures, None).collect()["user_id"].unique(maintain_order=True).to_list() == came
+    assert session_log.typed(raw.exposures, None).collect()["user_id"].unique(maintain_order=True).to_list() == came
 
 
 def test_codes_with_leading_zeros_stay_text_and_numbers_numbers_in_an_item_table(tmp_path):
@@ -304,7 +304,7 @@ def test_a_few_times_in_other_units_are_rejected_as_they_came(tmp_path):
     times = pl.Series([*SOUND["timestamp_ms"] // 1000])
     times[0], times[1], times[2] = NOW_MS, NOW_MS * 1000, -1
     raw = read(write(SOUND.with_columns(timestamp_ms=times), tmp_path, "csv"), SOUND, time_unit="s")
-    assert law(raw).manifest["rejected"] == {sessionlog.ABSURD_TIME: 3}
+    assert law(raw).manifest["rejected"] == {session_log.ABSURD_TIME: 3}
 
 
 def test_a_log_whose_clicks_are_all_past_the_longest_session_is_refused(tmp_path):

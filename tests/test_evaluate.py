@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sessionrec_jax.baselines import evaluate_baselines
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import CLICKED, CONTEXT, TEST, VALIDATION, eval_batches, shape_of, train_catalogue
-from sessionrec_jax.evaluate import evaluate, measure, validated
-from sessionrec_jax.metrics import CUTOFFS
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.batches import eval_batches, shape_of, train_catalogue
+from sessionrec_jax.data.codes import CLICKED, CONTEXT, TEST, VALIDATION
+from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
+from sessionrec_jax.evaluation.baselines import evaluate_baselines
+from sessionrec_jax.evaluation.measure import evaluate, measure, validated
+from sessionrec_jax.evaluation.metrics import CUTOFFS
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
-from sessionrec_jax.step import initial_state
-from sessionrec_jax.train import spec_of
+from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.training.step import initial_state
 
 RANKING = ("mrr", *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS))
 

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.histories import log_histories, read_histories
+from sessionrec_jax.serving.histories import log_histories, read_histories
 
 GOOD = {"item": 37, "clicked": True}
 

@@ -19,14 +19,14 @@ from onestep import by_name
 from test_deaths import NO_FLAG
 
 from experiments.__main__ import main
-from experiments.row import run
-from experiments.varying import varying
-from sessionrec_jax.checkpoint import damage_of, steps_in
-from sessionrec_jax.config import Config, Hosts
-from sessionrec_jax.config_rules import check_hosts
-from sessionrec_jax.config_values import replace, to_dict
+from experiments.sweep.row import run
+from experiments.sweep.varying import varying
+from sessionrec_jax.config.rules import check_hosts
+from sessionrec_jax.config.settings import Config, Hosts
+from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.restore import restore
+from sessionrec_jax.serving.load import restore
+from sessionrec_jax.training.checkpoint import damage_of, steps_in
 
 LOSSES = ("retrieval_nats_per_item", "rank_nats_per_term", "validation_objective")
 NOT_THE_RUNS = ("seconds", "per_second", "flops_utilization", "commit")

@@ -1,39 +1,28 @@
-"""The house: who may import whom, read off the source; small files; no path of anybody's machine."""
+"""The house: who may import whom, read off the source and README's map; small files; no path of anybody's machine."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("sessionrec_jax", "scaling", "experiments")
-SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+HOUSES = ("sessionrec_jax", "scaling", "experiments")
+SOURCES = sorted(path for house in HOUSES for path in (ROOT / house).rglob("*.py"))
 ALL = [*SOURCES, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
-MAY_IMPORT = {
-    "sessionrec_jax": {"sessionrec_jax"},
-    "scaling": {"scaling"},
-    "experiments": {"experiments", "sessionrec_jax", "scaling"},
-}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
-# Of sessionrec_jax, beside all of its data/.
-NO_JAX = (
-    "config",
-    "config_rules",
-    "config_values",
-    "count",
-    "errors",
-    "histories",
-    "metrics",
-    "parametrization",
-    "progress",
-    "runfolder",
-    "seen",
-    "stopping",
+KNOW_NO_JAX = (
+    "scaling",
+    "sessionrec_jax.errors",
+    "sessionrec_jax.config",
+    "sessionrec_jax.data",
+    "sessionrec_jax.runfolder",
 )
 MOST_LINES = 400
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|scratch)/\w")
@@ -69,32 +58,84 @@ def breaches(paths: list[Path], forbidden: Callable[[Path], set[str]]) -> list[s
     return [f"{relative(path)} imports {', '.join(sorted(names))}" for path, names in found if names]
 
 
-def room_of(path: Path) -> str:
+def house_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0]
 
 
-def test_rooms_import_only_what_they_may():
-    assert not breaches(SOURCES, lambda path: {*ROOMS, "tests"} - MAY_IMPORT[room_of(path)])
+def rooms_on_the_map() -> list[str]:
+    """Modules and packages in the order of README's map: a house opens it, the lines below it are its rooms."""
+    block = (ROOT / "README.md").read_text().partition("## The house")[2].split("```")[1]
+    rooms, house = [], ""
+    for line in block.splitlines():
+        path, _, _ = line.strip().partition(" ")
+        name = path.removesuffix("/").removesuffix(".py").replace("/", ".")
+        if not line.startswith(" "):
+            house = name
+        elif house in HOUSES:
+            rooms.append(f"{house}.{name}")
+    return rooms
 
 
-def test_scaling_knows_no_jax():
-    scaling = [path for path in SOURCES if room_of(path) == "scaling"]
-    assert not breaches(scaling, lambda _: JAX | {"grain"})
+ORDER = rooms_on_the_map()
+
+
+def room_of(name: str) -> str:
+    """The room that a module is in: the longest entry of the map that contains it. A house itself is above them all."""
+    found = [room for room in ORDER if name == room or name.startswith(f"{room}.")]
+    return max(found, key=len, default=name.partition(".")[0])
+
+
+def test_the_map_and_the_tree_agree():
+    """Each line of README's map is there, and each package and module is in a room of the map."""
+    paths = [ROOT / room.replace(".", "/") for room in ORDER]
+    missing = [relative(path) for path in paths if not (path.is_dir() or path.with_suffix(".py").is_file())]
+    assert not missing
+    doors = ("__init__.py", "__main__.py")
+    homeless = [relative(path) for path in SOURCES if room_of(module(path)) in HOUSES and path.name not in doors]
+    assert not homeless
+
+
+def test_rooms_import_only_rooms_above_them_on_the_map():
+    floor = {room: number for number, room in enumerate(ORDER)} | {house: len(ORDER) for house in HOUSES}
+    wrong = []
+    for path in SOURCES:
+        here = room_of(module(path))
+        for name in imported(path):
+            there = room_of(name)
+            same_house = name.partition(".")[0] == house_of(path)
+            is_module = there != name.partition(".")[0] or name in HOUSES
+            if same_house and is_module and there != here and floor[there] > floor[here]:
+                wrong.append(f"{relative(path)} ({here}) imports {name} ({there})")
+    assert not wrong
+
+
+def test_houses_import_only_what_they_may():
+    others = {"sessionrec_jax": {"experiments", "scaling"}, "scaling": {"experiments", "sessionrec_jax"}}
+    assert not breaches(SOURCES, lambda path: {"tests"} | others.get(house_of(path), set()))
 
 
 def test_flax_is_known_in_the_model_room_only():
-    assert not breaches([path for path in SOURCES if path.parent != ROOT / "sessionrec_jax/model"], lambda _: {"flax"})
+    outside = [path for path in SOURCES if room_of(module(path)) != "sessionrec_jax.model"]
+    assert not breaches(outside, lambda _: {"flax"})
 
 
-def test_data_and_bookkeeping_need_no_jax():
-    data = [path for path in SOURCES if path.is_relative_to(ROOT / "sessionrec_jax/data")]
-    assert not breaches(data + [ROOT / f"sessionrec_jax/{name}.py" for name in NO_JAX], lambda _: JAX)
+def test_data_bookkeeping_and_fits_need_no_jax():
+    bookkeeping = [path for path in SOURCES if module(path).startswith(KNOW_NO_JAX)]
+    assert not breaches(bookkeeping, lambda _: JAX)
+    assert not breaches([path for path in SOURCES if house_of(path) == "scaling"], lambda _: {"grain"})
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_make_no_circle(room):
+def test_importing_the_model_loads_no_data_library():
+    heavy = ("tensorflow_datasets", "grain", "polars", "altair")
+    program = f"import sys, sessionrec_jax.model.sessionrec; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_imports_make_no_circle(house):
     """A package's own __init__ is left out: whoever imports a module imports it."""
-    inside = {module(path): imported(path) for path in SOURCES if room_of(path) == room}
+    inside = {module(path): imported(path) for path in SOURCES if house_of(path) == house}
     inits = {module(path) for path in SOURCES if path.name == "__init__.py"}
     graph = {name: {other for other in names if other in inside} - inits - {name} for name, names in inside.items()}
     in_order = tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle

@@ -13,10 +13,10 @@ import time
 
 import pytest
 
-from experiments import lease, sweepfolder, worker
-from experiments.lease import LEASE_SECONDS, Leases, Lost
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import run_id
+from experiments.sweep import lease, sweep_folder, worker
+from experiments.sweep.lease import LEASE_SECONDS, Leases, Lost
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import run_id
 from sessionrec_jax.errors import InputError
 
 RACE = """
@@ -97,7 +97,7 @@ def test_the_clock_of_the_file_server_decides(tmp_path, server, elsewhere, off_b
 
 
 def test_a_holder_that_finds_out_late_writes_no_row(tmp_path, server, elsewhere):
-    sweepfolder.begin(tmp_path, "grid", [Config()], {})
+    sweep_folder.begin(tmp_path, "grid", [Config()], {})
     row = tmp_path / "runs" / run_id(Config()) / "row.json"
     others, there = [], []
 
@@ -154,7 +154,7 @@ def test_what_became_of_the_generations_is_counted(tmp_path, endings, deaths, fa
 
 def test_a_killed_process_is_known_to_be_dead_at_once_and_a_stopped_one_is_not(tmp_path):
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom experiments.lease import Leases\n"
+        "import sys, time\nfrom pathlib import Path\nfrom experiments.sweep.lease import Leases\n"
         "with Leases(Path(sys.argv[1])).take('run', 0, None):\n    print('taken', flush=True)\n    time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)

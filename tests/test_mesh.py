@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from onestep import OneStep, assert_same_bits, assert_same_step, most_sent
 
-from sessionrec_jax.config import Mesh, Model, Optim
-from sessionrec_jax.config_values import replace
+from sessionrec_jax.config.settings import Mesh, Model, Optim
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.devices.mesh import RULES, make_mesh, put, put_replicated, replicated, shardings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Spec
-from sessionrec_jax.partition import RULES, make_mesh, put, put_replicated, replicated, shardings
-from sessionrec_jax.step import initialiser
-from sessionrec_jax.train import resolve
+from sessionrec_jax.training.loop import resolve
+from sessionrec_jax.training.step import initialiser
 
 MESHES = [
     {"data": 8},
@@ -108,7 +108,7 @@ def test_lazy_adam_moves_the_rows_that_are_read_as_adam_does_and_no_others(setti
 def test_each_parameter_has_one_rule_and_the_large_ones_are_spread(encoder, ise):
     model = Model(width=32, heads=2, sequence_encoder=encoder, session_encoder=ise, mlp="swiglu")
     spec = Spec(model, 100, (("cat", 5),), 3, 16, 8, 28, context_values=(("device", 4),))
-    tree = jax.eval_shape(lambda: sessionrec.random(spec, jax.random.key(0)))
+    tree = jax.eval_shape(lambda: sessionrec.init_params(spec, jax.random.key(0)))
     mesh = make_mesh(Mesh(data=2, fsdp=2, model=2))
     for (path, leaf), place in zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings(mesh, tree)), strict=True

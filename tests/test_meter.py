@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import row
-from sessionrec_jax.config_values import replace
+from experiments.sweep import row
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import Batch, shape_of, train_batches
-from sessionrec_jax.meter import Counters, Meter
-from sessionrec_jax.peak import peak_flops_per_second
-from sessionrec_jax.profiling import Profile
-from sessionrec_jax.train import train
+from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
+from sessionrec_jax.training.loop import train
+from sessionrec_jax.training.meter import Counters, Meter
+from sessionrec_jax.training.profiling import Profile
 
 EVERY, TRACED = 4, 3
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score, top_k_accuracy_score
 
-from sessionrec_jax.metrics import CUTOFFS, Metrics, add_ranking, add_within_session
+from sessionrec_jax.evaluation.metrics import CUTOFFS, Metrics, add_ranking, add_within_session
 
 CATALOGUE = 800
 USER_OF_SESSION = np.array([0, 0, 1, 2, 3, 3, 4, 5])

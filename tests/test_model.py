@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 from onestep import assert_same_bits
 
-from experiments.base import SIZES, sized
-from sessionrec_jax import count
-from sessionrec_jax.config import Config, Model
+from experiments.plans.sizes import SIZES, sized
+from sessionrec_jax.config.settings import Config, Model
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.catalogue import from_counts
+from sessionrec_jax.devices.mesh import is_table, make_mesh
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model import count, sessionrec
 from sessionrec_jax.model.sequence_encoder import attention_mask
 from sessionrec_jax.model.sessionrec import Inputs, Spec
-from sessionrec_jax.partition import is_table, make_mesh
-from sessionrec_jax.step import initial_state
-from sessionrec_jax.train import spec_of
+from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.training.step import initial_state
 
 ROWS, SLOTS, ITEMS_A_SESSION = 2, 6, 2
 SESSIONS = ROWS * SLOTS

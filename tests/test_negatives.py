@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Loss, Mesh
+from sessionrec_jax.config.settings import Loss, Mesh
 from sessionrec_jax.data.catalogue import from_counts
-from sessionrec_jax.negatives import Negatives, draw_negatives, item_of, proposal, sample_in_batch, ticketed
-from sessionrec_jax.partition import make_mesh, over_batch
+from sessionrec_jax.devices.mesh import make_mesh, over_batch
+from sessionrec_jax.loss.negatives import Negatives, draw_negatives, item_of, proposal, sample_in_batch, ticketed
 
 ITEMS = 12
 PLACES = ("mixed", "uniform", "log_uniform", "in_batch")

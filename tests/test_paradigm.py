@@ -8,15 +8,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sessionrec_jax.config_rules import check
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data import paradigm
-from sessionrec_jax.data.batches import CLICKED, TEST, TRAIN, VALIDATION, eval_batches, shape_of
-from sessionrec_jax.data.paradigm import slots, targets
+from sessionrec_jax.config.rules import check
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data import item_level
+from sessionrec_jax.data.batches import eval_batches, shape_of
+from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
+from sessionrec_jax.data.item_level import slots, targets
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import windows
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.train import resolve
+from sessionrec_jax.training.loop import resolve
 
 ITEM_LEVEL = ("nipp", "nipp_plus")
 
@@ -120,7 +121,7 @@ def test_every_training_label_of_next_session_prediction_is_one_of_the_baselines
 
 @pytest.fixture(scope="module", params=["held_out_users", "leave_one_session_out"])
 def split_log(request, tmp_path_factory):
-    from sessionrec_jax.data.prepare import Settings, prepare
+    from sessionrec_jax.data.preparation.prepare import Settings, prepare
     from sessionrec_jax.data.sources import synthetic
 
     raw = synthetic.read(synthetic.Options(users=120, base=4, depth=3, seed=3))
@@ -150,4 +151,4 @@ def test_what_a_paradigm_cannot_learn_is_refused(config):
         check(replace(config, {"paradigm": "nipp"}))
     with pytest.raises(InputError, match=r"no pairs; wanted --loss.rank pointwise"):
         check(replace(config, {"paradigm": "nipp_plus", "loss.rank": "pairwise"}))
-    assert paradigm._CLICKED == CLICKED
+    assert item_level._CLICKED == CLICKED

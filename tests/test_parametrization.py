@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.row import identity
-from sessionrec_jax import optim, parametrization
-from sessionrec_jax.config import Config, Loss, Mesh, Model, Optim
+from experiments.sweep.row import identity
+from sessionrec_jax.config.settings import Config, Loss, Mesh, Model, Optim
 from sessionrec_jax.data.catalogue import Catalogue, from_counts
-from sessionrec_jax.loss import proposal
-from sessionrec_jax.model import sessionrec
+from sessionrec_jax.devices.mesh import is_table, make_mesh
+from sessionrec_jax.loss.session import proposal
+from sessionrec_jax.model import parametrization, sessionrec
 from sessionrec_jax.model.embedding import ItemEmbedding
 from sessionrec_jax.model.sessionrec import Inputs, SessionRec, Spec
-from sessionrec_jax.partition import is_table, make_mesh
-from sessionrec_jax.step import Scalars, State, make_step
+from sessionrec_jax.training import optim
+from sessionrec_jax.training.step import Scalars, State, make_step
 
 BASE = Model(
     width=32, layers=4, heads=2, id_width=8, side_width=4, remat=False,

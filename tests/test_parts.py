@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from onestep import OneStep, assert_same_step, by_name
 
-from sessionrec_jax.config_rules import check
-from sessionrec_jax.config_values import replace, run_id
+from sessionrec_jax.config.rules import check
+from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.batches import shape_of
 from sessionrec_jax.errors import InputError
 
@@ -23,17 +23,20 @@ SLOW = [pytest.param(name, marks=() if name == "sampled" else pytest.mark.slow) 
 @pytest.mark.parametrize("name", SLOW)
 def test_parts_take_the_step_of_the_whole_batch(config, log, name):
     config = replace(config, FEW | CASES[name])
-    whole, parts = OneStep(config, log, 1), OneStep(replace(config, {"train.parts": 4}), log, {"data": 2, "model": 2})
+    whole, parts = (
+        OneStep(config, log, 1),
+        OneStep(replace(config, {"train.microbatches": 4}), log, {"data": 2, "model": 2}),
+    )
     assert_same_step(whole, parts, 1e-4)
     assert any((leaf != 0).any() for leaf in by_name(whole.state.optimizer).values())
 
 
 def test_a_run_in_parts_is_the_same_run(config):
-    assert run_id(replace(config, {"train.parts": 4})) == run_id(config)
+    assert run_id(replace(config, {"train.microbatches": 4})) == run_id(config)
 
 
 def test_rows_that_do_not_spread_are_refused(config):
     with pytest.raises(InputError, match=r"rows 16 does not spread over 2 devices in 3 parts; use .* such as 18"):
-        shape_of(replace(config, {"data.rows": 16, "train.parts": 3}), 2)
-    with pytest.raises(InputError, match=r"--train.parts is 0; wanted at least 1"):
-        check(replace(config, {"train.parts": 0}))
+        shape_of(replace(config, {"data.rows": 16, "train.microbatches": 3}), 2)
+    with pytest.raises(InputError, match=r"--train.microbatches is 0; wanted at least 1"):
+        check(replace(config, {"train.microbatches": 0}))

@@ -10,26 +10,26 @@ import math
 import numpy as np
 import pytest
 
-from experiments import rates
 from experiments.__main__ import main
-from experiments.base import around, size_of, sized
-from experiments.budget import Ahead, flops_train
 from experiments.cli import dryrun
 from experiments.cli.sweep import PLANS
-from experiments.identifiable import judge
-from experiments.lease import Past
-from experiments.probe import Cost, _measure
-from experiments.row import identity
-from experiments.scaled import wider
-from experiments.sweepfolder import RunState
-from experiments.theory import _counting_curve
+from experiments.plans import rates
+from experiments.plans.identifiable import judge
+from experiments.plans.scaling_plan import wider
+from experiments.plans.sizes import around, size_of, sized
+from experiments.plans.theory import _counting_curve
+from experiments.sweep.cost import CostEstimate, flops_train
+from experiments.sweep.lease import Past
+from experiments.sweep.probe import Cost, _measure
+from experiments.sweep.row import identity
+from experiments.sweep.sweep_folder import RunState
 from scaling.errors import Refusal
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, run_id, to_dict
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, run_id, to_dict
 from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_windows
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.evaluate import known_truth
-from sessionrec_jax.train import resolve, spec_of
+from sessionrec_jax.evaluation.measure import known_truth
+from sessionrec_jax.training.loop import resolve, spec_of
 
 SMALL = {
     "data.rows": 1, "data.sessions_per_row": 32, "model.id_width": 8, "model.side_width": 4, "loss.negatives": 32,
@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict] = {
 
 
 def plan_of(name: str, **options):
-    return importlib.import_module(f"experiments.{name}").Plan(**OPTIONS.get(name, {}) | options)
+    return importlib.import_module(f"experiments.plans.{name}").Plan(**OPTIONS.get(name, {}) | options)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def base(log):
 def judged(plan, base, log):
     layout = plan.lay_out(base, log)
     more = lambda: plan.wider(base, log).lay_out(base, log).configs  # noqa: E731
-    return judge(layout.files["report.json"], layout.configs, Ahead(), more, floor_is_known=True)
+    return judge(layout.files["report.json"], layout.configs, CostEstimate(), more, floor_is_known=True)
 
 
 @pytest.mark.parametrize("name", [name for name in PLANS if name not in ("paradigm", "ablation")])
@@ -80,7 +80,7 @@ def test_a_plan_whose_runs_score_the_shown_alone_is_read_by_the_rank_loss(log, b
     truth = known_truth(log.path, log.fingerprint)
     assert (theory["exponent"], theory["floor"]) == (truth.data_exponent, truth.rank_floor_nats_per_exposure)
     sizes, excess = zip(*theory["curve"], strict=True)
-    ahead = Ahead()
+    ahead = CostEstimate()
     assert set(sizes) == {ahead.row(config)["sessions_unique"] for config in layout.configs}
     assert list(excess) == sorted(excess, reverse=True)
 
@@ -92,7 +92,7 @@ def test_the_counting_curve_of_the_whole_log_is_that_of_its_exposure_table(log, 
     count, excess = truth.bayes_excess_on(process.exposures(0, process.users))
     everyone = np.arange(log.arrays().users)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.theory.train_users", lambda config, prepared: everyone)
+        patch.setattr("experiments.plans.theory.train_users", lambda config, prepared: everyone)
         [[sessions, found]] = _counting_curve([resolve(base, log)], log, truth)
     assert found == pytest.approx(excess)
     assert sessions < count
@@ -122,7 +122,7 @@ def test_the_runs_of_a_budget_spend_it(log, base):
     assert [size_of(config) for config in configs] == 2 * ["xxs", "xs", "s"]
     for config, budget in zip(configs, 3 * [5e8] + 3 * [1e9], strict=True):
         assert spent(config, log) == pytest.approx(budget, rel=0.01)
-        assert spent(config, log) == pytest.approx(Ahead().row(config)["flops_train"], rel=0.01)
+        assert spent(config, log) == pytest.approx(CostEstimate().row(config)["flops_train"], rel=0.01)
     with pytest.raises(InputError, match=r"size xxs wants .* users for 1e\+12 FLOPs in 4 epochs; the log has"):
         plan_of("isoflop", epochs=4.0, budgets=(1e12,)).lay_out(base, log)
     with pytest.raises(InputError, match=r"takes \d+ steps for 1e\+07 FLOPs"):
@@ -166,7 +166,7 @@ def test_the_cost_of_a_run_is_measured_on_its_own_step(config, log):
     cost = _measure(config)
     assert 0 < cost.step_seconds < 2
     assert cost.log_bytes > 5 * len(log.arrays().item_N)
-    assert cost.step_bytes > 4 * Ahead().row(config)["params_total"]
+    assert cost.step_bytes > 4 * CostEstimate().row(config)["params_total"]
 
 
 # Learning rates.

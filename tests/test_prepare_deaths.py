@@ -22,9 +22,10 @@ import pytest
 from contract import assert_same_log
 
 from experiments.__main__ import main
-from sessionrec_jax.data import card, runs, sideinfo, store
-from sessionrec_jax.data import prepare as preparation
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data import side_information, store
+from sessionrec_jax.data.preparation import card, external_sort
+from sessionrec_jax.data.preparation import prepare as preparation
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.errors import InputError
 
@@ -63,10 +64,10 @@ def disk(tmp_path) -> Iterator[tuple[Path, Callable[[], None]]]:
 
 
 STAGES = {
-    "runs": (runs, "write_run"),
+    "runs": (external_sort, "write_run"),
     "log": (store, "write_part"),
     "the log's metadata": (store, "finish_log"),
-    "tables": (sideinfo, "code_side"),
+    "tables": (side_information, "code_side"),
     "rejected rows": (preparation, "_write_rejected"),
     "card": (card, "write"),
 }
@@ -119,10 +120,10 @@ def test_rejected_rows_that_find_no_room_leave_no_half_a_file(disk, monkeypatch,
 # --- a kill ----------------------------------------------------------------------------------------------------------
 
 KILLED_AFTER = [
-    ("sessionrec_jax.data.runs", "write_run"),
+    ("sessionrec_jax.data.preparation.external_sort", "write_run"),
     ("sessionrec_jax.data.store", "write_part"),
-    ("sessionrec_jax.data.sideinfo", "code_side"),
-    ("sessionrec_jax.data.card", "write"),
+    ("sessionrec_jax.data.side_information", "code_side"),
+    ("sessionrec_jax.data.preparation.card", "write"),
     ("pathlib", "Path.rename"),  # of the old log, before the new one has its name
     ("shutil", "rmtree"),
 ]

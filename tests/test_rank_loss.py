@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Loss
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import CLICKED, CONTEXT, IGNORED, shape_of, train_batches, train_catalogue
-from sessionrec_jax.loss import proposal, rank_loss_sums, targets
-from sessionrec_jax.partition import make_mesh, over_batch, put_batch, put_replicated, put_side
-from sessionrec_jax.step import Scalars, initial_state, make_step
-from sessionrec_jax.targets import Targets
-from sessionrec_jax.train import spec_of
+from sessionrec_jax.config.settings import Loss
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
+from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED
+from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_batch, put_replicated, put_side
+from sessionrec_jax.loss.session import proposal, rank_loss_sums, targets
+from sessionrec_jax.loss.targets import Targets
+from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
 RANKS = ("pointwise", "pairwise", "listwise")
 SLOTS, T = 12, 40

@@ -13,7 +13,7 @@ import pytest
 from sweeps import ENVIRONMENT, attempts, begun, command, end_of, first_line, rows, start, until
 
 from experiments.__main__ import main
-from experiments.launch.ray import Launcher
+from experiments.sweep.launch.ray import Launcher
 from sessionrec_jax.errors import InputError
 
 pytestmark = [

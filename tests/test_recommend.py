@@ -14,20 +14,21 @@ import polars as pl
 import pytest
 
 from experiments.__main__ import main
-from sessionrec_jax import recommend as module
-from sessionrec_jax.config import Config, Mesh
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_catalogue
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.config.settings import Config, Mesh
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.batches import eval_batches, shape_of, train_catalogue
+from sessionrec_jax.data.codes import CLICKED, TEST
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
+from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.histories import log_histories, read_histories
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
-from sessionrec_jax.recommend import recommend
-from sessionrec_jax.restore import Restored, restore
-from sessionrec_jax.runfolder import claim, write_json
-from sessionrec_jax.train import resolve, spec_of, train
+from sessionrec_jax.runfolder.files import claim, write_json
+from sessionrec_jax.serving import recommend as module
+from sessionrec_jax.serving.histories import log_histories, read_histories
+from sessionrec_jax.serving.load import Restored, restore
+from sessionrec_jax.serving.recommend import recommend
+from sessionrec_jax.training.loop import resolve, spec_of, train
 
 SMALL = {
     "data.rows": 8, "data.sessions_per_row": 8,

@@ -9,10 +9,10 @@ import pytest
 from report_runs import OF_BOTH, runs, surface, without_floor
 
 import scaling
-from scaling import latex
-from scaling.checklist import CATEGORIES, answered, checklist
 from scaling.errors import Refusal
-from scaling.table import from_frame
+from scaling.report import latex
+from scaling.report.checklist import CATEGORIES, answered, checklist
+from scaling.table.run_table import from_frame
 
 COLUMN_OF = {
     "Which learning-rate schedule?": ("schedule", "cosine"),

@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from scaling.checks import RECIPE, refuse
 from scaling.errors import InputError, Refusal
-from scaling.laws import LAWS
-from scaling.noise import lack_of_fit, seed_noise
-from scaling.table import Columns, RunTable, from_frame
+from scaling.fitting.noise import lack_of_fit, seed_noise
+from scaling.laws.registry import LAWS
+from scaling.table.checks import RECIPE, refuse
+from scaling.table.run_table import Columns, RunTable, from_frame
 
 POWER, POWER_FLOOR, CHINCHILLA = (LAWS[name] for name in ("power", "power_floor", "chinchilla"))
 REPEATED, BROKEN, OF_LOSS = (LAWS[name] for name in ("repeated", "broken", "metric_exponential"))

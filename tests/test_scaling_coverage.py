@@ -13,13 +13,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from scaling.fitted import FittedLaw
-from scaling.intervals import intervals, sizes_at_centre, widened, widening
-from scaling.laws import LAWS, Law, from_natural
-from scaling.minimize import Objective, Solution
-from scaling.problem import Problem, centre_of
-from scaling.profile import profile
-from scaling.table import Columns, RunTable, from_frame
+from scaling.fitting.fitted import FittedLaw
+from scaling.fitting.intervals import intervals, sizes_at_centre, widened, widening
+from scaling.fitting.minimize import Objective, Solution
+from scaling.fitting.problem import Problem, centre_of
+from scaling.fitting.profile import profile
+from scaling.laws.registry import LAWS, Law, from_natural
+from scaling.table.run_table import Columns, RunTable, from_frame
 
 TABLES, DRAWS = 200, 400
 PLANTED = {

@@ -10,21 +10,21 @@ import pytest
 
 import scaling
 from experiments.__main__ import main
-from scaling import laws
-from scaling.assumption import Assumption, assume, fit_sigma
-from scaling.design import advise, candidate_grid, check_plan, cure, identify, propose, read_plan
+from scaling.design.assumption import Assumption, assume, fit_sigma
+from scaling.design.identify import refusal
+from scaling.design.information import covariance, expect, information, jacobian, quantity
+from scaling.design.questions import advise, candidate_grid, check_plan, cure, identify, propose, read_plan
 from scaling.errors import InputError, Refusal
-from scaling.identify import refusal
-from scaling.information import covariance, expect, information, jacobian, quantity
-from scaling.minimize import Objective, minimize
-from scaling.table import Columns, RunTable, from_frame
+from scaling.fitting.minimize import Objective, minimize
+from scaling.laws import registry
+from scaling.table.run_table import Columns, RunTable, from_frame
 
 PLANTED = {"A": 400.0, "B": 900.0, "E": 1.7, "alpha": 0.34, "beta": 0.29}
 GRID = dict(
     zip("nd", (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, 5), np.geomspace(1e7, 1e10, 5))), strict=True)
 )
 RAY = {"n": np.geomspace(1e6, 1e9, 12), "d": 20 * np.geomspace(1e6, 1e9, 12)}
-CHINCHILLA = laws.by_name("chinchilla")
+CHINCHILLA = registry.by_name("chinchilla")
 
 
 def planted(points=GRID, sigma: float = 0.003, **changed: float) -> Assumption:
@@ -204,7 +204,7 @@ def test_where_two_runs_do_not_do_it_a_list_does():
 def test_a_law_of_d_alone_is_planned_and_cured_by_more_data_sizes_of_the_smallest_n():
     points = {"n": np.tile([1e3, 1e4], 2), "d": np.repeat([1e5, 1e6], 2)}
     assert "at least 6 runs" in check_plan("power_floor", None, **points).reasons[0]
-    law = assume(laws.by_name("power_floor"), None, points)
+    law = assume(registry.by_name("power_floor"), None, points)
     found = cure((Assumption(law, 0.005, "typical"),), points)
     assert found.cures
     assert {run.n for run in found.runs} == {min(candidate_grid(**points)["n"])}

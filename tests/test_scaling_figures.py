@@ -9,11 +9,11 @@ from report_runs import COLUMNS, OF_BOTH, OF_RUNS, isoflop_runs, layers_of, rows
 
 import scaling
 from scaling.errors import Refusal
-from scaling.figures import parts, trust
-from scaling.figures.compute import BEYOND
-from scaling.figures.gallery import all_figures
 from scaling.report import compute
-from scaling.table import from_frame
+from scaling.report.figures import parts, trust
+from scaling.report.figures.compute import BEYOND
+from scaling.report.figures.gallery import all_figures
+from scaling.table.run_table import from_frame
 
 
 @pytest.fixture(scope="module")

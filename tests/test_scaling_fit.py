@@ -10,11 +10,12 @@ import pytest
 from planted_laws import PLANTED, line, planted, points, problem_of, table
 
 import scaling
-from scaling import checks, laws
 from scaling.errors import InputError
-from scaling.minimize import Objective
-from scaling.problem import Problem, resamplings
-from scaling.starts import starts
+from scaling.fitting.minimize import Objective
+from scaling.fitting.problem import Problem, resamplings
+from scaling.fitting.starts import starts
+from scaling.laws import registry
+from scaling.table import checks
 
 OBJECTIVES = [Objective("huber", 1e-2), Objective("huber", 1e-3), Objective("ls"), Objective("lad")]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.name}-{o.delta:g}")
@@ -104,11 +105,11 @@ def in_new_units(law: str, p: dict[str, float]) -> dict[str, float]:
     by_size, by_data = n ** p.get("alpha", 0.0), d ** p.get("beta", p.get("alpha", 0.0))
     factor = dict.fromkeys(("E", "M_max", "M_0", "M_1"), response)
     factor |= {"D_b": d, "k": 1 / upstream, "L_0": upstream, "B": response * by_data}
-    factor["A"] = response * (by_data if laws.LAWS[law].axes == ("d",) else by_size)
+    factor["A"] = response * (by_data if registry.LAWS[law].axes == ("d",) else by_size)
     return {name: value * factor.get(name, 1.0) for name, value in p.items()}
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
+@pytest.mark.parametrize("law", registry.LAWS)
 def test_other_units_change_only_what_they_must(law):
     x = points(law)
     runs = planted(law, 3e-3, seed=5)
@@ -119,7 +120,7 @@ def test_other_units_change_only_what_they_must(law):
     for t in (runs, changed):
         problem = problem_of(t, law)
         theta_P, objective = lowest(problem, Objective("huber", 4e-3))
-        values = laws.natural(problem.law, theta_P[None], problem.centre, None)
+        values = registry.natural(problem.law, theta_P[None], problem.centre, None)
         fits.append(({name: float(value[0]) for name, value in values.items()}, objective))
     (plain, plain_objective), (got, objective) = fits
     assert objective == pytest.approx(plain_objective, rel=1e-9)
@@ -277,7 +278,7 @@ def test_warnings_are_kept():
     fit = scaling.fit(table(runs.loss[::2], d=runs.d[::2]), "power_floor", **QUICK)
     assert any("below 12" in warning for warning in fit.warnings)
     assert "below 12" in fit.summary()
-    assert checks.refuse(runs, laws.LAWS["power"], None) == ()
+    assert checks.refuse(runs, registry.LAWS["power"], None) == ()
 
 
 def test_a_summary_names_every_parameter_and_tells_the_known_from_the_open():

@@ -8,26 +8,26 @@ import pytest
 from planted_laws import line, planted
 
 import scaling
-from scaling import laws
-from scaling.forms import FAMILIES, FRACTIONS, NEAR, Forms, compare_forms, family
-from scaling.heldout import predict_heldout, reach, without
-from scaling.minimize import Objective
-from scaling.table import RunTable
+from scaling.fitting.forms import FAMILIES, FRACTIONS, NEAR, Forms, compare_forms, family
+from scaling.fitting.heldout import predict_heldout, reach, without
+from scaling.fitting.minimize import Objective
+from scaling.laws import registry
+from scaling.table.run_table import RunTable
 
 LEAST_SQUARES = Objective("ls")
 
 
 @cache
 def forms_of(law: str, sigma: float = 1e-3, seed: int = 1) -> Forms:
-    return compare_forms(planted(law, sigma, seed), laws.LAWS[law], LEAST_SQUARES, None)
+    return compare_forms(planted(law, sigma, seed), registry.LAWS[law], LEAST_SQUARES, None)
 
 
-def law_of(name: str) -> laws.Law:
-    return laws.LAWS[name]
+def law_of(name: str) -> registry.Law:
+    return registry.LAWS[name]
 
 
 def test_every_law_has_one_family_of_its_own_axes_and_response():
-    assert sorted(name for names in FAMILIES for name in names) == sorted(laws.LAWS)
+    assert sorted(name for names in FAMILIES for name in names) == sorted(registry.LAWS)
     for names in FAMILIES:
         assert len({frozenset(law_of(name).axes) for name in names}) == 1
         assert len({law_of(name).response for name in names}) == 1

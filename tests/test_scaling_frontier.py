@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from planted import BUDGETS, CENTRE, HOFFMANN, planted, table_of, with_cloud
 
+from scaling.compute.frontier import frontier, waste
+from scaling.compute.optima import CLOSED_FORM, numeric_optima, optima
 from scaling.errors import InputError
-from scaling.frontier import frontier, waste
-from scaling.minimize import Objective
-from scaling.optima import CLOSED_FORM, numeric_optima, optima
-from scaling.problem import Problem
+from scaling.fitting.minimize import Objective
+from scaling.fitting.problem import Problem
 
 SHAPES = {"gamma": {"gamma": 0.5}, "repeated": {"R_D": 15.0, "R_N": 5.0}}
 

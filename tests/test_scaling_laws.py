@@ -5,10 +5,10 @@ import pytest
 from planted_laws import FLOORED, FORMULA, PLANTED, exact, planted, points, problem_of, truth
 
 from scaling.errors import InputError
-from scaling.laws import LAWS, bind, by_name, from_natural, natural
-from scaling.minimize import Objective
-from scaling.repeats import log_gain
-from scaling.terms import Power, SoftSum
+from scaling.fitting.minimize import Objective
+from scaling.laws.registry import LAWS, bind, by_name, from_natural, natural
+from scaling.laws.repeats import log_gain
+from scaling.laws.terms import Power, SoftSum
 
 LAW_AND_FLOOR = [(name, False) for name in LAWS] + [(name, True) for name in FLOORED]
 FLOOR = {False: None, True: 1.1}

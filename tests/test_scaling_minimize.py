@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 import scipy.optimize
 
-from scaling.laws import LAWS, bind
-from scaling.minimize import BLOCK, Objective, Solution, _solve_positive
-from scaling.problem import Problem, _lowest, centre_of
-from scaling.starts import starts, usual_grid
-from scaling.table import Columns, from_frame
+from scaling.fitting.minimize import BLOCK, Objective, Solution, _solve_positive
+from scaling.fitting.problem import Problem, _lowest, centre_of
+from scaling.fitting.starts import starts, usual_grid
+from scaling.laws.registry import LAWS, bind
+from scaling.table.run_table import Columns, from_frame
 
 HUBER = Objective("huber", 3e-3)
 

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 
 from scaling.errors import InputError
-from scaling.laws import LAWS
-from scaling.noise import lack_of_fit, seed_noise
-from scaling.table import Columns, RunTable, from_frame
+from scaling.fitting.noise import lack_of_fit, seed_noise
+from scaling.laws.registry import LAWS
+from scaling.table.run_table import Columns, RunTable, from_frame
 
 POWER, POWER_FLOOR, CHINCHILLA = (LAWS[name] for name in ("power", "power_floor", "chinchilla"))
 SIGMA = 0.01

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import main
-from scaling import laws
-from scaling.assumption import assume
+from scaling.compute.plan import plan
+from scaling.design.assumption import assume
 from scaling.errors import InputError
-from scaling.fitted import FittedLaw
-from scaling.plan import plan
+from scaling.fitting.fitted import FittedLaw
+from scaling.laws import registry
 
 PLANTED = {"A": 400.0, "B": 900.0, "E": 1.7, "alpha": 0.34, "beta": 0.29}
 POINTS = {"n": np.geomspace(1e6, 1e9, 5), "d": np.geomspace(1e7, 1e10, 5)}
@@ -22,7 +22,7 @@ LARGEST = 6e19
 
 
 def fitted(draws: int = 200, spread: float = 0.02) -> FittedLaw:
-    law = assume(laws.by_name("chinchilla"), PLANTED, POINTS)
+    law = assume(registry.by_name("chinchilla"), PLANTED, POINTS)
     noise = np.random.default_rng(0).normal(size=(draws, len(law.theta_P)))
     return dataclasses.replace(law, cloud_SP=law.theta_P + spread * noise)
 
@@ -131,7 +131,7 @@ def test_command(fit_json, tmp_path, capsys):
 
 
 def test_a_law_without_n_has_nothing_to_choose(tmp_path, capsys):
-    law = assume(laws.by_name("power_floor"), {"A": 30.0, "E": 0.3, "beta": 0.4}, POINTS)
+    law = assume(registry.by_name("power_floor"), {"A": 30.0, "E": 0.3, "beta": 0.4}, POINTS)
     (tmp_path / "fit.json").write_text(json.dumps(law.stored()))
     assert main(["plan", "--from", str(tmp_path / "fit.json"), "--budget", "1e18"]) == 2
     assert "has no N" in capsys.readouterr().err

@@ -5,13 +5,13 @@ import pytest
 from planted_laws import exact, line, noise, planted, points, problem_of, table
 
 import scaling
-from scaling import laws
 from scaling.errors import Refusal
-from scaling.intervals import intervals
-from scaling.minimize import Objective
-from scaling.problem import Problem
-from scaling.profile import Profile, Profiles, noise_scale, profile
-from scaling.table import RunTable
+from scaling.fitting.intervals import intervals
+from scaling.fitting.minimize import Objective
+from scaling.fitting.problem import Problem
+from scaling.fitting.profile import Profile, Profiles, noise_scale, profile
+from scaling.laws import registry
+from scaling.table.run_table import RunTable
 
 LEAST_SQUARES, HUBER, SMALL_DELTA, LAD = (
     Objective("ls"),
@@ -36,10 +36,10 @@ def as_theta(problem: Problem, theta_P: np.ndarray, name: str, ends: tuple[float
     """The ends of an interval as theta holds them."""
     if name in problem.law.sizes:
         return [float(np.log(end)) for end in ends]  # of a size the profile is at the centre
-    values = laws.natural(problem.law, theta_P[None], problem.centre, None)
+    values = registry.natural(problem.law, theta_P[None], problem.centre, None)
     point = {key: float(value[0]) for key, value in values.items()}
     p = problem.free.index(name)
-    return [float(laws.from_natural(problem.law, point | {name: end}, problem.centre, None)[p]) for end in ends]
+    return [float(registry.from_natural(problem.law, point | {name: end}, problem.centre, None)[p]) for end in ends]
 
 
 def widths(problem: Problem, theta_P: np.ndarray, profiles: dict[str, Profile]) -> np.ndarray:
@@ -216,4 +216,4 @@ def test_what_counts_as_a_minimum_has_no_slope_also_where_a_floor_has_run_to_zer
 def test_a_line_without_noise_has_intervals_of_no_width():
     problem, theta_P, found = walked(line(), "power_floor", LEAST_SQUARES)
     assert np.all(widths(problem, theta_P, found.by_name) < 1e-6)
-    assert set(found.by_name) == set(laws.LAWS["power_floor"].params)
+    assert set(found.by_name) == set(registry.LAWS["power_floor"].params)

@@ -8,9 +8,9 @@ import pytest
 from planted_laws import problem_of
 
 import scaling
-from scaling import laws
-from scaling.minimize import Objective
-from scaling.table import Columns, RunTable
+from scaling.fitting.minimize import Objective
+from scaling.laws import registry
+from scaling.table.run_table import Columns, RunTable
 
 CSV = Path(__file__).parents[1].parent / "shared" / "data" / "scaling" / "chinchilla_figure4.csv"
 COLUMNS = Columns(loss="loss", n="Model Size", flops="Training FLOP")
@@ -34,7 +34,7 @@ def lowest(runs: RunTable, objective: Objective) -> tuple[float, dict[str, float
     """The objective at its lowest minimum, and the parameters there."""
     problem = problem_of(runs, "chinchilla")
     minima = problem.minima(objective)
-    values = laws.natural(problem.law, minima.theta_SP[:1], problem.centre, None)
+    values = registry.natural(problem.law, minima.theta_SP[:1], problem.centre, None)
     return float(minima.objective_S[0]), {name: float(value[0]) for name, value in values.items()}
 
 
@@ -114,7 +114,7 @@ def test_the_default_start_of_curve_fit_is_returned_by_curve_fit_and_not_here(ru
             lambda x, A, B, E, alpha, beta: E + A / x[0] ** alpha + B / x[1] ** beta, (runs.n, runs.d), runs.loss
         )
     np.testing.assert_array_equal(point, 1)
-    ones = laws.from_natural(fit.law, dict.fromkeys(NAMES, 1.0), fit.centre, None)
+    ones = registry.from_natural(fit.law, dict.fromkeys(NAMES, 1.0), fit.centre, None)
     problem = problem_of(runs, "chinchilla")
     alone = problem.minimize(HUBER, ones[None])
     assert not alone.converged_S[0] or alone.objective_S[0] >= fit.objective_value * (1 - 1e-9)

@@ -23,11 +23,11 @@ from report_runs import (
 import scaling
 from experiments.__main__ import main
 from scaling import report
+from scaling.compute.isoflop import isoflop
 from scaling.errors import InputError, Refusal
-from scaling.isoflop import isoflop
+from scaling.laws.theory import read_theory
 from scaling.report import exports
-from scaling.table import Columns, from_frame
-from scaling.theory import read_theory
+from scaling.table.run_table import Columns, from_frame
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from planted_laws import FORMULA, PLANTED, line, planted, points
 
 import scaling
-from scaling import laws
 from scaling.errors import InputError
-from scaling.fitted import FIELDS
+from scaling.fitting.fitted import FIELDS
+from scaling.laws import registry
 
 CONTRACT = {
     "law", "objective_name", "delta", "objective", "n_rows", "excluded", "params", "interval95", "open_intervals",
@@ -75,7 +75,7 @@ def test_no_folder_is_made(fit, tmp_path):
 
 @pytest.mark.parametrize(
     ("law", "floor_known"),
-    [(law, False) for law in laws.LAWS if law != "chinchilla"] + [("chinchilla", True), ("repeated", True)],
+    [(law, False) for law in registry.LAWS if law != "chinchilla"] + [("chinchilla", True), ("repeated", True)],
 )
 def test_a_loaded_fit_predicts_the_same_to_the_bit(law, floor_known, tmp_path):
     floor = PLANTED[law]["E"] if floor_known else None

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from scaling.errors import InputError
-from scaling.laws import LAWS
-from scaling.table import Columns, from_frame, read
-from scaling.terms import Power
+from scaling.laws.registry import LAWS
+from scaling.laws.terms import Power
+from scaling.table.run_table import Columns, from_frame, read
 
 COLUMNS = Columns(loss="loss", d="d", n="n")
 POWER = LAWS["power"]

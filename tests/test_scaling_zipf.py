@@ -8,9 +8,9 @@ import pytest
 from zipf_surface import HEAD_RANKS, ZipfSurface
 
 import scaling
-from scaling.table import from_frame
-from sessionrec_jax.data.synthetic import ZipfIntent
-from sessionrec_jax.data.truth import Truth
+from scaling.table.run_table import from_frame
+from sessionrec_jax.data.synthetic.process import ZipfIntent
+from sessionrec_jax.data.synthetic.truth import Truth
 
 EXACT = ZipfSurface()
 N_7 = np.geomspace(1e3, 1e6, 7)

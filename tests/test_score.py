@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Model
+from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Spec, unit_length

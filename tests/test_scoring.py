@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from sessionrec_jax.config import Mesh
-from sessionrec_jax.partition import batch_shards, make_mesh
-from sessionrec_jax.scoring import (
+from sessionrec_jax.config.settings import Mesh
+from sessionrec_jax.devices.mesh import batch_shards, make_mesh
+from sessionrec_jax.evaluation.scoring import (
     BLOCK,
     PAIRS,
     ItemTable,

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sessionrec_jax import count
-from sessionrec_jax.config import Mesh, Model
+from sessionrec_jax.config.settings import Mesh, Model
+from sessionrec_jax.devices.mesh import make_mesh, over_batch
+from sessionrec_jax.model import count
 from sessionrec_jax.model.attention import TIME_BUCKETS, rotary_angle, rotate, slots_of, time_bucket
 from sessionrec_jax.model.dropout import Noise, drop, row_keys
 from sessionrec_jax.model.sequence_encoder import SequenceEncoder
-from sessionrec_jax.model.transformer import TransformerBlock
-from sessionrec_jax.partition import make_mesh, over_batch
+from sessionrec_jax.model.sequence_encoders.transformer import TransformerBlock
 
 ROWS, SLOTS, WIDTH = 2, 6, 8
 USER_RL = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 3, 3, 3]])

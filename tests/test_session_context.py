@@ -12,18 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data import card, sessionlog, store
-from sessionrec_jax.data.batches import TEST, eval_batches, shape_of, train_batches
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data import session_log, store
+from sessionrec_jax.data.batches import eval_batches, shape_of, train_batches
+from sessionrec_jax.data.codes import TEST
 from sessionrec_jax.data.columns import session_context
-from sessionrec_jax.data.prepare import Settings, prepare
-from sessionrec_jax.data.sessioncontext import from_start
+from sessionrec_jax.data.preparation import card
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.session_context import from_start
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.evaluate import measure
-from sessionrec_jax.histories import read_histories
-from sessionrec_jax.train import resolve, train
+from sessionrec_jax.evaluation.measure import measure
+from sessionrec_jax.serving.histories import read_histories
+from sessionrec_jax.training.loop import resolve, train
 
 START_MS, HOUR_MS = 1_650_000_000_000, 3_600_000  # a Friday, 5:20 in the morning
 
@@ -101,7 +103,7 @@ def test_kinds_of_columns(tmp_path, values, vocabulary):
 def test_a_number_with_a_fraction_is_no_category_and_breaks_the_contract(tmp_path):
     raw = log_of(**{"session/level": pl.when(pl.int_range(pl.len()) < 2).then(0.5).otherwise(1.0)})
     log = prepared(raw, tmp_path, max_rejected_fraction=0.5)
-    assert log.manifest["rejected"] == {sessionlog.NO_CATEGORY: 2}
+    assert log.manifest["rejected"] == {session_log.NO_CATEGORY: 2}
     with pytest.raises(InputError, match="nor text: 2, see --session-context; put numbers with fractions into buckets"):
         prepared(raw, tmp_path / "strict")
 

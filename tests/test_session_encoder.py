@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from products import multiplications
 
-from sessionrec_jax import count
-from sessionrec_jax.config import Model
-from sessionrec_jax.data.batches import CLICKED, IGNORED
+from sessionrec_jax.config.settings import Model
+from sessionrec_jax.data.codes import CLICKED, IGNORED
+from sessionrec_jax.model import count
 from sessionrec_jax.model.segment import LEAST_BLOCK
 from sessionrec_jax.model.session_encoder import SessionEncoder
 

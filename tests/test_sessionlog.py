@@ -9,7 +9,7 @@ from contract import check, names_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sessionrec_jax.data import sessionlog
+from sessionrec_jax.data import session_log
 from sessionrec_jax.errors import InputError
 
 NOW_MS = 1_650_000_000_000
@@ -33,16 +33,16 @@ def reason_of(bad_row: tuple, item_ids: pl.Series | None = None, **schema) -> li
 @pytest.mark.parametrize(
     ("bad_row", "reason"),
     [
-        ((None, 1, NOW_MS, True), sessionlog.NULL_ID),
-        ((1, None, NOW_MS, True), sessionlog.NULL_ID),
-        ((1, 1.5, NOW_MS, True), sessionlog.BAD_ID),
-        ((1, 1, None, True), sessionlog.NOT_A_TIME),
-        ((1, 1, -5, True), sessionlog.ABSURD_TIME),
-        ((1, 1, NOW_MS // 1000, True), sessionlog.ABSURD_TIME),
-        ((1, 1, NOW_MS * 1000, False), sessionlog.ABSURD_TIME),
-        (GOOD[0], sessionlog.DUPLICATE),
-        ((1, 1, NOW_MS + 1, False), sessionlog.CONTRADICTION),
-        ((1, 99, NOW_MS, False), sessionlog.UNKNOWN_ITEM),
+        ((None, 1, NOW_MS, True), session_log.NULL_ID),
+        ((1, None, NOW_MS, True), session_log.NULL_ID),
+        ((1, 1.5, NOW_MS, True), session_log.BAD_ID),
+        ((1, 1, None, True), session_log.NOT_A_TIME),
+        ((1, 1, -5, True), session_log.ABSURD_TIME),
+        ((1, 1, NOW_MS // 1000, True), session_log.ABSURD_TIME),
+        ((1, 1, NOW_MS * 1000, False), session_log.ABSURD_TIME),
+        (GOOD[0], session_log.DUPLICATE),
+        ((1, 1, NOW_MS + 1, False), session_log.CONTRADICTION),
+        ((1, 99, NOW_MS, False), session_log.UNKNOWN_ITEM),
     ],
 )
 def test_a_breach_has_its_reason(bad_row, reason):
@@ -52,8 +52,8 @@ def test_a_breach_has_its_reason(bad_row, reason):
 def test_text_in_a_number_column_is_rejected_row_by_row():
     as_text = exposures([tuple(map(str, row)) for row in GOOD])
     assert check(as_text, None).reasons.is_empty()
-    assert reason_of_text(("1", "1", "yesterday", "True")) == sessionlog.NOT_A_TIME
-    assert reason_of_text(("1", "1", str(NOW_MS), "maybe")) == sessionlog.NOT_BOOLEAN
+    assert reason_of_text(("1", "1", "yesterday", "True")) == session_log.NOT_A_TIME
+    assert reason_of_text(("1", "1", str(NOW_MS), "maybe")) == session_log.NOT_BOOLEAN
 
 
 def reason_of_text(bad_row: tuple) -> str:
@@ -79,7 +79,7 @@ def test_of_copies_the_clicked_one_stays():
     table = exposures([(1, 1, NOW_MS, False), (1, 1, NOW_MS, True), (1, 1, NOW_MS, False)])
     checked = check(table, None)
     assert checked.exposures["row"].to_list() == [1]
-    assert checked.reasons["reason"].to_list() == [sessionlog.CONTRADICTION] * 2
+    assert checked.reasons["reason"].to_list() == [session_log.CONTRADICTION] * 2
 
 
 def test_a_context_row_is_no_copy_of_an_exposure():
@@ -144,19 +144,19 @@ def log(times_by_user: dict[int, list[float]]) -> pl.DataFrame:
 
 
 def test_a_gap_longer_than_the_rule_opens_a_session():
-    cut = sessionlog.cut_sessions(log({0: [0, 30, 60.1], 1: [60.2, 0]}), "gap_minutes=30")
+    cut = session_log.cut_sessions(log({0: [0, 30, 60.1], 1: [60.2, 0]}), "gap_minutes=30")
     assert cut["session"].to_list() == [0, 0, 1, 2, 3]
     assert cut["row"].to_list() == [0, 1, 2, 4, 3]
 
 
 def test_one_request_is_one_time():
-    cut = sessionlog.cut_sessions(log({0: [0, 0, 1], 1: [1]}), "same_timestamp")
+    cut = session_log.cut_sessions(log({0: [0, 0, 1], 1: [1]}), "same_timestamp")
     assert cut["session"].to_list() == [0, 0, 1, 2]
 
 
 def test_own_session_ids_are_honoured_even_where_sessions_interleave():
     table = log({0: [3, 1, 2, 4], 1: [0]}).with_columns(session_id=pl.Series(["b", "a", "b", "a", "a"]))
-    cut = sessionlog.cut_sessions(table, "session_id")
+    cut = session_log.cut_sessions(table, "session_id")
     assert cut["row"].to_list() == [1, 3, 2, 0, 4]
     assert cut["session"].to_list() == [0, 0, 1, 1, 2]
 
@@ -164,7 +164,7 @@ def test_own_session_ids_are_honoured_even_where_sessions_interleave():
 @pytest.mark.parametrize("rule", ["gap", "gap_minutes", "gap_minutes=-3", "same_time"])
 def test_an_unknown_rule_is_refused(rule):
     with pytest.raises(InputError, match="same_timestamp or gap_minutes=30"):
-        sessionlog.cut_sessions(log({0: [0]}), rule)
+        session_log.cut_sessions(log({0: [0]}), rule)
 
 
 # --- roles -----------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def sessions(spans_by_user: list[list[tuple[int, int]]]) -> pl.DataFrame:
 
 def test_the_last_session_tests_and_the_one_before_validates_if_something_stands_before():
     by_user = [[(t, t)] * n for n, t in ((1, 0), (2, 0), (3, 0), (5, 0))]
-    roles = sessionlog.assign_roles(sessions(by_user), "leave_one_session_out")
+    roles = session_log.assign_roles(sessions(by_user), "leave_one_session_out")
     assert roles.to_list() == [0, *(0, 2), *(0, 1, 2), *(0, 0, 0, 1, 2)]
 
 
@@ -195,7 +195,7 @@ SPANS = st.lists(
 def test_training_never_sees_a_session_that_ends_after_a_held_out_one_begins(spans, validation, further):
     table = sessions(spans)
     test = validation + further
-    roles = sessionlog.assign_roles(table, "temporal", validation_from_ms=validation, test_from_ms=test)
+    roles = session_log.assign_roles(table, "temporal", validation_from_ms=validation, test_from_ms=test)
     for held_out in (1, 2):
         before, after = table.filter(roles < held_out), table.filter(roles >= held_out)
         assert not len(before) or not len(after) or before["end_ms"].max() < after["start_ms"].min()
@@ -206,7 +206,7 @@ def test_training_never_sees_a_session_that_ends_after_a_held_out_one_begins(spa
 
 
 def test_held_out_users_are_the_first_of_the_stored_order():
-    roles = sessionlog.assign_roles(sessions([[(0, 0)] * 2] * 4), "held_out_users", test_users=1, validation_users=2)
+    roles = session_log.assign_roles(sessions([[(0, 0)] * 2] * 4), "held_out_users", test_users=1, validation_users=2)
     assert roles.to_list() == [2, 2, 1, 1, 1, 1, 0, 0]
 
 
@@ -214,13 +214,13 @@ def test_held_out_users_are_the_first_of_the_stored_order():
 
 
 def test_the_order_is_splitmix64_of_the_id():
-    assert sessionlog.random_order(pl.Series([0]))[0] == 0xE220A8397B1DCDAF  # first output of the reference, seed 0
+    assert session_log.random_order(pl.Series([0]))[0] == 0xE220A8397B1DCDAF  # first output of the reference, seed 0
 
 
 @pytest.mark.parametrize("ids", [pl.Series(range(-500, 500)), pl.Series([f"u{n}" for n in range(1000)])])
 def test_the_order_is_a_function_of_the_id_alone_and_looks_random(ids):
-    keys = sessionlog.random_order(ids)
-    np.testing.assert_array_equal(sessionlog.random_order(ids.reverse())[::-1], keys)
+    keys = session_log.random_order(ids)
+    np.testing.assert_array_equal(session_log.random_order(ids.reverse())[::-1], keys)
     assert len(set(keys)) == len(ids)
     place = np.argsort(np.argsort(keys))
     assert abs(np.corrcoef(place, np.arange(len(ids)))[0, 1]) < 0.1

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sessionrec_jax.config import Model
-from sessionrec_jax.data import card, sideinfo, store
-from sessionrec_jax.data.prepare import Settings, prepare
-from sessionrec_jax.data.sideinfo import quantile_bounds
+from sessionrec_jax.config.settings import Model
+from sessionrec_jax.data import side_information, store
+from sessionrec_jax.data.preparation import card
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.side_information import quantile_bounds
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.embedding import ItemEmbedding
@@ -111,7 +112,7 @@ def test_a_value_out_of_vocabulary_is_embedded_as_a_missing_one():
 
 @pytest.mark.parametrize("named", [("tag",), ("item_id",), ("item_id", "shop")])
 def test_an_item_is_scored_by_what_is_named_and_read_by_all(named):
-    model = Model(width=8, heads=2, id_width=4, side_width=4, id_start=0.1, scored_by=named)
+    model = Model(width=8, heads=2, id_width=4, side_width=4, id_init_std=0.1, scored_by=named)
     embedding = ItemEmbedding(model, 6, (("tag", 2), ("shop", 2)))
     item_N, side = jnp.arange(6), {"tag": jnp.array([[1, 2]] * 6), "shop": jnp.array([[1], [2]] * 3)}
     params = embedding.init(jax.random.key(0), item_N, side)
@@ -163,7 +164,7 @@ def test_kinds_of_columns(tmp_path):
             "kind": pl.Series(["p", "q", "p"], dtype=pl.Categorical),
         }
     )
-    coded = sideinfo.code_side(items, seen_V, (), 10)
+    coded = side_information.code_side(items, seen_V, (), 10)
     assert {name: column.summary["kind"] for name, column in coded.items()} == {
         "gaps": "categories", "huge": "buckets", "prices": "buckets", "nothing": "categories", "kind": "categories",
     }  # fmt: skip

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from published import prepared, side, told, users
 
-from sessionrec_jax.data import sessionlog
+from sessionrec_jax.data import session_log
 from sessionrec_jax.data.sources import ebnerd
 from sessionrec_jax.errors import InputError
 
@@ -105,10 +105,10 @@ def seconds(at):
 def test_an_impression_is_a_session_and_every_oddity_is_kept_or_counted(folder):
     log = prepared(ebnerd.read(ebnerd.Options(folder)), folder)
     assert log.manifest["rejected"] == {
-        sessionlog.DUPLICATE: 1,
-        sessionlog.UNKNOWN_ITEM: 1,
-        sessionlog.NULL_ID: 1,
-        sessionlog.NOT_BOOLEAN: 2,
+        session_log.DUPLICATE: 1,
+        session_log.UNKNOWN_ITEM: 1,
+        session_log.NULL_ID: 1,
+        session_log.NOT_BOOLEAN: 2,
     }
     assert told(log, 20) == [
         (seconds(TRAIN), "train", "1001 ignored, 1002 clicked, 1005 clicked"),
@@ -165,7 +165,7 @@ def test_the_history_ends_where_the_users_impressions_begin(folder):
     assert told(log, 21)[0] == (seconds(TRAIN - 5 * MINUTE), "train", "1013 history")
     rejected = log.manifest["rejected"]
     assert (rejected[ebnerd.AFTER_FIRST], rejected[ebnerd.NO_IMPRESSION]) == (1, 1)
-    assert rejected[sessionlog.DUPLICATE] == 3  # two of them are in both histories
+    assert rejected[session_log.DUPLICATE] == 3  # two of them are in both histories
 
 
 def test_articles_and_validation_may_be_missing(folder):

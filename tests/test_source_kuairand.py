@@ -9,7 +9,7 @@ import pytest
 from contract import check
 from published import csv, prepared, side, told, users, write_lines
 
-from sessionrec_jax.data import sessionlog
+from sessionrec_jax.data import session_log
 from sessionrec_jax.data.sources import kuairand
 from sessionrec_jax.errors import InputError
 
@@ -84,9 +84,9 @@ def folder(request, tmp_path):
 def test_a_pause_ends_a_session_and_every_oddity_is_kept_or_counted(folder):
     log = prepared(kuairand.read(kuairand.Options(folder)), folder)
     assert log.manifest["rejected"] == {
-        sessionlog.DUPLICATE: 1,
-        sessionlog.UNKNOWN_ITEM: 1,
-        sessionlog.NOT_BOOLEAN: 1,
+        session_log.DUPLICATE: 1,
+        session_log.UNKNOWN_ITEM: 1,
+        session_log.NOT_BOOLEAN: 1,
     }
     assert log.manifest["rows"] == 8 * 3 * 5 * 2 + len(ODD)
     assert told(log, 20) == [(1650882384, "train", "2 ignored, 3 ignored, 4 clicked, 1 clicked")]
@@ -175,8 +175,8 @@ def test_real_rows():
     raw = kuairand.read(kuairand.Options(REAL))
     checked = check(raw.exposures, raw.items["item_id"])
     assert dict(checked.reasons["reason"].value_counts().iter_rows()) == {
-        sessionlog.DUPLICATE: 5884,
-        sessionlog.CONTRADICTION: 1,
+        session_log.DUPLICATE: 5884,
+        session_log.CONTRADICTION: 1,
     }
     assert len(checked.exposures) == 228_329 - 5885
     assert checked.exposures["user_id"].n_unique() == 25_156

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from published import csv, prepared, side, told, users, write_lines
 
-from sessionrec_jax.data import sessionlog
+from sessionrec_jax.data import session_log
 from sessionrec_jax.data.sources import kuaisar
 from sessionrec_jax.errors import InputError
 
@@ -99,13 +99,13 @@ def folder(tmp_path):
 def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
     log = prepared(kuaisar.read(kuaisar.Options(folder)), folder)
     assert log.manifest["rejected"] == {
-        sessionlog.DUPLICATE: 1,
-        sessionlog.CONTRADICTION: 1,
-        sessionlog.NOT_BOOLEAN: 1,
-        sessionlog.UNKNOWN_ITEM: 1,
-        sessionlog.ABSURD_TIME: 1,
-        sessionlog.NOT_A_TIME: 1,
-        sessionlog.NULL_ID: 1,
+        session_log.DUPLICATE: 1,
+        session_log.CONTRADICTION: 1,
+        session_log.NOT_BOOLEAN: 1,
+        session_log.UNKNOWN_ITEM: 1,
+        session_log.ABSURD_TIME: 1,
+        session_log.NOT_A_TIME: 1,
+        session_log.NULL_ID: 1,
     }
     assert log.manifest["settings"]["session_rule"] == "same_timestamp"
     assert told(log, 20) == [
@@ -138,7 +138,7 @@ def test_search_results_are_context(folder):
     log = prepared(kuaisar.read(kuaisar.Options(folder, search_log=True)), folder)
     assert told(log, 20)[1] == (NOW // 1000 + 500, "validation", "105 search_clicked, 106 search_ignored")
     assert log.manifest["rejected"][kuaisar.NO_VIDEO] == 1
-    assert log.manifest["rejected"][sessionlog.NOT_BOOLEAN] == 2
+    assert log.manifest["rejected"][session_log.NOT_BOOLEAN] == 2
     assert log.manifest["context_exposures"] == 2
 
 

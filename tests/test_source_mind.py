@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from published import prepared, side, told, users, write_lines
 
-from sessionrec_jax.data import sessionlog
+from sessionrec_jax.data import session_log
 from sessionrec_jax.data.sources import mind
 from sessionrec_jax.errors import InputError
 
@@ -61,11 +61,11 @@ def folder(tmp_path):
 def test_an_impression_is_a_session_and_every_oddity_is_kept_or_counted(folder):
     log = prepared(mind.read(mind.Options(folder)), folder)
     assert log.manifest["rejected"] == {
-        sessionlog.DUPLICATE: 1,
-        sessionlog.UNKNOWN_ITEM: 1,
-        sessionlog.NOT_BOOLEAN: 2,
-        sessionlog.NOT_A_TIME: 1,
-        sessionlog.NULL_ID: 2,
+        session_log.DUPLICATE: 1,
+        session_log.UNKNOWN_ITEM: 1,
+        session_log.NOT_BOOLEAN: 2,
+        session_log.NOT_A_TIME: 1,
+        session_log.NULL_ID: 2,
     }
     assert told(log, "U20") == [
         (NOON, "train", "N1 ignored, N2 clicked"),
@@ -100,7 +100,7 @@ def test_the_history_of_the_first_impression_comes_before_it(folder):
         (NOON - 1, "train", "N7 history, N8 history"),
         (NOON, "train", "N1 ignored, N2 clicked"),
     ]
-    assert log.manifest["rejected"][sessionlog.DUPLICATE] == 2
+    assert log.manifest["rejected"][session_log.DUPLICATE] == 2
     assert len(told(log, "U21")) == 1
     assert log.manifest["context_exposures"] == 10 * 2 + 2
 

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from published import prepared, side, told, users
 
-from sessionrec_jax.data import sessionlog
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data import session_log
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import recflow
 from sessionrec_jax.errors import InputError
 
@@ -100,9 +100,9 @@ class Bomb:
 def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
     log = prepared(recflow.read(recflow.Options(folder)), folder)
     assert log.manifest["rejected"] == {
-        sessionlog.DUPLICATE: 1,
-        sessionlog.NOT_BOOLEAN: 1,
-        sessionlog.NULL_ID: 1,
+        session_log.DUPLICATE: 1,
+        session_log.NOT_BOOLEAN: 1,
+        session_log.NULL_ID: 1,
         recflow.NOT_SHOWN: 1,
     }
     assert told(log, 9) == [

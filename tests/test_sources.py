@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from contract import check, names_of
 
-from sessionrec_jax.data import sessionlog, sources
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data import session_log, sources
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import files, synthetic, table
 from sessionrec_jax.errors import InputError
 
@@ -53,7 +53,7 @@ def test_a_glob_reads_all_files_and_columns_by_their_own_names(tmp_path):
         write(published[2 * part : 2 * part + 2], tmp_path / f"part{part}.csv", "csv")
     options = table.Options(f"{tmp_path}/*.csv", user="u", item="i", time="t", clicked="c", session="t", time_unit="s")
     raw = table.read(options)
-    typed = sessionlog.typed(raw.exposures, None, time_unit=raw.time_unit).collect()
+    typed = session_log.typed(raw.exposures, None, time_unit=raw.time_unit).collect()
     assert typed["user_id"].to_list() == [1, 1, 2, 2]
     assert typed["timestamp_ms"].unique().to_list() == [NOW_MS]
     assert typed["session_id"].unique().to_list() == [NOW_MS // 1000]
@@ -93,7 +93,7 @@ def test_text_in_one_of_several_files_makes_the_column_text(tmp_path):
     write(EXPOSURES[:1].with_columns(timestamp_ms=pl.lit("noon")), tmp_path / "b.csv", "csv")
     checked = check(table.read(table.Options(f"{tmp_path}/*.csv")).exposures, None)
     assert checked.exposures.select(EXPOSURES.columns).equals(EXPOSURES)
-    assert checked.reasons["reason"].to_list() == [sessionlog.NOT_A_TIME]
+    assert checked.reasons["reason"].to_list() == [session_log.NOT_A_TIME]
 
 
 # --- the process with a known truth ----------------------------------------------------------------------------------

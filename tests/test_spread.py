@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from onestep import most_sent
 
-from sessionrec_jax import evaluate, recommend, scoring
-from sessionrec_jax.config import Mesh, Model
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import TEST, shape_of, train_catalogue
-from sessionrec_jax.histories import log_histories
+from sessionrec_jax.config.settings import Mesh, Model
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.batches import shape_of, train_catalogue
+from sessionrec_jax.data.codes import TEST
+from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, make_mesh, over_batch, shardings
+from sessionrec_jax.evaluation import measure, scoring
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Spec
-from sessionrec_jax.partition import TABLE_AXIS, batch_shards, make_mesh, over_batch, shardings
-from sessionrec_jax.restore import Restored
-from sessionrec_jax.train import resolve, spec_of
+from sessionrec_jax.serving import recommend
+from sessionrec_jax.serving.histories import log_histories
+from sessionrec_jax.serving.load import Restored
+from sessionrec_jax.training.loop import resolve, spec_of
 
 MESHES = [Mesh(8), Mesh(4, 1, 2), Mesh(1, 2, 4), Mesh(1, 1, 8)]
 
@@ -52,7 +54,7 @@ def found(run: Restored):
     """Metrics with what was seen before masked, and what is recommended."""
     config = replace(run.config, {"data.eval_seen": "masked"})
     shape = shape_of(config, batch_shards(run.mesh))
-    measured = evaluate.evaluate(config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, TEST)
+    measured = measure.evaluate(config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, TEST)
     return measured, list(recommend.recommend(run, log_histories(run.prepared, 0), 20, "masked", quiet=True))
 
 
@@ -85,7 +87,7 @@ def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
     def batch(*shape, dtype=jnp.int32):
         return jax.ShapeDtypeStruct((shards, *shape), dtype, sharding=over_batch(mesh))
 
-    shapes = jax.eval_shape(lambda: sessionrec.random(SPEC, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: sessionrec.init_params(SPEC, jax.random.key(0)))
     params = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings(mesh, shapes)
     )
@@ -100,7 +102,7 @@ def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
     of_batch = (inputs, batch(16, dtype=bool), batch(scoring.BLOCK), pairs)
     return {
         "table": scoring.item_table.lower(SPEC, mesh, params, side).compile(),
-        "evaluate": evaluate._score.lower(SPEC, "pointwise", mesh, params, table, side, *of_batch).compile(),
+        "evaluate": measure._score.lower(SPEC, "pointwise", mesh, params, table, side, *of_batch).compile(),
         "histories": recommend._session_queries.lower(SPEC, mesh, params, inputs, side).compile(),
         "top": recommend._top_k.lower(mesh, 50, table, queries, pairs).compile(),
     }

@@ -14,12 +14,12 @@ import time
 
 import pytest
 
-from experiments import sweepfolder
 from experiments.__main__ import main
-from experiments.lease import Leases
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, run_id
-from sessionrec_jax.runfolder import write_json
+from experiments.sweep import sweep_folder
+from experiments.sweep.lease import Leases
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, run_id
+from sessionrec_jax.runfolder.files import write_json
 
 DONE = {
     "status": "done", "steps": 4000, "loss_nats_per_item": 4.70257, "rank_nats_per_exposure": 0.42671,
@@ -39,15 +39,15 @@ def sweep(tmp_path):
         for i, (users, rate, width) in enumerate(varied)
     ]
     names = [run_id(config) for config in configs]
-    sweepfolder.begin(tmp_path, "grid", configs, {})
+    sweep_folder.begin(tmp_path, "grid", configs, {})
     rows = [{"status": "failed", "steps": 3, "reason": f"{REASON}\nthe end of its log"}] * 3
     rows += [DONE | {"loss_baseline_nats_per_item": 6.5 + i} for i in range(2)]
     for name, row in zip(names, rows, strict=False):
-        sweepfolder.run_dir(tmp_path, name).mkdir(parents=True)
-        write_json(sweepfolder.run_dir(tmp_path, name) / "row.json", row)
+        sweep_folder.run_dir(tmp_path, name).mkdir(parents=True)
+        write_json(sweep_folder.run_dir(tmp_path, name) / "row.json", row)
     line = {"step": 1499, "steps": 4000, "step_seconds_p50": 1.0}
-    sweepfolder.run_dir(tmp_path, names[5]).mkdir()
-    (sweepfolder.run_dir(tmp_path, names[5]) / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    sweep_folder.run_dir(tmp_path, names[5]).mkdir()
+    (sweep_folder.run_dir(tmp_path, names[5]) / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     with Leases(tmp_path).take(names[5], 0, lambda: None):
         yield tmp_path, names
 

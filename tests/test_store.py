@@ -12,7 +12,7 @@ import pytest
 from contract import assert_same_log
 
 from sessionrec_jax.data import store
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import RawLog, synthetic
 from sessionrec_jax.errors import InputError
 
@@ -69,8 +69,8 @@ def test_users_one_by_one_are_the_arrays(prepared):
 
 @pytest.mark.parametrize("piece_rows", [None, 2500])
 def test_a_log_that_is_cut_in_groups_is_the_same(prepared, tmp_path, monkeypatch, piece_rows):
-    monkeypatch.setattr("sessionrec_jax.data.prepare._ROWS_READ", 700)
-    monkeypatch.setattr("sessionrec_jax.data.prepare._ROWS_CUT", 1000)
+    monkeypatch.setattr("sessionrec_jax.data.preparation.prepare._ROWS_READ", 700)
+    monkeypatch.setattr("sessionrec_jax.data.preparation.prepare._ROWS_CUT", 1000)
     grouped = prepare(synthetic.read(PROCESS), tmp_path / "log", Settings(), piece_rows=piece_rows)
     assert len(list((grouped.path / "log").glob("*.array_record*"))) > 3
     assert_same_log(grouped, prepared)

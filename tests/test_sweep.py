@@ -15,18 +15,18 @@ import _disturbed
 import pytest
 from sweeps import ENVIRONMENT, command, rows, until
 
-from experiments import sweepfolder, worker
 from experiments.__main__ import main
-from experiments.base import SIZES, sized
-from experiments.grid import Plan
-from experiments.launch.local import Launcher
-from experiments.lease import Leases
-from experiments.varying import varying
-from sessionrec_jax import count
-from sessionrec_jax.checkpoint import newest_whole
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, run_id, to_dict
+from experiments.plans.grid import Plan
+from experiments.plans.sizes import SIZES, sized
+from experiments.sweep import sweep_folder, worker
+from experiments.sweep.launch.local import Launcher
+from experiments.sweep.lease import Leases
+from experiments.sweep.varying import varying
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.model import count
+from sessionrec_jax.training.checkpoint import newest_whole
 
 
 def children_of(pid: int) -> list[int]:
@@ -108,7 +108,7 @@ def test_a_run_that_fails_is_a_row_without_a_loss(log, tmp_path, capsys):
 
 def empty_sweep(folder, runs: int) -> list[str]:
     configs = [replace(Config(), {"train.seed": seed}) for seed in range(runs)]
-    sweepfolder.begin(folder, "grid", configs, {})
+    sweep_folder.begin(folder, "grid", configs, {})
     return [run_id(config) for config in configs]
 
 
@@ -124,7 +124,7 @@ def test_a_run_that_fails_is_tried_again_and_is_then_a_row_with_the_end_of_its_l
             raise OSError(f"attempt {len(tried)}")
         write(run_dir / "row.json", {"run_id": run_id(config), "status": "done"})
 
-    worker.work(tmp_path, fails, worker.Handling(retries=2))
+    worker.work(tmp_path, fails, worker.WorkerOptions(retries=2))
     assert sorted(tried) == [0, 0, 1, 1, 1, 2]
     first, second, third = (rows(tmp_path)[name] for name in names)
     assert first["status"] == third["status"] == "done"
@@ -132,9 +132,9 @@ def test_a_run_that_fails_is_tried_again_and_is_then_a_row_with_the_end_of_its_l
     assert "loss_nats_per_item" not in second
     assert second["log_tail"].splitlines()[-1] == "OSError: attempt 5"
     assert "heard by nobody" in second["log_tail"]
-    sweepfolder.try_failed_again(tmp_path)
+    sweep_folder.try_failed_again(tmp_path)
     assert set(rows(tmp_path)) == {names[0], names[2]}
-    worker.work(tmp_path, fails, worker.Handling(retries=0))
+    worker.work(tmp_path, fails, worker.WorkerOptions(retries=0))
     assert tried[6:] == [1]  # its attempts are forgiven
     assert rows(tmp_path)[names[1]]["reason"] == "OSError: attempt 7"
 
@@ -144,7 +144,7 @@ def test_a_run_that_takes_its_workers_down_is_a_failed_row(tmp_path):
     for died in range(3):
         with leases.take(name, died, lambda: None):
             pass
-    worker.work(tmp_path, lambda *_, **__: pytest.fail("a fourth attempt"), worker.Handling(retries=2))
+    worker.work(tmp_path, lambda *_, **__: pytest.fail("a fourth attempt"), worker.WorkerOptions(retries=2))
     assert rows(tmp_path)[name]["status"] == "failed"
     assert rows(tmp_path)[name]["reason"] == "its worker died 3 times; is there enough memory?"
 
@@ -178,11 +178,11 @@ def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, runs):
 
 def test_a_folder_holds_one_sweep(tmp_path):
     first, second = Config(), replace(Config(), {"train.seed": 1})
-    sweepfolder.begin(tmp_path, "grid", [first], {})
-    sweepfolder.begin(tmp_path, "grid", [replace(first, {"train.parts": 4})], {})
-    assert sweepfolder.read(tmp_path)[1][run_id(first)].train.parts == 4  # as it was typed last
+    sweep_folder.begin(tmp_path, "grid", [first], {})
+    sweep_folder.begin(tmp_path, "grid", [replace(first, {"train.microbatches": 4})], {})
+    assert sweep_folder.read(tmp_path)[1][run_id(first)].train.microbatches == 4  # as it was typed last
     with pytest.raises(InputError, match="settings differ"):
-        sweepfolder.begin(tmp_path, "grid", [second], {})
+        sweep_folder.begin(tmp_path, "grid", [second], {})
 
 
 def test_diverged_runs_are_not_tried_again(tmp_path):
@@ -191,8 +191,8 @@ def test_diverged_runs_are_not_tried_again(tmp_path):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         (folder / "row.json").write_text(json.dumps({"status": status}))
-    sweepfolder.try_failed_again(tmp_path)
-    assert [state.status for state in sweepfolder.states(tmp_path)[1]] == ["begun", "diverged"]
+    sweep_folder.try_failed_again(tmp_path)
+    assert [state.status for state in sweep_folder.states(tmp_path)[1]] == ["begun", "diverged"]
 
 
 def test_the_states_of_runs(tmp_path, capsys):
@@ -208,7 +208,7 @@ def test_the_states_of_runs(tmp_path, capsys):
     with leases.take(failing.name, 0, lambda: None) as failed:
         failed.end("failed", "OSError: no [room]")
     with leases.take(running.name, 0, lambda: None):
-        plan, states = sweepfolder.states(tmp_path)
+        plan, states = sweep_folder.states(tmp_path)
         assert main(["status", str(tmp_path)]) == 0
         text = " ".join(capsys.readouterr().out.split())
         assert main(["status", str(tmp_path), "--json"]) == 0

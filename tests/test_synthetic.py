@@ -9,8 +9,8 @@ import pytest
 from polars.testing import assert_frame_equal
 from scipy.stats import chisquare, poisson
 
-from sessionrec_jax.data.synthetic import FULL, SMALL, ZipfIntent, coin_table
-from sessionrec_jax.data.truth import Truth, local_slope
+from sessionrec_jax.data.synthetic.process import FULL, SMALL, ZipfIntent, coin_table
+from sessionrec_jax.data.synthetic.truth import Truth, local_slope
 from sessionrec_jax.errors import InputError
 
 TINY = ZipfIntent(users=3_000, base=4, depth=2, categories=3)

@@ -12,22 +12,21 @@ import polars as pl
 import pytest
 from onestep import OneStep, assert_same_step
 
-from sessionrec_jax import count
-from sessionrec_jax.catalogue_read import Reading, with_own_rows
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data import card
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.catalogue import ID_ROW
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.preparation import card
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.preparation.shared_rows import id_rows
 from sessionrec_jax.data.sources import synthetic
-from sessionrec_jax.data.tail import id_rows
+from sessionrec_jax.devices.gathered_rows import Reading, with_own_rows
+from sessionrec_jax.devices.mesh import make_mesh, put, put_side, shardings
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.model import sessionrec
-from sessionrec_jax.negatives import Negatives
-from sessionrec_jax.partition import make_mesh, put, put_side, shardings
-from sessionrec_jax.scoring import item_table
-from sessionrec_jax.step import initial_state
-from sessionrec_jax.train import resolve, spec_of
+from sessionrec_jax.evaluation.scoring import item_table
+from sessionrec_jax.loss.negatives import Negatives
+from sessionrec_jax.model import count, sessionrec
+from sessionrec_jax.training.loop import resolve, spec_of
+from sessionrec_jax.training.step import initial_state
 
 PROCESS = synthetic.Options(users=60, base=4, depth=7, seed=1)
 FLOOR, BUCKETS = 3, 100

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from sessionrec_jax.data.threads import threaded
+from sessionrec_jax.data.preparation.threads import threaded
 
 
 def test_two_calls_run_at_a_time_and_results_come_in_order():

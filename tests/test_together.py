@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from onestep import assert_same_bits, by_name
 
-from experiments import row, sweepfolder, worker
 from experiments.__main__ import main
-from experiments.lease import Leases
-from sessionrec_jax.checkpoint import newest_whole
-from sessionrec_jax.config_values import replace, run_id
+from experiments.sweep import row, sweep_folder, worker
+from experiments.sweep.lease import Leases
+from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.restore import restore
-from sessionrec_jax.stopping import Stopped
-from sessionrec_jax.train import train, train_together
+from sessionrec_jax.runfolder.stopping import Stopped
+from sessionrec_jax.serving.load import restore
+from sessionrec_jax.training.checkpoint import newest_whole
+from sessionrec_jax.training.loop import train, train_together
 
 WILD = {"optim.learning_rate_peak": 1e30}
 LOSSES = ("retrieval_nats_per_item", "rank_nats_per_term", "validation_objective")
@@ -101,7 +101,7 @@ def test_a_member_s_folder_is_that_of_a_run_alone(together, alone):
 @pytest.mark.slow
 def test_the_other_ways_to_step_are_those_of_a_run_alone(config, log, tmp_path):
     """Sparse updates, dropout and parts, on two devices, the batch spread over them."""
-    change = {"optim.table_update": "sparse", "model.dropout": 0.1, "train.parts": 2, "mesh.data": 2}
+    change = {"optim.table_update": "sparse", "model.dropout": 0.1, "train.microbatches": 2, "mesh.data": 2}
     both = [replace(config, change | {"train.log_every_steps": 1, "train.seed": seed}) for seed in (3, 4)]
     trained = beside(both, [tmp_path / "a", tmp_path / "b"], log)[1]
     wanted = train(both[1], log, tmp_path / "alone", quiet=True)
@@ -208,8 +208,8 @@ def test_a_sweep_s_groups_end_with_the_rows_of_single_runs(configs, log, tmp_pat
     watched = {"train.validations": 2, "train.evaluated": "best", "data.eval_users": 20}
     group = [replace(of, watched | change) for of, change in zip(configs[:3], ({}, WILD, {}), strict=True)]
     other, sweep_dir = replace(group[0], {"model.width": 16}), tmp_path / "sweep"
-    sweepfolder.begin(sweep_dir, "seeds", [*group, other], {})
-    worker.work(sweep_dir, alone_at_once, worker.Handling(together=8))
+    sweep_folder.begin(sweep_dir, "seeds", [*group, other], {})
+    worker.work(sweep_dir, alone_at_once, worker.WorkerOptions(together=8))
     found = [rows(sweep_dir)[run_id(config)] for config in (*group, other)]
     assert [of["status"] for of in found] == ["done", "diverged", "done", "done"]
     assert [of.get("runs_together") for of in found] == [3, None, 3, None]
@@ -224,7 +224,7 @@ def test_a_sweep_s_groups_end_with_the_rows_of_single_runs(configs, log, tmp_pat
 
 
 def test_what_fails_together_is_done_alone_and_costs_no_attempt(configs, tmp_path, monkeypatch, capfd):
-    sweepfolder.begin(tmp_path, "seeds", configs, {})
+    sweep_folder.begin(tmp_path, "seeds", configs, {})
     asked = []
 
     def fails(jobs, plan, *, quiet, stop):
@@ -232,7 +232,7 @@ def test_what_fails_together_is_done_alone_and_costs_no_attempt(configs, tmp_pat
         raise MemoryError("the device is full")
 
     monkeypatch.setattr(row, "run_together", fails)
-    worker.work(tmp_path, alone_at_once, worker.Handling(retries=0, together=3))
+    worker.work(tmp_path, alone_at_once, worker.WorkerOptions(retries=0, together=3))
     assert asked == [3]  # the fourth had nobody left
     assert all(of["alone"] for of in rows(tmp_path).values())
     assert len(rows(tmp_path)) == 4
@@ -241,7 +241,7 @@ def test_what_fails_together_is_done_alone_and_costs_no_attempt(configs, tmp_pat
 
 
 def test_a_run_on_its_last_attempt_is_alone_and_one_that_is_held_is_left(configs, tmp_path, monkeypatch):
-    sweepfolder.begin(tmp_path, "seeds", configs, {})
+    sweep_folder.begin(tmp_path, "seeds", configs, {})
     leases, names = Leases(tmp_path), [run_id(config) for config in configs]
     for died in range(2):
         with leases.take(names[1], died, lambda: None):
@@ -256,13 +256,13 @@ def test_a_run_on_its_last_attempt_is_alone_and_one_that_is_held_is_left(configs
 
     monkeypatch.setattr(row, "run_together", at_once)
     with leases.take(names[2], 0, lambda: None) as held:
-        worker.work(tmp_path, alone_at_once, worker.Handling(retries=2, together=4))
+        worker.work(tmp_path, alone_at_once, worker.WorkerOptions(retries=2, together=4))
     assert groups == [[0, 3]]
     assert [rows(tmp_path)[name]["alone"] for name in names] == [False, True, True, False]
 
 
 def test_the_row_of_a_run_that_another_worker_has_taken_is_not_written(configs, tmp_path, monkeypatch):
-    sweepfolder.begin(tmp_path, "seeds", configs[:3], {})
+    sweep_folder.begin(tmp_path, "seeds", configs[:3], {})
     names = [run_id(config) for config in configs[:3]]
 
     def taken_over(jobs, plan, *, quiet, stop):
@@ -271,5 +271,5 @@ def test_the_row_of_a_run_that_another_worker_has_taken_is_not_written(configs, 
             job.write(job.run_dir / "row.json", {"status": "done", "alone": False})
 
     monkeypatch.setattr(row, "run_together", taken_over)
-    worker.work(tmp_path, alone_at_once, worker.Handling(together=3))
+    worker.work(tmp_path, alone_at_once, worker.WorkerOptions(together=3))
     assert [rows(tmp_path)[name]["alone"] for name in names] == [True, False, False]

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from onestep import OneStep, assert_same_bits, assert_same_step
 
-from sessionrec_jax import optim
-from sessionrec_jax.checkpoint import Checkpoints
-from sessionrec_jax.config import Optim
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import CLICKED, TEST, eval_batches, shape_of, train_batches
+from sessionrec_jax.config.settings import Optim
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.batches import eval_batches, shape_of, train_batches
+from sessionrec_jax.data.codes import CLICKED, TEST
+from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.evaluate import evaluate
-from sessionrec_jax.loss import sample_negatives
+from sessionrec_jax.evaluation.measure import evaluate
+from sessionrec_jax.loss.session import sample_negatives
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.partition import make_mesh, put_batch, put_replicated
-from sessionrec_jax.runfolder import MetricsLog
-from sessionrec_jax.train import Diverged, resolve, train
+from sessionrec_jax.runfolder.files import MetricsLog
+from sessionrec_jax.training import optim
+from sessionrec_jax.training.checkpoint import Checkpoints
+from sessionrec_jax.training.loop import Diverged, resolve, train
 
 
 def steps_of(run_dir: Path) -> list[dict]:

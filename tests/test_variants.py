@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from onestep import OneStep, assert_same_step, by_name
 
-from sessionrec_jax.config_values import replace
-from sessionrec_jax.data.batches import TEST
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.codes import TEST
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
-from sessionrec_jax.evaluate import evaluate
-from sessionrec_jax.train import resolve, train
+from sessionrec_jax.evaluation.measure import evaluate
+from sessionrec_jax.training.loop import resolve, train
 
 VARIANTS = {
     "hstu with dropout, pairwise": {

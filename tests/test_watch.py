@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import sweepfolder
 from experiments.__main__ import main
+from experiments.sweep import sweep_folder
 from experiments.watch.runs import runs_of, values
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, run_id
-from sessionrec_jax.runfolder import MetricsLog, claim, write_json
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, run_id
+from sessionrec_jax.runfolder.files import MetricsLog, claim, write_json
 
 STEPS, EVERY = 40, 5
 ROW = {"status": "done", "steps": STEPS, "loss_nats_per_item": 2.5, "loss_nats_per_item_stderr": 0.1, "width": 32}
@@ -30,8 +30,8 @@ ROW = {"status": "done", "steps": STEPS, "loss_nats_per_item": 2.5, "loss_nats_p
 def sweep(tmp_path) -> tuple[Path, list[Path]]:
     """A sweep of three seeds, and its run folders: the first one under way, the others not begun."""
     configs = [replace(Config(), {"train.seed": seed}) for seed in range(3)]
-    sweepfolder.begin(tmp_path / "sweep", "seeds", configs, {})
-    folders = [sweepfolder.run_dir(tmp_path / "sweep", run_id(config)) for config in configs]
+    sweep_folder.begin(tmp_path / "sweep", "seeds", configs, {})
+    folders = [sweep_folder.run_dir(tmp_path / "sweep", run_id(config)) for config in configs]
     claim(folders[0], configs[0])
     return tmp_path / "sweep", folders
 

@@ -33,7 +33,7 @@ SEEN_MAX = 512
 
 @dataclass(frozen=True)
 class ZipfSurface:
-    """The names are those of `sessionrec_jax.data.synthetic.ZipfIntent`. `items` may be finite."""
+    """The names are those of `sessionrec_jax.data.synthetic.process.ZipfIntent`. `items` may be finite."""
 
     alpha: float = 0.5
     categories: int = 8

@@ -18,9 +18,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.compare import Estimate, Line, compare
+from experiments.sweep.comparison import Estimate, Line, compare
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.runfolder import write_json, write_text
+from sessionrec_jax.runfolder.files import write_json, write_text
 
 LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC"}
 

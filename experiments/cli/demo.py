@@ -14,18 +14,19 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.comparison import Layout
-from experiments.grid import Plan
-from experiments.launch import local
-from experiments.sweep import run_sweep
-from scaling import report, table
-from scaling.theory import Theory, read_theory
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace
+from experiments.plans.grid import Plan
+from experiments.sweep.launch import local
+from experiments.sweep.layout import Layout
+from experiments.sweep.run_sweep import run_sweep
+from scaling import report
+from scaling.laws.theory import Theory, read_theory
+from scaling.table import run_table
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.data import sources
-from sessionrec_jax.data.prepare import Settings, prepare
+from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.store import Prepared, open_log
-from sessionrec_jax.data.synthetic import ZipfIntent
+from sessionrec_jax.data.synthetic.process import ZipfIntent
 
 # Strong contrast and short histories: a fact is learnt from few looks, and few looks are repeats within one user, so
 # that a trained model comes near the exact counting learner (LOG.md has how near).
@@ -110,10 +111,10 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec demo", description=__doc__)
-    from experiments.theory import theory
-    from sessionrec_jax.data.batches import TRAIN
-    from sessionrec_jax.evaluate import known_truth
-    from sessionrec_jax.train import resolve
+    from experiments.plans.theory import theory
+    from sessionrec_jax.data.codes import TRAIN
+    from sessionrec_jax.evaluation.measure import known_truth
+    from sessionrec_jax.training.loop import resolve
 
     say = Console(stderr=True, highlight=False).print
     size = SIZES[command.size]
@@ -146,8 +147,8 @@ def _runs(sweep_dir: Path, select_within: list[str]) -> scaling.RunTable:
         floor=REPORT["floor_column"],
         select_within=tuple(select_within),
     )
-    frame, unfinished = table.load(sweep_dir)
-    return table.from_frame(frame, columns, source=str(sweep_dir), unfinished=unfinished)
+    frame, unfinished = run_table.load(sweep_dir)
+    return run_table.from_frame(frame, columns, source=str(sweep_dir), unfinished=unfinished)
 
 
 def _try(runs: scaling.RunTable, law: str) -> tuple[str, scaling.Fit | scaling.Refusal]:
@@ -192,7 +193,7 @@ def _against_counting(fit: scaling.Fit, theory: Theory) -> str:
     """The fitted exponent beside the one that the same law, with the same known floor, gives the reference curve."""
     curve = [(d, theory.floor + excess) for d, excess in theory.curve if d >= 0.95 * fit.table.d.min()]
     frame = pl.DataFrame(curve, schema=["d", "loss"], orient="row")
-    points = table.from_frame(frame, scaling.Columns(loss="loss", d="d"), source="reference curve")
+    points = run_table.from_frame(frame, scaling.Columns(loss="loss", d="d"), source="reference curve")
     reference = scaling.fit(points, fit.law.name, floor=theory.floor, bootstrap=0, full=False).params["beta"]
     off = "" if fit.params["beta"] is None else f" ({fit.params['beta'] / reference - 1:+.1%})"
     return f"fitted {fit.describe('beta')}, the counting learner on such logs {reference:.4f}{off}"

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sessionrec_jax.data.card import lines
+from sessionrec_jax.data.preparation.card import lines
 from sessionrec_jax.data.store import Prepared, open_log
 
 

@@ -18,14 +18,14 @@ from rich.console import Console
 import scaling
 from experiments.cli.columns import ColumnArgs
 from experiments.cli.output import columns, escape
-from scaling import laws
-from scaling.assumption import SIGMA_TYPICAL, Assumption, assume
-from scaling.design import Advice, advise, candidate_grid, cure, identify, points_of, read_plan
+from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
+from scaling.design.identify import Verdict, check_axes
+from scaling.design.questions import Advice, advise, candidate_grid, cure, identify, points_of, read_plan
 from scaling.errors import InputError, Refusal
-from scaling.export import plain, write_json
-from scaling.fitted import FittedLaw
-from scaling.identify import Verdict, check_axes
-from scaling.table import RunTable
+from scaling.fitting.export import plain, write_json
+from scaling.fitting.fitted import FittedLaw
+from scaling.laws import registry
+from scaling.table.run_table import RunTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def _of_runs(args: Args) -> Advice:
     table = scaling.read(args.table, args.columns())
     fitted, told = _assumed(args, table) if args.assume or args.from_ else (None, "")
     law = (args.law or "chinchilla") if fitted is None else fitted.law.name
-    points_of(table, laws.by_name(law))  # names the flag of a column that is missing
+    points_of(table, registry.by_name(law))  # names the flag of a column that is missing
     return advise(
         table,
         law,
@@ -116,7 +116,7 @@ def _of_runs(args: Args) -> Advice:
 def _assumed(args: Args, table: RunTable) -> tuple[FittedLaw, str]:
     """The law to reckon with, and where it is from."""
     if args.from_ is None:
-        law = laws.by_name(args.law or "chinchilla")
+        law = registry.by_name(args.law or "chinchilla")
         check_axes(law)
         params = None if args.assume is None else _params(args.assume)
         if params is None and args.floor is not None:

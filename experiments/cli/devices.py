@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from sessionrec_jax.config import Hosts, Mesh
+from sessionrec_jax.config.settings import Hosts, Mesh
 from sessionrec_jax.errors import InputError, near_miss
 
 

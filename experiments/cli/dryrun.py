@@ -9,12 +9,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.base import labels
 from experiments.cli.output import columns, escape
-from experiments.comparison import Layout
-from experiments.probe import probe
-from scaling.identify import Verdict
-from sessionrec_jax.config import Config
+from experiments.plans.sizes import labels
+from experiments.sweep.layout import Layout
+from experiments.sweep.probe import probe
+from scaling.design.identify import Verdict
+from sessionrec_jax.config.settings import Config
 
 MIB = 2**20
 

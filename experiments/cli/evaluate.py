@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli.devices import mesh_of
-from sessionrec_jax.metrics import CUTOFFS
+from sessionrec_jax.evaluation.metrics import CUTOFFS
 
 _SHOWN = (
     ("loss_nats_per_item", "nats an item"),
@@ -50,13 +50,14 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
-    from sessionrec_jax.baselines import evaluate_baselines
-    from sessionrec_jax.config_values import replace
-    from sessionrec_jax.data.batches import TEST, VALIDATION, shape_of
-    from sessionrec_jax.evaluate import evaluate
-    from sessionrec_jax.partition import batch_shards
-    from sessionrec_jax.restore import restore
-    from sessionrec_jax.runfolder import write_json
+    from sessionrec_jax.config.values import replace
+    from sessionrec_jax.data.batches import shape_of
+    from sessionrec_jax.data.codes import TEST, VALIDATION
+    from sessionrec_jax.devices.mesh import batch_shards
+    from sessionrec_jax.evaluation.baselines import evaluate_baselines
+    from sessionrec_jax.evaluation.measure import evaluate
+    from sessionrec_jax.runfolder.files import write_json
+    from sessionrec_jax.serving.load import restore
 
     run = restore(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     role = VALIDATION if command.split == "validation" else TEST

@@ -18,8 +18,8 @@ from rich.console import Console
 import scaling
 from experiments.cli.columns import FROM_SWEEP, ColumnArgs, chosen_for, columns_of, names
 from experiments.cli.tell import tell
-from scaling import table
 from scaling.errors import InputError
+from scaling.table import run_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec fit", description=__doc__)
     if args.floor is not None and args.floor_column is not None:
         raise InputError("--floor and --floor-column both say what the floor is; give one")
-    frame, unfinished = table.load(args.table)
+    frame, unfinished = run_table.load(args.table)
     chosen = {name: getattr(args, name) for name in FROM_SWEEP}
     if args.table.is_dir():
         chosen = chosen_for(args, args.table, frame.columns)
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     if law is None:
         raise InputError("no law is named; name one with --law, such as power_floor or chinchilla")
     fit = scaling.fit(
-        table.from_frame(frame, columns_of(chosen), args.drop_worst, source=str(args.table), unfinished=unfinished),
+        run_table.from_frame(frame, columns_of(chosen), args.drop_worst, source=str(args.table), unfinished=unfinished),
         law,
         objective=args.objective,
         delta=_delta(args.delta),

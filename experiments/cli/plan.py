@@ -15,9 +15,9 @@ from rich.console import Console
 
 import scaling
 from experiments.cli.output import columns, escape
+from scaling.compute.plan import Plan, plan
 from scaling.errors import InputError
-from scaling.export import plain, write_json
-from scaling.plan import Plan, plan
+from scaling.fitting.export import plain, write_json
 
 
 @dataclass(frozen=True)

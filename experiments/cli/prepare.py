@@ -17,9 +17,9 @@ from rich.console import Console
 
 from experiments.cli.describe import summary
 from sessionrec_jax.data import sources
-from sessionrec_jax.data.appearing import partial_of
-from sessionrec_jax.data.beam import Beam
-from sessionrec_jax.data.prepare import Settings, check_out, prepare
+from sessionrec_jax.data.preparation.atomic_folder import partial_of
+from sessionrec_jax.data.preparation.beam import Beam
+from sessionrec_jax.data.preparation.prepare import Settings, check_out, prepare
 from sessionrec_jax.errors import InputError
 
 Options = TypeVar("Options")

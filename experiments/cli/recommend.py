@@ -61,10 +61,10 @@ def main(argv: list[str]) -> int:
         raise InputError("whose histories? wanted either --histories users.jsonl or --log-users N")
     if command.out is not None and not command.out.parent.is_dir():
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
-    from sessionrec_jax.histories import log_histories, read_histories
-    from sessionrec_jax.recommend import recommend  # starts jax
-    from sessionrec_jax.restore import restore
-    from sessionrec_jax.runfolder import read_json
+    from sessionrec_jax.runfolder.files import read_json
+    from sessionrec_jax.serving.histories import log_histories, read_histories
+    from sessionrec_jax.serving.load import restore
+    from sessionrec_jax.serving.recommend import recommend  # starts jax
 
     run = restore(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     row = command.run / "row.json"

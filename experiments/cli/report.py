@@ -18,9 +18,10 @@ from rich.console import Console
 import scaling
 from experiments.cli.columns import ColumnArgs, chosen_for, columns_of, names
 from experiments.cli.tell import tell
-from scaling import report, table
+from scaling import report
 from scaling.errors import Refusal
-from scaling.theory import read_theory
+from scaling.laws.theory import read_theory
+from scaling.table import run_table
 
 LEAST_SIZES, LEAST_RANGE = 3, 4.0
 """Distinct N, and the largest over the smallest, from which on a law of N and D is the one to draw."""
@@ -43,10 +44,10 @@ class Args(ColumnArgs):
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec report", description=__doc__)
-    frame, unfinished = table.load(args.sweep)
+    frame, unfinished = run_table.load(args.sweep)
     chosen = chosen_for(args, args.sweep, frame.columns)
     columns = columns_of(chosen)
-    runs = table.from_frame(frame, columns, source=str(args.sweep), unfinished=unfinished)
+    runs = run_table.from_frame(frame, columns, source=str(args.sweep), unfinished=unfinished)
     theory_file = args.sweep / "theory.json"
     theory = read_theory(theory_file) if theory_file.exists() else None
     fits = [(law, _fit(runs, law, args)) for law in names(chosen.get("law", _law(runs)))]

@@ -24,8 +24,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from experiments.sweepfolder import RunState, states
-from experiments.varying import told, varying
+from experiments.sweep.sweep_folder import RunState, states
+from experiments.sweep.varying import told, varying
 
 _FOLLOW_SECONDS = 2.0
 _WIDE = 1000

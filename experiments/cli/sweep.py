@@ -22,20 +22,20 @@ from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 import tyro
 from rich.console import Console
 
-from experiments.comparison import Layout
-from experiments.launch import LAUNCHERS, Launcher, by_name
-from experiments.sweep import run_sweep
-from experiments.sweepfolder import states
-from experiments.varying import varying
-from experiments.worker import USUAL, Handling
-from sessionrec_jax.config import Config
-from sessionrec_jax.config_values import replace, to_dict
+from experiments.sweep.launch import LAUNCHERS, Launcher, by_name
+from experiments.sweep.layout import Layout
+from experiments.sweep.run_sweep import run_sweep
+from experiments.sweep.sweep_folder import states
+from experiments.sweep.varying import varying
+from experiments.sweep.worker import DEFAULT_OPTIONS, WorkerOptions
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.data.store import open_log
 from sessionrec_jax.errors import InputError, near_miss
 
 if TYPE_CHECKING:
-    from experiments.budget import Ahead
-    from scaling.identify import Verdict
+    from experiments.sweep.cost import CostEstimate
+    from scaling.design.identify import Verdict
 
 PLANS = (
     "grid", "isoflop", "unlimited_data", "epochs", "history", "learning_rate", "seeds", "catalogue", "paradigm",
@@ -56,7 +56,7 @@ class Command(Generic[P, L]):
     launcher: Literal[LAUNCHERS] = "local"
     """What starts the workers: processes of this machine, tasks on a Ray cluster, a SLURM job array. Each has options
     of its own, which --help shows beside it."""
-    handling: Annotated[Handling, tyro.conf.arg(name="")] = USUAL
+    handling: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
     dry_run: bool = False
     """Show each run with its N, D, FLOPs, time and memory here, and what the plan will tell of its law; then stop."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     name, *rest = argv
     if name not in PLANS:
         raise InputError(f"unknown plan {name!r}; {near_miss(name, PLANS)}")
-    plan = importlib.import_module(f"experiments.{name}")
+    plan = importlib.import_module(f"experiments.plans.{name}")
     launcher = _launcher(rest)
     command = tyro.cli(
         Command[plan.Plan, launcher],
@@ -85,9 +85,9 @@ def main(argv: list[str]) -> int:
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
     base = replace(command.base, {"data.path": str(command.log.absolute())})
     layout = command.plan.lay_out(base, open_log(command.log))
-    from experiments.budget import Ahead  # starts jax, which --help need not wait for
+    from experiments.sweep.cost import CostEstimate  # starts jax, which --help need not wait for
 
-    ahead = Ahead()
+    ahead = CostEstimate()
     verdict = _judged(command.plan, layout, base, ahead)
     if command.dry_run:
         from experiments.cli import dryrun
@@ -134,10 +134,10 @@ def _refuse_what_the_plan_sets(plan: str, sets: dict[str, str], base: Config) ->
         raise InputError(f"plan {plan} decides these settings itself: {', '.join(told_each)}")
 
 
-def _judged(plan: P, layout: Layout, base: Config, ahead: Ahead) -> Verdict | None:
+def _judged(plan: P, layout: Layout, base: Config, ahead: CostEstimate) -> Verdict | None:
     """None where the plan has no law. Raises Refusal where its runs cannot identify it."""
-    from experiments.identifiable import judge
-    from sessionrec_jax.evaluate import known_truth
+    from experiments.plans.identifiable import judge
+    from sessionrec_jax.evaluation.measure import known_truth
 
     report = layout.files.get("report.json", {})
     if "law" not in report:

@@ -18,9 +18,9 @@ import tyro
 
 from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
-from sessionrec_jax.config import Config, Hosts
-from sessionrec_jax.config_rules import check_hosts
-from sessionrec_jax.config_values import replace
+from sessionrec_jax.config.rules import check_hosts
+from sessionrec_jax.config.settings import Config, Hosts
+from sessionrec_jax.config.values import replace
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Command:
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=written_out(argv), prog="sessionrec train", description=__doc__)
     check_hosts(command.hosts)
-    from experiments.row import run  # starts jax, which --help need not wait for
-    from sessionrec_jax.hosts import is_first, joined
-    from sessionrec_jax.stopping import StopSignals
+    from experiments.sweep.row import run  # starts jax, which --help need not wait for
+    from sessionrec_jax.devices.processes import is_process_zero, joined
+    from sessionrec_jax.runfolder.stopping import StopSignals
 
     config = replace(command.config, {"data.path": str(command.data_path)})
     with joined(command.hosts):
         row = run(config, command.out, "train", stop=StopSignals())
         if row["status"] != "done":
             raise SystemExit(f"{command.out}: {row['reason']}")
-        if is_first():
+        if is_process_zero():
             print_metrics(row, f"{command.out}, held-out sessions")
     return 0

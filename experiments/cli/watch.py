@@ -22,12 +22,12 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from experiments.lease import lock
+from experiments.sweep.lease import lock
 from experiments.watch.runs import Mirror, Run, runs_of
 from experiments.watch.tensorboard import TensorBoard
 from experiments.watch.wandb import WandB
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.stopping import StopSignals
+from sessionrec_jax.runfolder.stopping import StopSignals
 
 _FOLLOW_SECONDS = 2.0
 _PROJECT = "sessionrec"

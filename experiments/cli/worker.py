@@ -22,15 +22,15 @@ from typing import Annotated
 
 import tyro
 
-from experiments.ticker import Ticker
-from experiments.worker import USUAL, Handling, work
+from experiments.sweep.ticker import Ticker
+from experiments.sweep.worker import DEFAULT_OPTIONS, WorkerOptions, work
 
 
 @dataclass(frozen=True)
 class Command:
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
     """Sweep folder that `sessionrec sweep` wrote."""
-    handling: Annotated[Handling, tyro.conf.arg(name="")] = USUAL
+    handling: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
 
 
 def main(argv: list[str]) -> int:

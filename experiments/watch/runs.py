@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from experiments import sweepfolder
-from experiments.varying import told, varying
-from sessionrec_jax.config_values import run_id, to_dict
+from experiments.sweep import sweep_folder
+from experiments.sweep.varying import told, varying
+from sessionrec_jax.config.values import run_id, to_dict
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.runfolder import read_config, read_row
+from sessionrec_jax.runfolder.files import read_config, read_row
 
 Line = dict[str, Any]
 
@@ -117,10 +117,10 @@ class Mirror(Protocol):
 def runs_of(path: Path) -> list[Run]:
     """Of a sweep folder, in the plan's order, or the one of a run folder. Raises InputError where it is neither."""
     if (path / "sweep.json").exists():
-        configs = {name: to_dict(config) for name, config in sweepfolder.read(path)[1].items()}
+        configs = {name: to_dict(config) for name, config in sweep_folder.read(path)[1].items()}
         settings = varying(list(configs.values()))
         return [
-            Run(sweepfolder.run_dir(path, name), name, config, settings)
+            Run(sweep_folder.run_dir(path, name), name, config, settings)
             for (name, config), settings in zip(configs.items(), settings, strict=True)
         ]
     if (path / "config.json").exists():

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.varying import told
+from experiments.sweep.varying import told
 from experiments.watch.runs import News, Read, Run, measured, values
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.runfolder import read_json, write_json
+from sessionrec_jax.runfolder.files import read_json, write_json
 
 LOSSES = ("loss_nats_per_item", "rank_nats_per_exposure")
 """Of a row: what runs are compared by on the HPARAMS page."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.watch.runs import Line, News, Run, values
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.runfolder import read_json, write_json
+from sessionrec_jax.runfolder.files import read_json, write_json
 
 _NOTE = "mirrored.json"
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scaling.checklist import checklist
 from scaling.errors import InputError, Refusal
-from scaling.fit import Fit
-from scaling.table import RunTable
-from scaling.theory import Theory
+from scaling.fitting.fit import Fit
+from scaling.laws.theory import Theory
+from scaling.report.checklist import checklist
+from scaling.table.run_table import RunTable
 
 
 def write(
@@ -35,9 +35,9 @@ def write(
 
     Raises InputError for an `out` that is no .html file or whose folder is missing.
     """
-    from scaling.figures.gallery import CAPTIONS, all_figures
     from scaling.report.compute import frontier_of, isoflop_of
     from scaling.report.exports import replace, write_figures, write_fits
+    from scaling.report.figures.gallery import CAPTIONS, all_figures
     from scaling.report.page import page
 
     out = Path(out)

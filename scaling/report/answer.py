@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scaling.fit import Fit
-from scaling.latex import written_at_1
+from scaling.fitting.fit import Fit
+from scaling.laws.theory import Theory
 from scaling.report.html import interval
-from scaling.theory import Theory
+from scaling.report.latex import written_at_1
 
 if TYPE_CHECKING:
-    from scaling.frontier import Exponent, Frontier
+    from scaling.compute.frontier import Exponent, Frontier
 
 BOTTLENECKS = {"beta": ("the data are", "data"), "alpha": ("size is", "parameters")}
 """{exponent: what it is an exponent of}, in the laws below."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scaling.errors import Refusal
-from scaling.fit import Fit
-from scaling.table import RunTable
+from scaling.fitting.fit import Fit
+from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:
-    from scaling.frontier import Frontier
-    from scaling.isoflop import IsoFlop
+    from scaling.compute.frontier import Frontier
+    from scaling.compute.isoflop import IsoFlop
 
 BUDGETS = 41
 REACH = 30.0
@@ -21,7 +21,7 @@ REACH = 30.0
 
 def isoflop_of(table: RunTable, fit: Fit | None) -> IsoFlop | Refusal | None:
     """The IsoFLOP analysis, or why the table has none; None where the fit is not of N and D."""
-    from scaling.isoflop import isoflop
+    from scaling.compute.isoflop import isoflop
 
     if not _of_both(fit):
         return None
@@ -33,7 +33,7 @@ def isoflop_of(table: RunTable, fit: Fit | None) -> IsoFlop | Refusal | None:
 
 def frontier_of(table: RunTable, fit: Fit | None) -> Frontier | None:
     """The path over the runs' compute and beyond; None where the fit is not of N and D, or its unique data vary."""
-    from scaling.frontier import frontier
+    from scaling.compute.frontier import frontier
 
     if not _of_both(fit):
         return None

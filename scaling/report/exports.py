@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling import latex
-from scaling.checklist import Item, answered
 from scaling.errors import Refusal
-from scaling.fit import Fit
-from scaling.laws import LAWS
+from scaling.fitting.fit import Fit
+from scaling.laws.registry import LAWS
+from scaling.report import latex
+from scaling.report.checklist import Item, answered
 
 PNG_PIXELS_PER_INCH = 144
 SUFFIXES = (".svg", ".png", ".pdf")

@@ -8,11 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaling.checklist import Item
 from scaling.errors import Refusal
-from scaling.figures.gallery import CAPTIONS, SECTIONS
-from scaling.fit import Fit
+from scaling.fitting.fit import Fit
+from scaling.laws.theory import Theory
 from scaling.report.answer import answer, limits, noise_sentences
+from scaling.report.checklist import Item
+from scaling.report.figures.gallery import CAPTIONS, SECTIONS
 from scaling.report.html import CSS, notes, paragraph, short
 from scaling.report.sections import (
     checklist,
@@ -25,13 +26,12 @@ from scaling.report.sections import (
     runs,
     variants,
 )
-from scaling.rules import NO_ROW
-from scaling.table import RunTable
-from scaling.theory import Theory
+from scaling.table.rules import NO_ROW
+from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:
-    from scaling.frontier import Frontier
-    from scaling.isoflop import IsoFlop
+    from scaling.compute.frontier import Frontier
+    from scaling.compute.isoflop import IsoFlop
 
 
 def page(

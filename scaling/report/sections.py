@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from scaling.checklist import Item, answered
 from scaling.errors import Refusal
-from scaling.fit import Fit
-from scaling.latex import written_at_1
+from scaling.fitting.fit import Fit
 from scaling.report.answer import forms_sentence, path_sentence
+from scaling.report.checklist import Item, answered
 from scaling.report.html import interval, notes, paragraph, short, table
-from scaling.table import RunTable
+from scaling.report.latex import written_at_1
+from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:
-    from scaling.frontier import Frontier
-    from scaling.isoflop import IsoFlop, Minimum
+    from scaling.compute.frontier import Frontier
+    from scaling.compute.isoflop import IsoFlop, Minimum
 
 HELDOUT_SHOWN = 20
 PATH_SHOWN = 9

@@ -21,17 +21,16 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Int8, Int32, Int64
 
-from sessionrec_jax.config import Config
-from sessionrec_jax.data import paradigm
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.data import item_level
 from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
+from sessionrec_jax.data.codes import CLICKED, TRAIN
 from sessionrec_jax.data.columns import side_columns
 from sessionrec_jax.data.ragged import ranges
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.windows import Windows, windows
 from sessionrec_jax.errors import InputError
 
-IGNORED, CLICKED, CONTEXT = 0, 1, 2  # feedback codes of contract 2; CONTEXT and above are input only
-TRAIN, VALIDATION, TEST = 0, 1, 2  # session roles
 _OPEN_ROWS = 16  # of the first-fit packer: wastes 1-3 % of slots (LOG.md)
 _SHUFFLE_STREAM = 0xDA7A
 
@@ -55,14 +54,14 @@ class Shape:
 
 
 def shape_of(config: Config, shards: int, held: tuple[int, ...] | None = None) -> Shape:
-    """Of one of the `train.parts` of a batch. Raises InputError where the rows cannot be spread evenly over parts and
+    """The shape of one microbatch. Raises InputError where the rows do not spread evenly over microbatches and
     devices."""
-    rows, parts = config.data.rows, config.train.parts
+    rows, parts = config.data.rows, config.train.microbatches
     if rows % (shards * parts):
         fits = -(-rows // (shards * parts)) * shards * parts
         over, other = f"{shards} devices", f"--mesh data={_largest_divisor(rows, shards)}"
         if parts > 1:
-            over, other = f"{over} in {parts} parts", "other --train.parts"
+            over, other = f"{over} in {parts} parts", "other --train.microbatches"
         raise InputError(f"--data.rows {rows} does not spread over {over}; use a multiple such as {fits}, or {other}")
     held = None if held is not None and len(held) == shards else held
     return Shape(shards, rows // (shards * parts), config.data.sessions_per_row, config.data.items_per_row, held)
@@ -307,12 +306,12 @@ class Batches:
 
 def train_windows(config: Config, prepared: Prepared) -> Windows:
     """The training histories in the slots of the run's paradigm."""
-    view, data = paradigm.slots(prepared.arrays(), config.paradigm), config.data
+    view, data = item_level.slots(prepared.arrays(), config.paradigm), config.data
     cut = view.told(windows(view.log, train_users(config, prepared), TRAIN, data.slots, data.items_per_row))
     if not len(cut):
         raise InputError(
-            f"{prepared.path}: no training user has two {paradigm.SLOT[config.paradigm]}s, so there is no next "
-            f"{paradigm.SLOT[config.paradigm]} to learn from"
+            f"{prepared.path}: no training user has two {item_level.SLOT[config.paradigm]}s, so there is no next "
+            f"{item_level.SLOT[config.paradigm]} to learn from"
         )
     return cut
 
@@ -323,8 +322,8 @@ def train_batches(config: Config, prepared: Prepared, shape: Shape) -> Batches:
 
 
 def train_packer(config: Config, prepared: Prepared, shape: Shape) -> Packer:
-    """Of `train_batches`: a batch is `train.parts` times `shape`; the parts of a device stand together."""
-    parts = config.train.parts
+    """Of `train_batches`: a batch is `train.microbatches` times `shape`; the parts of a device stand together."""
+    parts = config.train.microbatches
     held = None if shape.held is None else tuple(shard * parts + part for shard in shape.held for part in range(parts))
     whole = dataclasses.replace(shape, shards=shape.shards * parts, held=held)
     return Packer(train_windows(config, prepared), whole, config.train.epochs, config.train.seed)
@@ -340,7 +339,7 @@ def eval_batches(config: Config, prepared: Prepared, shape: Shape, role: int) ->
     if config.paradigm == "nspp":
         cut = windows(log, users, role, data.slots, data.items_per_row)
     else:
-        view = paradigm.targets(log, users, role, config.paradigm, data.slots - 1)
+        view = item_level.targets(log, users, role, config.paradigm, data.slots - 1)
         most = data.slots + int(log.session_items_S.max(initial=0))
         cut = view.told(windows(view.log, np.arange(view.log.users), role, data.slots, most))
         per_slot = len(view.log.item_N) / max(1, len(view.log.session_items_S))

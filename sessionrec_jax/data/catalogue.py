@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int, Int32, Int64
 
 ID_ROW = "/id_row"
 """Beside the columns of side information, where rare items share rows of the ID table: the row of each. No column can
@@ -89,3 +89,11 @@ def _smoothed_rate(clicks_V: np.ndarray, exposures_V: np.ndarray, rate: float) -
 
     prior = max(_PSEUDO_COUNTS, key=left_out)
     return ((clicks + prior * rate) / (exposures + prior)).astype(np.float32)
+
+
+def popularity_rank(catalogue: Catalogue) -> Int[np.ndarray, " V"]:
+    """Place of each item by training clicks, 0 = most clicked; ties by id. Padding comes last."""
+    order_V = np.argsort(-catalogue.log_popularity_V, kind="stable")
+    rank_V = np.empty(len(order_V), np.int64)
+    rank_V[order_V] = np.arange(len(order_V))
+    return rank_V

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sessionrec_jax.config import Config
+from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.catalogue import ITEM_ID
-from sessionrec_jax.data.sessioncontext import NONE
+from sessionrec_jax.data.session_context import NONE
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError, near_miss
 

@@ -5,7 +5,7 @@
     DATA/items.parquet      row k is the publisher's id and side information of dense item k + 1 (0 is padding)
     DATA/users.parquet      row k is the publisher's id of dense user k, and its sessions and exposures by role
     DATA/catalogue.npz      training counts, coded side information and rows of the ID table by dense item; and the code
-                            that a model reads for each code of session context in log/ (sessioncontext.py)
+                            that a model reads for each code of session context in log/ (session_context.py)
     DATA/side_NAME.parquet  code -> published value, or bounds, of one column of side information (sideinfo.py)
     DATA/context_NAME.parquet   the same of one column of session context
     DATA/rejected.parquet   the rows that were not taken, as they came, with the reason
@@ -33,10 +33,10 @@ from array_record.python import array_record_module
 from jaxtyping import Int8, Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
-from sessionrec_jax.data import sessioncontext
+from sessionrec_jax.data import session_context
+from sessionrec_jax.data.codes import ROLES
 from sessionrec_jax.data.ragged import offsets
-from sessionrec_jax.data.sessionlog import ROLES
-from sessionrec_jax.data.sideinfo import Coded
+from sessionrec_jax.data.side_information import Coded
 from sessionrec_jax.errors import InputError
 
 VERSION = 3
@@ -168,7 +168,7 @@ def fingerprint(
     tables: Sequence[pl.DataFrame],
     side: dict[str, Coded],
     id_row_V: np.ndarray | None,
-    context: dict[str, sessioncontext.Coded],
+    context: dict[str, session_context.Coded],
 ) -> str:
     """Sixteen hex digits of a SHA-256 over the content: the digests of the log, the publisher's ids, the side
     information and the numbers of its codes, which decide a model's shapes, the rows that items share, and the session
@@ -236,7 +236,7 @@ class Prepared:
         return {column["name"]: column["values"] for column in self.manifest["session_context"]}
 
     @property
-    def context_of_start(self) -> list[sessioncontext.FromStart]:
+    def context_of_start(self) -> list[session_context.FromStart]:
         """Columns of session context that follow from a session's start."""
         return [column["name"] for column in self.manifest["session_context"] if column["from"] == "start"]
 

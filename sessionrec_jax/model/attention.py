@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from sessionrec_jax.config import Model
+from sessionrec_jax.config.settings import Model
 
 TIME_BUCKETS = 64
 ROTARY_BASE = 10_000.0

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sessionrec_jax.config import Model
+from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.catalogue import ITEM_ID
 from sessionrec_jax.model.linear import linear
 
@@ -40,7 +40,9 @@ class ItemEmbedding(nn.Module):
         if ITEM_ID in left_out:
             parts.append(jnp.zeros((len(item_N), config.id_width)))
         elif config.id_width:
-            table_VE = self.param("item_table", nn.initializers.normal(config.id_start), (self.rows, config.id_width))
+            table_VE = self.param(
+                "item_table", nn.initializers.normal(config.id_init_std), (self.rows, config.id_width)
+            )
             id_NE = table_VE[item_N]
             parts.append(id_NE if has_id_N is None else jnp.where(has_id_N[:, None], id_NE, 0))
         for name, values in self.side_values:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from sessionrec_jax.config import Model
+from sessionrec_jax.config.settings import Model
 from sessionrec_jax.model.attention import attention_mask, slots_of
 from sessionrec_jax.model.dropout import Noise, drop, layer_keys, row_keys
-from sessionrec_jax.model.gru import GruBlock, first_of_user
-from sessionrec_jax.model.hstu import HstuBlock
 from sessionrec_jax.model.norm import rms_norm
-from sessionrec_jax.model.transformer import TransformerBlock
+from sessionrec_jax.model.sequence_encoders.gru import GruBlock, first_of_user
+from sessionrec_jax.model.sequence_encoders.hstu import HstuBlock
+from sessionrec_jax.model.sequence_encoders.transformer import TransformerBlock
 
 __all__ = ["Noise", "SequenceEncoder", "attention_mask", "rms_norm"]
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sessionrec_jax.config import Model
+from sessionrec_jax.config.settings import Model
 
 
 class SessionContext(nn.Module):

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sessionrec_jax.config import Model
-from sessionrec_jax.data.batches import CLICKED, IGNORED
+from sessionrec_jax.config.settings import Model
+from sessionrec_jax.data.codes import CLICKED, IGNORED
 from sessionrec_jax.model.linear import linear
+from sessionrec_jax.model.parametrization import head_width_ratio
 from sessionrec_jax.model.segment import (
     segment_attention,
     segment_max,
@@ -24,7 +25,6 @@ from sessionrec_jax.model.segment import (
     segment_sum,
 )
 from sessionrec_jax.model.sequence_encoder import rms_norm
-from sessionrec_jax.parametrization import head_width_ratio
 
 
 class SessionEncoder(nn.Module):

@@ -19,16 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sessionrec_jax.config import Model
+from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.dropout import kept_slots
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
 from sessionrec_jax.model.linear import linear
+from sessionrec_jax.model.parametrization import readout_scales
 from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
 from sessionrec_jax.model.session_context import SessionContext
 from sessionrec_jax.model.session_encoder import SessionEncoder
-from sessionrec_jax.parametrization import readout_scales
 
 Params = dict[str, Any]
 ROW_MULTIPLE = 64
@@ -136,8 +136,8 @@ class Heads(nn.Module):
     @nn.compact
     def __call__(self, o_SD: Float[Array, "S D"]) -> Queries:
         model, cosine = self.spec.model, self.spec.model.score == "cosine"
-        start = nn.initializers.lecun_normal() if cosine else nn.initializers.zeros
-        retrieval_SD = linear(self, "retrieval", start, o_SD, model.width)
+        initializer = nn.initializers.lecun_normal() if cosine else nn.initializers.zeros
+        retrieval_SD = linear(self, "retrieval", initializer, o_SD, model.width)
         rank_SD = linear(self, "rank", nn.initializers.zeros, o_SD, model.width)
         self.param("item_bias", nn.initializers.zeros, (self.spec.rows,))
         self.param("rank_bias", nn.initializers.zeros, ())
@@ -162,7 +162,7 @@ def unit_length(x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
 def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
     """Parameters as a nested dict of float32 arrays; the two biases start at the popularity baseline. Raises InputError
     as `popularity` does."""
-    return start(spec, key, popularity(spec, catalogue))
+    return init_with_biases(spec, key, popularity(spec, catalogue))
 
 
 def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
@@ -183,14 +183,14 @@ def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
     }
 
 
-def start(spec: Spec, key: Array, of_heads: dict[str, Any]) -> Params:
+def init_with_biases(spec: Spec, key: Array, of_heads: dict[str, Any]) -> Params:
     """Random parameters, but for some of the heads'."""
-    params = random(spec, key)
+    params = init_params(spec, key)
     return params | {"heads": params["heads"] | {name: jnp.asarray(x) for name, x in of_heads.items()}}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def random(spec: Spec, key: Array) -> Params:
+def init_params(spec: Spec, key: Array) -> Params:
     one = jnp.zeros((1,), jnp.int32)
     slots = jnp.zeros((1, spec.positions), jnp.int32)
     inputs = Inputs(one, one, one, slots, slots, slots, {name: slots for name, _ in spec.context_values})

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from sessionrec_jax.data.sessionlog import Split, TimeUnit
+from sessionrec_jax.data.session_log import Split, TimeUnit
 from sessionrec_jax.errors import InputError, near_miss
 
 NAMES = ("kuaisar", "recflow", "kuairand", "ebnerd", "mind", "movielens", "table", "synthetic")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from sessionrec_jax.data.sessionlog import OF_SESSION
+from sessionrec_jax.data.session_log import OF_SESSION
 from sessionrec_jax.errors import InputError, near_miss, no_room
 
 ALWAYS = "always"

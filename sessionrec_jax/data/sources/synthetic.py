@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.synthetic import ZipfIntent as Options
+from sessionrec_jax.data.synthetic.process import ZipfIntent as Options
 
 NAME = "synthetic"
 TITLE = "Zipf-intent process, made here from a seed"

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from sessionrec_jax.data.sessionlog import MOST_WHOLE_FLOAT, TimeUnit
+from sessionrec_jax.data.session_log import MOST_WHOLE_FLOAT, TimeUnit
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.sources.files import IF_THERE, File, Types, collected, readable, session_context
 from sessionrec_jax.errors import InputError, near_miss

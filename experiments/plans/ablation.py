@@ -1,0 +1,91 @@
+"""Plan `ablation`: what each part of next-session prediction buys, one part changed at a time.
+
+Tables: the session encoder; the rank loss and its weight alpha; the retrieval loss and its negatives; the length of the
+history; ignored exposures in the input. The base configuration is the reference of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from experiments.plans.arms import Arm, Trials
+from experiments.sweep.layout import Layout
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.store import Prepared
+
+_NEGATIVES = (64, 512, 2048)
+_ALPHAS = (0.01, 0.1, 1.0)
+_WINDOWS = (2, 4, 8, 16, 32)
+Table = Literal["session encoder", "rank loss", "retrieval loss", "history", "input"]
+
+
+@dataclass(frozen=True)
+class Plan(Trials):
+    """One part of the model changed at a time, at equal epochs and at equal compute, each tuned alike."""
+
+    tables: tuple[Table, ...] = ("session encoder", "rank loss", "retrieval loss", "history", "input")
+    """Which parts."""
+
+    SETS: ClassVar[dict[str, str]] = {**Trials.SETS, "paradigm": "nothing, since it is about next sessions"}
+
+    def lay_out(self, base: Config, prepared: Prepared) -> Layout:
+        """Every run, each once. `base`: the reference."""
+        base = replace(base, {"train.epochs": self.epochs})
+        arms = []
+        for table in self.tables:
+            changes = _changes(table, base)
+            arms.append(Arm(table, f"{_told(table, base)} (reference)", base, is_reference=True))
+            arms += [
+                Arm(table, _told(table, changed), changed)
+                for changed in (replace(base, change) for change in changes)
+                if changed != base
+            ]
+        return self.lay_out_arms(arms, prepared)
+
+
+def _changes(table: Table, base: Config) -> list[dict[str, Any]]:
+    if table == "session encoder":
+        names = ("mean", "sum", "max", "typed_mean", "attention", "transformer")
+        return [{"model.session_encoder": name} for name in names]
+    if table == "rank loss":
+        kinds = ("pointwise", "pairwise", "listwise")
+        return [{"loss.alpha": 0.0}] + [{"loss.rank": kind, "loss.alpha": a} for kind in kinds for a in _ALPHAS]
+    if table == "retrieval loss":
+        return [
+            *({"loss.negatives": n} for n in _NEGATIVES),
+            *({"loss.negatives_from": kind} for kind in ("mixed", "uniform", "log_uniform", "in_batch")),
+            {"loss.log_q": False},
+            {"loss.other_clicks": "masked" if base.loss.other_clicks == "counted" else "counted"},
+            {"loss.retrieval": "full_softmax"},
+            {"loss.retrieval": "bce"},
+            {"model.score": "cosine", "model.temperature": 0.05},
+            {"model.score": "cosine", "model.temperature": 0.05, "model.temperature_learned": True},
+        ]
+    if table == "history":
+        return [{"data.window": n} for n in _WINDOWS if n < base.data.sessions_per_row]
+    return [{"model.ignored_in_input": not base.model.ignored_in_input}]
+
+
+def _told(table: Table, config: Config) -> str:
+    """The line's name: the settings that its table varies."""
+    model, loss = config.model, config.loss
+    if table == "session encoder":
+        return model.session_encoder
+    if table == "rank loss":
+        return f"{loss.rank}, alpha {loss.alpha:g}" if loss.alpha else "none, alpha 0"
+    if table == "retrieval loss":
+        if loss.retrieval == "full_softmax":
+            return "full softmax"
+        name = "BCE" if loss.retrieval == "bce" else "sampled softmax"
+        name += f", {loss.negatives} {loss.negatives_from.replace('_', '-')}"
+        name += "" if loss.log_q else ", no log-q"
+        name += f", other clicks {loss.other_clicks}"
+        if model.score == "cosine":
+            name += f", cosine at {'learned ' if model.temperature_learned else ''}{model.temperature:g}"
+        return name
+    if table == "history":
+        slots = config.data.slots  # a session deep in a long history sees at least half a window (data/windows.py)
+        return "the last session" if slots == 2 else f"the last {slots // 2} to {slots - 1} sessions"
+    return "clicked and ignored" if model.ignored_in_input else "clicked only"

@@ -1,0 +1,105 @@
+"""The best learning rate of each size: found among runs that were tuned, written where other plans read it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.plans.sizes import SIZES, size_of, sized
+from experiments.sweep.varying import flat, told
+from scaling.compute import vertex
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import to_dict
+from sessionrec_jax.errors import InputError, near_miss
+from sessionrec_jax.runfolder.files import read_json, write_json
+
+FILE = "learning_rates.json"
+_KEYS = ("learning_rate_peak", "settings")
+_ROOMS = ("paradigm", "model.", "loss.", "optim.", "data.rows", "data.sessions_per_row")
+_OWN = ("optim.learning_rate_peak", "optim.learning_rate_rule", *next(iter(SIZES.values())))
+"""Settings among those that a size or its tuning decides."""
+
+
+def best(size: str, runs: Iterable[tuple[float, float | None]]) -> float:
+    """The rate of the lowest objective, by a polynomial in its logarithm.
+
+    Args:
+      size: what the runs have in common, for messages.
+      runs: (rate, objective), any number of each rate; None: the run diverged.
+
+    Raises InputError where the lowest objective stands at an end of the rates that were tried.
+    """
+    by_rate: dict[float, list[float]] = defaultdict(list)
+    for rate, objective in runs:
+        by_rate[rate].append(math.inf if objective is None else objective)
+    mean = {rate: sum(values) / len(values) for rate, values in sorted(by_rate.items())}
+    finite = [rate for rate in mean if mean[rate] < math.inf]
+    if not finite:
+        raise InputError(f"size {size}: every run diverged; try lower rates than {min(mean):g}")
+    tried = list(mean)
+    lowest = min(finite, key=mean.get)
+    if lowest in (finite[0], finite[-1]):
+        raise InputError(
+            f"size {size}: the lowest objective, {mean[lowest]:.5g}, is at {lowest:g}, an end of the rates that were "
+            f"tried; add {_beyond(tried, lowest, is_high=lowest == finite[-1]):.3g} to --learning-rates"
+        )
+    rate_R = np.array([rate for rate in finite for _ in by_rate[rate]])
+    objective_R = np.array([value for rate in finite for value in by_rate[rate]])
+    found = vertex.local(vertex.Curve.of(rate_R, objective_R, np.arange(len(rate_R))))
+    if found.log_n is None:
+        raise InputError(f"size {size}: the objective has no clear minimum among {_list(finite)}; add seeds, or rates")
+    return float(f"{np.exp(found.log_n):.3g}")
+
+
+def _beyond(tried: list[float], end: float, *, is_high: bool) -> float:
+    """One step past the end; half way where the next one was tried and diverged."""
+    at = tried.index(end)
+    if is_high and at + 1 < len(tried):
+        return math.sqrt(end * tried[at + 1])
+    step = tried[1] / tried[0] if len(tried) > 1 else 2.0
+    return end * step if is_high else end / step
+
+
+def write(folder: Path, base: dict[str, Any], found: dict[str, float]) -> Path:
+    """`base`: any run of the sweep, as `to_dict` writes it."""
+    path = folder / FILE
+    write_json(path, dict(zip(_KEYS, (found, _settings(base)), strict=True)))
+    return path
+
+
+def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, float]:
+    """{size: best rate}. Raises InputError where the file is none, lacks a size, or was tuned for other settings."""
+    if not path.is_file():
+        raise InputError(f"no file {path}; `sessionrec sweep learning_rate --out SWEEP` writes SWEEP/{FILE}")
+    values = read_json(path)
+    if not (isinstance(values, dict) and all(isinstance(values.get(key), dict) for key in _KEYS)):
+        raise InputError(f"{path} is not what a sweep of the plan learning_rate writes; it wants {', '.join(_KEYS)}")
+    found, settings = (values[key] for key in _KEYS)
+    names = {size: size_of(sized(base, size)) for size in sizes}
+    for name in names.values():
+        if name not in found:
+            raise InputError(f"{path} has no rate for the size {name!r}; {near_miss(name, found)}. Tune it too.")
+    here = _settings(to_dict(base))
+    differ = [name for name in here if here[name] != settings.get(name)]
+    if differ:
+        each = (f"{name} was {told(settings.get(name))} and is {told(here[name])}" for name in differ)
+        raise InputError(f"{path} was tuned for other settings: {'; '.join(each)}. Tune for these.")
+    return {size: found[name] for size, name in names.items()}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What the best rate hangs on, beside the size and how long a run is."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value  # as JSON gives it back
+        for name, value in flat(config).items()
+        if name.startswith(_ROOMS) and name not in _OWN
+    }
+
+
+def _list(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)

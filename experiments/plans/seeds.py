@@ -1,0 +1,54 @@
+"""Plan `seeds`: one run many times over, for the noise that every other plan has to live with.
+
+What is repeated is said by the settings of a run, as for `sessionrec train`. `sessionrec design --sigma` takes what
+comes out.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from experiments.plans.scaling_plan import COLUMNS, lay_out
+from experiments.sweep.layout import Layout
+from experiments.sweep.sweep_folder import RunState
+from sessionrec_jax.config.rules import check
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.runfolder.files import read_json
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seeds of one run."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    """Seeds to run it with."""
+
+    SETS: ClassVar[dict[str, str]] = {"train.seed": "--seeds"}
+    """Settings that the plan decides, and the flag that they are decided by."""
+
+    def lay_out(self, base: Config, prepared: Prepared) -> Layout:
+        """Every run, each once. There is no law to fit."""
+        if len(set(self.seeds)) < 2:
+            raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: one seed shows no noise; wanted two or more")
+        configs = [check(replace(base, {"train.seed": seed})) for seed in dict.fromkeys(self.seeds)]
+        return lay_out(configs, prepared, COLUMNS)
+
+    def conclude(self, sweep_dir: Path, runs: Sequence[RunState]) -> str:
+        """Tells the noise."""
+        loss = read_json(sweep_dir / "report.json")["loss"]
+        losses = [math.log(run.row[loss]) for run in runs if run.status == "done"]
+        if len(losses) < 2:
+            return f"{len(losses)} of {len(runs)} runs are done: there is no noise to tell"
+        sigma = statistics.stdev(losses)
+        return (
+            f"log loss differs between seeds by {sigma:.2g} (one standard deviation, of {len(losses)} runs): "
+            f"`sessionrec design --sigma {sigma:.2g}`"
+        )

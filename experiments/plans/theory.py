@@ -1,0 +1,61 @@
+"""What a log whose truth is known says of a plan's law: SWEEP/theory.json, which `sessionrec report` draws too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.data.batches import train_users
+from sessionrec_jax.data.codes import CLICKED
+from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.synthetic.truth import Truth
+from sessionrec_jax.evaluation.measure import anchors
+
+
+def theory(
+    report: dict[str, Any], configs: Sequence[Config], prepared: Prepared, truth: Truth
+) -> dict[str, Any] | None:
+    """The keys of `scaling.theory`; None where the truth says nothing of the plan's law.
+
+    Args:
+      report: the plan's report.json.
+      configs: its runs, resolved.
+    """
+    if report.get("law") not in ("power", "power_floor"):
+        return None
+    of_rank_loss = report["loss"].startswith("rank_")
+    floor = truth.rank_floor_nats_per_exposure if of_rank_loss else truth.retrieval_floor_nats_per_item
+    curve: list[list[float]] = []
+    note = "Zipf-intent process: exact floor; "
+    if report["d"] == "params_body" and not configs[0].model.id_width:  # else the ID table stores the facts
+        exponent = truth.capacity_exponent
+        note += "excess ~ N^-alpha where N alone is short, of facts that the body stores"
+    elif report["d"] == "sessions_unique":
+        exponent = truth.data_exponent
+        note += "beta = alpha / (1 + alpha) for an endless catalogue"
+        if of_rank_loss:
+            curve = _counting_curve(configs, prepared, truth)
+            note += "; the curve is the Bayes learner that counts each (interest, category) in the same sessions"
+    else:
+        return None
+    return {"exponent": exponent, "floor": floor, "curve": curve, "note": note}
+
+
+def _counting_curve(configs: Sequence[Config], prepared: Prepared, truth: Truth) -> list[list[float]]:
+    """(target sessions, excess rank loss) of the Bayes learner on the training users of each size."""
+    log, published_V = prepared.arrays(), np.append(-1, prepared.item_ids().to_numpy())
+    user_S = np.repeat(np.arange(log.users), np.diff(log.user_session_offsets_U1))
+    is_target_S = np.append(False, user_S[1:] == user_S[:-1])  # nothing comes before a user's first session
+    session_N = np.repeat(np.arange(len(user_S)), log.session_items_S)
+    anchor_S, curve = published_V[anchors(log)], []
+    for config in {config.data.users: config for config in configs}.values():
+        is_trained_S = is_target_S & np.isin(user_S, train_users(config, prepared))
+        counted_N = np.flatnonzero(is_trained_S[session_N] & (log.feedback_N <= CLICKED))
+        excess = truth.bayes_excess_after(
+            anchor_S[session_N[counted_N] - 1], published_V[log.item_N[counted_N]], log.feedback_N[counted_N] == CLICKED
+        )
+        curve.append([int(is_trained_S.sum()), excess])
+    return sorted(curve)

@@ -1,0 +1,214 @@
+"""Arms of a sweep held against each other: means with intervals, and differences paired by user and seed.
+
+A value varies with the users that happened to be tested and with the seed of the run, so the squared standard error is
+the sum of both: that over users (clustered, delta method for the ratio) of the values averaged over seeds, and the
+variance between seeds over their number. Its degrees of freedom are Satterthwaite's (1946); with three seeds and much
+variance between them they are few, and the interval says so. Letters: S seeds, U users.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.stats
+
+from sessionrec_jax.errors import InputError, near_miss
+from sessionrec_jax.runfolder.files import read_json, read_row
+
+PER_USER = "per_user.parquet"
+"""Of a run's test sessions: user (place in the log), metric, x, n; the metric is sum(x) / sum(n)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, against zero."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm in one table at one budget."""
+
+    table: str
+    budget: str
+    arm: str
+    is_reference: bool
+    seeds: int
+    """Seeds with a finished run, of `seeds_planned`."""
+    seeds_planned: int
+    epochs: float | None
+    flops_train: float | None
+    params_body: int | None
+    learning_rates: tuple[float, ...]
+    """Chosen on validation, a seed each."""
+    values: dict[str, Estimate | None]
+    """By metric; None where it is missing."""
+    differences: dict[str, Estimate | None]
+    """Arm minus reference, by metric; p after Holm's correction for the arms of the table."""
+
+
+def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[Line]:
+    """Every arm of a sweep of `paradigm` or `ablation`, in the plan's order.
+
+    Raises InputError where the folder is no such sweep, where no run of it has a metric, and where two arms were not
+    tested on the same sessions.
+    """
+    if not (sweep_dir / "comparison.json").exists():
+        raise InputError(
+            f"{sweep_dir} has no comparison.json; `sessionrec sweep paradigm` and `... ablation` make one, "
+            "`sessionrec report` reads the sweeps of other plans"
+        )
+    plan = read_json(sweep_dir / "comparison.json")
+    groups = _groups(plan["arms"])
+    chosen = [[_chosen(sweep_dir, arm, plan["select_by"]) for arm in arms] for arms in groups]
+    _refuse_unknown(sweep_dir, list(itertools.chain(*chosen)), metrics)
+    tables = (
+        _table(sweep_dir, list(zip(arms, rows, strict=True)), metrics)
+        for arms, rows in zip(groups, chosen, strict=True)
+    )
+    return list(itertools.chain(*tables))
+
+
+def _groups(arms: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The arms of each table at each budget; a table whose arms spend the same at every budget stands there once."""
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for arm in arms:
+        groups.setdefault(arm["table"], {}).setdefault(arm["budget"], []).append(arm)
+    found = []
+    for budgets in groups.values():
+        runs = [[arm["runs"] for arm in of_budget] for of_budget in budgets.values()]
+        if len(runs) > 1 and all(other == runs[0] for other in runs[1:]):
+            found.append([arm | {"budget": " and ".join(budgets)} for arm in next(iter(budgets.values()))])
+        else:
+            found += budgets.values()
+    return found
+
+
+def _chosen(sweep_dir: Path, arm: dict[str, Any], select_by: str) -> dict[str, dict[str, Any]]:
+    """The row of each seed that is best on validation, among those that finished."""
+    found = {}
+    for seed, run_ids in arm["runs"].items():
+        rows = [read_row(sweep_dir / "runs" / name) for name in run_ids]  # which come while a sweep is under way
+        rows = [row for row in rows if row and row["status"] == "done" and row.get(select_by) is not None]
+        if rows:
+            found[seed] = max(rows, key=lambda row: row[select_by])
+    return found
+
+
+def _refuse_unknown(sweep_dir: Path, chosen: list[dict[str, dict[str, Any]]], metrics: tuple[str, ...]) -> None:
+    rows = [row for of_seed in chosen for row in of_seed.values()]
+    if not rows:
+        raise InputError(f"{sweep_dir}: no run is done yet; `sessionrec status {sweep_dir}` shows how far they are")
+    known = {name.removesuffix("_stderr") for row in rows for name in row if name.endswith("_stderr")}
+    for metric in metrics:
+        if all(row.get(metric) is None for row in rows):
+            raise InputError(f"no run in {sweep_dir} has the metric {metric!r}; {near_miss(metric, known)}")
+
+
+def _table(sweep_dir: Path, arms: list[Any], metrics: tuple[str, ...]) -> list[Line]:
+    sums = [{seed: _per_user(sweep_dir / "runs" / row["run_id"]) for seed, row in rows.items()} for _, rows in arms]
+    reference = next(of_arm for (arm, _), of_arm in zip(arms, sums, strict=True) if arm["is_reference"])
+    lines = []
+    for (arm, rows), of_arm in zip(arms, sums, strict=True):
+        first = next(iter(rows.values()), {})
+        lines.append(
+            Line(
+                table=arm["table"],
+                budget=arm["budget"],
+                arm=arm["arm"],
+                is_reference=arm["is_reference"],
+                seeds=len(rows),
+                seeds_planned=len(arm["runs"]),
+                epochs=first.get("epochs"),
+                flops_train=first.get("flops_train"),
+                params_body=first.get("params_body"),
+                learning_rates=tuple(row["learning_rate_peak"] for row in rows.values()),
+                values={metric: _value(of_arm, metric) for metric in metrics},
+                differences={
+                    metric: None if arm["is_reference"] else _difference(of_arm, reference, metric)
+                    for metric in metrics
+                },
+            )
+        )
+    return [_holm(line, lines) for line in lines]
+
+
+def _per_user(run_dir: Path) -> dict[str, pl.DataFrame]:
+    """The sums by user of each metric."""
+    path = run_dir / PER_USER
+    if not path.exists():
+        raise InputError(f"{path}: no such file, though the run is done; delete {run_dir} and type the sweep again")
+    sums = pl.read_parquet(path).with_columns(pl.col("x", "n").cast(pl.Float64))
+    parts = sums.partition_by("metric", as_dict=True)
+    return {str(metric): frame.sort("user") for (metric,), frame in parts.items()}
+
+
+def _value(of_seed: dict[str, dict[str, pl.DataFrame]], metric: str) -> Estimate | None:
+    frames = [frames[metric] for frames in of_seed.values() if metric in frames]
+    if not frames:
+        return None
+    _refuse_other_targets(frames, metric)
+    return estimate(np.stack([frame["x"].to_numpy() for frame in frames]), frames[0]["n"].to_numpy())
+
+
+def _difference(
+    of_seed: dict[str, dict[str, pl.DataFrame]], reference: dict[str, dict[str, pl.DataFrame]], metric: str
+) -> Estimate | None:
+    pairs = [
+        (of_seed[seed][metric], reference[seed][metric])
+        for seed in of_seed.keys() & reference.keys()
+        if metric in of_seed[seed] and metric in reference[seed]
+    ]
+    if not pairs:
+        return None
+    _refuse_other_targets([frame for pair in pairs for frame in pair], metric)
+    x_SU = np.stack([(arm["x"] - other["x"]).to_numpy() for arm, other in pairs])
+    return estimate(x_SU, pairs[0][0]["n"].to_numpy())
+
+
+def _refuse_other_targets(frames: list[pl.DataFrame], metric: str) -> None:
+    first = frames[0].select("user", "n")
+    for frame in frames[1:]:
+        if not frame.select("user", "n").equals(first):
+            raise InputError(f"{metric}: two arms were not tested on the same sessions, so they cannot be compared")
+
+
+def estimate(x_SU: np.ndarray, n_U: np.ndarray) -> Estimate:
+    """Mean over seeds of sum(x) / sum(n), with users and seeds as sources of variance; of users alone for one seed."""
+    seeds, users = x_SU.shape
+    of_seed_S = x_SU.sum(axis=1) / n_U.sum()
+    value = float(of_seed_S.mean())
+    residual_U = x_SU.mean(axis=0) - value * n_U
+    parts = [(float(np.sum(residual_U**2)) * users / (users - 1) / n_U.sum() ** 2, users - 1)] if users > 1 else []
+    parts += [(float(of_seed_S.var(ddof=1)) / seeds, seeds - 1)] if seeds > 1 else []
+    variance = sum(part for part, _ in parts)
+    if not variance:
+        return Estimate(value, value, value, 1.0 if value == 0 else 0.0)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    error = variance**0.5
+    half = float(scipy.stats.t.ppf(0.975, freedom)) * error
+    return Estimate(value, value - half, value + half, float(2 * scipy.stats.t.sf(abs(value) / error, freedom)))
+
+
+def _holm(line: Line, lines: list[Line]) -> Line:
+    """`line` with the p of its differences corrected for the number of arms in its table (Holm 1979)."""
+    corrected: dict[str, Estimate | None] = {}
+    for metric, own in line.differences.items():
+        if own is None:
+            corrected[metric] = None
+            continue
+        ps = sorted(other.differences[metric].p for other in lines if other.differences[metric] is not None)
+        steps = [p * (len(ps) - place) for place, p in enumerate(ps) if p <= own.p]
+        corrected[metric] = dataclasses.replace(own, p=min(1.0, max(steps)))
+    return dataclasses.replace(line, differences=corrected)

@@ -1,0 +1,123 @@
+"""N, D and C of a run, before it and after it, and the means to compare models at equal compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace, run_id
+from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_users, train_windows
+from sessionrec_jax.data.codes import CLICKED, TRAIN
+from sessionrec_jax.data.store import Prepared, open_log
+from sessionrec_jax.model import count
+from sessionrec_jax.model.sessionrec import Spec
+from sessionrec_jax.training.loop import spec_of
+
+_EPOCHS, _WINDOWS = 16, 20_000
+"""Epochs that are packed to know how many rows one has, fewer where they have so many windows together."""
+
+
+def flops_train(config: Config, spec: Spec, items: int, sessions: int, steps: int) -> float:
+    """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw so many packed items and sessions."""
+    kinds = (len(spec.side_values), spec.feedback_kinds, spec.positions, spec.session_items, spec.ids)
+    return count.flops_train(config.model, config.loss, *kinds, items=items, sessions=sessions, steps=steps)
+
+
+def parameters(spec: Spec) -> dict[str, int]:
+    """The row's columns of N."""
+    shapes = (spec.ids, spec.side_values, spec.feedback_kinds, spec.positions, spec.id_rows, spec.context_values)
+    counted = count.parameters(spec.model, *shapes)
+    return {
+        "params_item_table": counted.item_table,
+        "params_body": counted.body,
+        "params_total": counted.total,
+    }
+
+
+def unique(config: Config, prepared: Prepared) -> dict[str, int]:
+    """The row's columns of distinct data: training sessions that are a target, and their labelled exposures."""
+    log = prepared.arrays()
+    is_target_S = np.repeat(
+        np.isin(np.arange(log.users), train_users(config, prepared)), np.diff(log.user_session_offsets_U1)
+    )
+    is_target_S &= log.session_role_S == TRAIN
+    is_target_S[log.user_session_offsets_U1[:-1]] = False  # nothing comes before a user's first session
+    labelled_N = np.repeat(is_target_S, log.session_items_S) & (log.feedback_N <= CLICKED)
+    return {"sessions_unique": int(is_target_S.sum()), "exposures_unique": int(labelled_N.sum())}
+
+
+class Epoch(NamedTuple):
+    """One pass over the training sessions of a run: what is packed, whatever the model."""
+
+    items: int
+    sessions: int
+    rows: float
+    """The mean over some epochs: each has an order of its own, and is packed into a few rows more or less."""
+
+    @classmethod
+    def of(cls, config: Config, prepared: Prepared) -> Epoch:
+        cut = train_windows(config, prepared)
+        packer = Packer(cut, shape_of(replace(config, {"train.microbatches": 1}), 1), 1.0, config.train.seed)
+        packed = [len(packer.epoch(epoch)) for epoch in range(max(1, min(_EPOCHS, _WINDOWS // len(cut))))]
+        return cls(int(cut.items_W.sum()), int((cut.last_W - cut.first_W).sum()), float(np.mean(packed)))
+
+    def steps(self, config: Config, epochs: float = 1.0) -> int:
+        return max(1, round(epochs * self.rows / config.data.rows))
+
+
+def flops_per_epoch(config: Config, prepared: Prepared) -> float:
+    """Of one epoch of a resolved `config`."""
+    epoch = Epoch.of(config, prepared)
+    spec = spec_of(config, prepared, train_catalogue(config, prepared))
+    return flops_train(config, spec, epoch.items, epoch.sessions, epoch.steps(config))
+
+
+def at_equal_compute(config: Config, reference: Config, prepared: Prepared) -> Config:
+    """`config` for as many epochs as spend the FLOPs of `reference`. Both resolved; epochs to four digits."""
+    ratio = flops_per_epoch(reference, prepared) / flops_per_epoch(config, prepared)
+    return replace(config, {"train.epochs": float(f"{reference.train.epochs * ratio:.4g}")})
+
+
+class CostEstimate:
+    """The columns N, D and C of runs before they are made, as their rows will have them.
+
+    What runs share (the pass over a part of a log, the distinct sessions in it) is counted once.
+    """
+
+    def __init__(self):
+        self._known: dict[Any, Any] = {}
+
+    def row(self, config: Config) -> dict[str, Any]:
+        """Of a resolved `config`; steps, and what follows from them, to within one or two."""
+        data, paradigm = config.data, config.paradigm
+        prepared = self._once(data.path, lambda: open_log(Path(data.path)))
+        epoch = self._once((data, paradigm), lambda: Epoch.of(config, prepared))
+        distinct = self._once((data.path, data.users), lambda: unique(config, prepared))
+        # who is trained on does not matter to its sizes
+        catalogue = self._once((data.path, data.side_columns), lambda: train_catalogue(config, prepared))
+        spec = spec_of(config, prepared, catalogue)
+        steps = epoch.steps(config, config.train.epochs)
+        epochs = steps * data.rows / epoch.rows
+        seen = {"items": round(epochs * epoch.items), "sessions": round(epochs * epoch.sessions), "steps": steps}
+        return {
+            "run_id": run_id(config),
+            "seed": config.train.seed,
+            "window_slots": data.slots,
+            "epochs_planned": config.train.epochs,
+            **parameters(spec),
+            "flops_train": flops_train(config, spec, **seen),
+            "sessions_seen": round(distinct["sessions_unique"] * epochs),
+            **distinct,
+            "epochs": epochs,
+            "users": len(train_users(config, prepared)),
+            "items": catalogue.items,
+            "steps": steps,
+        }
+
+    def _once(self, key: Any, make: Any) -> Any:
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]

@@ -1,0 +1,43 @@
+"""The cores of a CPU worker that a scheduler has started: as many as it was given, and nobody else's.
+
+Ray and SLURM count cores, and leave it to settings that many clusters do not have (cgroups, task/affinity) that a
+process keeps to its own. XLA makes a thread for each core that it may run on, so it must not see them all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from experiments.sweep.lease import lock
+
+_held: list[IO[str]] = []
+"""Locks of this process's cores: free for others when it ends, whatever ends it."""
+
+
+def keep_to(count: int) -> None:
+    """This process runs from now on on `count` cores that no other such process of this user and machine has, and on
+    all that it may where so many are not free or it has no more."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) <= count:
+        return
+    folder = Path(tempfile.gettempdir()) / f"sessionrec-cores-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    mine: dict[int, IO[str]] = {}
+    for core in allowed:
+        file = (folder / str(core)).open("w")
+        if len(mine) < count and lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            mine[core] = file
+        else:
+            file.close()
+    if len(mine) < count:
+        for file in mine.values():
+            file.close()
+        return
+    _held.extend(mine.values())
+    os.sched_setaffinity(0, mine)

@@ -1,0 +1,87 @@
+"""Seconds and memory of a run's training step on this device, by a few real steps in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.sweep.launch.local import keep_to_share
+from sessionrec_jax.config.settings import Config
+
+_STEPS = 20
+_SECONDS = 2.0
+
+
+class Cost(NamedTuple):
+    step_seconds: float
+    """Making its batch included, as the loop waits for it where it takes longer."""
+    compile_seconds: float
+    step_bytes: int
+    """XLA's analysis of the compiled step: arguments + outputs - what they share + temporary buffers."""
+    log_bytes: int
+    """The log in the memory of the host."""
+    device_kind: str
+
+
+def probe(config: Config, workers: int) -> Cost:
+    """Of a resolved run, on a CPU on the share of the cores that one of so many workers has."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), keep_to_share, (0, workers)) as pool:
+        return pool.submit(_measure, config).result()
+
+
+def _measure(config: Config) -> Cost:
+    import jax
+    import numpy as np
+
+    from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
+    from sessionrec_jax.data.store import open_log
+    from sessionrec_jax.devices.mesh import (
+        batch_shards,
+        make_mesh,
+        put,
+        put_batch,
+        put_replicated,
+        put_side,
+        replicated,
+        shards_here,
+    )
+    from sessionrec_jax.loss.session import proposal
+    from sessionrec_jax.training.loop import spec_of
+    from sessionrec_jax.training.step import Scalars, initial_state, make_step
+
+    prepared, mesh = open_log(Path(config.data.path)), make_mesh(config.mesh)
+    catalogue = train_catalogue(config, prepared)
+    spec = spec_of(config, prepared, catalogue)
+    batches = train_batches(config, prepared, shape_of(config, batch_shards(mesh), shards_here(mesh)[0])).packer
+    state = initial_state(config, spec, catalogue, mesh)
+    rest = (
+        put_side(catalogue.side, spec.rows, mesh),
+        put_replicated(proposal(config.loss, catalogue), mesh),
+        put(jax.random.key(0), replicated(mesh)),
+        put_replicated(Scalars(np.float32(0), np.float32(0)), mesh),
+    )
+    begun = time.perf_counter()
+    lowered = make_step(spec, config.loss, config.optim, mesh, config.train.microbatches).lower(
+        state, *put_batch(batches[0], mesh), *rest
+    )
+    program = lowered.compile()
+    compiled = time.perf_counter()
+    state, _ = jax.block_until_ready(program(state, *put_batch(batches[0], mesh), *rest))
+    steps, started, now = 0, time.perf_counter(), 0.0
+    while steps < _STEPS and now - started < _SECONDS:
+        state, _ = jax.block_until_ready(program(state, *put_batch(batches[steps % len(batches)], mesh), *rest))
+        steps, now = steps + 1, time.perf_counter()
+    memory = program.memory_analysis()
+    return Cost(
+        step_seconds=(now - started) / steps,
+        compile_seconds=compiled - begun,
+        step_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        log_bytes=sum(array.nbytes for array in jax.tree.leaves(vars(prepared.arrays()))),
+        device_kind=jax.devices()[0].device_kind,
+    )

@@ -1,0 +1,245 @@
+"""One run from its Config to its row (contract 3): train, evaluate on validation and test, count, write row.json.
+
+A run that fails or diverges is a row with its status and no loss: never zero, never absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import polars as pl
+
+from experiments.sweep.comparison import PER_USER
+from experiments.sweep.cost import flops_train, parameters, unique
+from experiments.sweep.lease import lock
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import run_id
+from sessionrec_jax.data.batches import train_users
+from sessionrec_jax.data.codes import TEST, VALIDATION
+from sessionrec_jax.data.store import Prepared, open_log
+from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
+from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluation.measure import known_truth, measure, validated
+from sessionrec_jax.evaluation.metrics import CUTOFFS, Metrics
+from sessionrec_jax.model import count
+from sessionrec_jax.runfolder.files import claim, read_row, write_json
+from sessionrec_jax.runfolder.stopping import NEVER, Stop
+from sessionrec_jax.training.checkpoint import steps_in
+from sessionrec_jax.training.loop import Diverged, Trained, resolve, train_together
+
+Row = dict[str, Any]
+
+_HELD_OUT = (
+    "loss_nats_per_item", "rank_nats_per_exposure",
+    "rank_auc", "rank_gauc", "rank_ndcg", "retrieval_auc", "retrieval_gauc", "retrieval_ndcg",
+    *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS), "mrr",
+)  # fmt: skip
+_BESIDE = (
+    "loss_baseline_nats_per_item", "loss_bayes_nats_per_item", "rank_baseline_nats_per_exposure",
+    "rank_bayes_nats_per_exposure",
+)  # fmt: skip
+
+
+class Job(NamedTuple):
+    """A run to be made."""
+
+    config: Config
+    run_dir: Path
+    write: Callable[[Path, Row], None] = write_json
+    """Writes row.json, or raises where this process must not any more."""
+
+
+def run(
+    config: Config,
+    run_dir: Path,
+    plan: str,
+    *,
+    quiet: bool = False,
+    stop: Stop = NEVER,
+    write: Callable[[Path, Row], None] = write_json,
+) -> Row:
+    """The row of `config`, trained in `run_dir`; read from there where it is done already, resumed where it was begun.
+
+    Raises InputError for settings that cannot run, Stopped where `stop` asked and the checkpoint is written. A loss
+    that stops being a number gives a row with that status.
+    """
+    (row,) = run_together([Job(config, run_dir, write)], plan, quiet=quiet, stop=stop)
+    return row
+
+
+def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: Stop = NEVER) -> list[Row]:
+    """`run` for runs of one log that can share a program (`train_together`); evaluated one after the other. The row of
+    one that diverged is written at once. What else goes wrong with one of them is raised, and ends the work on all."""
+    prepared = open_log(jobs[0].config.data.path)
+    jobs = [job._replace(config=resolve(job.config, prepared)) for job in jobs]
+    new = [job.run_dir for job in jobs if not job.run_dir.exists()]
+    for job in jobs:
+        on_process_zero(functools.partial(claim, job.run_dir, job.config))
+    with ExitStack() as alone:
+        for job in jobs:
+            alone.enter_context(_alone_in(job.run_dir))
+        rows = {job.run_dir: on_process_zero(functools.partial(read_row, job.run_dir)) for job in jobs}
+        left = [job for job in jobs if rows[job.run_dir] is None]
+
+        def end(job: Job, columns: Row) -> None:
+            rows[job.run_dir] = row = identity(job.config, plan) | columns
+            on_process_zero(lambda: job.write(job.run_dir / "row.json", row))
+
+        def diverged(place: int, error: Diverged) -> None:
+            end(left[place], {"status": "diverged", "reason": str(error)})
+
+        try:
+            trained = left and train_together(
+                [(job.config, job.run_dir) for job in left], prepared, quiet=quiet, stop=stop, diverged=diverged
+            )
+        except InputError:
+            # or the right settings would find the folder taken
+            for run_dir in new:
+                if is_process_zero() and not steps_in(run_dir / "checkpoints"):
+                    shutil.rmtree(run_dir)
+            raise
+        for job, of_run in zip(left, trained, strict=True):
+            if of_run is not None:
+                end(job, {"status": "done"} | _measured(job.config, prepared, of_run, job.run_dir))
+        return [rows[job.run_dir] for job in jobs]
+
+
+def identity(config: Config, plan: str) -> Row:
+    """The columns that are known before a run begins."""
+    model, loss, optim = config.model, config.loss, config.optim
+    return {
+        "run_id": run_id(config),
+        "plan": plan,
+        "commit": _commit(),
+        "seed": config.train.seed,
+        "paradigm": config.paradigm,
+        "session_encoder": model.session_encoder,
+        "sequence_encoder": model.sequence_encoder,
+        "positions": model.places,
+        "width": model.width,
+        "layers": model.layers,
+        "users_trained": config.data.users or None,
+        "window_slots": config.data.slots,
+        "batch_sessions": config.data.rows * config.data.sessions_per_row,
+        "epochs_planned": config.train.epochs,
+        "learning_rate_peak": optim.learning_rate_peak,
+        "learning_rate_rule": _learning_rate_rule(config),
+        "learning_rate_schedule": f"warm-up {optim.warmup_fraction:g}, cosine to 0",
+        "retrieval_loss": loss.retrieval,
+        "negatives": None if loss.retrieval == "full_softmax" else loss.negatives,
+        "negatives_from": None if loss.retrieval == "full_softmax" else loss.negatives_from,
+        "other_clicks": loss.other_clicks,
+        "rank_loss": loss.rank if loss.alpha else None,
+        "alpha": loss.alpha,
+        "dataset_fingerprint": config.data.fingerprint,
+        "eval_users": config.data.eval_users,
+    }
+
+
+def _learning_rate_rule(config: Config) -> str:
+    """tuned at this size, else transferred by mup, else fixed."""
+    if config.optim.learning_rate_rule == "tuned" or config.model.parametrization != "mup":
+        return config.optim.learning_rate_rule
+    return "mup"
+
+
+def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Path) -> Row:
+    def held_out(role: int) -> Metrics:
+        return measure(
+            config, prepared, trained.catalogue, trained.spec, trained.params, trained.mesh, trained.shape, role
+        )
+
+    validation, on_test = held_out(VALIDATION), held_out(TEST)
+    on_process_zero(lambda: _write_per_user(on_test.by_user(), run_dir))
+    test = on_test.result()
+    row: Row = {"seen_items": config.data.eval_seen, "eval_candidates": config.data.eval_candidates}
+    row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _HELD_OUT for part in ("", "_stderr")}
+    row["loss_stderr"] = row["loss_nats_per_item_stderr"]  # contract 3's name
+    row |= {name: test.get(name) for name in _BESIDE}
+    row |= validated(validation, config)
+    row |= {"best_step": trained.best and trained.best.step, "parameters_step": trained.params_step}
+    row["schedule_fraction"] = trained.params_step / trained.steps
+    truth = known_truth(prepared.path, prepared.fingerprint)
+    row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
+    row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
+    row["loss_paired_nats_per_item"] = _paired(row, "loss_{}nats_per_item")
+    row["rank_paired_nats_per_exposure"] = _paired(row, "rank_{}nats_per_exposure")
+    return row | _counted(config, prepared, trained)
+
+
+def _paired(row: Row, name: str) -> float | None:
+    """The exact floor + the mean difference to the Bayes predictor on the same exposures: the same expectation as the
+    plain loss, without the luck of the test sessions' own draws. None where the truth is not known."""
+    floor, bayes, loss = (row[name.format(part)] for part in ("floor_", "bayes_", ""))
+    return None if floor is None or bayes is None or loss is None else floor + loss - bayes
+
+
+def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
+    """The model's own metrics, for paired comparisons of runs."""
+    own = by_user.filter(pl.col("metric").is_in(_HELD_OUT)).with_columns(pl.col("x", "n").cast(pl.Float32))
+    partial = run_dir / f".{PER_USER}.{os.getpid()}"
+    own.write_parquet(partial)
+    partial.rename(run_dir / PER_USER)
+
+
+def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
+    """N, D and C, made here once: no reader derives them again."""
+    spec, seen = trained.spec, trained.counters
+    distinct = unique(config, prepared)
+    flops = flops_train(config, spec, items=seen.items, sessions=seen.sessions, steps=trained.steps)
+    devices = tuple(trained.mesh.devices.flat)
+    peak = peak_flops_per_second(devices, config.model.compute)
+    return {
+        **parameters(spec),
+        "flops_train": flops,
+        "flops_convention": count.FLOPS_CONVENTION,
+        "sessions_seen": round(distinct["sessions_unique"] * seen.target_sessions / trained.target_slots),
+        **distinct,
+        "target_items_seen": seen.target_items,
+        "epochs": seen.target_sessions / trained.target_slots,
+        "users": len(train_users(config, prepared)),
+        "items": trained.catalogue.items,
+        "steps": trained.steps,
+        "runs_together": seen.runs_together,
+        "wall_seconds": seen.wall_seconds,
+        "compile_seconds": seen.compile_seconds,
+        **seen.speed(),
+        "model_flops_utilization": flops / (seen.wall_seconds - seen.compile_seconds) / peak,
+        "peak_flops_per_second_measured": peak,
+        "peak_flops_per_second_measured_bfloat16": peak_flops_per_second(devices, "bfloat16"),
+        "device_kind": devices[0].device_kind,
+        "device_count": trained.mesh.size,
+        "jax_version": jax.__version__,
+    }
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The checkout that runs; None outside one."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@contextmanager
+def _alone_in(run_dir: Path) -> Iterator[None]:
+    """Waits until no other run of this machine works in the folder; a killed one lets go by itself. Of several
+    processes the first one holds it for all. Where the file system knows no locks nothing is waited for."""
+    if not is_process_zero():
+        yield
+        return
+    with (run_dir / ".lock").open("w") as file:
+        lock(file, fcntl.LOCK_EX)
+        yield

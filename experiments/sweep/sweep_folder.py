@@ -1,0 +1,145 @@
+"""A sweep's folder, the one truth about it: sweep.json (the plan and its runs), report.json or comparison.json,
+runs/RUN_ID/, and leases/, who works on which run.
+
+No jax here: `sessionrec status` looks at a sweep while it runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep.lease import Leases, Past
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import from_dict, run_id, to_dict
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.runfolder.files import read_json, read_row, write_json
+
+SWEEP_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where one run of a sweep stands."""
+
+    run_id: str
+    config: dict[str, Any]
+    status: str
+    """waiting (nobody began it), begun (and let go, or its worker died here), running, stale (its worker is silent;
+    the next one takes it over), or the status of its row: done, diverged, failed."""
+    step: int | None
+    steps: int | None
+    """Planned; None where no step was logged yet."""
+    seconds_left: float | None
+    """Of training, by the last line of metrics.jsonl."""
+    past: Past
+    """Its leases: who has it, what became of those who had it."""
+    row: dict[str, Any] | None
+
+
+def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str, Any]) -> None:
+    """Writes or finds again the sweep of these runs, with the JSON `files` that its readers want. Settings that do not
+    change a run's result (its parts, its checkpoints) are from now on the new ones.
+
+    Raises InputError where the folder holds a sweep of other runs.
+    """
+    runs = {run_id(config): to_dict(config) for config in configs}
+    if (sweep_dir / "sweep.json").exists():
+        there = _read(sweep_dir)["runs"].keys()
+        if there != runs.keys():
+            raise InputError(
+                f"{sweep_dir} holds a sweep of {len(there)} runs; {len(there - runs.keys())} of them are not in this "
+                f"plan and {len(runs.keys() - there)} of this plan's are not in it: the settings differ. "
+                "Use another --out."
+            )
+    else:
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        for name, values in files.items():
+            write_json(sweep_dir / name, values)
+    write_json(sweep_dir / "sweep.json", {"version": SWEEP_VERSION, "plan": plan, "runs": runs})
+
+
+def _read(sweep_dir: Path) -> dict[str, Any]:
+    if not (sweep_dir / "sweep.json").exists():
+        raise InputError(
+            f"{sweep_dir} is no sweep folder: it has no sweep.json. "
+            f"`sessionrec sweep PLAN --out {sweep_dir}` makes one."
+        )
+    sweep = read_json(sweep_dir / "sweep.json")
+    if sweep.get("version") != SWEEP_VERSION:
+        raise InputError(f"{sweep_dir} is of version {sweep.get('version')!r}; this release reads {SWEEP_VERSION}")
+    return sweep
+
+
+def read(sweep_dir: Path) -> tuple[str, dict[str, Config]]:
+    """The plan's name and its runs by run_id, in the plan's order. Raises InputError where there is no sweep."""
+    sweep = _read(sweep_dir)
+    where = str(sweep_dir / "sweep.json")
+    return sweep["plan"], {name: from_dict(config, where) for name, config in sweep["runs"].items()}
+
+
+def run_dir(sweep_dir: Path, name: str) -> Path:
+    return sweep_dir / "runs" / name
+
+
+def without_row(sweep_dir: Path, names: Iterable[str]) -> list[str]:
+    """Those of the runs that have no row yet, in their order."""
+    return [name for name in names if not (run_dir(sweep_dir, name) / "row.json").exists()]
+
+
+def states(sweep_dir: Path) -> tuple[str, list[RunState]]:
+    """The plan's name and every run's state, in the plan's order. Raises InputError where there is no sweep."""
+    sweep, leases = _read(sweep_dir), Leases(sweep_dir)
+    newest = leases.newest()
+    pasts = {name: leases.past(name, newest.get(name, 0)) for name in sweep["runs"]}
+    return sweep["plan"], [_state(sweep_dir, name, config, pasts[name]) for name, config in sweep["runs"].items()]
+
+
+def _state(sweep_dir: Path, name: str, config: dict[str, Any], past: Past) -> RunState:
+    folder = run_dir(sweep_dir, name)
+    if (row := read_row(folder)) is not None:
+        return RunState(name, config, row["status"], row.get("steps"), row.get("steps"), None, past, row)
+    last = _last_line(folder / "metrics.jsonl")
+    step, steps = last.get("step"), last.get("steps")
+    left = None if steps is None else last["step_seconds_p50"] * (steps - step - 1)
+    if past.worker is not None:
+        status = "running" if past.is_held else "stale"
+    else:
+        status = "begun" if folder.exists() else "waiting"
+    return RunState(name, config, status, step, steps, left, past, None)
+
+
+def _last_line(metrics: Path) -> dict[str, Any]:
+    """Of training steps, not of a validation."""
+    for line in reversed(metrics.read_text().splitlines() if metrics.exists() else []):
+        try:
+            if "step_seconds_p50" in (values := json.loads(line)):
+                return values
+        except ValueError:
+            continue  # being written just now
+    return {}
+
+
+def try_failed_again(sweep_dir: Path) -> None:
+    """Takes failed rows back and forgives their attempts: the disk may have room now. A diverged run would diverge
+    again and stays."""
+    leases = Leases(sweep_dir)
+    newest = leases.newest()
+    for name in _read(sweep_dir)["runs"]:
+        if not _has_failed(run_dir(sweep_dir, name)):
+            continue
+        lease = leases.take(name, newest.get(name, 0), on_loss=lambda: None)
+        if lease is None:
+            continue
+        with lease:
+            if _has_failed(run_dir(sweep_dir, name)):  # still: another sweep may have been typed at the same time
+                (run_dir(sweep_dir, name) / "row.json").unlink()
+            lease.end("forgiven")
+
+
+def _has_failed(folder: Path) -> bool:
+    row = read_row(folder)
+    return row is not None and row["status"] == "failed"

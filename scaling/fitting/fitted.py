@@ -1,0 +1,168 @@
+"""A law with its parameters and their uncertainty, without the table behind them: what predicts and is stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.errors import InputError
+from scaling.laws import registry
+from scaling.laws.registry import FLOOR, Law
+from scaling.laws.terms import Natural, Points
+
+FIELDS = ("law", "theta", "cloud", "centre", "known_floor", "flops_per_nd", "ranges")
+"""The keys of fit.json that a FittedLaw is made of."""
+
+
+@dataclass(frozen=True)
+class FittedLaw:
+    """A law at a point of its parameters, with the cloud around it whose percentiles are the 95 % intervals."""
+
+    law: Law
+    theta_P: np.ndarray
+    """Logs of sizes at the centre, then exponents and shapes, in the order of `law.free_params`."""
+    cloud_SP: np.ndarray
+    """The bootstrap's theta, of the draws that converged, widened for few runs (`intervals.widened`)."""
+    centre: dict[str, float]
+    """Middle of the data on each axis: geometric for sizes and data, arithmetic for an upstream loss."""
+    known_floor: float | None
+    flops_per_nd: float
+    """Training FLOPs C = flops_per_nd * N * D."""
+    ranges: dict[str, tuple[float, float]]
+    """{axis, or "c" for C: (lowest, highest) of the fitted data}."""
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The P fitted parameters in theta's order."""
+        return self.law.free_params(self.known_floor)
+
+    def natural(self, theta_SP: np.ndarray | None = None) -> Natural:
+        """Parameters as the formula writes them, {name: [S]}; default: the point's, S = 1."""
+        theta_SP = self.theta_P[None] if theta_SP is None else theta_SP
+        return registry.natural(self.law, theta_SP, self.centre, self.known_floor)
+
+    def bind(self, points: Points) -> registry.Bound:
+        """The law at `points` {axis: [R]}, as a function of theta with derivatives."""
+        return registry.bind(self.law, points, self.centre, self.known_floor)
+
+    def loss_at(self, points: Points, theta_SP: np.ndarray | None = None) -> np.ndarray:
+        """The response at R points {axis: [R]}, [S, R]; default: the point's, S = 1."""
+        return np.exp(self.bind(points).log(self.theta_P[None] if theta_SP is None else theta_SP))
+
+    @property
+    def floor(self) -> float:
+        """The known floor, else the fitted one, else 0."""
+        return float(self.natural()[FLOOR.size][0]) if self.law.has_floor else 0.0
+
+    def predict(self, N: Any = None, D: Any = None, U: Any = None, L: Any = None) -> tuple[np.ndarray, ...]:
+        """The law's response at parameters N, data D, unique data U, upstream loss L (numbers or arrays, broadcast):
+        (value, low, high), 95 % band.
+
+        The band is the bootstrap's, of the law and not of a single run; NaN where the fit was made without bootstrap.
+        Raises InputError if the law needs an axis that is not given, or what is given is no number above 0.
+        """
+        given = {"n": N, "d": D, "u": U, "l": L}
+        missing = [axis.upper() for axis in self.law.axes if given[axis] is None]
+        if missing:
+            raise InputError(f"{self.law.name} ({self.law.formula}) needs {' and '.join(missing)} to predict")
+        try:
+            arrays = np.broadcast_arrays(*(np.asarray(given[a], float) for a in self.law.axes))
+        except (ValueError, TypeError) as error:
+            names = " and ".join(axis.upper() for axis in self.law.axes)
+            raise InputError(f"{names} want numbers, or arrays that broadcast: {error}") from error
+        points = {axis: values.ravel() for axis, values in zip(self.law.axes, arrays, strict=True)}
+        for axis, values in points.items():
+            if not np.all(values > 0):
+                raise InputError(f"{axis.upper()} is {values[~(values > 0)][0]:g}; a prediction wants it above 0")
+        return tuple(x.reshape(arrays[0].shape) for x in self.band(points))
+
+    def band(self, points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The response at R `points` and its 95 % band from the cloud: 3 x [R]; NaN without a cloud."""
+        value = self.loss_at(points)[0]
+        if not len(self.cloud_SP):
+            return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
+        low, high = np.percentile(self.loss_at(points, self.cloud_SP), [2.5, 97.5], axis=0)
+        return value, low, high
+
+    def stored(self) -> dict[str, Any]:
+        """FIELDS as JSON's types."""
+        return {
+            "law": self.law.name,
+            "theta": self.theta_P.tolist(),
+            "cloud": self.cloud_SP.tolist(),
+            "centre": self.centre,
+            "known_floor": self.known_floor,
+            "flops_per_nd": self.flops_per_nd,
+            "ranges": self.ranges,
+        }
+
+
+def load(path: str | Path) -> FittedLaw:
+    """The FittedLaw of a fit.json. Raises InputError where it is none."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}; `sessionrec fit ... --json {path}` writes one") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no fit: {error}") from error
+    missing = [name for name in FIELDS if not isinstance(values, dict) or name not in values]
+    if missing:
+        raise InputError(f"{path} is no fit of this version: it has no {', '.join(missing)}; fit again with --json")
+    stored = _Stored(path, values)
+    law = registry.by_name(str(values["law"]))
+    known_floor = None if values["known_floor"] is None else stored.positive("known_floor")
+    P = len(law.free_params(known_floor))
+    return FittedLaw(
+        law=law,
+        theta_P=stored.numbers("theta", (P,), f"{P} numbers"),
+        cloud_SP=stored.numbers("cloud", (-1, P), f"lists of {P} numbers"),
+        centre={axis: stored.inside("centre").positive(axis) for axis in law.axes},
+        known_floor=known_floor,
+        flops_per_nd=stored.positive("flops_per_nd"),
+        ranges={
+            axis: tuple(stored.inside("ranges").numbers(axis, (2,), "two numbers").tolist())
+            for axis in stored.inside("ranges").values
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The fields of a file. Each is checked as it is read, and the damaged one named in an InputError."""
+
+    path: Path
+    values: dict[str, Any]
+    within: str = ""
+
+    def numbers(self, name: str, shape: tuple[int, ...], wanted: str) -> np.ndarray:
+        """Finite numbers of `shape`, whose first length may be -1: any."""
+        try:
+            array = np.asarray(self.values.get(name), float)
+            array = array if array.size else array.reshape(shape)
+        except (ValueError, TypeError):
+            raise self._damaged(name, wanted) from None
+        if array.ndim != len(shape) or array.shape[-1:] != shape[-1:] or not np.isfinite(array).all():
+            raise self._damaged(name, wanted)
+        return array
+
+    def positive(self, name: str) -> float:
+        value = float(self.numbers(name, (), "a number above 0"))
+        if not value > 0:
+            raise self._damaged(name, "a number above 0")
+        return value
+
+    def inside(self, name: str) -> _Stored:
+        if not isinstance(self.values[name], dict):
+            raise self._damaged(name, "an object with an entry for each axis")
+        return _Stored(self.path, self.values[name], f"{name} of ")
+
+    def _damaged(self, name: str, wanted: str) -> InputError:
+        came = str(self.values.get(name))[:60]
+        return InputError(
+            f"{self.path} is damaged: {self.within}{name} is {came}; wanted {wanted}. Fit again with --json"
+        )

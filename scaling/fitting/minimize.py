@@ -1,0 +1,272 @@
+"""The objective and its minimiser: many starts and many weightings at once, damped Newton with the exact Hessian.
+
+One Objective drives the point, the bootstrap and the held-out check. A result counts as a minimum by its gradient and
+curvature, never because an iteration limit or a relative change said so; nothing here depends on the objective's scale.
+Letters: S parameter sets (starts or bootstrap draws), R rows, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scaling.laws.registry import Bound
+
+BLOCK = 256
+"""Parameter sets worked on together: small enough for the cache, large enough for BLAS."""
+REFILL = 64
+"""Empty places of a block that are worth a call to fill."""
+HEAP_BYTES = 30 << 20
+"""Below the 32 MiB up to which glibc learns what to keep, see `minimize`."""
+FIRST_DAMPING, DAMP_MORE, DAMP_LESS = 0.1, 20, 3
+"""In units of the majoriser; after a step that failed, and one that went down."""
+LONGEST_STEP = 2.0
+"""In logs and exponents."""
+DECREMENT_TOLERANCE = 1e-15
+"""Newton decrement over the objective at which a point is stationary."""
+STEP_TOLERANCE = 1e-10
+"""Largest undamped Newton step, in logs and exponents, at which a point is stationary."""
+ROUNDING = 1e-15
+"""Error of a row's log loss in float64, in nats: steps that change no row by more lead nowhere."""
+VANISHED = 1e-30
+"""A parameter's curvature over the largest one's, below which the objective no longer feels it."""
+GAUSSIAN_EFFICIENCY = 1.345
+"""Huber's threshold in robust standard deviations: 95 % efficient under Gaussian noise."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum over rows of rho(log loss - log law). Sums, not means: their minimum is the same, but see `delta`.
+
+    huber: r^2/2 within delta, delta |r| - delta^2/2 beyond. ls: r^2/2. lad: |r|.
+    """
+
+    name: str
+    delta: float = np.inf
+    """Huber's threshold in nats of log loss; infinite for least squares. For LAD the smoothing, see `minimize`."""
+
+    def total(self, residual_SR: np.ndarray, weight_SR: np.ndarray) -> np.ndarray:
+        """[S]."""
+        if self.name == "lad":
+            return np.sum(weight_SR * np.abs(residual_SR), axis=1)
+        return np.sum(weight_SR * self.rho(residual_SR)[0], axis=1)
+
+    def rho(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """rho, its derivative, its second derivative, and derivative / residual, as the minimiser sees them."""
+        if self.name == "lad":
+            smooth = np.hypot(residual, self.delta)
+            return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth, 1 / smooth
+        with np.errstate(divide="ignore"):
+            by_residual = np.minimum(self.delta / np.abs(residual), 1)
+        slope = residual * by_residual
+        return slope * (residual - slope / 2), slope, (by_residual == 1).astype(float), by_residual
+
+
+def robust_sigma(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
+    """1.4826 median |r|, the standard deviation of Gaussian residuals around the law; weight 2 is the row twice."""
+    return 1.4826 * _median(np.abs(residual_R), np.ones(len(residual_R)) if weight_R is None else weight_R)
+
+
+def adaptive_delta(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
+    """Huber's threshold for these residuals, in nats of log loss; above 0 also for a planted law without noise."""
+    return GAUSSIAN_EFFICIENCY * max(robust_sigma(residual_R, weight_R), 1e-12)
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    reach = np.cumsum(weights[order])
+    half = reach[-1] / 2
+    low = values[order][np.searchsorted(reach, half * (1 - 1e-12))]
+    high = values[order][min(np.searchsorted(reach, half * (1 + 1e-12)), len(values) - 1)]
+    return float(low + high) / 2
+
+
+@dataclass(frozen=True)
+class Solution:
+    """S results of a minimisation."""
+
+    theta_SP: np.ndarray
+    objective_S: np.ndarray
+    converged_S: np.ndarray
+    """Stationary, and not a saddle."""
+
+    def take(self, rows: np.ndarray) -> Solution:
+        return Solution(self.theta_SP[rows], self.objective_S[rows], self.converged_S[rows])
+
+
+def minimize(
+    bound: Bound,
+    log_response: np.ndarray,
+    objective: Objective,
+    theta_SP: np.ndarray,
+    weight_SR: np.ndarray | None = None,
+    fixed_SP: np.ndarray | None = None,
+    max_steps: int = 300,
+) -> Solution:
+    """Local minima from the starts `theta_SP`, under `weight_SR` ([S, R] or [1, R]; default 1 each).
+
+    `log_response` is that of the rows, [R], or of the rows under each start, [S, R].
+    Parameters that are True in `fixed_SP` ([S, P] or [1, P]) stay where they start.
+    LAD is the limit of sqrt(r^2 + delta^2) for delta -> 0, followed from the residuals' spread down to 1e-7 of it,
+    where the objective is off by less than that part.
+    """
+    log_response_SR = np.atleast_2d(log_response)
+    weight_SR = np.ones((1, log_response_SR.shape[1])) if weight_SR is None else weight_SR
+    fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
+    # glibc gives the pages of freed arrays back and faults them in anew for the next ones, which doubles the time of a
+    # fit; having freed one large block it keeps that much
+    np.empty(HEAP_BYTES, np.uint8)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused below
+        if objective.name == "lad":
+            spread = adaptive_delta((log_response_SR - bound.log(theta_SP[:1]))[0], weight_SR[0])
+            for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
+                smooth = replace(objective, delta=spread * shrink)
+                theta_SP = _newton(bound, log_response_SR, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
+            objective = replace(objective, delta=spread * 1e-7)
+        return _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps)
+
+
+def _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
+    """All S, a block at a time: whoever is done makes room for the next, so that stragglers share their blocks."""
+    S = len(theta_SP)
+    theta, fixed = theta_SP.copy(), np.broadcast_to(fixed_SP, theta_SP.shape)
+
+    def around(theta_SP: np.ndarray, rows: np.ndarray) -> _Parts:
+        response, weight = (x if len(x) == 1 else x[rows] for x in (log_response_SR, weight_SR))
+        return _Parts.at(bound, response, objective, theta_SP, weight, fixed[rows])
+
+    parts = _Parts.empty(*theta.shape)
+    damping, steps, converged = np.full(S, FIRST_DAMPING), np.zeros(S, int), np.zeros(S, bool)
+    active, begun = np.empty(0, int), 0
+    while begun < S or len(active):
+        if begun < S and len(active) <= BLOCK - REFILL:
+            fresh = np.arange(begun, min(begun + BLOCK - len(active), S))
+            begun += len(fresh)
+            parts.put(fresh, around(theta[fresh], fresh))
+            active = np.concatenate([active, fresh[parts.is_finite[fresh]]])
+            continue
+        now = parts.take(active)
+        step, stationary = _step(now, damping[active])
+        trial = theta[active] + np.where(fixed[active], 0.0, step)
+        then = around(trial, active)
+        better = then.is_finite & (then.value <= now.value + now.rounding)
+        hit = active[better]
+        theta[hit] = trial[better]
+        parts.put(hit, then.take(better))
+        damping[active] = np.clip(damping[active] * np.where(better, 1 / DAMP_LESS, DAMP_MORE), 1e-15, 1e6)
+        converged[active] = stationary
+        steps[active] += 1
+        active = active[~stationary & (steps[active] < max_steps)]
+    converged[converged] = _no_saddle(parts.hessian[converged])
+    if objective.name == "lad":  # the value so far is the smoothed one
+        return Solution(theta, objective.total(log_response_SR - bound.log(theta), weight_SR), converged)
+    return Solution(theta, parts.value, converged)
+
+
+def _no_saddle(hessian_SPP: np.ndarray) -> np.ndarray:
+    lowest = np.linalg.eigvalsh(hessian_SPP)
+    return lowest[:, 0] >= -1e-7 * np.abs(lowest).max(axis=1)
+
+
+@dataclass
+class _Parts:
+    """The objective around S points: value [S], gradient [S, P], Hessian and its majoriser [S, P, P]."""
+
+    value: np.ndarray
+    rounding: np.ndarray
+    """[S], what the value does not resolve: beneath it the gradient alone says where to go."""
+    gradient: np.ndarray
+    hessian: np.ndarray
+    majoriser: np.ndarray
+    """J' diag(rho' / r) J, the Hessian of reweighted least squares: positive, and scaled like the objective. It damps
+    the Newton step, and takes over where no row is within delta and the Hessian vanishes."""
+
+    @classmethod
+    def at(cls, bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
+        law = bound.expand(theta_SP)
+        rho, slope, curvature, by_residual = objective.rho(log_response_SR - law.log_SR)
+        for part in (rho, slope, curvature, by_residual):
+            part *= weight_SR
+        gradient = -law.gradient(slope)
+        rounding = ROUNDING * (rho + np.abs(slope)).sum(axis=1)
+        curvature += slope
+        hessian = law.hessian(curvature, -slope)
+        majoriser = law.hessian(by_residual)
+        if fixed_SP.any():
+            loose = ~fixed_SP
+            both = loose[:, :, None] & loose[:, None]
+            alone = np.eye(loose.shape[1]) * fixed_SP[:, None]
+            gradient = gradient * loose
+            hessian, majoriser = np.where(both, hessian, alone), np.where(both, majoriser, alone)
+        return cls(rho.sum(axis=1), rounding, gradient, hessian, majoriser)
+
+    @classmethod
+    def empty(cls, S: int, P: int) -> _Parts:
+        return cls(np.full(S, np.nan), np.empty(S), np.empty((S, P)), np.full((S, P, P), np.nan), np.empty((S, P, P)))
+
+    @property
+    def is_finite(self) -> np.ndarray:
+        """[S]."""
+        return (
+            np.isfinite(self.value)
+            & np.isfinite(self.gradient).all(axis=1)
+            & np.isfinite(self.hessian).all(axis=(1, 2))
+        )
+
+    def take(self, rows: np.ndarray) -> _Parts:
+        return _Parts(*(values[rows] for values in vars(self).values()))
+
+    def put(self, rows: np.ndarray, other: _Parts) -> None:
+        for name, values in vars(other).items():
+            getattr(self, name)[rows] = values
+
+
+def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The damped Newton step [S, P], downhill also where the Hessian is indefinite, and who is stationary [S]."""
+    # in units of each parameter's own curvature: a floor on its way to 0 then keeps its digits beside the other terms.
+    # Of a vanishing size the Hessian's is of first order and the majoriser's of second, and far below the others' both
+    # are rounding
+    diagonal = np.diagonal(parts.majoriser, axis1=1, axis2=2)
+    own = np.maximum(diagonal, np.abs(np.diagonal(parts.hessian, axis1=1, axis2=2)))
+    own = np.maximum(own, np.maximum(VANISHED * own.max(axis=1, keepdims=True), 1e-300))
+    unit = 1 / np.sqrt(own)
+    units = unit[:, :, None] * unit[:, None]
+    hessian, gradient = parts.hessian * units, parts.gradient * unit
+    undamped, positive = _solve_positive(hessian, gradient)
+    if not positive.all():
+        bent = ~positive
+        hessian[bent], undamped[bent] = _turned_upwards(hessian[bent], gradient[bent])
+    decrement = 0.5 * np.sum(undamped * gradient, axis=1)
+    unresolved = DECREMENT_TOLERANCE * parts.value + ROUNDING**2 * diagonal.sum(axis=1)
+    stationary = (decrement <= unresolved) | (np.abs(unit * undamped).max(axis=1) <= STEP_TOLERANCE)
+    damper = parts.majoriser * units + (1 + 1e-9 - diagonal * unit**2)[:, None] * np.eye(unit.shape[1])
+    damped = hessian + damping[:, None, None] * damper
+    step = -unit * np.linalg.solve(damped, gradient[..., None])[..., 0]
+    return step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / LONGEST_STEP, 1), stationary
+
+
+def _solve_positive(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """matrix^-1 right [S, P], and whether the matrix is safely positive definite [S]; elsewhere the solution is void.
+
+    Elimination over all S together; the pivots tell, and numpy's Cholesky would stop at the first that is not.
+    """
+    S, P = right_SP.shape
+    rows = np.concatenate([matrix_SPP, right_SP[..., None]], axis=2)
+    positive = np.ones(S, bool)
+    for p in range(P):
+        positive &= rows[:, p, p] > 1e-12
+        rows[:, p] /= rows[:, p, p, None].copy()
+        factor = rows[:, :, p].copy()
+        factor[:, p] = 0
+        rows -= factor[:, :, None] * rows[:, None, p]
+    return rows[:, :, P], positive
+
+
+def _turned_upwards(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix with its eigenvalues' absolute values [S, P, P], and its inverse times right [S, P]."""
+    eigenvalues, vectors = np.linalg.eigh(matrix_SPP)
+    bend = np.maximum(np.abs(eigenvalues), 1e-14 * np.maximum(np.abs(eigenvalues).max(axis=1, keepdims=True), 1))
+    along = np.einsum("SPQ,SP->SQ", vectors, right_SP)
+    solution = np.einsum("SPQ,SQ->SP", vectors, along / bend)
+    return (vectors * bend[:, None]) @ np.swapaxes(vectors, 1, 2), solution

@@ -1,0 +1,126 @@
+"""The noise of a single run, taken from runs that were repeated with another seed, and the law's misfit against it.
+
+Letters: R rows of the table, U runs (each the mean of its rows at a point), G distinct points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scaling.laws.registry import Law
+from scaling.table.run_table import RunTable
+
+EXACT = 1e-12
+"""Below this spread of log loss repeats are copies of a number, or made without noise."""
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """The pooled spread of runs that differ in nothing but their seed."""
+
+    sigma: float
+    """Standard deviation of the log response of one run."""
+    degrees_of_freedom: int
+    groups: int
+    """Points with two runs or more."""
+
+
+@dataclass(frozen=True)
+class LackOfFit:
+    """How far a law misses the points' means, in units of what the seeds explain."""
+
+    f: float
+    """Mean square of the misfit over mean square of the seed noise: near 1 for a law that holds."""
+    p_value: float
+    """Chance of a larger f if the law holds and the noise is Gaussian."""
+    degrees_of_freedom_misfit: int
+    degrees_of_freedom_noise: int
+
+    @property
+    def misfits(self) -> bool:
+        """Whether the law misfits beyond seed noise, at the 5 % level."""
+        return self.p_value < 0.05
+
+
+def seed_noise(table: RunTable, law: Law) -> SeedNoise | None:
+    """The spread of log response among runs at equal points; None where no point was run twice.
+
+    Points are equal where all axes of the law are, and N, D and distinct data where the table has them. Runs are told
+    apart by their seed where the table has one, else by their cluster; several rows of one run at a point count once,
+    by their mean. Whatever else differs between the runs of a point counts as noise.
+
+    Raises InputError where the law needs a column that was not named.
+    """
+    repeats = _Repeats.of(np.log(table.response(law)), table, law)
+    if not repeats.degrees_of_freedom:
+        return None
+    return SeedNoise(float(np.sqrt(repeats.variance)), repeats.degrees_of_freedom, int((repeats.runs_G > 1).sum()))
+
+
+def lack_of_fit(
+    residual_R: np.ndarray, table: RunTable, law: Law, known_floor: float | None = None
+) -> LackOfFit | None:
+    """The F test of a fit's misfit against pure error (Draper and Smith, Applied Regression Analysis, 1998, 2.1).
+
+    Exact for least squares and a law linear in its parameters; near enough for the objectives and laws of this library.
+
+    Args:
+      residual_R: log response - log law, of the table's R rows.
+      table: that the law was fitted to.
+      law: with as many free parameters as were fitted.
+      known_floor: the floor, where it was not fitted.
+
+    Returns:
+      None where there are no repeats, no more points than parameters, or repeats without any spread.
+
+    Raises InputError where the law needs a column that was not named.
+    """
+    from scipy.special import fdtrc
+
+    repeats = _Repeats.of(np.asarray(residual_R, float), table, law)
+    noise = repeats.degrees_of_freedom
+    misfit = len(repeats.runs_G) - len(law.free_params(known_floor))
+    if not noise or misfit < 1 or repeats.variance < EXACT**2:
+        return None
+    # the law is the same all over a group, so the group's mean residual is its misfit
+    f = float(np.sum(repeats.runs_G * repeats.mean_G**2)) / misfit / repeats.variance
+    return LackOfFit(f, float(fdtrc(misfit, noise, f)), misfit, noise)
+
+
+@dataclass(frozen=True)
+class _Repeats:
+    """Values of runs, gathered by equal points."""
+
+    runs_G: np.ndarray
+    mean_G: np.ndarray
+    sum_of_squares: float
+    """Of the runs around the mean of their group."""
+    degrees_of_freedom: int
+
+    @property
+    def variance(self) -> float:
+        return self.sum_of_squares / self.degrees_of_freedom
+
+    @classmethod
+    def of(cls, value_R: np.ndarray, table: RunTable, law: Law) -> _Repeats:
+        axes = [*table.points(law).values(), *(x for x in (table.n, table.d, table.unique) if x is not None)]
+        _, group_R = np.unique(np.stack(axes, axis=1), axis=0, return_inverse=True)
+        pair_U, run_R = np.unique(np.stack([group_R, _seed(table)], axis=1), axis=0, return_inverse=True)
+        value_U = np.bincount(run_R, value_R) / np.bincount(run_R)
+        group_U = pair_U[:, 0]
+        runs_G = np.bincount(group_U)
+        mean_G = np.bincount(group_U, value_U) / runs_G
+        return cls(runs_G, mean_G, float(np.sum((value_U - mean_G[group_U]) ** 2)), len(value_U) - len(runs_G))
+
+
+def _seed(table: RunTable) -> np.ndarray:
+    """[R] integers, equal for rows of one seed, or of one cluster where the seed is not known."""
+    seeds = [None] * len(table) if table.columns.seed is None else table.frame[table.columns.seed].to_list()
+    number: dict[tuple[str, str], int] = {}
+    names = [
+        ("cluster", str(cluster)) if seed is None else ("seed", repr(seed))
+        for seed, cluster in zip(seeds, table.cluster, strict=True)
+    ]
+    return np.array([number.setdefault(name, len(number)) for name in names])

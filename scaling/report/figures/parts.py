@@ -1,0 +1,278 @@
+"""What the figures share: colours, axes with few round ticks, data, the points of runs, the law's lines, one theme.
+
+Charts hold their data and look the same on paper as in the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from scaling.fitting.fit import Fit
+from scaling.laws.registry import Law
+from scaling.table.run_table import RunTable
+
+WIDTH, HEIGHT = 560, 340
+PANEL_WIDTH, PANEL_HEIGHT = 270, 230
+"""Of a figure with several panels side by side."""
+INK, FIT, THEORY, REFERENCE = "#22272e", "#b3342d", "#1b6ca8", "#6a737d"
+POINT_SIZE = 75
+FITTED, HELD_OUT = "in the fit", "held out in the check"
+DISCRETE_COLOURS = 8
+"""Up to so many distinct values a colour legend lists each; beyond, it is a scale."""
+TOOLTIP_COLUMNS = ("seed", "epochs", "learning_rate_peak", "width", "layers", "paradigm", "status")
+LINE_POINTS = 80
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Axis titles: the columns' names, with what they measure."""
+
+    n: str
+    d: str
+    response: str
+    u: str
+    l: str  # noqa: E741 the axis is called so in laws.py
+
+
+def labels(table: RunTable, law: Law | None = None) -> Labels:
+    columns = table.columns
+
+    def words(name: str | None) -> str:
+        return (name or "").replace("_", " ")
+
+    def letter_of(axis: str, name: str | None) -> str:
+        return axis if words(name).lower() in ("", axis.lower()) else f"{axis}: {words(name)}"
+
+    response = columns.loss
+    if law is not None and law.response == "metric":
+        response = columns.metric
+    elif columns.loss is None:
+        response = f"1 - {columns.metric}"
+    return Labels(
+        n=letter_of("N", columns.n),
+        d=letter_of("D", columns.d) if columns.d or not columns.flops else "D: training FLOPs / (6 N)",
+        response=words(response),
+        u="unique D",
+        l=f"upstream loss: {words(columns.loss)}",
+    )
+
+
+def response(table: RunTable, law: Law | None = None) -> np.ndarray:
+    """[R]: what `law` predicts; without a law the loss, or the error 1 - metric where there is no loss."""
+    if law is not None:
+        return table.response(law)
+    return table.loss if table.loss is not None else 1 - table.metric
+
+
+def points(
+    table: RunTable,
+    fit: Fit | None,
+    x: alt.X,
+    y: alt.Y,
+    fields: Mapping[str, np.ndarray],
+    colour: tuple[np.ndarray, str] | None,
+    colour_format: str = ".3~s",
+) -> alt.Chart:
+    """One mark a run, that names the run and its settings; triangles where the held-out check predicts it.
+
+    Args:
+      fields: {field: [R]} beside n, d and the response, for x, y and the tooltip.
+      colour: ([R] values, title), or None.
+    """
+    held = {run.run for run in fit.heldout} if fit is not None else set()
+    shown = [name for name in TOOLTIP_COLUMNS if name in table.frame.columns]
+    configs = table.frame.select(shown).to_dicts() if shown else [{}] * len(table)
+    values = {"n": table.n, "d": table.d, "response": response(table, fit.law if fit is not None else None)}
+    values = {name: v for name, v in (values | dict(fields)).items() if v is not None}
+    rows = [
+        {"run": table.row_id[i], **{name: v[i] for name, v in values.items()}, **config}
+        | ({} if colour is None else {"colour": colour[0][i]})
+        | {"role": HELD_OUT if table.row_id[i] in held else FITTED}
+        for i, config in enumerate(configs)
+    ]
+    tooltip = ["run:N", *(alt.Tooltip(f"{name}:Q", format=",.6~g") for name in values), *(f"{s}:N" for s in shown)]
+    encoding = {"x": x, "y": y, "tooltip": tooltip}
+    encoding["color"] = alt.value(INK) if colour is None else colour_of(*colour, colour_format)
+    if held:
+        scale = alt.Scale(domain=[FITTED, HELD_OUT], range=["circle", "triangle-up"])
+        encoding["shape"] = alt.Shape("role:N", title=None, scale=scale, legend=alt.Legend(symbolSize=POINT_SIZE))
+    mark = alt.Chart(data(rows)).mark_point(filled=True, size=POINT_SIZE, opacity=0.9, stroke="white", strokeWidth=0.6)
+    return mark.encode(**encoding)
+
+
+def law_over_data(fit: Fit, x: alt.X, y: alt.Y, floor: float) -> list[alt.Chart]:
+    """The law over D less `floor`, one line for each N of a law of both, with a band unless `floor` is fitted too.
+
+    A law of repeated data is drawn as if no datum came twice.
+    """
+    table = fit.table
+    d = np.geomspace(table.d.min() / 1.25, table.d.max() * 1.25, LINE_POINTS)
+    by_size = "n" in fit.law.axes
+    rows = []
+    for n in spread(np.unique(table.n)) if by_size else [None]:
+        at = {"d": d} | ({"n": np.full_like(d, n)} if by_size else {}) | ({"u": d} if "u" in fit.law.axes else {})
+        value, low, high = (v - floor for v in fit.band(at))
+        rows += [
+            {"d": d[i], "response": value[i], "low": low[i], "high": high[i]} | ({"colour": n} if by_size else {})
+            for i in range(len(d))
+            if value[i] > 0
+        ]
+    colour = {"color": alt.value(FIT)}
+    if by_size:
+        colour = {"color": colour_of(table.n, labels(table).n), "detail": "colour:Q"}
+    return line_with_band(rows, x, y, colour, with_band=not (floor > 0 and fit.known_floor is None), faint=by_size)
+
+
+def line_with_band(
+    rows: list[dict], x: alt.X, y: alt.Y, encoding: dict[str, Any], with_band: bool = True, faint: bool = False
+) -> list[alt.Chart]:
+    """Rows with the fields of x and y and, for the band, low and high: those without ends above 0 have no band."""
+    line = alt.Chart(data(rows)).mark_line(strokeWidth=1.8, clip=True).encode(x=x, y=y, **encoding)
+    banded = [row for row in rows if row["low"] > 0]  # also drops NaN: no bootstrap, no band
+    if not banded or not with_band:
+        return [line]
+    low_end = y.copy()
+    low_end["shorthand"] = "low:Q"
+    area = alt.Chart(data(banded)).mark_area(opacity=0.10 if faint else 0.16, clip=True)
+    return [area.encode(x=x, y=low_end, y2=alt.Y2("high:Q"), **encoding), line]
+
+
+def line(rows: list[dict], x: alt.X, y: alt.Y, colour: str, dash: Sequence[int] = (1, 0)) -> alt.Chart:
+    mark = alt.Chart(data(rows)).mark_line(strokeWidth=1.8, color=colour, strokeDash=list(dash), clip=True)
+    return mark.encode(x=x, y=y)
+
+
+def line_legend(names: dict[str, tuple[str, Sequence[int]]]) -> alt.Chart:
+    """A legend for lines that are drawn in fixed colours: an invisible layer that owns the legend."""
+    scale = alt.Scale(domain=list(names), range=[list(dash) for _, dash in names.values()])
+    colours = {
+        "expr": " : ".join(f"datum.label == {json.dumps(name)} ? '{c}'" for name, (c, _) in names.items())
+        + f" : '{INK}'"
+    }
+    legend = alt.Legend(title=None, symbolType="stroke", symbolSize=400, symbolStrokeWidth=2, symbolStrokeColor=colours)
+    return (
+        alt.Chart(data([{"line": name} for name in names]))
+        .mark_rule(opacity=0)
+        .encode(strokeDash=alt.StrokeDash("line:N", scale=scale, legend=legend))
+    )
+
+
+def rule(value: float, name: str, d: np.ndarray, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """A dashed line across at `value`, with its name at the left end."""
+    at = data([{"response": value, "d": float(d.min()), "text": f"{name} {value:.5g}"}])
+    dashed = alt.Chart(at).mark_rule(color=REFERENCE, strokeDash=[5, 4], strokeWidth=1.3).encode(y=y)
+    text = alt.Chart(at).mark_text(align="left", baseline="bottom", dx=-4, dy=-3, fontSize=12, color=REFERENCE)
+    return [dashed, text.encode(x=x, y=y, text="text:N")]
+
+
+def colour_of(values: np.ndarray, title: str, number_format: str = ".3~s") -> alt.Color:
+    distinct = np.unique(values)
+    if len(distinct) <= DISCRETE_COLOURS:
+        scale = alt.Scale(domain=distinct.tolist(), range=viridis(len(distinct)))
+        legend = alt.Legend(symbolSize=POINT_SIZE, symbolType="circle", symbolOpacity=1, format=number_format)
+        return alt.Color("colour:O", title=title, scale=scale, legend=legend)
+    low, high = float(distinct[0]), float(distinct[-1])
+    scale = alt.Scale(type="log", scheme="viridis", domain=[low, high])
+    # beside lines and shapes Vega-Lite turns a gradient into symbols, one for each tick: so few are named
+    legend = alt.Legend(format=number_format, gradientLength=180, symbolSize=POINT_SIZE, values=ticks(low, high))
+    return alt.Color("colour:Q", title=title, scale=scale, legend=legend)
+
+
+def viridis(count: int) -> list[str]:
+    """`count` well-told-apart colours of viridis, without its pale end."""
+    anchors = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#d8c020"]
+    return [anchors[round(i)] for i in np.linspace(0, len(anchors) - 1, count)] if count > 1 else [anchors[2]]
+
+
+def spread(values: np.ndarray) -> Iterable[float]:
+    """At most six of the values, evenly."""
+    return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), 6)).round().astype(int))].tolist()
+
+
+def log_x(field: str, title: str, values: np.ndarray, number_format: str = ".3~s") -> alt.X:
+    return _log_axis(alt.X, field, title, np.asarray(values, float), number_format)
+
+
+def log_y(title: str, values: Iterable[float], field: str = "response", number_format: str = "~g") -> alt.Y:
+    return _log_axis(alt.Y, field, title, np.asarray(list(values), float), number_format)
+
+
+def _log_axis(channel: type, field: str, title: str, values: np.ndarray, number_format: str) -> alt.X | alt.Y:
+    """A log axis that fits its data, with ticks at a grid's own values, or round ones however little the data span."""
+    low, high = float(values.min()), float(values.max())
+    margin = max((high / low) ** 0.06, 1.004)
+    low, high = low / margin, high * margin
+    distinct = np.unique(values)
+    on_grid = channel is alt.X and len(distinct) <= DISCRETE_COLOURS
+    return channel(
+        f"{field}:Q",
+        title=title,
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(
+            values=distinct.tolist() if on_grid else ticks(low, high), format=number_format, labelOverlap=True
+        ),
+    )
+
+
+def even_axis(channel: type, field: str, title: str, low: float, high: float, **axis: Any) -> alt.X | alt.Y:
+    """A linear axis from `low` to `high`."""
+    scale = alt.Scale(domain=[float(low), float(high)], nice=False, zero=False)
+    return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(**({"format": ".6~g"} | axis)))
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """A few round numbers between `low` and `high` of a log axis."""
+    if high / low > 8:
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        step = -(-len(decades) // 9)
+        digits = (1, 2, 5) if high / low < 300 else (1, 3) if high / low < 3e4 else (1,)
+        return [float(f"{m}e{k}") for k in decades[::step] for m in digits if low <= float(f"{m}e{k}") <= high]
+    rough = (high - low) / 7
+    unit = 10.0 ** np.floor(np.log10(rough))
+    step = unit * next(m for m in (1, 2, 5, 10) if m * unit >= rough)
+    return [float(f"{step * i:.12g}") for i in range(int(np.ceil(low / step)), int(high / step) + 1)]
+
+
+def data(rows: list[dict]) -> alt.InlineData:
+    """Plain numbers; what is no finite number is null. As one text, for Altair copies its charts at every step."""
+    plain = [{k: _finite(v.item() if isinstance(v, np.generic) else v) for k, v in row.items()} for row in rows]
+    return alt.InlineData(values=json.dumps(plain, allow_nan=False), format=alt.JsonDataFormat(type="json"))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def single(*layers: alt.Chart, title: str) -> alt.LayerChart:
+    """One panel of full width."""
+    return alt.layer(*layers).properties(title=title, width=WIDTH, height=HEIGHT)
+
+
+def panel(*layers: alt.Chart, width: int = PANEL_WIDTH, height: int = PANEL_HEIGHT, title: Any = "") -> alt.LayerChart:
+    return alt.layer(*layers).properties(width=width, height=height, title=title)
+
+
+def themed(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
+    """One look for all; a single call, since each copies the data."""
+    lines = "#9aa1a9"
+    axis = alt.AxisConfig(
+        labelFontSize=12, titleFontSize=13, titleFontWeight=500, titlePadding=10, gridColor="#e8eaed",
+        domainColor=lines, tickColor=lines, labelColor=INK, titleColor=INK,
+    )  # fmt: skip
+    legend = alt.LegendConfig(
+        labelFontSize=12, titleFontSize=12, titleFontWeight=500, labelLimit=320, titleLimit=320, offset=18
+    )
+    config = alt.Config(
+        font="Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif",
+        title=alt.TitleConfig(fontSize=16, anchor="start", offset=14, color=INK, fontWeight=600),
+        axis=axis,
+        legend=legend,
+        view=alt.ViewConfig(stroke=None),
+    )
+    return chart.properties(background="white", padding=12, config=config)

@@ -1,0 +1,200 @@
+"""What a table must have before a law may be fitted to it: refusals with the reason and the cure, and warnings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scaling.errors import InputError, Refusal
+from scaling.laws.registry import Law
+from scaling.table.run_table import RunTable
+
+RECIPE = (
+    "dataset_fingerprint", "dataset", "eval_users", "paradigm", "session_encoder", "sequence_encoder", "positions",
+    "optimizer", "schedule", "learning_rate_rule", "learning_rate_schedule",
+    "retrieval_loss", "negatives", "negatives_from", "other_clicks", "rank_loss", "alpha",
+    "seen_items", "eval_candidates", "flops_convention",
+)  # fmt: skip
+"""Columns that make another recipe; a law describes one. What a plan tunes or climbs (learning rate, epochs, batch,
+width, layers) is not among them."""
+SPARE = 3
+"""Runs beyond the number of parameters, below which a fit says nothing about its own error."""
+REPEATED_ABOVE = 1.05
+"""D over its distinct data, above which a run has repeated some."""
+RAY_REFUSED = 0.1
+"""Spread (standard deviation, nats) of log N and log D off their common line, below which they are one variable."""
+RAY_WARNED = 0.35
+METRIC_SPAN_WARNED = 0.1
+"""Highest loss over the lowest, minus 1, below which a law of the loss is a tangent."""
+AXIS = {"n": "N", "d": "D", "u": "unique D", "l": "loss"}
+
+
+def refuse(table: RunTable, law: Law, known_floor: float | None) -> tuple[str, ...]:
+    """Warnings about fitting `law` to `table`.
+
+    Raises:
+      InputError: the law needs a column that was not named, or the floor does not fit the law.
+      Refusal: the table cannot carry the law.
+    """
+    points, response = table.points(law), table.response(law)
+    if known_floor is not None:
+        _check_floor(law, known_floor)
+    P = len(law.free_params(known_floor))
+    _mixed_recipes(table)
+    _rows_of_one_run(table)
+    if len(table) < P + SPARE:
+        raise Refusal(
+            f"{law.name} has {P} free parameters and wants at least {P + SPARE} runs; {len(table)} remain"
+            f"{_exclusions(table)}. Run more sizes, or fit a law with fewer parameters."
+        )
+    _constant(table, law, response)
+    _epochs(table, law)
+    return (
+        *table.warnings,
+        *_few(table, P),
+        *(_two_axes(points) if "n" in points else _one_axis(table, law, points, P)),
+        *_beaten_floor(response, known_floor),
+    )
+
+
+def _exclusions(table: RunTable) -> str:
+    rules = ", ".join(f"{count} {rule}" for rule, count in table.excluded_by_rule().items())
+    return f" of {len(table) + len(table.excluded)} ({rules})" if rules else ""
+
+
+def _check_floor(law: Law, known_floor: float) -> None:
+    if not law.has_floor:
+        raise InputError(
+            f"the law {law.name} has no floor; with a known floor fit a form with E, such as power_floor or chinchilla"
+        )
+    if not (np.isfinite(known_floor) and known_floor > 0):
+        raise InputError(f"the known floor is {known_floor}; wanted a finite loss above 0 (for none: the law power)")
+
+
+def _mixed_recipes(table: RunTable) -> None:
+    columns = table.columns
+    fitted = (columns.loss, columns.metric, columns.d, columns.n, columns.unique, columns.flops)
+    for name in dict.fromkeys((*RECIPE, *columns.recipe)):
+        if name not in table.frame.columns or name in fitted:
+            continue
+        values = list(dict.fromkeys("(none)" if value is None else str(value) for value in table.frame[name]))
+        if len(values) > 1:
+            told = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
+            raise Refusal(
+                f"the runs differ in {name!r} ({told}): one law describes one recipe. "
+                "Fit a table with the rows of one of them at a time."
+            )
+
+
+def _rows_of_one_run(table: RunTable) -> None:
+    name = table.columns.run_id
+    if name is None or table.columns.cluster is not None:
+        return
+    ids = table.frame[name].drop_nulls()
+    repeated = ids.filter(ids.is_duplicated())
+    if len(repeated):
+        raise Refusal(
+            f"{len(repeated)} rows are of {repeated.n_unique()} runs ({name} {repeated[0]} and its like): rows of one "
+            f"run share its luck, and counted as separate runs they make every interval too narrow. Name the run with "
+            f"--cluster {name}, or keep one row a run."
+        )
+
+
+def _constant(table: RunTable, law: Law, response: np.ndarray) -> None:
+    if np.ptp(response) <= 1e-12 * response.max():
+        name = table.columns.metric if law.response == "metric" else table.columns.response
+        raise Refusal(
+            f"column {name!r} is {response[0]:g} in all {len(table)} rows: there is nothing to explain. "
+            "Is it the column that was meant?"
+        )
+
+
+def _epochs(table: RunTable, law: Law) -> None:
+    """Refuses repeated data under a law that counts all data as new, and the other way round."""
+    if table.unique is None or "d" not in law.axes:
+        return
+    epochs = table.d / table.unique
+    repeats = int((epochs > REPEATED_ABOVE).sum())
+    d, unique = table.columns.d, table.columns.unique
+    if repeats and "u" not in law.axes:
+        raise Refusal(
+            f"{repeats} runs repeat their data ({d} is up to {epochs.max():.3g} times {unique}), and {law.name} counts "
+            f"all of D as new. Fit the law repeated (of N, {d} and {unique}), or take the distinct data as D: "
+            f"--d {unique}."
+        )
+    if not repeats and "u" in law.axes:
+        raise Refusal(
+            f"no run repeats its data ({d} is at most {epochs.max():.3g} times {unique}): what a repetition is worth "
+            f"cannot be known. Fit chinchilla, or add runs of several epochs."
+        )
+
+
+def _few(table: RunTable, P: int) -> tuple[str, ...]:
+    warnings = []
+    if len(table) < 4 * P:
+        warnings.append(
+            f"{len(table)} runs for {P} parameters: below {4 * P}, intervals are rough and forms hard to tell apart."
+        )
+    clusters = len(np.unique(table.cluster))
+    if table.columns.cluster is not None and clusters < P + SPARE:
+        warnings.append(
+            f"{clusters} clusters for {P} parameters: whole clusters are resampled, and so few give intervals that are "
+            "too narrow."
+        )
+    return tuple(warnings)
+
+
+def _distinct(values: np.ndarray) -> int:
+    """How many values differ by more than rounding."""
+    return len(np.unique(np.round(np.log(values), 6)))
+
+
+def _one_axis(table: RunTable, law: Law, points: dict[str, np.ndarray], P: int) -> tuple[str, ...]:
+    (axis, values), *_ = points.items()
+    distinct = _distinct(values)
+    # a law with a break wants points to spare on both sides of it
+    wanted = P + SPARE if law.name == "broken" else P + 1
+    if distinct < wanted:
+        cure = "Run more data sizes, over two decades if you can." if axis == "d" else "Add runs of other losses."
+        raise Refusal(
+            f"{distinct} distinct {AXIS[axis]} for {P} free parameters; at least {wanted} are needed to see a misfit. "
+            f"{cure}"
+        )
+    if axis == "l":
+        span = values.max() / values.min() - 1
+        if span < METRIC_SPAN_WARNED:
+            return (f"The loss spans only {span:.1%}: the law is hardly told from a straight line, and not beyond it.",)
+        return ()
+    sizes = 0 if table.n is None else _distinct(table.n)
+    if sizes > 1:
+        return (f"The runs have {sizes} different N and the law sees only D: right where N is no bottleneck.",)
+    return ()
+
+
+def _two_axes(points: dict[str, np.ndarray]) -> tuple[str, ...]:
+    for axis, values in points.items():
+        if axis != "u" and _distinct(values) < 3:
+            raise Refusal(
+                f"{_distinct(values)} distinct {AXIS[axis]}; a power of {AXIS[axis]} beside a floor needs at least 3. "
+                f"Run more values of {AXIS[axis]}, or fit a law without it."
+            )
+    # repeated data may lie on a ray of N and D, if its distinct part does not
+    spread, slope = max(_off_line(points["n"], points[axis]) for axis in points if axis != "n")
+    if spread < RAY_REFUSED:
+        raise Refusal(
+            f"N and D lie on a single ray (D grows as N^{slope:.3g}; spread off that line {spread:.2g} in log): alpha "
+            "and beta cannot be told apart. Add runs of the same N at several D (a grid or IsoFLOP design)."
+        )
+    if spread < RAY_WARNED:
+        return (f"N and D almost lie on one line (spread off it {spread:.2g} in log): alpha and beta trade off.",)
+    return ()
+
+
+def _off_line(n: np.ndarray, d: np.ndarray) -> tuple[float, float]:
+    """Standard deviation of log N and log D off their common line, and the line's slope."""
+    covariance = np.cov(np.log(n), np.log(d), bias=True)
+    return float(np.sqrt(max(np.linalg.eigvalsh(covariance)[0], 0.0))), float(covariance[0, 1] / covariance[0, 0])
+
+
+def _beaten_floor(response: np.ndarray, known_floor: float | None) -> tuple[str, ...]:
+    below = 0 if known_floor is None else int((response <= known_floor).sum())
+    return (f"{below} runs have a loss at or below the known floor: is it the floor of this loss?",) if below else ()

@@ -1,0 +1,86 @@
+"""A table of runs as it stands in its file: CSV, parquet, JSON lines, or a sweep folder of `row.json` files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from scaling.errors import InputError, near_miss
+from scaling.table.rules import NO_ROW, Excluded
+
+_READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
+    ".csv": lambda path: pl.read_csv(path, infer_schema_length=None, null_values=[""]),
+    ".parquet": pl.read_parquet,
+    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+}
+
+
+def load(path: str | Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
+    """The table as it stands, and the runs of a sweep folder that have no row yet. Raises InputError."""
+    path = Path(path)
+    if path.is_dir():
+        return _load_folder(path)
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir() if p.suffix in _READERS] if path.parent.is_dir() else []
+        hint = near_miss(path.name, siblings) if siblings else f"there is no table in {path.parent.resolve()} either"
+        raise InputError(f"no file or folder {path}; {hint}")
+    if path.suffix not in _READERS:
+        raise InputError(f"{path} ends in {path.suffix!r}; wanted {', '.join(_READERS)}, or a sweep folder")
+    try:
+        return _READERS[path.suffix](path), ()
+    except pl.exceptions.NoDataError as error:
+        raise InputError(f"{path} is empty; a fit needs one row a run") from error
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+
+
+def _load_folder(folder: Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
+    """A sweep may be under way: rows come while they are read here, and a failed one goes when it is tried again."""
+    runs = folder / "runs" if (folder / "runs").is_dir() else folder
+    planned, begun = _planned(folder), {path.parent.name for path in runs.glob("*/config.json")}
+    rows = {path.parent.name: row for path in sorted(runs.glob("*/row.json")) if (row := _row(path)) is not None}
+    if not (rows or planned or begun):
+        raise InputError(f"{folder} holds no runs/*/row.json and no */row.json; give a sweep folder or a table file")
+    under_way = sorted(begun - rows.keys())
+    waiting = [name for name in planned if name not in begun and name not in rows]
+    if not any(row.get("status", "done") == "done" for row in rows.values()):
+        counts = Counter(row["status"] for row in rows.values())
+        counts |= {"under way or dead": len(under_way), "waiting": len(waiting)}
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise InputError(f"{folder}: no run is done yet ({told}); wanted at least one. Come back when it has a row")
+    unfinished = [
+        Excluded(name, NO_ROW, "under way, or died: it has a config.json but no row.json") for name in under_way
+    ]
+    unfinished += [Excluded(name, NO_ROW, "planned, and not begun") for name in waiting]
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    series = [pl.Series(name, [row.get(name) for row in rows.values()], strict=False) for name in names]
+    return pl.DataFrame(series), tuple(unfinished)
+
+
+def _planned(folder: Path) -> list[str]:
+    """The runs that sweep.json names; none where there is no such file."""
+    try:
+        return list(json.loads((folder / "sweep.json").read_text())["runs"])
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}/sweep.json does not name a sweep's runs ({error}); was it edited?") from error
+
+
+def _row(path: Path) -> dict[str, Any] | None:
+    """None where it is gone by now."""
+    try:
+        row = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); remove the folder and run it again") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{path} holds a {type(row).__name__}; wanted one JSON object, a run's row")
+    return {name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in row.items()}

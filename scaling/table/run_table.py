@@ -1,0 +1,262 @@
+"""Contract 4: any table of runs becomes a RunTable: positive finite N, D and loss, and a reason for every row left out.
+
+A table is a CSV, a parquet file, JSON lines, or a sweep folder of `row.json` files. What a user must put right raises
+InputError; what a run cannot help (it died, it lost to the baseline) is excluded and listed. Whether a law may be
+fitted to what remains is for `checks`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from scaling.errors import InputError
+from scaling.laws.registry import Law
+from scaling.table.columns import Columns, flag, numbers, resolve, row_ids
+from scaling.table.files import load
+from scaling.table.rules import Excluded, Rules
+
+FLOPS_PER_ND = 6.0
+"""C / (N D) where a table does not tell it: two multiply-adds a parameter forward, four backward (2001.08361, 2.1)."""
+FLOPS_SPREAD_WARNED = 0.1
+LEAST_D_PER_N = 1e-6
+"""Below this D and N are not counted in the same unit."""
+_FIELD = {"n": "n", "d": "d", "u": "unique", "l": "loss"}
+"""Which field of a RunTable, and of Columns, a law's axis is."""
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Rows that a law may be fitted to, and those it may not, with the reason. Letters: R kept rows."""
+
+    source: str
+    columns: Columns
+    frame: pl.DataFrame
+    """All R kept rows with all columns, in the table's order."""
+    left_out: pl.DataFrame
+    """The rows that were excluded, likewise."""
+    row_id: tuple[str, ...]
+    loss: np.ndarray | None
+    """[R], in the table's unit (nats). This and the next four are None where no column was named."""
+    metric: np.ndarray | None
+    """[R], above 0 and below 1."""
+    d: np.ndarray | None
+    """[R]."""
+    n: np.ndarray | None
+    """[R]."""
+    unique: np.ndarray | None
+    """[R], the distinct data within D, so at most D: a run that stops before one epoch has seen no more."""
+    cluster: np.ndarray
+    """[R] integers; one a row where no cluster column was named."""
+    flops_per_nd: float
+    """C / (N D): the median over all rows, or FLOPS_PER_ND where no FLOPs were named."""
+    known_floor: float | None
+    excluded: tuple[Excluded, ...]
+    warnings: tuple[str, ...]
+    drop_worst: int
+    """How many rows of highest loss were left out on request."""
+
+    def __len__(self) -> int:
+        return len(self.row_id)
+
+    def points(self, law: Law) -> dict[str, np.ndarray]:
+        """{axis of the law: [R]}. Raises InputError for an axis that has no column."""
+        return {axis: self._wanted(_FIELD[axis], law) for axis in law.axes}
+
+    def response(self, law: Law) -> np.ndarray:
+        """[R], what the law describes: the metric, or the loss; 1 - metric stands for a loss that was not named.
+
+        Raises InputError where its column was not named.
+        """
+        if law.response == "metric":
+            return self._wanted("metric", law)
+        if self.loss is None:
+            return 1 - self._wanted("metric", law)
+        return self.loss
+
+    def _wanted(self, field: str, law: Law) -> np.ndarray:
+        values = getattr(self, field)
+        if values is None:
+            what = field.upper() if field in ("n", "d") else f"the {field} column"
+            raise InputError(f"the law {law.name} ({law.formula}) needs {what}; name its column with {flag(field)}")
+        return values
+
+    def take(self, keep: np.ndarray) -> RunTable:
+        """The table of the rows where the boolean [R] `keep` holds."""
+        fields = ("loss", "metric", "d", "n", "unique", "cluster")
+        arrays = {name: getattr(self, name) for name in fields}
+        return dataclasses.replace(
+            self,
+            frame=self.frame.filter(keep),
+            row_id=tuple(np.asarray(self.row_id, object)[keep]),
+            **{name: None if values is None else values[keep] for name, values in arrays.items()},
+        )
+
+    def with_worst(self) -> RunTable | None:
+        """The table with the rows that --drop-worst left out; None where it left out none."""
+        if not self.drop_worst:
+            return None
+        return from_frame(pl.concat([self.frame, self.left_out]), self.columns, source=self.source)
+
+    def excluded_by_rule(self) -> dict[str, int]:
+        return dict(Counter(row.rule for row in self.excluded))
+
+    def data_hash(self) -> str:
+        """SHA-256 of the fitted numbers and what they are, whatever the order of the rows."""
+        named = {name: getattr(self, name) for name in ("n", "d", "unique", "loss", "metric")}
+        named = {name: values for name, values in named.items() if values is not None}
+        rows = np.stack(list(named.values()), axis=1)
+        return hashlib.sha256(" ".join(named).encode() + rows[np.lexsort(rows.T)].tobytes()).hexdigest()
+
+
+def read(path: str | Path, columns: Columns, drop_worst: int = 0) -> RunTable:
+    """Reads and validates a table of runs.
+
+    Args:
+      path: .csv, .parquet, .jsonl or .ndjson file, or a folder with runs/*/row.json or */row.json.
+      columns: what is called how.
+      drop_worst: exclude that many rows of highest loss (lowest metric), after all other rules.
+
+    Raises:
+      InputError: file or column missing, text in a number column, N, D or loss that is not finite and above 0, a metric
+        that is not between 0 and 1, a D that cannot be in the unit of N, no rows.
+    """
+    frame, unfinished = load(path)
+    return from_frame(frame, columns, drop_worst, source=str(path), unfinished=unfinished)
+
+
+def from_frame(
+    frame: pl.DataFrame,
+    columns: Columns,
+    drop_worst: int = 0,
+    source: str = "table",
+    unfinished: tuple[Excluded, ...] = (),
+) -> RunTable:
+    """`read` for a table that is in memory already."""
+    if frame.is_empty():
+        raise InputError(f"{source} has no rows; a fit needs one row a run")
+    if drop_worst < 0:
+        raise InputError(f"--drop-worst is {drop_worst}; wanted 0 or more rows")
+    columns = resolve(frame, columns, source)
+    row_id = row_ids(frame, columns)
+    rules = Rules(frame, columns, row_id, drop_worst)
+    n, d, unique = (_counts(rules, getattr(columns, name)) for name in ("n", "d", "unique"))
+    flops = _counts(rules, columns.flops, missing=d is not None)
+    flops_per_nd, warnings = FLOPS_PER_ND, ()
+    if d is None and flops is not None:
+        d = flops / (FLOPS_PER_ND * n)
+    elif flops is not None:
+        flops_per_nd, warnings = _flops_per_nd(flops / (n * d), columns)
+    _same_unit(n, d, columns, row_id)
+    table = RunTable(
+        source=source,
+        columns=columns,
+        frame=frame,
+        left_out=frame.filter(~rules.keep),
+        row_id=tuple(row_id),
+        loss=rules.loss,
+        metric=rules.metric,
+        d=d,
+        n=n,
+        unique=None if unique is None else np.minimum(unique, d),
+        cluster=_clusters(rules, columns),
+        flops_per_nd=flops_per_nd,
+        known_floor=_known_floor(rules, columns),
+        excluded=tuple(rules.excluded) + unfinished,
+        warnings=(),
+        drop_worst=drop_worst,
+    ).take(rules.keep)
+    return dataclasses.replace(table, warnings=(*warnings, *_unknown_progress(table), *_repeats(table)))
+
+
+def _counts(rules: Rules, name: str | None, missing: bool = False) -> np.ndarray | None:
+    """[all rows], NaN where a row is left out."""
+    if name is None:
+        return None
+    values = rules.numbers(name)
+    rules.positive(name, values, missing)
+    return np.where(rules.keep, values, np.nan)
+
+
+def _flops_per_nd(ratio: np.ndarray, columns: Columns) -> tuple[float, tuple[str, ...]]:
+    ratio = ratio[np.isfinite(ratio)]
+    if not len(ratio):
+        return FLOPS_PER_ND, ()
+    middle = float(np.median(ratio))
+    if np.ptp(ratio) <= FLOPS_SPREAD_WARNED * middle:
+        return middle, ()
+    return middle, (
+        f"{columns.flops} / (N D) runs from {ratio.min():.3g} to {ratio.max():.3g}; its median {middle:.3g} turns N "
+        "and D into FLOPs. It is steady where N counts the parameters that every example passes (no item tables) and "
+        "D all examples, epochs included.",
+    )
+
+
+def _same_unit(n: np.ndarray | None, d: np.ndarray | None, columns: Columns, row_id: list[str]) -> None:
+    if n is None or d is None:
+        return
+    bad = d < n * LEAST_D_PER_N
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise InputError(
+            f"D is {d[at]:g} ({columns.d or columns.flops}) and N {n[at]:g} ({columns.n}) in {row_id[at]}: no run has "
+            "so little data for its size. Is D in millions or billions, and N not? Count both in ones."
+        )
+
+
+def _clusters(rules: Rules, columns: Columns) -> np.ndarray:
+    if columns.cluster is None:
+        return np.arange(len(rules.keep))
+    names = rules.frame[columns.cluster].to_list()
+    empty = rules.keep & np.array([name is None or name != name for name in names])
+    if empty.any():
+        raise InputError(
+            f"column {columns.cluster!r} (--cluster) is empty in {rules.row_id[int(np.argmax(empty))]}; give each row "
+            "its cluster"
+        )
+    number: dict[str, int] = {}
+    return np.array([number.setdefault(repr(name), len(number)) for name in names])
+
+
+def _known_floor(rules: Rules, columns: Columns) -> float | None:
+    if columns.floor is None or not rules.keep.any():
+        return None
+    floor = rules.numbers(columns.floor)
+    if np.isnan(floor[rules.keep]).all():
+        return None  # a column of every sweep, empty where the truth is not known
+    rules.positive(columns.floor, floor)
+    floor = floor[rules.keep]
+    if np.ptp(floor) > 1e-9 * floor[0]:
+        raise InputError(
+            f"column {columns.floor!r} runs from {floor.min():.9g} to {floor.max():.9g}; a law has one floor. "
+            "Fit the rows of one data set at a time."
+        )
+    return float(floor[0])
+
+
+def _unknown_progress(table: RunTable) -> tuple[str, ...]:
+    name = table.columns.progress
+    unknown = 0 if name is None else int(np.isnan(numbers(table.frame, name, list(table.row_id))).sum())
+    return (f"{unknown} rows have no {name}: whether their schedule ended is not known.",) if unknown else ()
+
+
+def _repeats(table: RunTable) -> tuple[str, ...]:
+    parts = {name: getattr(table, name) for name in ("d", "n", "unique") if getattr(table, name) is not None}
+    if table.columns.cluster is not None or not parts:
+        return ()
+    if table.columns.seed is not None:
+        parts["seed"] = [repr(seed) for seed in table.frame[table.columns.seed]]
+    repeated = int(pl.DataFrame(parts).is_duplicated().sum())
+    what = " and ".join(name.upper() if len(name) == 1 else name for name in parts)
+    if not repeated:
+        return ()
+    return (
+        f"{repeated} rows share {what} with another row. If they are checkpoints of one run, "
+        "name the run with --cluster: else every interval is too narrow.",
+    )

@@ -1,0 +1,145 @@
+"""What a Config must hold to be able to run: every rule, and every pair of choices that exclude each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sessionrec_jax.config.settings import Config, Hosts, Model
+from sessionrec_jax.errors import InputError
+
+
+def check(config: Config) -> Config:
+    """Returns `config`, or raises InputError naming every field that cannot work and what it should be."""
+    data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
+    rules = [
+        ("data.users", data.users >= 0, "0 (all) or more"),
+        ("data.eval_users", data.eval_users >= 0, "0 (all) or more"),
+        ("data.rows", data.rows >= 1, "at least 1"),
+        ("data.sessions_per_row", data.sessions_per_row >= 2, "at least 2: a history and a target"),
+        ("data.window", data.window == 0 or 2 <= data.window <= data.sessions_per_row,
+         f"0 (a whole row), or from 2 to data.sessions_per_row {data.sessions_per_row}"),
+        ("data.items_per_row", data.items_per_row >= 0, "0 (from the log) or more"),
+        ("model.width", model.width >= 1, "at least 1"),
+        ("model.layers", model.layers >= 0, "0 or more"),
+        ("model.heads", model.heads >= 1 and model.width % model.heads == 0, f"a divisor of model.width {model.width}"),
+        ("model.mlp_ratio", model.mlp_ratio >= 1, "at least 1"),
+        ("model.id_width", model.id_width >= 0, "0 (no ID table) or more"),
+        ("model.id_init_std", model.id_init_std >= 0, "0 or more"),
+        ("model.id_dropout", 0 <= model.id_dropout < 1, "at least 0 and below 1"),
+        ("model.side_width", model.side_width >= 1, "at least 1"),
+        ("model.dropout", 0 <= model.dropout < 1, "at least 0 and below 1"),
+        ("model.temperature", model.temperature > 0, "above 0"),
+        ("model.base_width", model.base_width >= 1, "at least 1"),
+        ("model.base_layers", model.base_layers >= 1, "at least 1"),
+        ("model.base_heads", model.base_heads >= 1 and model.base_width % model.base_heads == 0,
+         f"a divisor of model.base_width {model.base_width}"),
+        ("loss.alpha", loss.alpha >= 0, "0 or more"),
+        ("loss.negatives", loss.negatives >= 1, "at least 1"),
+        ("loss.negatives_uniform", 0 < loss.negatives_uniform <= 1,
+         "above 0, so that every item can be a negative, and at most 1"),
+        ("optim.learning_rate_peak", optim.learning_rate_peak > 0, "above 0"),
+        ("optim.warmup_fraction", 0 <= optim.warmup_fraction < 1, "at least 0 and below 1"),
+        ("optim.weight_decay", optim.weight_decay >= 0, "0 or more"),
+        ("optim.table_rate_ratio", optim.table_rate_ratio >= 0, "0 or more"),
+        ("optim.table_prior", optim.table_prior >= 0, "0 or more"),
+        ("optim.clip_norm", optim.clip_norm > 0, "above 0"),
+        ("optim.beta1", 0 <= optim.beta1 < 1, "at least 0 and below 1"),
+        ("optim.beta2", 0 <= optim.beta2 < 1, "at least 0 and below 1"),
+        ("mesh.data", config.mesh.data >= 0, "0 (all devices) or more"),
+        ("mesh.fsdp", config.mesh.fsdp >= 1, "at least 1"),
+        ("mesh.model", config.mesh.model >= 1, "at least 1"),
+        ("train.epochs", train.epochs > 0, "above 0"),
+        ("train.seed", train.seed >= 0, "0 or more"),
+        ("train.microbatches", train.microbatches >= 1, "at least 1"),
+        ("train.checkpoint_every_seconds", train.checkpoint_every_seconds > 0, "above 0"),
+        ("train.checkpoints_kept", train.checkpoints_kept >= 1, "at least 1"),
+        ("train.validations", train.validations >= 0, "0 (none) or more"),
+        ("train.log_every_steps", train.log_every_steps >= 1, "at least 1"),
+        ("train.profile_steps", train.profile_steps >= 0, "0 (none) or more"),
+    ]  # fmt: skip
+    wrong = list(_contradictions(config))
+    for path, holds, wanted in rules:
+        room, _, name = path.partition(".")
+        came = getattr(getattr(config, room), name)
+        if not (holds and math.isfinite(came)):
+            finite = "" if math.isfinite(came) else ", and finite"
+            wrong.append(f"--{path.replace('_', '-')} is {came}; wanted {wanted}{finite}")
+    if wrong:
+        raise InputError("this configuration cannot run: " + "; ".join(wrong))
+    return config
+
+
+def check_hosts(hosts: Hosts) -> Hosts:
+    """Returns `hosts`, or raises InputError naming every field that cannot work and what it should be."""
+    host, _, port = hosts.coordinator.rpartition(":")
+    is_told = hosts.coordinator not in ("", "auto")
+    launched = "left out, since " + ("the launcher tells it" if hosts.coordinator else "no coordinator is named")
+    rules = [
+        ("coordinator", not is_told or (host and port.isdecimal() and 0 < int(port) < 2**16),
+         "HOST:PORT of the process of index 0, or auto"),
+        ("count", hosts.count >= 1 if is_told else hosts.count == 0,
+         "the number of processes" if is_told else launched),
+        ("index", 0 <= hosts.index < max(hosts.count, 1) if is_told else hosts.index == -1,
+         f"from 0 to {max(hosts.count, 1) - 1}, count - 1" if is_told else launched),
+        ("timeout_seconds", 1 <= hosts.timeout_seconds < math.inf, "1 or more"),
+        ("lost_after_seconds", 1 <= hosts.lost_after_seconds < math.inf, "1 or more"),
+    ]  # fmt: skip
+    wrong = [f"{name} is {getattr(hosts, name)!r}; wanted {wanted}" for name, holds, wanted in rules if not holds]
+    if wrong:
+        raise InputError("--hosts cannot work: " + "; ".join(wrong))
+    return hosts
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """Choices that exclude each other."""
+    model, loss = config.model, config.loss
+    if config.paradigm == "nipp" and loss.alpha:
+        yield (
+            f"--loss.alpha is {loss.alpha}, but --paradigm nipp sees clicked items only and has nothing to rank them "
+            "against; wanted --loss.alpha 0"
+        )
+    if config.paradigm == "nipp_plus" and loss.alpha and loss.rank != "pointwise":
+        yield (
+            f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure a slot and so no pairs; wanted "
+            "--loss.rank pointwise, or --loss.alpha 0"
+        )
+    if config.data.eval_candidates == "shown":
+        for came, why, wanted in (
+            (loss.alpha == 0, "--loss.alpha is 0", "--loss.alpha above 0"),
+            (config.data.eval_seen == "masked", "--data.eval-seen is masked", "--data.eval-seen kept"),
+        ):
+            if came:
+                yield (
+                    f"{why}, but --data.eval-candidates shown measures the rank loss alone; wanted {wanted}, or "
+                    "--data.eval-candidates catalogue"
+                )
+    if config.optim.table_update == "sparse" and loss.retrieval == "full_softmax":
+        yield (
+            "--optim.table-update is sparse, but --loss.retrieval full_softmax reads every row of the item tables; "
+            "wanted --optim.table-update dense, or a sampled loss"
+        )
+    if model.places == "rotary" and model.heads >= 1 and model.width // model.heads % 2:
+        yield (
+            f"--model.positions is rotary, which turns pairs of features, but a head has width "
+            f"{model.width // model.heads}; wanted an even --model.width / --model.heads"
+        )
+    if model.sequence_encoder == "gru" and model.positions != "auto":
+        yield f"--model.positions is {model.positions}, but the GRU has no attention; wanted auto"
+    if not model.id_width:
+        for name in ("id_init_std", "id_dropout"):
+            if (came := getattr(model, name)) != (default := getattr(Model(), name)):
+                yield (
+                    f"model.{name} is {came}, but --model.id-width is 0, so there is no ID; wanted {default}, or an "
+                    "--model.id-width above 0"
+                )
+    if model.parametrization == "standard":
+        for name in ("base_width", "base_layers", "base_heads"):
+            if (came := getattr(model, name)) != (default := getattr(Model(), name)):
+                flag = f"--model.{name.replace('_', '-')}"
+                yield (
+                    f"{flag} is {came}, but --model.parametrization is standard, which has no base model; wanted "
+                    f"--model.parametrization mup, or {flag} {default}"
+                )
+    if config.train.evaluated == "best" and not config.train.validations:
+        yield "--train.evaluated is best, but --train.validations is 0, so nothing is best; wanted 1 or more of them"

@@ -1,0 +1,137 @@
+"""A Config as a value: replaced by dotted names, stored as JSON, named by everything that can change its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from typing import Any, Literal, TypeVar
+
+from sessionrec_jax.config.settings import CONFIG_VERSION, Config, Optim, Train
+from sessionrec_jax.errors import InputError, near_miss
+
+# Where a run lies, where its settings are from, how it is watched and how its steps are spread over devices and time
+# cannot change its result.
+_NOT_IN_RUN_ID = (
+    ("data", "path"),
+    ("optim", "learning_rate_rule"),
+    ("mesh", "data"),
+    ("mesh", "fsdp"),
+    ("mesh", "model"),
+    ("train", "microbatches"),
+    ("train", "checkpoint_every_seconds"),
+    ("train", "checkpoints_kept"),
+    ("train", "log_every_steps"),
+    ("train", "profile_steps"),
+)
+
+
+def replace(config: Config, overrides: dict[str, Any]) -> Config:
+    """`config` with dotted fields replaced, e.g. {"model.width": 128}. Unknown names and values of another type
+    raise InputError."""
+    for path, value in overrides.items():
+        room, _, name = path.partition(".")
+        _known(room, _names(Config), "config section")
+        part = getattr(config, room)
+        if not name:
+            wanted = typing.get_type_hints(Config)[room]
+            if dataclasses.is_dataclass(wanted):
+                raise InputError(
+                    f"{room!r} is a config section; wanted one of its fields, such as {room}.{_names(wanted)[0]}"
+                )
+            config = dataclasses.replace(config, **{room: _typed(wanted, value, path)})
+            continue
+        if not dataclasses.is_dataclass(part):
+            raise InputError(f"{path!r}: {room!r} is a field of its own, not a config section")
+        types_ = typing.get_type_hints(type(part))
+        _known(name, types_, f"field of config section {room!r}")
+        part = dataclasses.replace(part, **{name: _typed(types_[name], value, path)})
+        config = dataclasses.replace(config, **{room: part})
+    return config
+
+
+def program_of(config: Config) -> Config:
+    """`config` with defaults for what the compiled step takes as an argument, or only the host knows: equal for runs
+    that can be trained together."""
+    default = Optim()
+    optim = dataclasses.replace(
+        config.optim,
+        learning_rate_peak=default.learning_rate_peak,
+        learning_rate_rule=default.learning_rate_rule,
+        warmup_fraction=default.warmup_fraction,
+        table_prior=default.table_prior,
+    )
+    return dataclasses.replace(config, optim=optim, train=dataclasses.replace(config.train, seed=Train().seed))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    return {"config_version": CONFIG_VERSION, **dataclasses.asdict(config)}
+
+
+def from_dict(values: Any, where: str = "config") -> Config:
+    """The Config that `to_dict` wrote. Raises InputError on another version, unknown fields and wrong types."""
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{where}: wanted a JSON object with the sections {_names(Config)}, got {type(values).__name__}"
+        )
+    values = dict(values)
+    version = values.pop("config_version", None)
+    if version != CONFIG_VERSION:
+        raise InputError(
+            f"{where} has config_version {version!r}; this release reads {CONFIG_VERSION}. "
+            "Run it again into a new folder, or use the release that wrote it."
+        )
+    return _build(Config, values, where)
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], values: Any, where: str) -> T:
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: wanted an object with the fields {_names(kind)}, got {values!r}")
+    types_ = typing.get_type_hints(kind)
+    built = {}
+    for name, value in values.items():
+        _known(name, types_, f"field in {where}")
+        wanted = types_[name]
+        if dataclasses.is_dataclass(wanted):
+            built[name] = _build(wanted, value, f"{where}: {name}")
+        else:
+            built[name] = _typed(wanted, value, f"{where}: {name}")
+    return kind(**built)
+
+
+def _typed(wanted: Any, value: Any, where: str) -> Any:
+    if typing.get_origin(wanted) is Literal:
+        choices = typing.get_args(wanted)
+        if value not in choices:
+            raise InputError(f"{where} is {value!r}; wanted one of {', '.join(map(repr, choices))}")
+        return value
+    if typing.get_origin(wanted) is tuple:  # JSON has only lists
+        if not isinstance(value, (list, tuple)) or not all(isinstance(x, typing.get_args(wanted)[0]) for x in value):
+            raise InputError(f"{where} is {value!r}; wanted a list of {typing.get_args(wanted)[0].__name__}")
+        return tuple(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        raise InputError(f"{where} is {value!r}; wanted {wanted.__name__}")
+    return value
+
+
+def _names(kind: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind)]
+
+
+def _known(name: str, known: Any, what: str) -> None:
+    if name not in known:
+        raise InputError(f"unknown {what}: {name!r}; {near_miss(name, known)}")
+
+
+def run_id(config: Config) -> str:
+    """Twelve hex digits that name everything that can change the run's numbers."""
+    values = to_dict(config)
+    for room, name in _NOT_IN_RUN_ID:
+        del values[room][name]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,145 @@
+"""The card of a prepared log: card.json has the manifest and how the log is spread, card.html the same to look at."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+import vl_convert
+
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.data.batches import Shape, items_per_row, pack
+from sessionrec_jax.data.codes import TRAIN
+from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.windows import windows
+
+NAME = "card"
+_SAMPLE_USERS = 20_000
+_STYLE = (
+    "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "td{padding:.1rem 1.5rem .1rem 0;vertical-align:top}"
+)
+
+
+def card(prepared: Prepared, distributions: dict[str, Any]) -> dict[str, Any]:
+    """The manifest, `distributions` (tally.py), and `padding`: shares of slots that the default shapes leave empty."""
+    return {**prepared.manifest, "distributions": distributions, "padding": _padding(prepared)}
+
+
+def _padding(prepared: Prepared) -> dict[str, float] | None:
+    """Of training batches, at the defaults of `sessionrec train`, from a sample of users; None where none has two
+    sessions."""
+    config, log = Config(), prepared.first(_SAMPLE_USERS)
+    slots = config.data.sessions_per_row
+    items = items_per_row(config, log, prepared.manifest["items_per_session_mean"])
+    cut = windows(log, np.arange(log.users), TRAIN, slots, items)
+    if not len(cut):
+        return None
+    rows = len(pack(cut, np.arange(len(cut)), Shape(1, 1, slots, items)))
+    return {
+        "item_slots": 1 - float(cut.items_W.sum()) / (rows * items),
+        "session_slots": 1 - float((cut.last_W - cut.first_W).sum()) / (rows * slots),
+    }
+
+
+def lines(card: dict[str, Any]) -> dict[str, str]:
+    """The card in words, by what they are about."""
+    first, last = (
+        datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC).strftime("%F %R") for ms in card["time_range_ms"]
+    )
+    settings, padding = card["settings"], card["padding"]
+    quantiles = ", ".join(f"{float(q):.0%} {n}" for q, n in card["sessions_per_user_quantiles"].items())
+    side = ", ".join(map(_column, card["side_columns"]))
+    context = ", ".join(map(_context, card["session_context"]))
+    rejected = ", ".join(f"{reason} {count:,}" for reason, count in card["rejected"].items())
+    return {
+        "source": f"{card['source']}, {first} to {last} UTC",
+        "fingerprint": card["fingerprint"],
+        "users": f"{card['users']:,}, of them {card['users_without_target']:,} without a session to predict",
+        "items": f"{card['items']:,}, of them {card['items_exposed']:,} exposed{_tail(card)}",
+        "sessions": f"{card['sessions']:,} by {settings['session_rule']}; {card['sessions_per_user_mean']:.2f} a user "
+        f"(quantiles: {quantiles})",
+        "exposures": f"{card['exposures']:,}, of them {card['context_exposures']:,} context; "
+        f"{card['items_per_session_mean']:.2f} a session, at most {card['max_session_items']}",
+        "clicks": f"{card['clicks']:,}, {card['click_rate']:.1%} of the labelled exposures",
+        "feedback": ", ".join(card["feedback_names"]),
+        "split": settings["split"],
+        "sessions by role": _by_role(card["sessions_by_role"]),
+        "to predict": f"{_by_role(card['target_sessions_by_role'])} (sessions with one before them)",
+        "side information": side or "-",
+        "session context": context or "-",
+        "padding": "-"
+        if padding is None
+        else f"{padding['item_slots']:.1%} of the item slots and {padding['session_slots']:.1%} of the session slots "
+        "of training batches at the default shapes",
+        "rejected": f"{rejected} of {card['rows']:,} rows, in rejected.parquet" if rejected else "no row",
+        "note": card["note"] or "-",
+    }
+
+
+def _tail(card: dict[str, Any]) -> str:
+    if not card["items_in_tail"]:
+        return ""
+    least, items = card["settings"]["min_item_exposures"], card["items_in_tail"]
+    rows = min(card["settings"]["tail_buckets"], items)
+    return f"; {items:,} with fewer than {least:,} training exposures share {rows:,} rows of the ID table"
+
+
+def _column(of: dict[str, Any]) -> str:
+    counted = "buckets" if of["kind"] == "buckets" else "values"
+    lists = f", lists of up to {of['width']}" if of["width"] > 1 else ""
+    unknown = f", {of['out_of_vocabulary']:,} items out of vocabulary" if of["out_of_vocabulary"] else ""
+    return f"{of['name']} ({of['values']:,} {counted}{lists}{unknown})"
+
+
+def _context(of: dict[str, Any]) -> str:
+    told = {"missing": "without one", "out_of_vocabulary": "out of vocabulary", "differing": "with several"}
+    counts = (f", {of[name]:,} sessions {words}" for name, words in told.items() if of[name])
+    return f"{of['name']} ({of['values']:,} values{''.join(counts)})"
+
+
+def _by_role(counts: dict[str, int]) -> str:
+    return ", ".join(f"{role} {count:,}" for role, count in counts.items())
+
+
+def write(card: dict[str, Any], folder: Path) -> None:
+    """card.json and card.html, which needs no network and no script."""
+    (folder / f"{NAME}.json").write_text(json.dumps(card, indent=1, allow_nan=False))
+    (folder / f"{NAME}.html").write_text(_page(card))
+
+
+def _page(card: dict[str, Any]) -> str:
+    told = ((escape(name), escape(text)) for name, text in lines(card).items())
+    rows = "".join(f"<tr><td><b>{name}</b></td><td>{text}</td></tr>" for name, text in told)
+    title = escape(f"{card['source']} {card['fingerprint']}")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"</head><body>\n<h1>{title}</h1>\n<table>{rows}</table>\n"
+        f"{vl_convert.vegalite_to_svg(_charts(card['distributions']).to_dict())}\n</body></html>\n"
+    )
+
+
+def _charts(distributions: dict[str, Any]) -> alt.VConcatChart:
+    by_sessions, by_items, popularity = (
+        pl.DataFrame(distributions[name]) for name in ("sessions_per_user", "items_per_session", "popularity")
+    )
+    popularity = popularity.unpivot(index="rank", variable_name="of", value_name="times")
+    title = "Training clicks and exposures of the item of a rank"
+    return alt.vconcat(
+        _chart(by_sessions, "sessions", "users", "Sessions a user").mark_point(filled=True, size=18),
+        _chart(by_items, "items", "sessions", "Exposures a session").mark_point(filled=True, size=18),
+        _chart(popularity, "rank", "times", title).mark_line().encode(color=alt.Color("of", title=None)),
+    )
+
+
+def _chart(table: pl.DataFrame, x: str, y: str, title: str) -> alt.Chart:
+    """On logarithmic axes; zeros have no place there."""
+    log = alt.Scale(type="log")
+    chart = alt.Chart(table.filter((pl.col(x) > 0) & (pl.col(y) > 0)), title=title)
+    return chart.encode(x=alt.X(x, scale=log), y=alt.Y(y, scale=log)).properties(width=560, height=240)

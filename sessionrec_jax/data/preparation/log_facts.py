@@ -1,0 +1,121 @@
+"""What is to be known of a whole log before any of it is cut: its kinds, values, items and times, and whether it can be
+prepared at all. Gathered from its typed rows part by part, on as many machines as read them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+from sessionrec_jax.data.session_log import EARLIEST_MS, LATEST_MS, OF_SESSION, UNIT_MS, TimeUnit, context_columns
+from sessionrec_jax.errors import InputError
+
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_TIMES_A_PART = 4096
+_MOST_PARTS = 32
+
+
+class Facts:
+    """Of the rows that were added."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.context_kinds: set[str] = set()
+        self.session_context: dict[str, pl.Series] = {}
+        """The values of each of its columns, in order; session/NAME is called NAME."""
+        self._reasons: list[pl.DataFrame] = []
+        self._times: list[pl.Series] = []
+        self._items: list[pl.Series] = []
+        self._sound = self._clicks = self._context = 0
+        self._first_ms, self._last_ms = LATEST_MS, EARLIEST_MS
+
+    def add(self, part: pl.DataFrame) -> pl.DataFrame:
+        """Takes the facts of `part`, rows from `typed`; returns the sound ones, without `reason`."""
+        self.rows += len(part)
+        self._times.append(part["timestamp_ms"].drop_nulls().gather_every(max(1, len(part) // _TIMES_A_PART)))
+        self._reasons.append(part.filter(pl.col("reason").is_not_null()).select("row", "reason"))
+        sound = part.filter(pl.col("reason").is_null()).drop("reason")
+        self._sound += len(sound)
+        self._clicks += int(sound["clicked"].sum() or 0)
+        self._context += sound["clicked"].null_count()
+        self.context_kinds.update(sound["feedback"].drop_nulls().unique())
+        self._add_context({name.removeprefix(OF_SESSION): sound[name] for name in context_columns(sound.columns)})
+        self._items.append(sound["item_id"].unique())
+        if len(self._items) > _MOST_PARTS:
+            self._items = [self.item_ids]
+        if len(sound):
+            self._first_ms = min(self._first_ms, sound["timestamp_ms"].min())
+            self._last_ms = max(self._last_ms, sound["timestamp_ms"].max())
+        return sound
+
+    def merge(self, others: Iterable[Facts]) -> Facts:
+        """Itself, with the facts of the rows that follow."""
+        for other in others:
+            self.rows += other.rows
+            self.context_kinds |= other.context_kinds
+            self._add_context(other.session_context)
+            self._reasons += other._reasons
+            self._times += other._times
+            self._items += [pl.concat(other._items).unique()] if other._items else []
+            self._sound += other._sound
+            self._clicks += other._clicks
+            self._context += other._context
+            self._first_ms, self._last_ms = (
+                min(self._first_ms, other._first_ms),
+                max(self._last_ms, other._last_ms),
+            )
+        return self
+
+    def _add_context(self, more: Mapping[str, pl.Series]) -> None:
+        for name, values in more.items():
+            known = self.session_context.get(name, values.clear())
+            self.session_context[name] = pl.concat([known, values.drop_nulls().unique()]).unique().sort()
+
+    def refuse(self, time_unit: TimeUnit = "ms", times: str | None = None) -> None:
+        """Raises InputError on an empty log, times in another unit than `time_unit`, and a log without a click.
+        `times`: as of sources.RawLog."""
+        if not self.rows:
+            raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
+        _refuse_other_unit(pl.concat(self._times).median(), time_unit, times)
+        if self._sound and not self._clicks:
+            raise InputError(
+                f"no exposure of the log is clicked ({self._sound:,} exposures, {self._context:,} of them context), so "
+                "there is nothing to predict. Check which column holds the clicks"
+            )
+
+    @property
+    def reasons(self) -> pl.DataFrame:
+        """row, reason of the rows that are not sound."""
+        return pl.concat(self._reasons)
+
+    @property
+    def item_ids(self) -> pl.Series:
+        """Of the sound rows, in order."""
+        return pl.concat(self._items).unique().sort()
+
+    @property
+    def time_range_ms(self) -> tuple[int, int]:
+        return self._first_ms, self._last_ms
+
+    def time_quantile_ms(self, q: float) -> int:
+        """About; from a sample of evenly spaced rows."""
+        return int(pl.concat(self._times).quantile(q, "lower"))
+
+
+def _refuse_other_unit(median_ms: float | None, read_as: TimeUnit, times: str | None) -> None:
+    if median_ms is None or EARLIEST_MS <= median_ms <= LATEST_MS:
+        return
+    median = median_ms / UNIT_MS[read_as]
+    for unit, factor in UNIT_MS.items():
+        if EARLIEST_MS <= median * factor <= LATEST_MS:
+            date = datetime.datetime.fromtimestamp(median * factor / 1e3, datetime.UTC).date()
+            cure = f"Give the unit (--time-unit {unit})"
+            if times is not None:
+                by = factor / UNIT_MS[read_as]
+                cure = f"Multiply {times} by {by:.0f}" if by > 1 else f"Divide {times} by {1 / by:.0f}"
+            raise InputError(
+                f"the times do not look like {_UNIT_NAMES[read_as]}: the median is {median:.0f}, which is {date} when "
+                f"read as {unit}. {cure}"
+            )

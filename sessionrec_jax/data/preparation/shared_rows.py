@@ -1,0 +1,36 @@
+"""Rare items share rows of the ID table: a frequency floor, and the tail below it hashed into buckets."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int32, Int64
+
+from sessionrec_jax.data.session_log import random_order
+from sessionrec_jax.errors import InputError
+
+
+def check(least: int, buckets: int) -> None:
+    """Raises InputError on settings that mean nothing."""
+    if least < 0:
+        raise InputError(f"--min-item-exposures is {least}; wanted 0 (no floor) or more")
+    if buckets < 1:
+        raise InputError(f"--tail-buckets is {buckets}; wanted at least 1")
+
+
+def id_rows(
+    item_ids: pl.Series, exposures_V: Int64[np.ndarray, " V"], least: int, buckets: int
+) -> Int32[np.ndarray, " V"] | None:
+    """The row of the ID table of each dense item; None where each has its own.
+
+    0 is padding; items with at least so many exposures have rows from 1 in their order; those with fewer share what
+    follows, `buckets` rows or one an item if that is less, by a hash of the publisher's id alone.
+    """
+    is_rare = exposures_V[1:] < least
+    if not is_rare.any():
+        return None
+    own = np.cumsum(~is_rare)
+    shared = random_order(item_ids.filter(pl.Series(is_rare))) % np.uint64(min(buckets, int(is_rare.sum())))
+    row = own.copy()
+    row[is_rare] = own[-1] + 1 + shared.astype(np.int64)
+    return np.append(0, row).astype(np.int32)

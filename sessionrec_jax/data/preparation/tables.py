@@ -1,0 +1,67 @@
+"""The tables of a prepared log: dense ids, flat arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from sessionrec_jax.data.session_log import Schema, as_id
+from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.errors import InputError
+
+# --- ids -------------------------------------------------------------------------------------------------------------
+
+
+def items_of(items: pl.DataFrame | None, exposures: Schema) -> pl.DataFrame | None:
+    """The item table of a log of such columns, in the order of the ids, which are text where one of the two has text:
+    12 and "12" are the same item. Raises InputError where an id is missing or repeated."""
+    if items is None or "item_id" not in exposures:
+        return None
+    if "item_id" not in items.columns:
+        raise InputError(f"the item table lacks the column 'item_id'; it has: {', '.join(items.columns)}")
+    items = items.with_columns(as_id(items.schema, "item_id"))
+    if pl.LazyFrame(schema=exposures).select(as_id(exposures, "item_id")).collect_schema()["item_id"] == pl.String:
+        items = items.with_columns(pl.col("item_id").cast(pl.String))
+    nulls = items["item_id"].null_count()
+    repeated = len(items) - nulls - items["item_id"].drop_nulls().n_unique()
+    if nulls or repeated:
+        raise InputError(
+            f"the item table has {nulls:,} null and {repeated:,} repeated item ids in {len(items):,} rows; wanted one "
+            "row an item"
+        )
+    return items.sort("item_id")
+
+
+def map_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The exposures with `user` (place among `users`) and `item` (from 1) in place of the publisher's ids."""
+    user = users.select("user_id").with_row_index("user").cast({"user": pl.Int64})
+    item = items.select("item_id").with_row_index("item", offset=1).cast({"item": pl.Int32})
+    mapped = exposures.join(user, on="user_id", how="left", maintain_order="left")  # all are found, so no row is moved
+    mapped = mapped.join(item, on="item_id", how="left", maintain_order="left")
+    return mapped.drop("user_id", "item_id")
+
+
+# --- the log as arrays -----------------------------------------------------------------------------------------------
+
+
+def flatten(
+    log: pl.DataFrame,
+    sessions: pl.DataFrame,
+    feedback_names: list[str],
+    users: int,
+    session_context: dict[str, np.ndarray],
+) -> FlatLog:
+    """The log (in order), its sessions (with roles) and the codes of their context as flat arrays."""
+    codes = {name: code for code, name in enumerate(feedback_names)}
+    context = pl.col("feedback").replace_strict(codes, return_dtype=pl.Int8)
+    feedback = log.select(pl.col("clicked").cast(pl.Int8).fill_null(context))["clicked"]
+    sessions_U = np.bincount(sessions["user"].to_numpy(), minlength=users)
+    return FlatLog(
+        item_N=log["item"].to_numpy(),
+        feedback_N=feedback.to_numpy(),
+        session_items_S=sessions["items"].to_numpy(),
+        session_seconds_S=(sessions["start_ms"] // 1000).to_numpy(),
+        session_role_S=sessions["role"].to_numpy(),
+        user_session_offsets_U1=np.append(0, np.cumsum(sessions_U)),
+        session_context=session_context,
+    )

@@ -1,0 +1,311 @@
+"""Contract 1, the session log: checking an exposure table, cutting it into sessions, giving each session its role.
+
+An exposure table has one row an exposure: `user_id` and `item_id` (integers or strings), `timestamp_ms` (UTC),
+`clicked` (null: the row is context, neither label nor negative), optional `session_id` (unique within a user),
+`feedback` (names the kind of context) and `left_out` (why a source takes a published row for no exposure), and any
+number of `session/NAME`, integers, text or booleans: in which context its session was, such as the device. A breach is
+never dropped silently: it becomes a rejected row with a reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import UInt64
+
+from sessionrec_jax.data.codes import FEEDBACK
+from sessionrec_jax.errors import InputError, near_miss
+
+REQUIRED = ("user_id", "item_id", "timestamp_ms", "clicked")
+OF_SESSION = "session/"
+"""Columns with this prefix are the context of the row's session."""
+
+Schema = Mapping[str, Any]
+"""Types of the columns of a table: a pl.Schema, whose own types no type checker of ours can read."""
+
+Split = Literal["leave_one_session_out", "temporal", "held_out_users"]
+TimeUnit = Literal["s", "ms", "us", "ns"]
+
+DUPLICATE = "exact duplicate"
+NULL_ID = "null id"
+BAD_ID = "id is neither a 64-bit integer nor text"
+NOT_A_TIME = "time is missing or not a number"
+ABSURD_TIME = "time before 1990 or after 2100"
+NOT_BOOLEAN = "clicked is neither true nor false"
+NO_CATEGORY = "session context is neither an integer nor text"
+UNKNOWN_ITEM = "item absent from the item table"
+CONTRADICTION = "duplicate with another label"
+LONG_SESSION = "past the session's longest length"
+STRADDLES = "session straddles a split date"
+
+BREACHES = (
+    NULL_ID, BAD_ID, NOT_A_TIME, ABSURD_TIME, NOT_BOOLEAN, NO_CATEGORY, UNKNOWN_ITEM, CONTRADICTION, LONG_SESSION,
+    STRADDLES,
+)  # fmt: skip
+"""Reasons that are held against a log; not those of a duplicate and of what a source leaves out."""
+
+EARLIEST_MS = 631_152_000_000  # 1990-01-01 UTC
+LATEST_MS = 4_102_444_800_000  # 2100-01-01 UTC
+UNIT_MS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+_FURTHEST_MS = 9e18  # fits an int64
+MOST_WHOLE_FLOAT = 2.0**53 - 1  # past it two integers are one float
+_UNREADABLE = "\ufffd"  # stands in a text for a byte that is not UTF-8: two ids with one may have been two others
+_DEFAULT_CONTEXT = "context"
+_MOST_CONTEXT_KINDS = 100  # a feedback code is an int8
+
+
+def typed(
+    exposures: pl.LazyFrame, item_ids: pl.Series | None, first_row: int = 0, time_unit: TimeUnit = "ms"
+) -> pl.LazyFrame:
+    """The exposures strictly typed, and what is wrong with each row by itself.
+
+    Columns: row (from `first_row` on), user_id, item_id, timestamp_ms, clicked, feedback (context's kind; null where
+    labelled), session_id and session/NAME where the log has them, reason (null where the row is sound). Numbers may
+    come as text, booleans as 0/1 or true/false in any case, times in `time_unit`. `item_ids` None: every item seen is
+    in the catalogue. Raises InputError on a missing column and a column of a type that cannot be meant.
+    """
+    schema = exposures.collect_schema()
+    _need_columns(schema.names())
+    ids = [name for name in ("user_id", "item_id", "session_id") if name in schema]
+    context = context_columns(schema)
+    plain = exposures.with_row_index("row", first_row).select(
+        "row",
+        *(as_id(schema, name) for name in ids if name != "item_id"),
+        as_id(schema, "item_id") if item_ids is None else as_id(schema, "item_id").cast(item_ids.dtype),
+        _milliseconds(schema, "timestamp_ms", time_unit),
+        _boolean(schema, "clicked").alias("clicked"),
+        *(_text(schema, name) for name in ("feedback", "left_out")),
+        *(_category(schema, name) for name in context),
+        bad_id=pl.any_horizontal(
+            as_id(schema, name).is_null() & pl.col(name).is_not_null() & ~_blank(schema, name) for name in ids
+        ),
+        not_boolean=_boolean(schema, "clicked").is_null()
+        & pl.col("clicked").is_not_null()
+        & ~_blank(schema, "clicked"),
+        no_category=pl.any_horizontal(
+            pl.lit(False), *(_category(schema, name).is_null() & ~_missing(schema, name) for name in context)
+        ),
+    )
+    is_known = pl.lit(True) if item_ids is None else pl.col("item_id").is_in(item_ids.implode())
+    kind = pl.when(pl.col("clicked").is_null()).then(pl.col("feedback").fill_null(_DEFAULT_CONTEXT))
+    reason = (
+        pl.when(pl.col("left_out").is_not_null())
+        .then("left_out")
+        .when("bad_id")
+        .then(pl.lit(BAD_ID))
+        .when(pl.any_horizontal(pl.col(ids).is_null()))
+        .then(pl.lit(NULL_ID))
+        .when(pl.col("timestamp_ms").is_null())
+        .then(pl.lit(NOT_A_TIME))
+        .when(~pl.col("timestamp_ms").is_between(EARLIEST_MS, LATEST_MS))
+        .then(pl.lit(ABSURD_TIME))
+        .when(pl.col("not_boolean"))
+        .then(pl.lit(NOT_BOOLEAN))
+        .when(pl.col("no_category"))
+        .then(pl.lit(NO_CATEGORY))
+        .when(~is_known)
+        .then(pl.lit(UNKNOWN_ITEM))
+    )
+    return plain.with_columns(feedback=kind, reason=reason).drop("bad_id", "not_boolean", "no_category", "left_out")
+
+
+def context_columns(names: Iterable[str]) -> list[str]:
+    """Those of the names that say in which context a session was."""
+    return [name for name in names if name.startswith(OF_SESSION)]
+
+
+def _need_columns(names: list[str]) -> None:
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        raise InputError(f"the exposure table lacks the column {missing[0]!r}; {near_miss(missing[0], names)}")
+
+
+def as_id(schema: Schema, name: str) -> pl.Expr:
+    """Column `name` as Int64 or String; null where it is neither. Raises InputError on a type that holds no ids."""
+    kind = schema[name]
+    if kind.is_integer():
+        return pl.col(name).cast(pl.Int64, strict=False)
+    if kind.is_float():  # how integers with gaps come out of pandas
+        whole = (pl.col(name).abs() <= MOST_WHOLE_FLOAT) & (pl.col(name) == pl.col(name).floor())
+        return pl.when(whole).then(pl.col(name)).cast(pl.Int64, strict=False)
+    if kind in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        text = pl.col(name).cast(pl.String)
+        return pl.when((text != "") & ~text.str.contains(_UNREADABLE, literal=True)).then(text).alias(name)
+    raise InputError(f"column {name!r} has the type {kind}; wanted integers or strings")
+
+
+def _category(schema: Schema, name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.String) if schema[name] == pl.Boolean else as_id(schema, name)
+
+
+def _missing(schema: Schema, name: str) -> pl.Expr:
+    """NaN too, as pandas writes it."""
+    value = pl.col(name).fill_nan(None) if schema[name].is_float() else pl.col(name)
+    return value.is_null() | _blank(schema, name)
+
+
+def _blank(schema: Schema, name: str) -> pl.Expr:
+    is_text = schema[name] in (pl.String, pl.Categorical, pl.Enum)
+    return pl.col(name).cast(pl.String).str.strip_chars() == "" if is_text else pl.lit(False)
+
+
+def _milliseconds(schema: Schema, name: str, unit: TimeUnit) -> pl.Expr:
+    kind = schema[name]
+    if isinstance(kind, pl.Datetime):
+        return pl.col(name).dt.epoch("ms")
+    if kind.is_integer() and unit == "ms":
+        return pl.col(name).cast(pl.Int64, strict=False)
+    if kind.is_numeric() or kind in (pl.String, pl.Null):
+        time = pl.col(name).cast(pl.Float64, strict=False) * UNIT_MS[unit]
+        return pl.when(time.is_finite()).then(time.round().clip(-_FURTHEST_MS, _FURTHEST_MS)).cast(pl.Int64).alias(name)
+    raise InputError(f"column {name!r} has the type {kind}; wanted numbers or a datetime, UTC")
+
+
+def _text(schema: Schema, name: str) -> pl.Expr:
+    kind = schema.get(name, pl.Null())
+    if kind.is_nested() or kind == pl.Binary:
+        raise InputError(f"column {name!r} has the type {kind}; wanted text that names a kind")
+    return (pl.col(name) if name in schema else pl.lit(None)).cast(pl.String).alias(name)
+
+
+def _boolean(schema: Schema, name: str) -> pl.Expr:
+    kind = schema[name]
+    if kind in (pl.Boolean, pl.Null):
+        return pl.col(name).cast(pl.Boolean)
+    if kind.is_numeric() or kind == pl.String:
+        text = pl.col(name).cast(pl.String).str.strip_chars().str.to_lowercase()
+        true, false = text.is_in(["1", "1.0", "true"]), text.is_in(["0", "0.0", "false"])
+        return pl.when(true).then(True).when(false).then(False)
+    raise InputError(f"column {name!r} has the type {kind}; wanted true/false or 0/1, empty for context")
+
+
+def copies(sound: pl.DataFrame) -> pl.DataFrame:
+    """row, reason of every exposure that is there already. Of rows with the same user, item, time, session and kind of
+    context the clicked one stays, else the first. Wants all rows of a user."""
+    key = [name for name in ("user_id", "item_id", "session_id", "timestamp_ms", "feedback") if name in sound.columns]
+    hash_N = sound.select(key).hash_rows()  # equal rows have equal hashes: few are suspects
+    sorted_N = np.sort(hash_N.to_numpy())
+    shared = pl.Series(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    suspects = sound.filter(hash_N.is_in(shared.implode()))
+    kept = suspects.sort("row").sort("clicked", descending=True, nulls_last=True, maintain_order=True)
+    kept = kept.unique(key, keep="first", maintain_order=True)
+    same_label = pl.col("clicked").eq_missing(pl.col("kept_clicked"))
+    return (
+        suspects.join(kept, on="row", how="anti")
+        .join(kept.select(*key, kept_clicked="clicked"), on=key, how="left", nulls_equal=True)
+        .select("row", reason=pl.when(same_label).then(pl.lit(DUPLICATE)).otherwise(pl.lit(CONTRADICTION)))
+    )
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def cut_sessions(exposures: pl.DataFrame, rule: str) -> pl.DataFrame:
+    """`exposures` sorted by user, session start, session and time (then by row), with a column `session` from 0 on.
+
+    Wants the columns row, user, timestamp_ms, and session_id for its rule. `rule` is "same_timestamp" (one request is
+    one time), "gap_minutes=30" (a longer pause opens a new session) or "session_id" (the log's own, unique within a
+    user). Raises InputError on any other.
+    """
+    if rule == "session_id":
+        start = pl.col("timestamp_ms").min().over("user", "session_id")
+        ordered = (
+            exposures.with_columns(start=start).sort("user", "start", "session_id", "timestamp_ms", "row").drop("start")
+        )
+        opens = _changes("user") | _changes("session_id")
+    else:
+        user, time, row = (pl.col(name).cast(pl.Int128) for name in ("user", "timestamp_ms", "row"))
+        ordered = exposures.sort(user * 2**96 + time * 2**48 + row)  # one number sorts twice as fast as three
+        opens = _changes("user") | (pl.col("timestamp_ms").diff() > _longest_pause_ms(rule))
+    return ordered.with_columns(session=opens.fill_null(True).cum_sum().cast(pl.Int64) - 1)
+
+
+def _changes(name: str) -> pl.Expr:
+    return pl.col(name) != pl.col(name).shift()
+
+
+def _longest_pause_ms(rule: str) -> float:
+    if rule == "same_timestamp":
+        return 0.0
+    minutes = re.fullmatch(r"gap_minutes=(\d+(?:\.\d+)?)", rule)
+    if minutes is None:
+        raise InputError(f"unknown session rule {rule!r}; wanted same_timestamp or gap_minutes=30")
+    return float(minutes[1]) * 60_000
+
+
+# --- roles ------------------------------------------------------------------------------------------------------------
+
+
+def assign_roles(
+    sessions: pl.DataFrame,
+    split: Split,
+    *,
+    validation_from_ms: int = 0,
+    test_from_ms: int = 0,
+    validation_users: int = 0,
+    test_users: int = 0,
+) -> pl.Series:
+    """Role of each session: 0 train, 1 validation, 2 test; null where it straddles a date of the temporal split.
+
+    `sessions` has `user` (place in the stored random order), `start_ms` and `end_ms`, ordered by user and start, so
+    that roles never decrease along a history.
+
+    leave_one_session_out (the paper's): a user's last session tests and the one before validates, each only where a
+    session stands before it: two sessions are train and test, one is train.
+    temporal: sessions that end before `validation_from_ms` train, those inside [`validation_from_ms`, `test_from_ms`)
+    validate, those that start later test. A session across a date is neither, so training never sees a session that
+    ends after a held-out one begins.
+    held_out_users: the first `test_users` users test, the next `validation_users` validate, with all their sessions.
+    """
+    if split == "leave_one_session_out":
+        left = pl.len().over("user") - 1 - pl.int_range(pl.len()).over("user")  # sessions after this one
+        before = pl.int_range(pl.len()).over("user")
+        role = pl.when((left == 0) & (before >= 1)).then(2).when((left == 1) & (before >= 1)).then(1).otherwise(0)
+    elif split == "temporal":
+        role = (
+            pl.when(pl.col("end_ms") < validation_from_ms)
+            .then(0)
+            .when((pl.col("start_ms") >= validation_from_ms) & (pl.col("end_ms") < test_from_ms))
+            .then(1)
+            .when(pl.col("start_ms") >= test_from_ms)
+            .then(2)
+        )
+    else:
+        user = pl.col("user")
+        role = pl.when(user < test_users).then(2).when(user < test_users + validation_users).then(1).otherwise(0)
+    return sessions.select(role=role.cast(pl.Int8))["role"]
+
+
+def random_order(user_ids: pl.Series) -> UInt64[np.ndarray, " U"]:
+    """A 64-bit hash of each id: sorting by it puts users in a fixed random order, so the first n are a nested sample.
+
+    Depends on the id alone, not on the log, the row order or a library's version: splitmix64 of integers (Steele et
+    al., 2014), BLAKE2b of strings.
+    """
+    if user_ids.dtype == pl.String:
+        ids = user_ids.to_frame("id")
+        texts = ids.unique()
+        digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts["id"])
+        hashes = texts.with_columns(hash=np.frombuffer(digests, "<u8"))
+        return ids.join(hashes, on="id", how="left", maintain_order="left")["hash"].to_numpy()
+    x = user_ids.to_numpy().astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def feedback_names(context_kinds: set[str]) -> list[str]:
+    """Names of the feedback codes: ignored, clicked, then the log's kinds of context in alphabetical order."""
+    context = sorted(context_kinds)
+    clash = sorted(set(FEEDBACK) & context_kinds)
+    if clash or len(context) > _MOST_CONTEXT_KINDS:
+        raise InputError(
+            f"column 'feedback' has {len(context)} kinds of context ({', '.join(context[:5])}, ...); wanted at most "
+            f"{_MOST_CONTEXT_KINDS}, none of them called ignored or clicked"
+        )
+    return [*FEEDBACK, *context]

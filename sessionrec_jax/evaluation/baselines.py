@@ -1,0 +1,216 @@
+"""Predictors without parameters, by the metrics and on the sessions of a model; numpy and scipy on the log itself.
+
+    evaluate_baselines(config, prepared, catalogue, TEST)["session_knn_ndcg_at_50"]
+
+popularity_: training clicks. recent_popularity_: those of the last part of the training period. repeat_last_: the items
+of the last session again, clicked ones first. session_knn_: what followed similar training sessions (knn.py). A
+predictor is a sparse positive score of some items and an order of all of them, which ranks the rest and decides ties.
+
+Letters: S held-out sessions, N their clicked items, V ids, X entries of ragged rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+from scipy.sparse import csr_array
+
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.data.batches import eval_users, train_users
+from sessionrec_jax.data.catalogue import Catalogue, popularity_rank
+from sessionrec_jax.data.codes import CLICKED, TRAIN, VALIDATION
+from sessionrec_jax.data.ragged import spans
+from sessionrec_jax.data.store import FlatLog, Prepared
+from sessionrec_jax.evaluation.knn import DECAYS, NEIGHBOURS, clicks, session_knn
+from sessionrec_jax.evaluation.metrics import Metrics, add_ranking
+from sessionrec_jax.evaluation.seen import holds, seen_items, users_of
+
+BASELINES = ("popularity", "recent_popularity", "repeat_last", "session_knn")
+RECENT_PARTS = (0.01, 0.03, 0.1, 0.3)
+"""Shares of the training period whose clicks recent popularity may count."""
+_CHOSEN_BY = "ndcg_at_50"
+_SESSIONS = 1024
+"""Held-out sessions that are scored at once."""
+
+
+def popularity_rank_nats(catalogue: Catalogue, item_N: np.ndarray, clicked_N: np.ndarray) -> np.ndarray:
+    """Binary cross-entropy of each exposure under its item's smoothed click rate, nats."""
+    rate_N = np.clip(catalogue.click_rate_V[item_N].astype(np.float64), 1e-9, 1 - 1e-9)
+    return -np.where(clicked_N, np.log(rate_N), np.log1p(-rate_N))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """S sessions of the log and their N distinct clicked items, sorted by session."""
+
+    session_S: Int[np.ndarray, " S"]
+    user_S: Int[np.ndarray, " S"]
+    row_N: Int[np.ndarray, " N"]
+    """Which of the S sessions."""
+    item_N: Int[np.ndarray, " N"]
+    seen_SV: csr_array
+    """Items that are no candidates."""
+
+    def blocks(self) -> Iterator[HeldOut]:
+        for first in range(0, len(self.session_S), _SESSIONS):
+            rows = slice(first, first + _SESSIONS)
+            terms = slice(*np.searchsorted(self.row_N, [first, first + _SESSIONS]))
+            row_N, item_N = self.row_N[terms] - first, self.item_N[terms]
+            yield HeldOut(self.session_S[rows], self.user_S[rows], row_N, item_N, self.seen_SV[rows])
+
+
+class Predictor(NamedTuple):
+    """Items with a positive score come first, by score; equal ones and the rest by their place in an order of all."""
+
+    score_SV: csr_array
+    place_V: np.ndarray
+
+
+def evaluate_baselines(
+    config: Config, prepared: Prepared, catalogue: Catalogue, role: int
+) -> dict[str, float | int | str | None]:
+    """Recall, NDCG, hit rate and MRR of each of BASELINES, named popularity_recall_at_10 and so on, with standard
+    errors over users; `seen_items`: kept or masked; and what was chosen on the validation sessions by NDCG@50:
+    `recent_popularity_part`, `session_knn_neighbours`, `session_knn_decay`."""
+    metrics, chosen = measure_baselines(config, prepared, catalogue, role)
+    return {"seen_items": config.data.eval_seen, **metrics.result(), **chosen}
+
+
+def measure_baselines(
+    config: Config, prepared: Prepared, catalogue: Catalogue, role: int
+) -> tuple[Metrics, dict[str, float | int]]:
+    """The metrics of `evaluate_baselines` as sums by user of the log, and what was chosen: the first of each list where
+    the log has no validation session."""
+    log, popular_V = prepared.arrays(), popularity_rank(catalogue)
+    ids = len(popular_V)
+    is_trained_S = _trained(config, prepared)
+    recent = {part: recent_popularity_rank(log, is_trained_S, part, popular_V) for part in RECENT_PARTS}
+    knn = session_knn(log, is_trained_S, ids)
+
+    def nothing(block: HeldOut) -> csr_array:
+        return csr_array((len(block.session_S), ids))
+
+    def recents(block: HeldOut) -> Iterator[Predictor]:
+        return (Predictor(nothing(block), place_V) for place_V in recent.values())
+
+    def knns(block: HeldOut) -> Iterator[Predictor]:
+        for decay in DECAYS:
+            for vote_SV in knn.votes(block.session_S, decay, NEIGHBOURS):
+                yield Predictor(vote_SV, popular_V)
+
+    validation = held_out(config, prepared, VALIDATION)
+    part = _best(log, validation, RECENT_PARTS, recents)
+    decay, neighbours = _best(log, validation, tuple(itertools.product(DECAYS, NEIGHBOURS)), knns)
+
+    def predictors(block: HeldOut) -> Iterator[Predictor]:
+        yield Predictor(nothing(block), popular_V)
+        yield Predictor(nothing(block), recent[part])
+        yield Predictor(last_session(log, block.session_S, ids), popular_V)
+        yield Predictor(knn.votes(block.session_S, decay, (neighbours,))[0], popular_V)
+
+    metrics = _measured(log, held_out(config, prepared, role), BASELINES, predictors)
+    return metrics, {
+        "recent_popularity_part": part, "session_knn_neighbours": neighbours, "session_knn_decay": decay,
+    }  # fmt: skip
+
+
+def held_out(config: Config, prepared: Prepared, role: int) -> HeldOut:
+    """The sessions of `role` that have one before them and a clicked item to be found; with `data.eval_seen` masked a
+    new one."""
+    log, ids = prepared.arrays(), prepared.items + 1
+    is_scored_S = log.session_role_S == role
+    is_scored_S &= np.isin(users_of(log, np.arange(len(is_scored_S))), eval_users(config, prepared, role))
+    is_scored_S[_first_sessions(log)] = False
+    clicked_SV = clicks(log, np.flatnonzero(is_scored_S), ids)
+    row_N, item_N = clicked_SV.nonzero()
+    session_S = np.flatnonzero(is_scored_S)
+    seen_SV = csr_array(clicked_SV.shape)
+    if config.data.eval_seen == "masked":
+        seen_SV = seen_items(log, session_S, ids)
+        is_new_N = ~holds(seen_SV, row_N, item_N)
+        row_N, item_N = row_N[is_new_N], item_N[is_new_N]
+    asked_S, row_N = np.unique(row_N, return_inverse=True)
+    session_S = session_S[asked_S]
+    return HeldOut(session_S, users_of(log, session_S), row_N, item_N.astype(np.int64), seen_SV[asked_S])
+
+
+def ranks(block: HeldOut, predictor: Predictor) -> Int[np.ndarray, " N"]:
+    """How many other candidates the predictor puts before each clicked item."""
+    score_SV, place_V = predictor
+    score_SV = csr_array(score_SV - score_SV * (block.seen_SV > 0))
+    score_SV.eliminate_zeros()
+    terms, place_N = len(block.item_N), place_V[block.item_N]
+    entry_X, term_X = spans(score_SV.indptr[block.row_N], score_SV.indptr[block.row_N + 1])
+    item_X, score_X = score_SV.indices[entry_X], score_SV.data[entry_X]
+    is_before_X = place_V[item_X] < place_N[term_X]
+    own_N = np.bincount(term_X, score_X * (item_X == block.item_N[term_X]), terms)
+    is_above_X = (score_X > own_N[term_X]) | ((score_X == own_N[term_X]) & is_before_X)
+    above_N = np.bincount(term_X[is_above_X], minlength=terms)
+
+    seen_Y, term_Y = spans(block.seen_SV.indptr[block.row_N], block.seen_SV.indptr[block.row_N + 1])
+    is_before_Y = place_V[block.seen_SV.indices[seen_Y]] < place_N[term_Y]
+    counted_N = np.bincount(term_X[is_before_X], minlength=terms) + np.bincount(term_Y[is_before_Y], minlength=terms)
+    return above_N + np.where(own_N > 0, 0, place_N - counted_N)
+
+
+def recent_popularity_rank(
+    log: FlatLog, is_trained_S: Bool[np.ndarray, " S"], part: float, popular_V: Int[np.ndarray, " V"]
+) -> Int[np.ndarray, " V"]:
+    """Place of each item by its clicks in the last `part` of the time from the first training session to the last; ties
+    by the popularity of the whole. Padding comes last."""
+    seconds_S = log.session_seconds_S
+    first, last = seconds_S[is_trained_S].min(), seconds_S[is_trained_S].max()
+    is_recent_N = np.repeat(is_trained_S & (seconds_S >= last - part * (last - first)), log.session_items_S)
+    clicks_V = np.bincount(log.item_N[is_recent_N & (log.feedback_N == CLICKED)], minlength=len(popular_V))
+    return _places(np.lexsort((popular_V, -clicks_V)))
+
+
+def last_session(log: FlatLog, session_S: Int[np.ndarray, " S"], ids: int) -> csr_array:
+    """[S, V]: 2 for the items clicked in the session before, 1 for its others."""
+    offsets = log.session_item_offsets_S1
+    exposure_X, row_X = spans(offsets[session_S - 1], offsets[session_S])
+    clicked_SV = clicks(log, session_S - 1, ids)
+    shown_SV = csr_array((np.ones(len(row_X)), (row_X, log.item_N[exposure_X])), shape=clicked_SV.shape)
+    return csr_array((shown_SV > 0).astype(np.float64) + clicked_SV)
+
+
+def _measured(
+    log: FlatLog, sessions: HeldOut, names: Iterable[Any], predictors: Callable[[HeldOut], Iterator[Predictor]]
+) -> Metrics:
+    """NAME_recall_at_10 and so on of the predictors that stand behind `names`, in that order."""
+    metrics = Metrics(log.users)
+    for block in sessions.blocks():
+        session_N, user_N = block.session_S[block.row_N], block.user_S[block.row_N]
+        for name, predictor in zip(names, predictors(block), strict=True):
+            add_ranking(metrics, ranks(block, predictor), session_N, user_N, f"{name}_")
+    return metrics
+
+
+def _best(
+    log: FlatLog, sessions: HeldOut, choices: tuple[Any, ...], predictors: Callable[[HeldOut], Iterator[Predictor]]
+) -> Any:
+    metrics = _measured(log, sessions, choices, predictors)
+    return max(choices, key=lambda choice: metrics.mean(f"{choice}_{_CHOSEN_BY}") or 0.0)
+
+
+def _trained(config: Config, prepared: Prepared) -> Bool[np.ndarray, " S"]:
+    """The training sessions of the users that this run trains on."""
+    log = prepared.arrays()
+    user_S = users_of(log, np.arange(len(log.session_role_S)))
+    return (log.session_role_S == TRAIN) & np.isin(user_S, train_users(config, prepared))
+
+
+def _first_sessions(log: FlatLog) -> np.ndarray:
+    begin_U, end_U = log.user_session_offsets_U1[:-1], log.user_session_offsets_U1[1:]
+    return begin_U[begin_U < end_U]
+
+
+def _places(order_V: np.ndarray) -> Int[np.ndarray, " V"]:
+    place_V = np.empty(len(order_V), np.int64)
+    place_V[order_V] = np.arange(len(order_V))
+    return place_V

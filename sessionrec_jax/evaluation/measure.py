@@ -1,0 +1,279 @@
+"""One pass of a model over held-out sessions, against the whole catalogue: likelihoods, their baselines, ranking.
+
+    metrics = measure(config, prepared, catalogue, spec, params, mesh, shape, TEST)
+    metrics.mean("ndcg_at_50"), metrics.stderr("ndcg_at_50"), metrics.by_user()
+
+Letters: G shards, T item slots, S session slots, N scored places among the T, M pairs of a scored place and an item,
+E exposures, V ids, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sessionrec_jax.config.settings import Config, Loss
+from sessionrec_jax.data.batches import Batch, Shape, eval_batches
+from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.data.codes import CLICKED
+from sessionrec_jax.data.ragged import spans
+from sessionrec_jax.data.store import FlatLog, Prepared
+from sessionrec_jax.data.synthetic.process import ZipfIntent
+from sessionrec_jax.data.synthetic.truth import Truth
+from sessionrec_jax.devices.gathered_rows import encoded
+from sessionrec_jax.devices.mesh import held_shards, put_batch, put_shards, put_side, shards_here
+from sessionrec_jax.devices.processes import gather, is_multiprocess, max_over_processes
+from sessionrec_jax.evaluation import baselines
+from sessionrec_jax.evaluation.metrics import Metrics, add_ranking, add_within_session
+from sessionrec_jax.evaluation.scoring import (
+    BLOCK,
+    ItemTable,
+    count_above,
+    item_table,
+    log_prob_and_rank,
+    over_rows,
+    padded_width,
+    pair_scores,
+    stack_pairs,
+)
+from sessionrec_jax.evaluation.seen import holds, seen_items
+from sessionrec_jax.loss.session import rank_logits, rank_loss_sums, targets
+from sessionrec_jax.loss.targets import Targets
+from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
+
+_VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
+
+
+def evaluate(
+    config: Config,
+    prepared: Prepared,
+    catalogue: Catalogue,
+    spec: Spec,
+    params: Params,
+    mesh: jax.sharding.Mesh,
+    shape: Shape,
+    role: int,
+) -> dict[str, float | str | None]:
+    """What `measure` found as plain numbers, NAME and NAME_stderr, and `seen_items`: kept or masked."""
+    metrics = measure(config, prepared, catalogue, spec, params, mesh, shape, role)
+    return {"seen_items": config.data.eval_seen, **metrics.result()}
+
+
+def measure(
+    config: Config,
+    prepared: Prepared,
+    catalogue: Catalogue,
+    spec: Spec,
+    params: Params,
+    mesh: jax.sharding.Mesh,
+    shape: Shape,
+    role: int,
+) -> Metrics:
+    """Metrics of the model in the held-out sessions of `role`, as sums by user of the log.
+
+    loss_nats_per_item; recall, ndcg, hit and mrr of a session's clicked items in the whole catalogue (`add_ranking`);
+    retrieval_auc, _gauc and _ndcg: the retrieval score among the exposures of a session (`add_within_session`), so that
+    models without a rank loss can be compared; rank_auc, _gauc and _ndcg: the rank score there, missing where it was
+    not trained; rank_nats_per_exposure, missing too where the rank loss is not pointwise, for only that one makes the
+    score log odds; rank_loss: the configured rank loss, nats a term of its own, without a standard error. The nats of
+    popularity, and of the Bayes predictor where the log's truth is known, are of the same exposures. With
+    `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are neither targets nor
+    candidates of recall, ndcg, hit and mrr. With `data.eval_candidates` shown, what needs the catalogue (nats per item,
+    recall, ndcg, hit, mrr) has no term. Nothing here trains or tunes.
+    """
+    spec = spec.in_float32
+    side = put_side(catalogue.side, spec.rows, mesh)
+    table = item_table(spec, mesh, params, side)
+    log = prepared.arrays()
+    truth = known_truth(prepared.path, prepared.fingerprint)
+    if truth is not None:
+        published_V, anchor_S = np.append(-1, prepared.item_ids().to_numpy()), anchors(log)
+    metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
+    for batch in eval_batches(config, prepared, shape, role):
+        place_GN = _scored_places(batch, config.data.eval_candidates)
+        terms = [_Terms(batch, shard, place_N, metrics) for shard, place_N in enumerate(place_GN)]
+        pairs = None
+        if config.data.eval_seen == "masked":
+            pairs = stack_pairs([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
+        on_device = (table, side, *put_batch(batch, mesh), *put_shards((place_GN, pairs), mesh))
+        scores, rank_sums = held_shards(_score(spec, config.loss.rank, mesh, params, *on_device), mesh)
+        if config.loss.alpha:
+            metrics.add_total("rank_loss", *(float(sum_G[counted_G].sum()) for sum_G in rank_sums))
+        for shard, term in enumerate(terms):
+            if not counted_G[shard]:
+                continue
+            term.add_model(config, Scores(*(score_G[shard] for score_G in scores)))
+            term.add_popularity_nats(catalogue)
+            if truth is not None:
+                term.add_bayes(truth, published_V, anchor_S)
+    return _of_all(metrics) if is_multiprocess() else metrics
+
+
+def _of_all(own: Metrics) -> Metrics:
+    """The terms of all processes, on each of them; the same to the last bit."""
+    metrics = Metrics(own.users)
+    for part in gather(own.to_bytes()):
+        metrics.add_bytes(part)
+    return metrics
+
+
+def validated(metrics: Metrics, config: Config) -> dict[str, float | None]:
+    """What is told of the validation sessions; `validation_objective`, the lower the better, is what runs and steps are
+    chosen by: the retrieval loss against the whole catalogue + alpha x the configured rank loss; the rank loss where
+    the catalogue is not scored."""
+    retrieval, rank = metrics.mean("loss_nats_per_item"), metrics.mean("rank_loss")
+    objective = rank if config.data.eval_candidates == "shown" else retrieval
+    if config.loss.alpha and retrieval is not None:
+        objective = None if rank is None else retrieval + config.loss.alpha * rank
+    return {f"validation_{name}": metrics.mean(name) for name in _VALIDATION} | {"validation_objective": objective}
+
+
+class Scores(NamedTuple):
+    """What the model says of one shard; see `_score`."""
+
+    log_prob_N: Float[Array | np.ndarray, " N"]
+    rank_N: Int[Array | np.ndarray, " N"]
+    retrieval_T: Float[Array | np.ndarray, " T"]
+    rank_logit_T: Float[Array | np.ndarray, " T"]
+
+
+class _Terms:
+    """Adds the terms of one shard to the metrics; sessions and users are told apart by their index in the log."""
+
+    def __init__(self, batch: Batch, shard: int, place_N: np.ndarray, metrics: Metrics):
+        self.metrics = metrics
+        self.item_T, self.feedback_T = batch.item_GT[shard], batch.feedback_GT[shard]
+        self.slot_T = batch.session_of_item_GT[shard]
+        self.session_T, self.user_T, target_T = (
+            np.append(by_slot_GRL[shard].reshape(-1), 0)[self.slot_T]
+            for by_slot_GRL in (batch.log_session_GRL, batch.log_user_GRL, batch.target_GRL)
+        )
+        self.scored_N = place_N[place_N < len(self.item_T)]
+        self.exposed_E = np.flatnonzero((target_T > 0) & (self.feedback_T <= CLICKED))
+        self.clicked_E = self.feedback_T[self.exposed_E] == CLICKED
+        # Ranking metrics count an item that is clicked twice in a session once.
+        key_N = self.session_T[self.scored_N].astype(np.int64) << 32 | self.item_T[self.scored_N]
+        self.ranked = np.sort(np.unique(key_N, return_index=True)[1])
+
+    def mask_seen(self, log: FlatLog, ids: int) -> tuple[np.ndarray, np.ndarray]:
+        """Takes the items that the user was shown before out of the targets. Returns the pairs (number of a scored
+        place, item shown before) by which they are taken out of the candidates."""
+        place_R = self.scored_N[self.ranked]
+        session, row_R = np.unique(self.session_T[place_R], return_inverse=True)
+        seen = seen_items(log, session, ids)
+        is_new_R = ~holds(seen, row_R, self.item_T[place_R])
+        self.ranked, row_R = self.ranked[is_new_R], row_R[is_new_R]
+        entry_M, owner_M = spans(seen.indptr[row_R], seen.indptr[row_R + 1])
+        return self.ranked[owner_M], seen.indices[entry_M]
+
+    def _per_item(self, name: str, nats_N: np.ndarray) -> None:
+        self.metrics.add(name, nats_N, self.user_T[self.scored_N])
+
+    def _per_exposure(self, name: str, nats_E: np.ndarray) -> None:
+        self.metrics.add(name, nats_E, self.user_T[self.exposed_E])
+
+    def add_model(self, config: Config, scores: Scores) -> None:
+        self._per_item("loss_nats_per_item", -scores.log_prob_N[: len(self.scored_N)].astype(np.float64))
+        ranked = self.scored_N[self.ranked]
+        add_ranking(self.metrics, scores.rank_N[self.ranked], self.session_T[ranked], self.user_T[ranked])
+        exposed = self.exposed_E
+        of_exposure = (self.clicked_E, self.session_T[exposed], self.user_T[exposed])
+        add_within_session(self.metrics, "retrieval", scores.retrieval_T[exposed], *of_exposure)
+        logit_E = scores.rank_logit_T[exposed].astype(np.float64)
+        nats_E = np.logaddexp(0, np.where(self.clicked_E, -logit_E, logit_E))
+        trained = slice(None if config.loss.alpha else 0)  # a head that was not leaves its metrics without a term
+        add_within_session(self.metrics, "rank", logit_E[trained], *(x_E[trained] for x_E in of_exposure))
+        calibrated = trained if config.loss.rank == "pointwise" else slice(0)
+        self.metrics.add("rank_nats_per_exposure", nats_E[calibrated], self.user_T[exposed][calibrated])
+
+    def add_popularity_nats(self, catalogue: Catalogue) -> None:
+        item_N, item_E = self.item_T[self.scored_N], self.item_T[self.exposed_E]
+        self._per_item("loss_baseline_nats_per_item", -catalogue.log_popularity_V[item_N].astype(np.float64))
+        nats_E = baselines.popularity_rank_nats(catalogue, item_E, self.clicked_E)
+        self._per_exposure("rank_baseline_nats_per_exposure", nats_E)
+
+    def add_bayes(self, truth: Truth, published_V: np.ndarray, anchor_S: np.ndarray) -> None:
+        """The Bayes predictor knows the interest that the anchor of the previous session shows; `anchor_S` has the
+        anchors of the log's sessions."""
+
+        def anchor_and_item(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return published_V[anchor_S[self.session_T[places] - 1]], published_V[self.item_T[places]]
+
+        self._per_item("loss_bayes_nats_per_item", truth.retrieval_nats(*anchor_and_item(self.scored_N)))
+        nats_E = truth.rank_nats(*anchor_and_item(self.exposed_E), self.clicked_E)
+        self._per_exposure("rank_bayes_nats_per_exposure", nats_E)
+
+
+@functools.lru_cache(maxsize=4)
+def known_truth(path: Path, fingerprint: str) -> Truth | None:
+    """The truth of a synthetic log; None for any other."""
+    del fingerprint  # part of the key: a folder that was prepared anew may hold another process
+    if not (path / "truth.json").exists():
+        return None
+    return Truth(ZipfIntent(**json.loads((path / "truth.json").read_text())))
+
+
+def anchors(log: FlatLog) -> Int[np.ndarray, " S"]:
+    """The context item of each session of a synthetic log."""
+    is_anchor_N = log.feedback_N > CLICKED
+    anchor_S = np.zeros(len(log.session_items_S), np.int64)
+    anchor_S[np.repeat(np.arange(len(anchor_S)), log.session_items_S)[is_anchor_N]] = log.item_N[is_anchor_N]
+    return anchor_S
+
+
+def _scored_places(batch: Batch, candidates: str) -> Int[np.ndarray, "G N"]:
+    """Places of the clicked items of target sessions, filled up with T; none where the catalogue is no candidate."""
+    shards, capacity = batch.item_GT.shape
+    if candidates == "shown":
+        return np.empty((shards, 0), np.int32)
+    target_GS = np.pad(batch.target_GRL.reshape(len(batch.item_GT), -1), ((0, 0), (0, 1)))
+    clicked_GT = np.take_along_axis(target_GS, batch.session_of_item_GT, axis=1) & (batch.feedback_GT == CLICKED)
+    width = padded_width(max_over_processes(int(clicked_GT.sum(axis=1).max())), BLOCK)
+    place_GN = np.full((len(clicked_GT), width), capacity, np.int32)
+    for shard, clicked_T in enumerate(clicked_GT):
+        places = np.flatnonzero(clicked_T)
+        place_GN[shard, : len(places)] = places
+    return place_GN
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _score(
+    spec: Spec,
+    rank: str,
+    mesh: jax.sharding.Mesh,
+    params: Params,
+    table: ItemTable,
+    side: Side,
+    inputs: Inputs,
+    target_GS: Bool[Array, "G S"],
+    place_GN: Int[Array, "G N"],
+    pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
+) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    """Of every shard the scores: full-softmax log probability and catalogue rank of the scored places, without the
+    items of their `pairs`; retrieval score and rank logit of every item slot. And the sums of the `rank` loss."""
+    e_GTD, queries_G = encoded(spec, mesh, params, inputs, side)
+    wanted_G = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
+
+    def retrieved(
+        rows: ItemTable, query_TD: Array, item_T: Array, place_N: Array, pairs: tuple[Array, Array] | None
+    ) -> tuple[Array, ...]:
+        scored = (rows, query_TD[place_N], item_T[place_N])
+        log_prob_N, rank_N = log_prob_and_rank(*scored)
+        if pairs is not None:
+            rank_N -= count_above(*scored, *pairs)
+        return log_prob_N, rank_N, pair_scores(rows, query_TD, item_T)[0]
+
+    def ranked(rank_SD: Array, e_TD: Array, wanted: Targets, session_T: Array) -> tuple[Array, tuple[Array, Array]]:
+        logit_T = rank_logits(rank_SD, e_TD, wanted, params["heads"]["rank_bias"])
+        return logit_T, rank_loss_sums(Loss(rank=rank), logit_T, wanted, session_T)
+
+    query_GTD = jax.vmap(lambda query_SD, wanted: query_SD[wanted.query_T])(queries_G.retrieval_SD, wanted_G)
+    scores = over_rows(mesh, retrieved, table, query_GTD, inputs.item_T, place_GN, pairs)
+    logit_GT, rank_sums = jax.vmap(ranked)(queries_G.rank_SD, e_GTD, wanted_G, inputs.session_of_item_T)
+    return (*scores, logit_GT), rank_sums

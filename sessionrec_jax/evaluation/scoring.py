@@ -1,0 +1,228 @@
+"""Scores of items for queries over the whole catalogue, chunk by chunk, so that memory does not grow with queries times
+items. The catalogue is spread by rows over the mesh axis `model`: each device scores its rows, and only a few numbers a
+query travel.
+
+    table = item_table(spec, mesh, params, side)
+    log_prob_GQ, rank_GQ = over_rows(mesh, log_prob_and_rank, table, query_GQD, item_GQ)
+
+Letters: R rows (of the whole catalogue; in `over_rows`, of one device), N items of a chunk, B queries of one block,
+Q queries, M (query, item) pairs, K best items, D width, G shards.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from sessionrec_jax.devices.gathered_rows import rows_of, with_own_rows
+from sessionrec_jax.devices.mesh import BATCH_AXES, TABLE_AXIS, local_places, log_sum_of_rows, row_specs
+from sessionrec_jax.devices.processes import max_over_processes
+from sessionrec_jax.model.sessionrec import Params, Side, Spec
+
+_CHUNK = 8192
+"""Most items whose scores are held at once."""
+BLOCK = 256
+"""Queries of one device that are scored at once."""
+PAIRS = 16384
+"""Pairs of one device that are scored at once."""
+_TIE = 2.0**-20
+"""Scores closer than this share of their terms' size are equal: eight times the rounding of float32, so that an item
+that ties stays tied when a product of another shape computes its score."""
+
+
+class ItemTable(NamedTuple):
+    """The whole catalogue; row r is item r, of the first device on the axis."""
+
+    e_RD: Float[Array, "R D"]
+    bias_R: Float[Array, " R"]
+    """-inf where there is no item: row 0 and past the catalogue."""
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) -> ItemTable:
+    """Embeddings and biases of the whole catalogue, made where its rows lie: the only array of its size."""
+    spec, params = with_own_rows(spec, mesh, params, side)
+
+    def of_device(params: Params, side: Side) -> ItemTable:
+        held = len(params["heads"]["item_bias"])
+        rows = rows_of(spec, params, side, jax.lax.axis_index(TABLE_AXIS) * held)
+        chunks, size = _chunks(held, _CHUNK)
+
+        def with_chunk(number: Array, e_RD: Array) -> Array:
+            start = _start(number, size, held)
+            return jax.lax.dynamic_update_slice(e_RD, rows.embed(start + jnp.arange(size)), (start, 0))
+
+        empty_RD = jax.lax.pcast(jnp.zeros((held, spec.model.width)), TABLE_AXIS, to="varying")
+        item_R = rows.first + jnp.arange(held)
+        is_item_R = (item_R > 0) & (item_R < spec.ids)
+        e_RD = jax.lax.fori_loop(0, chunks, with_chunk, empty_RD)
+        return ItemTable(e_RD, jnp.where(is_item_R, rows.item_bias_R, -jnp.inf))
+
+    by_row = PartitionSpec(TABLE_AXIS)
+    return jax.shard_map(of_device, mesh=mesh, in_specs=(row_specs(params), by_row), out_specs=by_row)(params, side)
+
+
+def over_rows(mesh: jax.sharding.Mesh, function: Callable[..., Any], table: ItemTable, *batch_G: Any) -> Any:
+    """`function(rows, *batch)` for every shard of a batch, on all devices that share its scoring out: `rows` are a
+    device's own, and the result is the same on each. The functions below are for its inside."""
+
+    def of_device(rows: ItemTable, *batch_G: Any) -> Any:
+        return jax.vmap(functools.partial(function, rows))(*batch_G)
+
+    by_row, by_shard = PartitionSpec(TABLE_AXIS), PartitionSpec(BATCH_AXES)
+    specs = (by_row, *(by_shard for _ in batch_G))
+    return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=by_shard)(table, *batch_G)
+
+
+def _chunks(held: int, chunk_items: int) -> tuple[int, int]:
+    """Number and size of even chunks of `held` rows."""
+    chunks = -(-held // chunk_items)
+    return chunks, -(-held // chunks)
+
+
+def _start(number: Array, size: int, held: int) -> Array:
+    """First row of a chunk; the last one goes back over some of the rows before it rather than past the end."""
+    return jnp.minimum(number * size, held - size)
+
+
+def _score_chunks(
+    table: ItemTable,
+    query_BD: Float[Array, "B D"],
+    chunk_items: int,
+    function: Callable[[Float[Array, "B N"], Int[Array, " N"]], Any],
+) -> Any:
+    """`function(score_BN, item_N)` of all chunks of this device's rows, stacked. Each item has its score once, in full
+    float32, since an accelerator's shorter products would make ties of many; what is no item, or comes again, -inf."""
+    held = len(table.bias_R)
+    chunks, size = _chunks(held, chunk_items)
+    first = jax.lax.axis_index(TABLE_AXIS) * held
+
+    def of_chunk(number: Array) -> Any:
+        start = _start(number, size, held)
+        e_ND, bias_N = (jax.lax.dynamic_slice_in_dim(x_RX, start, size) for x_RX in table)
+        place_N = start + jnp.arange(size)
+        score_BN = jnp.einsum("BD,ND->BN", query_BD, e_ND, precision="highest") + bias_N
+        is_new_N = (place_N >= number * size) & (bias_N > -jnp.inf)
+        return function(jnp.where(is_new_N, score_BN, -jnp.inf), first + place_N)
+
+    return jax.lax.map(of_chunk, jnp.arange(chunks))
+
+
+def pair_scores(
+    table: ItemTable, query_MD: Float[Array, "M D"], item_M: Int[Array, " M"]
+) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
+    """Score of one item for each query, and how close another item's has to be to count as equal. The device that has
+    the item's row computes them."""
+    held = len(table.bias_R)
+    place_M = local_places(item_M, held)
+    e_MD, bias_M = (x_RX.at[place_M].get(mode="fill", fill_value=0) for x_RX in table)
+    score_M = jnp.sum(query_MD * e_MD, axis=1) + bias_M
+    size_M = jnp.linalg.norm(query_MD, axis=1) * jnp.linalg.norm(e_MD, axis=1) + jnp.abs(bias_M)
+    here_M = place_M < held  # elsewhere a query that is no number would make one of the score
+    score_M, size_M = jax.lax.psum([jnp.where(here_M, x_M, 0.0) for x_M in (score_M, size_M)], TABLE_AXIS)
+    return score_M, _TIE * size_M
+
+
+def log_prob_and_rank(
+    table: ItemTable, query_QD: Float[Array, "Q D"], item_Q: Int[Array, " Q"], chunk_items: int = _CHUNK
+) -> tuple[Float[Array, " Q"], Int[Array, " Q"]]:
+    """Log probability, nats, of each query's item in the softmax over the whole catalogue, and the item's rank: the
+    number of other items whose score is not below its own. Ties, and scores that are no numbers, count against it.
+    Q is a multiple of BLOCK."""
+    own_Q, tie_Q = pair_scores(table, query_QD, item_Q)
+
+    def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        query_BD, item_B, least_B = part
+
+        def chunk(score_BN: Array, item_N: Array) -> tuple[Array, Array]:
+            is_other_BN = (item_N != item_B[:, None]) & (score_BN != -jnp.inf)
+            is_above_BN = is_other_BN & ~(score_BN < least_B[:, None])
+            return jax.nn.logsumexp(score_BN, axis=1), is_above_BN.sum(axis=1)
+
+        log_sum_CB, above_CB = _score_chunks(table, query_BD, chunk_items, chunk)
+        return jax.nn.logsumexp(log_sum_CB, axis=0), above_CB.sum(axis=0)
+
+    blocks = (
+        query_QD.reshape(-1, BLOCK, query_QD.shape[-1]),
+        item_Q.reshape(-1, BLOCK),
+        (own_Q - tie_Q).reshape(-1, BLOCK),
+    )
+    log_sum, above = jax.lax.map(block, blocks)
+    return own_Q - log_sum_of_rows(log_sum.reshape(-1)), jax.lax.psum(above.reshape(-1), TABLE_AXIS)
+
+
+def top_k(
+    table: ItemTable,
+    query_BD: Float[Array, "B D"],
+    pairs: tuple[Int[Array, " M"], Int[Array, " M"]] | None,
+    k: int,
+    chunk_items: int = _CHUNK,
+) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
+    """The best `k` items of each query but those of its pairs (query, item), exactly: the best of each chunk, of these
+    the device's best, and of all devices' the best; and their log probabilities, nats, in the softmax over the whole
+    catalogue. Of equal scores the lower id is first. Where there are fewer than k items, the rest have a log
+    probability of -inf. Pairs of query B are padding."""
+
+    def chunk(score_BN: Array, item_N: Array) -> tuple[Array, Array, Array]:
+        size = len(item_N)
+        log_sum_B = jax.nn.logsumexp(score_BN, axis=1)
+        if pairs is not None:
+            query_M, place_M = pairs[0], pairs[1] - item_N[0]
+            place_M = jnp.where(place_M < 0, size, place_M)  # of another chunk; below zero would count from the end
+            score_BN = score_BN.at[query_M, place_M].set(-jnp.inf, mode="drop")
+        best_BK, place_BK = jax.lax.top_k(score_BN, min(k, size))
+        return best_BK, item_N[place_BK], log_sum_B
+
+    best_CBK, item_CBK, log_sum_CB = _score_chunks(table, query_BD, chunk_items, chunk)
+    best_BX, item_BX = (jnp.swapaxes(x, 0, 1).reshape(len(query_BD), -1) for x in (best_CBK, item_CBK))
+    of_device = _best(best_BX, item_BX, min(k, len(table.bias_R)))
+    # side by side in the order of their ids, so that of equal ones the lower stays first
+    best_BX, item_BX = jax.lax.all_gather(of_device, TABLE_AXIS, axis=1, tiled=True, to="invarying")
+    score_BK, item_BK = _best(best_BX, item_BX, k)
+    return item_BK, score_BK - log_sum_of_rows(jax.nn.logsumexp(log_sum_CB, axis=0))[:, None]
+
+
+def _best(score_BX: Array, item_BX: Array, k: int) -> tuple[Array, Array]:
+    score_BK, place_BK = jax.lax.top_k(score_BX, k)
+    return score_BK, jnp.take_along_axis(item_BX, place_BK, axis=1)
+
+
+def count_above(
+    table: ItemTable,
+    query_QD: Float[Array, "Q D"],
+    item_Q: Int[Array, " Q"],
+    pair_query_M: Int[Array, " M"],
+    pair_item_M: Int[Array, " M"],
+) -> Int[Array, " Q"]:
+    """How many of the pairs (query, item) of each query have a score that is not below that of the query's own item.
+    Pairs of query Q are padding; M is a multiple of PAIRS."""
+    own_Q, tie_Q = pair_scores(table, query_QD, item_Q)
+
+    def part(pairs: tuple[Array, Array]) -> Array:
+        query_M, other_M = pairs
+        score_M, _ = pair_scores(table, query_QD[query_M], other_M)
+        return ~(score_M < (own_Q - tie_Q)[query_M])
+
+    is_above_M = jax.lax.map(part, (pair_query_M.reshape(-1, PAIRS), pair_item_M.reshape(-1, PAIRS))).reshape(-1)
+    return jnp.zeros(len(item_Q), jnp.int32).at[pair_query_M].add(is_above_M, mode="drop")
+
+
+def stack_pairs(pairs: list[tuple[np.ndarray, np.ndarray]], queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs (number of a query, item) of all devices as [G, M] arrays, filled up with query `queries`."""
+    width = padded_width(max_over_processes(max(len(number) for number, _ in pairs)), PAIRS)
+    number_GM, item_GM = np.full((len(pairs), width), queries, np.int32), np.zeros((len(pairs), width), np.int32)
+    for device, (number, item) in enumerate(pairs):
+        number_GM[device, : len(number)], item_GM[device, : len(item)] = number, item
+    return number_GM, item_GM
+
+
+def padded_width(longest: int, block: int) -> int:
+    """Room for `longest` entries: a power of two times `block`, so that few programs are compiled."""
+    return block << max(0, -(-longest // block) - 1).bit_length()

@@ -1,0 +1,53 @@
+"""The layer of HSTU, the hierarchical sequential transduction unit (Zhai et al. 2402.17152, equations 1 to 3).
+
+Letters: R rows, L session slots of the query, M of the key, D width, E four widths, N heads, H head width.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sessionrec_jax.config.settings import Model
+from sessionrec_jax.model.attention import Slots, attention_logits, split_heads
+from sessionrec_jax.model.dropout import drop
+from sessionrec_jax.model.linear import linear
+from sessionrec_jax.model.norm import rms_norm
+from sessionrec_jax.model.parametrization import branch_scale, head_width_ratio, initial_layers
+
+
+class HstuBlock(nn.Module):
+    """Each head looks by pointwise SiLU in place of a softmax, so that intensity counts and not only preference:
+
+        U, V, Q, K = split(silu(f1(norm(X))))                             (1)
+        A V        = silu(Q K^T + rab) / positions * mask  V              (2)
+        X          = X + f2(norm(A V) * U)                                (3)
+
+    rab is the bias by place and time, where `positions` is relative_time. As in the authors' released code: Q K^T is
+    not scaled, the divisor is the constant number of slots (the norm after it cancels any constant, up to its
+    epsilon), and that norm is over all D features, the heads together. Our choice: RMS norms with a learned scale where
+    theirs are layer norms without one, no bias in f2, heads of width D / N for all four of U, V, Q and K.
+    """
+
+    config: Model
+    positions: int
+
+    @nn.compact
+    def __call__(
+        self, x_RLD: Float[Array, "R L D"], slots: Slots, key_R: Key[Array, " R"] | None
+    ) -> tuple[Float[Array, "R L D"], None]:
+        config, width = self.config, self.config.width
+        small = nn.initializers.variance_scaling(1.0 / initial_layers(config), "fan_in", "truncated_normal")
+
+        h_RLD = rms_norm(self, "norm_in", x_RLD)
+        uvqk_RLE = jax.nn.silu(linear(self, "uvqk", nn.initializers.lecun_normal(), h_RLD, 4 * width))
+        u_RLD, v_RMD, q_RLD, k_RMD = jnp.split(uvqk_RLE, 4, axis=-1)
+        scale = 1 / head_width_ratio(config)
+        logit_RNLM = attention_logits(self, config, self.positions, q_RLD, k_RMD, slots, scale)
+        weight_RNLM = jnp.where(slots.mask_RLM[:, None], jax.nn.silu(logit_RNLM) / self.positions, 0)
+        a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM.astype(x_RLD.dtype), split_heads(v_RMD, config.heads))
+        gated_RLD = rms_norm(self, "norm_attention", a_RLNH.reshape(x_RLD.shape)) * u_RLD
+        branch_RLD = linear(self, "out", small, gated_RLD, width) * branch_scale(config)
+        return x_RLD + drop(branch_RLD, config.dropout, key_R), None

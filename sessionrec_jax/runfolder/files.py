@@ -1,0 +1,136 @@
+"""What lies in a run folder besides checkpoints: config.json, metrics.jsonl, and small JSON files written whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import from_dict, run_id, to_dict
+from sessionrec_jax.errors import InputError
+
+
+def write_json(path: Path, values: Any) -> None:
+    """All or nothing, as `write_text`. NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """All or nothing: written under another name, then renamed."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several hosts may write, with the same pid
+    partial.write_text(text)
+    partial.rename(path)
+
+
+def read_json(path: Path) -> Any:
+    """Raises InputError where there is no such file or it holds no JSON."""
+    try:
+        return _parsed(path, path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+
+
+def read_row(run_dir: Path) -> dict[str, Any] | None:
+    """row.json, which may come and, if it failed, go at any time; None where there is none."""
+    path = run_dir / "row.json"
+    try:
+        return _parsed(path, path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} holds no valid JSON ({error}); it was cut short or edited") from None
+
+
+def read_config(run_dir: Path) -> Config:
+    """The Config of a run folder. Raises InputError where it is none, or one of another version."""
+    if not (run_dir / "config.json").exists():
+        raise InputError(
+            f"{run_dir} is no run folder: it has no config.json. `sessionrec train DATA --out {run_dir}` makes one."
+        )
+    return from_dict(read_json(run_dir / "config.json"), str(run_dir / "config.json"))
+
+
+def claim(run_dir: Path, config: Config) -> None:
+    """Makes `run_dir` the folder of this run, or finds that it is already. Raises InputError where it is another's."""
+    if (run_dir / "config.json").exists():
+        there = run_id(read_config(run_dir))
+        if there != run_id(config):
+            raise InputError(
+                f"{run_dir} holds run {there}, not {run_id(config)}: its settings differ. Use another --out."
+            )
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / "config.json", to_dict(config))
+
+
+Window = Callable[[], dict[str, float | None]]
+
+
+class MetricsLog:
+    """metrics.jsonl: a line every few steps with the mean losses and the speed since the last one, and a line a
+    validation. Lines that a killed run wrote past its checkpoint are taken back first, so that no step stands twice."""
+
+    def __init__(self, path: Path | None, first_step: int, steps: int, every_steps: int, sums: Sequence[float] = ()):
+        """`path`: None writes nothing; `steps`: of the whole run; `sums`: what `self.sums` was when the run stood at
+        `first_step`."""
+        if path is not None:
+            lines = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in lines if _step_of(line) < first_step]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+        self._path, self._steps, self._every = path, steps, every_steps
+        self.sums, self._unwritten = tuple(sums) or _NOTHING, None
+        self.note = ""
+
+    def add(self, step: int, learning_rate: float, sums: tuple[float, ...], window: Window) -> None:
+        """`sums`: retrieval nats, clicked items, rank nats, rank terms (by `loss.rank` of the run) of the step;
+        `window`: asked once a line, for the speed since the line before."""
+        self.sums = tuple(a + b for a, b in zip(self.sums, sums, strict=True))
+        self._unwritten = step, learning_rate, window
+        if (step + 1) % self._every == 0:
+            self._write(*self._unwritten)
+
+    def add_validation(self, step: int, values: dict[str, float | None]) -> None:
+        """`step`: the last one before it."""
+        self._append({"step": step, **values})
+
+    def close(self) -> None:
+        """Writes the steps after the last full line."""
+        if self._unwritten is not None:
+            self._write(*self._unwritten)
+
+    def _write(self, step: int, learning_rate: float, window: Window) -> None:
+        retrieval, clicked, rank, terms = self.sums
+        losses = {
+            "retrieval_nats_per_item": retrieval / clicked if clicked else None,
+            "rank_nats_per_term": rank / terms if terms else None,
+        }
+        watched = window()
+        self._append({"step": step, "steps": self._steps, **losses, "learning_rate": learning_rate, **watched})
+        shown = (f"{name.split('_')[0]} {value:.4f}" for name, value in losses.items() if value is not None)
+        self.note = f"{', '.join(shown)}, {watched['sessions_per_second']:,.0f} sessions/s"
+        self.sums, self._unwritten = _NOTHING, None
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._path is None:
+            return
+        with self._path.open("a") as file:  # not kept open, since a run may end anywhere
+            file.write(json.dumps(line) + "\n")
+
+
+_NOTHING = (0.0, 0.0, 0.0, 0.0)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # the half-written last line of a killed run

@@ -1,0 +1,245 @@
+"""Histories to answer: the log's own, or JSON lines in the publisher's ids, a user each. No jax in this file.
+
+    read_histories(Path("users.jsonl"), prepared, config), log_histories(prepared, users=100)
+
+Letters: U users, S sessions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED, TRAIN
+from sessionrec_jax.data.columns import session_context
+from sessionrec_jax.data.ragged import offsets
+from sessionrec_jax.data.session_context import from_start
+from sessionrec_jax.data.session_log import EARLIEST_MS, LATEST_MS
+from sessionrec_jax.data.store import FlatLog, Prepared
+from sessionrec_jax.errors import InputError, near_miss
+
+_UNNAMED_CONTEXT = "context"  # what preparation calls context without a kind
+
+
+@dataclass(frozen=True)
+class Histories:
+    """U users in the order in which they are answered."""
+
+    users: list[Any]
+    """As they were given, or the publisher's ids."""
+    log: FlatLog
+    """Their sessions, oldest first, without empty ones. The seconds of users whose line has no times are 0."""
+    unknown_items_U: np.ndarray
+    """Exposures that were left out, since the catalogue does not hold their item."""
+
+
+def log_histories(prepared: Prepared, users: int) -> Histories:
+    """The whole stored histories of the first `users` users of the log (0: all), held-out sessions among them."""
+    if not 0 <= users <= prepared.users:
+        raise InputError(
+            f"--log-users {users}: {prepared.path} has {prepared.users} users; wanted at most so many, or 0 for all"
+        )
+    users = users or prepared.users
+    log = prepared.arrays()
+    sessions, exposures = log.user_session_offsets_U1[users], log.user_item_offsets_U1[users]
+    first = FlatLog(
+        item_N=log.item_N[:exposures],
+        feedback_N=log.feedback_N[:exposures],
+        session_items_S=log.session_items_S[:sessions],
+        session_seconds_S=log.session_seconds_S[:sessions],
+        session_role_S=log.session_role_S[:sessions],
+        user_session_offsets_U1=log.user_session_offsets_U1[: users + 1],
+        session_context=log.context_of(slice(sessions)),
+    )
+    ids = pl.read_parquet(prepared.path / "users.parquet", columns=["user_id"])["user_id"]
+    return Histories(ids.head(users).to_list(), first, np.zeros(users, np.int64))
+
+
+def read_histories(path: Path, prepared: Prepared, config: Config) -> Histories:
+    """JSON lines, a user each, sessions oldest first:
+
+        {"user": 7, "sessions": [[{"item": 31, "clicked": true}, {"item": 8, "clicked": false}], ...], "times": [...],
+         "context": [{"device": "phone"}, ...]}
+
+    `clicked` null is context, of the kind that `feedback` names. `times`: the start of each session, UTC seconds; read
+    by models with `model.positions` relative_time and by those that see hours or days, of which each line needs it, and
+    checked for all. `context`: of each session the columns of session context that are known, but for hours and days;
+    a value that no training session has is out of the vocabulary. Items and values are told apart as text where the
+    log's are text or the line's are. Unknown items are counted; a session with no other is left out, and so are its
+    time and its context. Raises InputError with the line's number where a line is anything else.
+    """
+    reader = _Reader(prepared, config)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    reader.add(line, f"{path}, line {number}")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not reader.users:
+        raise InputError(f'{path} holds no history; wanted a line {{"user": ..., "sessions": [...]}} for each user')
+    return reader.histories()
+
+
+class _Reader:
+    """Collects flat lists of dense ids, line by line."""
+
+    def __init__(self, prepared: Prepared, config: Config):
+        self._dense = {str(item): dense for dense, item in enumerate(prepared.item_ids().to_list(), 1)}
+        self._kinds = prepared.feedback_names
+        self._reads_time = _what_reads_time(prepared, config)
+        self._of_start = prepared.context_of_start
+        self._codes = {
+            name: {str(value): code for code, value in enumerate(prepared.context_vocabulary(name).to_list(), 1)}
+            for name in prepared.context_values
+        }
+        self._told = self._codes.keys() - set(self._of_start)
+        self._context: dict[str, list[int]] = {name: [] for name in self._codes}
+        self._item: list[int] = []
+        self._feedback: list[int] = []
+        self._session_items: list[int] = []
+        self._session_seconds: list[int] = []
+        self._user_sessions: list[int] = []
+        self._unknown: list[int] = []
+        self.users: list[Any] = []
+
+    def add(self, line: bytes, where: str) -> None:
+        try:
+            user = json.loads(line, parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise InputError(f"{where} is no JSON ({error})") from None
+        _need(user, {"user", "sessions"}, {"times", "context"} if self._told else {"times"}, where)
+        if not isinstance(user["sessions"], list) or not all(isinstance(s, list) for s in user["sessions"]):
+            raise InputError(f'{where}: wanted "sessions" to be a list of sessions, each a list of exposures')
+        sessions, unknown = 0, 0
+        times, context = self._times(user, where), self._session_context(user, where)
+        for n, (session, seconds) in enumerate(zip(user["sessions"], times, strict=True), 1):
+            known = 0
+            for exposure in session:
+                dense, feedback = self._exposure(exposure, f"{where}, session {n}")
+                if dense is not None:
+                    self._item.append(dense)
+                    self._feedback.append(feedback)
+                    known += 1
+            unknown += len(session) - known
+            if known:
+                self._session_items.append(known)
+                self._session_seconds.append(seconds)
+                for name, codes in context.items():
+                    self._context[name].append(codes[n - 1])
+                sessions += 1
+        self.users.append(user["user"])
+        self._user_sessions.append(sessions)
+        self._unknown.append(unknown)
+
+    def _times(self, user: dict[str, Any], where: str) -> list[int]:
+        """The start of each of the user's sessions, UTC seconds; zeros where none are given nor needed."""
+        sessions = len(user["sessions"])
+        if "times" not in user:
+            if self._reads_time:
+                raise InputError(
+                    f"{where} lacks 'times', but this model reads {self._reads_time}; add the start of each session in "
+                    'UTC seconds, such as "times": [1700000000, 1700003600]'
+                )
+            return [0] * sessions
+        times = user["times"]
+        if not isinstance(times, list) or len(times) != sessions:
+            came = f"{len(times)} of them" if isinstance(times, list) else repr(times)
+            raise InputError(f'{where}: wanted "times" to be a list of {sessions}, one a session; got {came}')
+        for n, seconds in enumerate(times, 1):
+            whole = (isinstance(seconds, float) and seconds.is_integer()) or type(seconds) is int
+            if not (whole and EARLIEST_MS <= seconds * 1000 <= LATEST_MS):
+                raise InputError(
+                    f"{where}: the time of session {n} is {seconds!r}; wanted whole UTC seconds, from "
+                    f"{EARLIEST_MS // 1000} (1990) to {LATEST_MS // 1000} (2100)"
+                )
+            if n > 1 and seconds < times[n - 2]:
+                raise InputError(
+                    f"{where}: session {n} begins at {seconds}, before the session that stands before it "
+                    f"({times[n - 2]}); wanted the oldest first"
+                )
+        return [int(seconds) for seconds in times]
+
+    def _session_context(self, user: dict[str, Any], where: str) -> dict[str, list[int]]:
+        """Of each column the codes of the user's sessions."""
+        sessions = len(user["sessions"])
+        given = user.get("context", [{}] * sessions)
+        if not isinstance(given, list) or len(given) != sessions:
+            came = f"{len(given)} of them" if isinstance(given, list) else repr(given)
+            raise InputError(f'{where}: wanted "context" to be a list of {sessions}, one a session; got {came}')
+        for n, of_session in enumerate(given, 1):
+            _need(of_session, set(), self._told, f"{where}, context of session {n}")
+        values: dict[str, list[Any]] = {name: [of.get(name) for of in given] for name in self._codes}
+        if "times" in user:
+            seconds_S = np.array(user["times"], np.int64)
+            values |= {name: from_start(name, seconds_S).tolist() for name in self._of_start}
+        return {name: [self._context_code(name, value, where) for value in of] for name, of in values.items()}
+
+    def _context_code(self, name: str, value: Any, where: str) -> int:
+        if value is None:
+            return 0
+        if not isinstance(value, int | str):
+            raise InputError(f"{where}: {name} is {value!r}; wanted an integer, text, true, false, or null if unknown")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        return self._codes[name].get(text, len(self._codes[name]) + 1)
+
+    def _exposure(self, exposure: Any, where: str) -> tuple[int | None, int]:
+        """Dense id, None where it is unknown, and feedback code."""
+        _need(exposure, {"item", "clicked"}, {"feedback"}, where)
+        item, clicked, kind = exposure["item"], exposure["clicked"], exposure.get("feedback")
+        if not isinstance(item, int | str) or isinstance(item, bool):
+            raise InputError(f"{where}: item is {item!r}; wanted a published id, an integer or text")
+        if clicked is not None and not isinstance(clicked, bool):
+            raise InputError(f"{where}: clicked is {clicked!r}; wanted true, false, or null for context")
+        if kind is not None and not isinstance(kind, str):
+            raise InputError(f"{where}: feedback is {kind!r}; wanted text, the name of a kind of context")
+        return self._dense.get(str(item)), self._code(clicked, kind, where)
+
+    def _code(self, clicked: bool | None, kind: str | None, where: str) -> int:
+        if clicked is not None:  # preparation too reads `feedback` of context only
+            return CLICKED if clicked else IGNORED
+        kind, kinds = kind or _UNNAMED_CONTEXT, self._kinds[CONTEXT:]
+        if kind in kinds:
+            return CONTEXT + kinds.index(kind)
+        if not kinds:
+            raise InputError(f"{where}: clicked is null, but the model's log has no context; leave such exposures out")
+        raise InputError(f"{where}: the model's log has no feedback {kind!r} for context; {near_miss(kind, kinds)}")
+
+    def histories(self) -> Histories:
+        log = FlatLog(
+            item_N=np.array(self._item, np.int32),
+            feedback_N=np.array(self._feedback, np.int8),
+            session_items_S=np.array(self._session_items, np.int32),
+            session_seconds_S=np.array(self._session_seconds, np.int64),
+            session_role_S=np.full(len(self._session_items), TRAIN, np.int8),
+            user_session_offsets_U1=offsets(np.array(self._user_sessions, np.int64)),
+            session_context={name: np.array(codes, np.int32) for name, codes in self._context.items()},
+        )
+        return Histories(self.users, log, np.array(self._unknown, np.int64))
+
+
+def _what_reads_time(prepared: Prepared, config: Config) -> str:
+    """In words; empty where the model reads none."""
+    if config.model.places == "relative_time":
+        return "the time between sessions (--model.positions relative_time)"
+    return " and ".join(name for name in session_context(config, prepared) if name in prepared.context_of_start)
+
+
+def _need(values: Any, required: set[str], optional: set[str], where: str) -> None:
+    """Raises InputError unless `values` is an object with these keys."""
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: wanted an object with {', '.join(sorted(required or optional))}, got {values!r}")
+    for name in sorted(required - values.keys()):
+        raise InputError(f"{where} lacks {name!r}; {near_miss(name, values.keys() or required)}")
+    for name in sorted(values.keys() - required - optional):
+        raise InputError(f"{where} has {name!r}, which nothing reads; {near_miss(name, required | optional)}")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

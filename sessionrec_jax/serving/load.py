@@ -1,0 +1,94 @@
+"""A trained run brought back from its folder: `restore(run_dir) -> Restored`, ready to evaluate and to recommend."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sessionrec_jax.config.settings import Config, Mesh
+from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.batches import train_catalogue
+from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.data.store import MANIFEST, Prepared, open_log
+from sessionrec_jax.devices.mesh import make_mesh, shardings
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.model.sessionrec import Params, Spec
+from sessionrec_jax.runfolder.files import read_config
+from sessionrec_jax.training.checkpoint import load, load_best, newest_whole
+from sessionrec_jax.training.loop import resolve, spec_of
+from sessionrec_jax.training.step import abstract_state
+
+
+class Restored(NamedTuple):
+    """A run as one of its checkpoints holds it."""
+
+    config: Config
+    """The run's, but for `data.path` and `mesh`, which say where the log is now and on which devices."""
+    prepared: Prepared
+    catalogue: Catalogue
+    spec: Spec
+    params: Params
+    mesh: jax.sharding.Mesh
+    step: int
+    """Steps that the parameters have seen."""
+
+
+def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) -> Restored:
+    """The newest whole checkpoint of `run_dir`, or its best one where the run is to be judged by that
+    (train.evaluated), with its log, read from `data` if given, else from where training read it.
+
+    The devices, those `asked` for or as many as the run had or there are, may be fewer or more than it was trained on.
+    Raises InputError where the folder holds no run, no whole checkpoint or one whose parameters are not numbers, where
+    the log is missing or not the one trained on, and where there are too few devices for what is asked.
+    """
+    config = read_config(run_dir)
+    prepared = _log_of(config, run_dir, data)
+    config = _on_devices_here(config) if asked is None else dataclasses.replace(config, mesh=asked)
+    config = resolve(config, prepared)
+    mesh = make_mesh(config.mesh)
+    catalogue = train_catalogue(config, prepared)
+    spec = spec_of(config, prepared, catalogue)
+    shapes = abstract_state(spec, config.optim)
+    places = shardings(mesh, shapes)
+    like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
+    folder = run_dir / "checkpoints"
+    newest, _ = newest_whole(folder)
+    if newest is None:
+        raise InputError(
+            f"{run_dir} has no checkpoint yet; `sessionrec train {prepared.path} --out {run_dir}` with the settings of "
+            "its config.json goes on with it"
+        )
+    state, progress = load(folder, newest, like)
+    if config.train.evaluated == "best":
+        _, state = load_best(folder, progress["best"], like)
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
+        raise InputError(
+            f"{run_dir}: the parameters of its checkpoint at step {int(state.step)} are not all numbers, for the run "
+            "diverged. Train again into another folder with a lower --optim.learning-rate-peak"
+        )
+    return Restored(config, prepared, catalogue, spec, state.params, mesh, int(state.step))
+
+
+def _log_of(config: Config, run_dir: Path, data: Path | None) -> Prepared:
+    if data is None and not (Path(config.data.path) / MANIFEST).is_file():
+        raise InputError(
+            f"{run_dir} was trained on {config.data.path or 'a log without a path'}, where there is no prepared log "
+            "now; say with --data where it is"
+        )
+    return open_log(config.data.path if data is None else data)
+
+
+def _on_devices_here(config: Config) -> Config:
+    """The mesh that the run asked for; where there are too few devices, as many of those here on the `data` axis as its
+    rows spread over evenly."""
+    asked, here = config.mesh, jax.device_count()
+    others = asked.fsdp * asked.model
+    if others > 1 and (asked.data or 1) * others <= here:
+        return config
+    most = min(asked.data or here, here)
+    devices = next(count for count in range(most, 0, -1) if config.data.rows % count == 0)
+    return replace(config, {"mesh.data": devices, "mesh.fsdp": 1, "mesh.model": 1})

@@ -1,0 +1,278 @@
+"""Checkpoints: arrays by Orbax, the rest as JSON, a manifest of checksums over both; save, verify, restore, refuse.
+
+A checkpoint is a folder named by its step: state/ (parameters, optimizer state, step), progress.json (data iterator,
+counters, config) and manifest.json. It is written under another name and renamed when all of it is there, so a
+folder with a step for its name was complete once; the manifest tells whether it still is. Orbax would restore a
+flipped byte without a word. Of several processes (hosts.py) each writes its own arrays, into the same folder; process 0
+does the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from sessionrec_jax.devices.processes import (
+    commit_together,
+    is_multiprocess,
+    is_process_zero,
+    on_process_zero,
+    wait_seconds,
+)
+from sessionrec_jax.errors import InputError, NotSaved, no_room
+from sessionrec_jax.runfolder.files import read_json, write_json
+
+_STATE, _PROGRESS, _MANIFEST = "state", "progress.json", "manifest.json"
+_PARTIAL, _DAMAGED = ".partial-", "damaged-"
+_CHUNK_BYTES = 1 << 20
+
+Loaded = tuple[Any, dict[str, Any]]
+
+
+class Checkpoints:
+    """The checkpoints of the one run that trains in `folder`. Use as a context: leaving it waits for the writes.
+
+    Saving is asynchronous: the arrays are copied, then written, checked and renamed in the background. An older
+    checkpoint goes only when the newer one is complete.
+    """
+
+    def __init__(self, folder: Path, kept: int):
+        """`kept`: newest checkpoints that stay, besides the best one."""
+        self._folder, self._kept = folder.absolute(), kept
+        options = ocp.AsyncOptions(timeout_secs=int(wait_seconds())) if is_multiprocess() else ocp.AsyncOptions()
+        self._orbax = ocp.StandardCheckpointer(async_options=options)
+        self._background = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+        self._saves = 0
+        on_process_zero(self._clear)
+
+    def _clear(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for partial in self._folder.glob(f"{_PARTIAL}*"):  # of a process that was killed
+            shutil.rmtree(partial)
+
+    def __enter__(self) -> Checkpoints:
+        self._open = ExitStack()
+        self._open.enter_context(_quiet_orbax())
+        for leave in (self._orbax.close, self._background.shutdown, self._wait):  # the last one first
+            self._open.callback(leave)
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)
+
+    def save(self, step: int, state: Any, progress: dict[str, Any], best: int | None = None) -> None:
+        """`state`: arrays; `progress`: what JSON holds; `best`: a step whose checkpoint stays, however old.
+
+        A checkpoint of the same step is replaced. Returns when `state` may change. Raises NotSaved where the arrays
+        cannot be written, or where those of the save before could not.
+        """
+        self._wait()
+        partial = self._folder / f"{_PARTIAL}{step}"
+
+        def begin() -> None:
+            partial.mkdir()
+            (partial / _PROGRESS).write_text(json.dumps(progress))
+
+        try:
+            on_process_zero(begin)
+            with jax.transfer_guard("allow"):  # of several processes Orbax compares numbers of its own
+                self._orbax.save(partial / _STATE, state)
+        except Exception as error:
+            raise self._not_saved(step, error) from error
+        self._saves += 1
+        self._pending = self._background.submit(self._finish, step, best, f"{self._folder}/{self._saves}")
+
+    def _finish(self, step: int, best: int | None, name: str) -> None:
+        failure = None
+        try:
+            self._orbax.wait_until_finished()
+        except Exception as error:  # noqa: BLE001 - told to all
+            failure = error
+        try:
+            commit_together(name, failure, lambda: self._complete(step, best))
+        except Exception as error:
+            raise self._not_saved(step, error) from error
+
+    def _complete(self, step: int, best: int | None) -> None:
+        partial = self._folder / f"{_PARTIAL}{step}"
+        write_json(partial / _MANIFEST, _checksums(partial))
+        replaced = [self._taken_out(step)] if step in steps_in(self._folder) else []
+        partial.rename(self._folder / str(step))
+        old = [self._taken_out(each) for each in steps_in(self._folder)[: -self._kept] if each != best]
+        for gone in replaced + old:
+            shutil.rmtree(gone)
+
+    def _taken_out(self, step: int) -> Path:
+        """Renamed before it is deleted, so that a kill leaves no half a checkpoint."""
+        return (self._folder / str(step)).rename(self._folder / f"{_PARTIAL}{step}-old")
+
+    def _not_saved(self, step: int, error: Exception) -> NotSaved:
+        if is_process_zero():
+            shutil.rmtree(self._folder / f"{_PARTIAL}{step}", ignore_errors=True)
+        full = no_room(error) is not None
+        reason = "there is no space left on its disk" if full else f"{type(error).__name__}: {error}"
+        before = steps_in(self._folder)
+        return NotSaved(
+            f"{self._folder}: the checkpoint of step {step} could not be written: {reason}. "
+            f"{'Make room' if full else 'Put it right'} and type the same command again; it goes on from "
+            + (f"step {before[-1]}" if before else "the start, since there is no checkpoint yet")
+        )
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def restore(self, like: Any) -> Loaded | None:
+        """(state, progress) of the newest whole checkpoint, laid out as `like`; None where there is none at all.
+
+        Damaged ones that are newer are set aside as damaged-STEP, so that their steps can be saved again. Raises
+        InputError as `newest_whole` and `load` do.
+        """
+        step = on_process_zero(self._whole)
+        return None if step is None else load(self._folder, step, like)
+
+    def _whole(self) -> int | None:
+        step, damaged = newest_whole(self._folder)
+        for each in damaged:
+            aside = self._folder / f"{_DAMAGED}{each}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(each)).rename(aside)
+        return step
+
+
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """A failed write is raised, and told in one message. Orbax logs it three times besides, each with its traceback,
+    and its event loop, closed by then, complains of every part that was still being written: some of them later than
+    the failure is told, so that filter stays after one."""
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    def unraisable(hooked: Any) -> None:
+        if "Event loop is closed" not in str(hooked.exc_value):
+            before(hooked)
+
+    log, before = logging.getLogger("absl"), sys.unraisablehook
+    log.addFilter(is_told)
+    sys.unraisablehook = unraisable
+    try:
+        yield
+        sys.unraisablehook = before
+    finally:
+        log.removeFilter(is_told)
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Steps of the checkpoints in `folder`, oldest first; whether they are whole is not looked at."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def newest_whole(folder: Path) -> tuple[int | None, list[int]]:
+    """The step of the newest checkpoint that is what was written, None where there are no checkpoints; and the steps of
+    the newer ones, which are damaged and told on stderr.
+
+    Raises InputError where there are checkpoints and none is whole: starting over would lose all of the run.
+    """
+    damages: dict[int, str] = {}
+    for step in reversed(steps_in(folder)):
+        if (damage := damage_of(folder, step)) is None:
+            for damaged, damage in damages.items():
+                told = f"{folder}: the checkpoint of step {damaged} is damaged ({damage}); that of step {step} is used"
+                print(told, file=sys.stderr, flush=True)
+            return step, list(damages)
+        damages[step] = damage
+    if damages:
+        listed = "; ".join(f"step {step}: {damage}" for step, damage in damages.items())
+        raise InputError(
+            f"{folder}: none of its checkpoints is whole ({listed}). Put a copy of one back, or delete the folder to "
+            "train again from the start"
+        )
+    return None, []
+
+
+def load(folder: Path, step: int, like: Any) -> Loaded:
+    """(state, progress) of a whole checkpoint, laid out over the devices as `like`, which may be others than it was
+    saved from. Raises InputError where its arrays have other shapes or types, by name (Orbax would cast silently)."""
+    checkpoint = (folder / str(step)).absolute()
+    with ocp.StandardCheckpointer() as orbax:
+        _refuse_another_model(orbax.metadata(checkpoint / _STATE).item_metadata.tree, like, folder)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        return orbax.restore(checkpoint / _STATE, abstract), read_json(checkpoint / _PROGRESS)
+
+
+def _checksums(checkpoint: Path) -> dict[str, list[int]]:
+    """Bytes and CRC-32 of every file. That finds damage, and costs a quarter of what a cryptographic hash does."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != _MANIFEST)
+    with ThreadPoolExecutor() as pool:
+        sums = pool.map(_crc32, files)
+        return {
+            str(path.relative_to(checkpoint)): [path.stat().st_size, crc] for path, crc in zip(files, sums, strict=True)
+        }
+
+
+def _crc32(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def damage_of(folder: Path, step: int) -> str | None:
+    """What is wrong with a checkpoint; None where it is what was written."""
+    checkpoint = folder / str(step)
+    try:
+        wanted, found = json.loads((checkpoint / _MANIFEST).read_text()), _checksums(checkpoint)
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    if not isinstance(wanted, dict):
+        return f"{_MANIFEST} holds no object"
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            return f"{name} has {found.get(name)} for its bytes and checksum, not {wanted.get(name)}"
+    return None
+
+
+def load_best(folder: Path, best: Sequence[Any] | None, like: Any) -> tuple[int, Any]:
+    """(step, state) of the checkpoint with the best validation; `best` begins with its step, None before there is one.
+    Raises InputError where there is none or it is damaged, and as `load` does."""
+    if best is None:
+        raise InputError(f"{folder}: no validation has given a number yet, so no checkpoint is the best one")
+    step = best[0]
+    if (damage := on_process_zero(lambda: damage_of(folder, step))) is not None:
+        raise InputError(
+            f"{folder}: the best checkpoint, of step {step}, is damaged ({damage}). Put a copy of it back, or delete "
+            "the folder to train again from the start"
+        )
+    return step, load(folder, step, like)[0]
+
+
+def _refuse_another_model(saved: Any, like: Any, folder: Path) -> None:
+    wanted = {_name(path): (x.shape, str(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(like)}
+    found = {_name(path): (tuple(x.shape), str(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(saved)}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise InputError(
+                f"{folder}: the checkpoint has {name} = {found.get(name, 'nothing')}, the configured model wants "
+                f"{wanted.get(name, 'nothing')}; it was written by another model. Use another --out."
+            )
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    keys = (getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))) for key in path)
+    return ".".join(str(key) for key in keys)
