@@ -87,6 +87,13 @@ class RunTable:
             raise InputError(f"the law {law.name} ({law.formula}) needs {what}; name its column with {flag(field)}")
         return values
 
+    def need(self, field: str) -> np.ndarray:
+        """Returns the field "n", "d", "unique", "loss" or "metric", [R]. Raises InputError where it has no column."""
+        values = getattr(self, field)
+        if values is None:
+            raise InputError(f"the table has no {field.upper()}; name its column with {flag(field)}")
+        return values
+
     def take(self, keep: np.ndarray) -> RunTable:
         """The table of the rows where the boolean [R] `keep` holds."""
         fields = ("loss", "metric", "d", "n", "unique", "cluster")
