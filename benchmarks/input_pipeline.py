@@ -28,11 +28,12 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import Batch, shape_of, train_batches, train_catalogue
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated, put_side, replicated
 from sessionrec_jax.loss.session import proposal
-from sessionrec_jax.training.loop import resolve, spec_of
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
 USERS = 4_000

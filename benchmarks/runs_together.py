@@ -29,9 +29,11 @@ from experiments.plans.sizes import SIZES, sized
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.training.loop import Trained, resolve, train_together
+from sessionrec_jax.evaluation.trained_model import TrainedModel
+from sessionrec_jax.training.loop import train_together
 
 USERS = 2_000
 EPOCHS = 2.0
@@ -72,7 +74,7 @@ def case(prepared: Prepared, size: str, together: int, folder: Path) -> dict[str
     loops: dict[str, list[float]] = {"together": [], "alone": []}
     waits: list[float] = []
 
-    def trained(of: list[Config]) -> tuple[list[Trained], list[Path]]:
+    def trained(of: list[Config]) -> tuple[list[TrainedModel], list[Path]]:
         run_dirs = [folder / f"{size}-{together}-{next(numbers)}" for _ in of]
         return train_together(list(zip(of, run_dirs, strict=True)), prepared, quiet=True), run_dirs
 
@@ -87,7 +89,7 @@ def case(prepared: Prepared, size: str, together: int, folder: Path) -> dict[str
 
     whole = in_turns(RUNS, side_by_side, one_by_one)
     timed = {name: seconds[1:] for name, seconds in loops.items()}  # less the warm-up
-    steps = trained(configs[:1])[0][0].steps
+    steps = trained(configs[:1])[0][0].history.steps
     return {
         "size": size,
         "together": together,
@@ -99,8 +101,8 @@ def case(prepared: Prepared, size: str, together: int, folder: Path) -> dict[str
     }
 
 
-def _loop_seconds(run: Trained) -> float:
-    return run.counters.wall_seconds - run.counters.compile_seconds
+def _loop_seconds(run: TrainedModel) -> float:
+    return run.history.counters.wall_seconds - run.history.counters.compile_seconds
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def config(log):
     """A resolved Config of about a thousand parameters on one device; eight rows of sixteen sessions."""
     from sessionrec_jax.config.settings import Config
     from sessionrec_jax.config.values import replace
-    from sessionrec_jax.training.loop import resolve
+    from sessionrec_jax.data.resolve import resolve
 
     small = {
         "data.rows": 8, "data.sessions_per_row": 16,

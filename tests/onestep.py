@@ -13,7 +13,7 @@ from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
 from sessionrec_jax.devices.mesh import batch_shards, make_mesh, put_batch, put_replicated, put_side, replicated
 from sessionrec_jax.loss.session import proposal
-from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
 

@@ -22,11 +22,11 @@ from sessionrec_jax.data.batches import (
 )
 from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import RawLog, synthetic
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import windows
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.training.loop import resolve
 
 ROLES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 

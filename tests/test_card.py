@@ -9,8 +9,8 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
-from sessionrec_jax.training.loop import resolve
 
 
 @pytest.fixture(scope="module")

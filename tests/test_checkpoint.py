@@ -95,12 +95,12 @@ def test_on_8_then_4_then_1_then_8_devices_the_loss_curve_is_that_of_one(short, 
         first = step
     moved = train(replace(short, {"mesh.data": 8}), log, folder, quiet=True)
     curves = [[line["retrieval_nats_per_item"] for line in lines_of(path)] for path in (folder, calm)]
-    assert len(curves[0]) == undisturbed.steps > 35
+    assert len(curves[0]) == undisturbed.history.steps > 35
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
     assert curves[0] != curves[1]  # or all of it ran on one device
     for name, leaf in by_name(moved.params).items():
         np.testing.assert_allclose(leaf, by_name(undisturbed.params)[name], atol=2e-3, err_msg=name)
-    assert moved.counters.target_items == undisturbed.counters.target_items
+    assert moved.history.counters.target_items == undisturbed.history.counters.target_items
 
 
 # Stopped and started again.
@@ -281,30 +281,30 @@ def validations_of(folder: Path) -> list[dict]:
 def test_validations_are_evenly_spread_and_the_best_is_kept(validated):
     _, trained, folder = validated
     found = validations_of(folder)
-    assert [line["step"] + 1 for line in found] == [-(-trained.steps * k // 5) for k in range(1, 6)]
+    assert [line["step"] + 1 for line in found] == [-(-trained.history.steps * k // 5) for k in range(1, 6)]
     best = min(found, key=lambda line: line["validation_objective"])
-    assert trained.best == (best["step"] + 1, best["validation_objective"])
+    assert trained.history.best == (best["step"] + 1, best["validation_objective"])
     assert best is not found[-1]
-    assert set(steps_in(folder / "checkpoints")) >= {trained.best.step, trained.steps}
-    assert trained.params_step == trained.steps == restore(folder).step
+    assert set(steps_in(folder / "checkpoints")) >= {trained.history.best.step, trained.history.steps}
+    assert trained.step == trained.history.steps == restore(folder).step
 
 
 def test_validation_changes_nothing_and_goes_on_after_a_stop(validated, log, tmp_path):
     config, trained, folder = validated
     assert_same_bits(trained.params, train(replace(config, {"train.validations": 0}), log, tmp_path / "none").params)
-    train_until(trained.best.step, config, log, tmp_path / "run")  # it saves, and validates when it goes on
+    train_until(trained.history.best.step, config, log, tmp_path / "run")  # it saves, and validates when it goes on
     assert len(validations_of(tmp_path / "run")) < len(validations_of(folder))
     resumed = train(config, log, tmp_path / "run", quiet=True)
-    assert resumed.best == trained.best
+    assert resumed.history.best == trained.history.best
     assert validations_of(tmp_path / "run") == validations_of(folder)
 
 
 def test_the_best_parameters_are_those_of_the_best_step(validated, log, tmp_path):
     config, trained, _ = validated
     best = train(replace(config, {"train.evaluated": "best"}), log, tmp_path, quiet=True)
-    assert best.params_step == trained.best.step < trained.steps == best.steps
+    assert best.step == trained.history.best.step < trained.history.steps == best.history.steps
     restored = restore(tmp_path)
-    assert restored.step == best.params_step
+    assert restored.step == best.step
     assert shape_of(restored.config, restored.mesh.size) == best.shape
     assert_same_bits(restored.params, best.params)
     assert to_dict(restored.config)["train"]["evaluated"] == "best"

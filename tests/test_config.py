@@ -12,8 +12,8 @@ import pytest
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, replace, run_id, to_dict
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.training.loop import resolve
 
 WATCHED_ONLY = {
     "data.path", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model", "train.microbatches",

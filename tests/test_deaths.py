@@ -73,8 +73,8 @@ def assert_the_same_run(config, log, folder: Path, calm: Path) -> None:
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == undisturbed.steps
-    assert resumed.counters.target_items == undisturbed.counters.target_items
-    assert resumed.counters.item_slots == undisturbed.counters.item_slots
+    assert resumed.history.counters.target_items == undisturbed.history.counters.target_items
+    assert resumed.history.counters.item_slots == undisturbed.history.counters.item_slots
 
 
 def test_three_kills_and_a_stop_leave_no_trace(config, log, tmp_path):

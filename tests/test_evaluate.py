@@ -17,8 +17,9 @@ from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from sessionrec_jax.evaluation.baselines import evaluate_baselines
 from sessionrec_jax.evaluation.measure import evaluate, measure, validated
 from sessionrec_jax.evaluation.metrics import CUTOFFS
+from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import initial_state
 
 RANKING = ("mrr", *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS))
@@ -45,8 +46,7 @@ def measured(config, log, model):
     def measured(devices: int = 1, **overrides: str | float):
         other = replace(config, {name.replace("__", "."): value for name, value in overrides.items()})
         mesh = make_mesh(replace(other, {"mesh.data": devices}).mesh)
-        here = put_replicated(params, mesh)
-        return measure(other, log, catalogue, spec, here, mesh, shape_of(other, devices), TEST)
+        return measure(TrainedModel(other, log, catalogue, spec, mesh, put_replicated(params, mesh), 0), TEST)
 
     return measured
 
@@ -135,7 +135,7 @@ def test_before_the_first_step_the_ranking_is_popularitys(config, log, model, se
     catalogue, spec, _ = model
     config, mesh = replace(config, {"data.eval_seen": seen_items}), make_mesh(config.mesh)
     params = initial_state(config, spec, catalogue, mesh).params
-    metrics = evaluate(config, log, catalogue, spec, params, mesh, shape_of(config, 1), TEST)
+    metrics = evaluate(TrainedModel(config, log, catalogue, spec, mesh, params, 0), TEST)
     popularity = evaluate_baselines(config, log, catalogue, TEST)
     assert metrics["seen_items"] == popularity["seen_items"] == seen_items
     for name in RANKING:  # ties count against the model

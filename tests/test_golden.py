@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.training.loop import resolve, train
+from sessionrec_jax.data.resolve import resolve
+from sessionrec_jax.training.loop import train
 
 STORED = Path(__file__).parent / "golden_runs.json"
 RUNS = {

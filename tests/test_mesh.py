@@ -9,11 +9,11 @@ from onestep import OneStep, assert_same_bits, assert_same_step, most_sent
 
 from sessionrec_jax.config.settings import Mesh, Model, Optim
 from sessionrec_jax.config.values import replace
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.devices.mesh import RULES, make_mesh, put, put_replicated, replicated, shardings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Spec
-from sessionrec_jax.training.loop import resolve
 from sessionrec_jax.training.step import initialiser
 
 MESHES = [

@@ -15,8 +15,9 @@ from experiments.sweep import row
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import Batch, shape_of, train_batches
 from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
+from sessionrec_jax.runfolder.history import Counters
 from sessionrec_jax.training.loop import train
-from sessionrec_jax.training.meter import Counters, Meter
+from sessionrec_jax.training.meter import Meter
 from sessionrec_jax.training.profiling import Profile
 
 EVERY, TRACED = 4, 3

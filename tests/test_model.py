@@ -22,7 +22,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import count, sessionrec
 from sessionrec_jax.model.sequence_encoder import attention_mask
 from sessionrec_jax.model.sessionrec import Inputs, Spec
-from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import initial_state
 
 ROWS, SLOTS, ITEMS_A_SESSION = 2, 6, 2

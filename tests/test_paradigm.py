@@ -14,10 +14,10 @@ from sessionrec_jax.data import item_level
 from sessionrec_jax.data.batches import eval_batches, shape_of
 from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
 from sessionrec_jax.data.item_level import slots, targets
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import windows
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.training.loop import resolve
 
 ITEM_LEVEL = ("nipp", "nipp_plus")
 

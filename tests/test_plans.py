@@ -27,9 +27,10 @@ from scaling.errors import Refusal
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id, to_dict
 from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_windows
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import known_truth
-from sessionrec_jax.training.loop import resolve, spec_of
+from sessionrec_jax.model.spec_of_log import spec_of
 
 SMALL = {
     "data.rows": 1, "data.sessions_per_row": 32, "model.id_width": 8, "model.side_width": 4, "loss.negatives": 32,

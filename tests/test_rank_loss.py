@@ -17,7 +17,7 @@ from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED
 from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_batch, put_replicated, put_side
 from sessionrec_jax.loss.session import proposal, rank_loss_sums, targets
 from sessionrec_jax.loss.targets import Targets
-from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
 RANKS = ("pointwise", "pairwise", "listwise")

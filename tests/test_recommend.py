@@ -19,16 +19,19 @@ from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import eval_batches, shape_of, train_catalogue
 from sessionrec_jax.data.codes import CLICKED, TEST
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.runfolder.files import claim, write_json
 from sessionrec_jax.serving import recommend as module
 from sessionrec_jax.serving.histories import log_histories, read_histories
-from sessionrec_jax.serving.load import Restored, restore
+from sessionrec_jax.serving.load import restore
 from sessionrec_jax.serving.recommend import recommend
-from sessionrec_jax.training.loop import resolve, spec_of, train
+from sessionrec_jax.training.loop import train
 
 SMALL = {
     "data.rows": 8, "data.sessions_per_row": 8,
@@ -81,7 +84,7 @@ def untrained(prepared, changed):
     params = sessionrec.init(spec, jax.random.key(0), catalogue)
     params = jax.tree.map(lambda x: np.asarray(x + 0.3 * rng.standard_normal(x.shape), np.float32), params)
     mesh = make_mesh(config.mesh)
-    return Restored(config, prepared, catalogue, spec, put_replicated(params, mesh), mesh, 0)
+    return TrainedModel(config, prepared, catalogue, spec, mesh, put_replicated(params, mesh), 0)
 
 
 def as_json(prepared, user, first_session, last_session):
@@ -118,7 +121,7 @@ def lines_of(run, histories, k, seen="kept"):
 
 
 def answers_to(run, path, lines, k=10, seen="kept"):
-    return lines_of(run, read_histories(written(path / "users.jsonl", lines), run.prepared, run.config), k, seen)
+    return lines_of(run, read_histories(written(path / "users.jsonl", lines), run.log, run.config), k, seen)
 
 
 # --- restoring -----------------------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ def answers_to(run, path, lines, k=10, seen="kept"):
 
 def test_restored_parameters_are_the_trained_ones(run, trained):
     jax.tree.map(np.testing.assert_array_equal, run.params, trained[1].params)
-    assert run.step == trained[1].steps
+    assert run.step == trained[1].step
     assert run.spec == trained[1].spec
 
 
@@ -166,7 +169,7 @@ def log_probs_of_the_last_targets(run):
     e_VD = sessionrec.embed(run.spec, run.params, jnp.arange(run.spec.ids), side)
     queries_of = jax.jit(jax.vmap(lambda shard: sessionrec.apply(run.spec, run.params, shard, side)[1].retrieval_SD))
     found = []
-    for batch in eval_batches(run.config, run.prepared, shape_of(run.config, run.mesh.size), TEST):
+    for batch in eval_batches(run.config, run.log, shape_of(run.config, run.mesh.size), TEST):
         inputs, _ = put_batch(batch, run.mesh)
         score_SV = queries_of(inputs)[0] @ e_VD.T + run.params["heads"]["item_bias"][: run.spec.ids].at[0].set(-jnp.inf)
         log_prob_RLV = np.asarray(jax.nn.log_softmax(score_SV)).reshape(*batch.user_of_session_GRL.shape[1:], -1)
@@ -246,7 +249,7 @@ def test_a_model_that_reads_time_hears_the_times(shop, tmp_path):
 
 
 def test_other_models_take_no_notice_of_times(run, tmp_path):
-    line = as_json(run.prepared, 0, 0, 3)
+    line = as_json(run.log, 0, 0, 3)
     without = {name: line[name] for name in ("user", "sessions")}
     one, other = answers_to(run, tmp_path, [line, without])
     assert one == other
@@ -254,8 +257,8 @@ def test_other_models_take_no_notice_of_times(run, tmp_path):
 
 def test_seen_items_are_left_out_exactly(run, tmp_path):
     """Against the whole ranking; the second line has three items left, the third saw one item as context only."""
-    log, ids = run.prepared.arrays(), run.prepared.item_ids().to_list()
-    histories = log_histories(run.prepared, 0)
+    log, ids = run.log.arrays(), run.log.item_ids().to_list()
+    histories = log_histories(run.log, 0)
     for user, (all_line, line, kept) in enumerate(
         zip(*(lines_of(run, histories, *args) for args in ((64,), (20, "masked"), (20,))), strict=True)
     ):
@@ -275,41 +278,41 @@ def test_seen_items_are_left_out_exactly(run, tmp_path):
 
 
 def test_the_whole_stored_history_of_the_logs_users(run, tmp_path):
-    offsets = run.prepared.arrays().user_session_offsets_U1
-    ids = pl.read_parquet(run.prepared.path / "users.parquet")["user_id"].to_list()
-    given = [as_json(run.prepared, ids[u], *offsets[u : u + 2]) for u in range(40)]
-    answers = lines_of(run, log_histories(run.prepared, 40), 10)
+    offsets = run.log.arrays().user_session_offsets_U1
+    ids = pl.read_parquet(run.log.path / "users.parquet")["user_id"].to_list()
+    given = [as_json(run.log, ids[u], *offsets[u : u + 2]) for u in range(40)]
+    answers = lines_of(run, log_histories(run.log, 40), 10)
     assert answers == answers_to(run, tmp_path, given)
     assert max(np.diff(offsets[:41])) > 7 == max(answer["sessions_used"] for answer in answers)
 
 
 def test_only_the_newest_sessions_count(run, tmp_path):
-    offsets = run.prepared.arrays().user_session_offsets_U1
+    offsets = run.log.arrays().user_session_offsets_U1
     user = int(np.argmax(np.diff(offsets)))
-    long = as_json(run.prepared, 0, *offsets[user : user + 2])
+    long = as_json(run.log, 0, *offsets[user : user + 2])
     short = {"user": 0, "sessions": long["sessions"][-7:]}
     one, other = answers_to(run, tmp_path, [long, short])
     assert one == other
 
 
 def test_k_items_are_the_first_of_more_and_devices_change_nothing(run, monkeypatch):
-    histories = log_histories(run.prepared, 0)
+    histories = log_histories(run.log, 0)
     few, all_items = (lines_of(run, histories, k) for k in (5, run.catalogue.items))
     masked = lines_of(run, histories, 5, "masked")
     eight = make_mesh(Mesh(8))
-    spread = run._replace(mesh=eight, params=put_replicated(jax.device_get(run.params), eight))
+    spread = dataclasses.replace(run, mesh=eight, params=put_replicated(jax.device_get(run.params), eight))
     monkeypatch.setattr(module, "BLOCK", 4)  # so that every device has queries, and there are several blocks
     few_of_eight, masked_of_eight = (lines_of(spread, histories, 5, seen) for seen in ("kept", "masked"))
     assert [line["items"] for line in masked] == [line["items"] for line in masked_of_eight]
     for line, all_line, line_of_eight in zip(few, all_items, few_of_eight, strict=True):
         assert line["items"] == all_line["items"][:5]
-        assert sorted(all_line["items"]) == sorted(run.prepared.item_ids())
+        assert sorted(all_line["items"]) == sorted(run.log.item_ids())
         np.testing.assert_allclose(line["scores"], line_of_eight["scores"], atol=1e-5)
         np.testing.assert_allclose(np.exp(all_line["scores"]).sum(), 1, atol=1e-5)
 
 
 def test_unknown_items_are_counted_and_change_nothing(run, tmp_path):
-    known = as_json(run.prepared, "plain", 0, 3)
+    known = as_json(run.log, "plain", 0, 3)
     strange = [{"item": "never seen", "clicked": True}, {"item": 12, "clicked": None, "feedback": "anchor"}]
     mixed = {"user": "mixed", "sessions": [strange, *([*session, strange[0]] for session in known["sessions"])]}
     nothing = {"user": None, "sessions": [strange, []]}
@@ -324,7 +327,7 @@ def test_unknown_items_are_counted_and_change_nothing(run, tmp_path):
     assert empty["fallback"] == silent["fallback"] == "popularity"
     log_popularity_V = run.catalogue.log_popularity_V
     by_clicks = np.argsort(-log_popularity_V[1:], kind="stable")[:6]
-    assert empty["items"] == [run.prepared.item_ids()[int(place)] for place in by_clicks]
+    assert empty["items"] == [run.log.item_ids()[int(place)] for place in by_clicks]
     np.testing.assert_allclose(empty["scores"], log_popularity_V[1:][by_clicks], atol=1e-5)
 
 
@@ -332,7 +335,7 @@ GOOD = {"item": "item 37", "clicked": True}
 
 
 def test_refusals(run, tmp_path):
-    histories = log_histories(run.prepared, 3)
+    histories = log_histories(run.log, 3)
     for k in (0, run.catalogue.items + 1):
         with pytest.raises(InputError, match=f"the catalogue has {run.catalogue.items} items"):
             recommend(run, histories, k)
@@ -343,7 +346,7 @@ def test_refusals(run, tmp_path):
 
 def test_attention_within_a_session_refuses_a_longer_one_than_its_log_has(run, tmp_path):
     most, wide = run.spec.session_items, replace(run.config, {"data.items_per_row": 999})
-    attends = run._replace(config=replace(wide, {"model.session_encoder": "transformer"}))
+    attends = dataclasses.replace(run, config=replace(wide, {"model.session_encoder": "transformer"}))
 
     def asked(its, *lengths):
         line = {"user": "eager", "sessions": [[GOOD] * length for length in lengths]}
@@ -355,7 +358,7 @@ def test_attention_within_a_session_refuses_a_longer_one_than_its_log_has(run, t
     ):
         asked(attends, 1, most + 1, 1)
     asked(attends, most + 1, *[most] * 7)  # the window begins after the long one
-    asked(run._replace(config=wide), 1, most + 1, 1)
+    asked(dataclasses.replace(run, config=wide), 1, most + 1, 1)
 
 
 def test_command_line(trained, run, tmp_path, capsys):
@@ -365,7 +368,7 @@ def test_command_line(trained, run, tmp_path, capsys):
     new_only = ["--seen", "masked", "--out", str(tmp_path / "new.jsonl")]
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *new_only]) == 0
     answers = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
-    assert answers == lines_of(run, log_histories(run.prepared, 4), 3, "masked")
+    assert answers == lines_of(run, log_histories(run.log, 4), 3, "masked")
     spread = ["--mesh", "data=2,model=4", "--out", str(tmp_path / "spread.jsonl")]
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *spread]) == 0
     of_spread = [json.loads(line)["items"] for line in (tmp_path / "spread.jsonl").read_text().splitlines()]
@@ -376,7 +379,7 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3"]) == 0
     printed = capsys.readouterr().out
     assert printed == out.read_text()
-    assert [json.loads(line) for line in printed.splitlines()] == lines_of(run, log_histories(run.prepared, 4), 3)
+    assert [json.loads(line) for line in printed.splitlines()] == lines_of(run, log_histories(run.log, 4), 3)
     users = written(tmp_path / "users.jsonl", [{"user": 1, "sessions": [[GOOD]]}, {"user": 2}])
     assert main(["recommend", run_dir, "--histories", str(users), "--out", str(tmp_path / "never.jsonl")]) == 2
     assert "line 2 lacks 'sessions'" in capsys.readouterr().err

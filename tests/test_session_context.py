@@ -20,12 +20,13 @@ from sessionrec_jax.data.codes import TEST
 from sessionrec_jax.data.columns import session_context
 from sessionrec_jax.data.preparation import card
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.session_context import from_start
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import measure
 from sessionrec_jax.serving.histories import read_histories
-from sessionrec_jax.training.loop import resolve, train
+from sessionrec_jax.training.loop import train
 
 START_MS, HOUR_MS = 1_650_000_000_000, 3_600_000  # a Friday, 5:20 in the morning
 
@@ -169,7 +170,7 @@ def test_clicks_that_follow_from_the_device_alone_are_learned(tmp_path):
     quick = {"train.epochs": 20.0, "loss.retrieval": "full_softmax", "loss.alpha": 0.0, "model.id_width": 8}
     config = resolve(replace(Config(), SMALL | quick), log)
     done = train(config, log, tmp_path / "run", quiet=True)
-    metrics = measure(config, log, done.catalogue, done.spec, done.params, done.mesh, done.shape, TEST)
+    metrics = measure(done, TEST)
     assert metrics.mean("loss_nats_per_item") < 0.1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +12,17 @@ from onestep import most_sent
 
 from sessionrec_jax.config.settings import Mesh, Model
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data.batches import shape_of, train_catalogue
+from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.codes import TEST
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, make_mesh, over_batch, shardings
 from sessionrec_jax.evaluation import measure, scoring
+from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.sessionrec import Inputs, Spec
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.serving import recommend
 from sessionrec_jax.serving.histories import log_histories
-from sessionrec_jax.serving.load import Restored
-from sessionrec_jax.training.loop import resolve, spec_of
 
 MESHES = [Mesh(8), Mesh(4, 1, 2), Mesh(1, 2, 4), Mesh(1, 1, 8)]
 
@@ -37,10 +40,10 @@ def on_mesh(config, wide_log):
         sessionrec.init(spec, jax.random.key(0), catalogue),
     )
 
-    def on_mesh(axes: Mesh) -> Restored:
+    def on_mesh(axes: Mesh) -> TrainedModel:
         mesh = make_mesh(axes)
         here = jax.device_put(params, shardings(mesh, params))
-        return Restored(config, wide_log, catalogue, spec, here, mesh, 0)
+        return TrainedModel(config, wide_log, catalogue, spec, mesh, here, 0)
 
     return on_mesh
 
@@ -50,12 +53,11 @@ def one(on_mesh):
     return found(on_mesh(Mesh(1)))
 
 
-def found(run: Restored):
+def found(run: TrainedModel):
     """Metrics with what was seen before masked, and what is recommended."""
-    config = replace(run.config, {"data.eval_seen": "masked"})
-    shape = shape_of(config, batch_shards(run.mesh))
-    measured = measure.evaluate(config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, TEST)
-    return measured, list(recommend.recommend(run, log_histories(run.prepared, 0), 20, "masked", quiet=True))
+    masked = dataclasses.replace(run, config=replace(run.config, {"data.eval_seen": "masked"}))
+    measured = measure.evaluate(masked, TEST)
+    return measured, list(recommend.recommend(run, log_histories(run.log, 0), 20, "masked", quiet=True))
 
 
 @pytest.mark.parametrize(

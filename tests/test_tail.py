@@ -18,6 +18,7 @@ from sessionrec_jax.data.catalogue import ID_ROW
 from sessionrec_jax.data.preparation import card
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.preparation.shared_rows import id_rows
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.devices.gathered_rows import Reading, with_own_rows
 from sessionrec_jax.devices.mesh import make_mesh, put, put_side, shardings
@@ -25,7 +26,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.scoring import item_table
 from sessionrec_jax.loss.negatives import Negatives
 from sessionrec_jax.model import count, sessionrec
-from sessionrec_jax.training.loop import resolve, spec_of
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import initial_state
 
 PROCESS = synthetic.Options(users=60, base=4, depth=7, seed=1)

@@ -75,26 +75,27 @@ def assert_same_run(one, other, rel: float = 1e-4) -> None:
     for name, leaf in by_name(trained.params).items():
         np.testing.assert_allclose(leaf, by_name(wanted.params)[name], atol=2e-3, err_msg=name)
     for name in ("target_sessions", "target_items", "items", "item_slots"):
-        assert getattr(trained.counters, name) == getattr(wanted.counters, name), name
-    assert (trained.steps, trained.params_step) == (wanted.steps, wanted.params_step)
+        assert getattr(trained.history.counters, name) == getattr(wanted.history.counters, name), name
+    assert (trained.history.steps, trained.step) == (wanted.history.steps, wanted.step)
 
 
 # As alone.
 
 
 def test_runs_together_are_those_runs_alone(together, alone):
-    steps = [trained.steps for trained, _ in together]
+    steps = [trained.history.steps for trained, _ in together]
     assert min(steps) > 15
     for one, other in zip(together, alone[:3], strict=True):
         assert_same_run(one, other)
-        assert (one[0].counters.runs_together, other[0].counters.runs_together) == (3, 1)
+        assert (one[0].history.counters.runs_together, other[0].history.counters.runs_together) == (3, 1)
     assert losses_of(together[0][1]) != losses_of(together[1][1])
 
 
 def test_a_member_s_folder_is_that_of_a_run_alone(together, alone):
     for (trained, folder), (_, wanted) in zip(together, alone[:3], strict=True):
         assert {path.name for path in folder.iterdir()} == {path.name for path in wanted.iterdir()}
-        assert newest_whole(folder / "checkpoints") == newest_whole(wanted / "checkpoints") == (trained.steps, [])
+        newest = trained.history.steps, []
+        assert newest_whole(folder / "checkpoints") == newest_whole(wanted / "checkpoints") == newest
         assert_same_bits(restore(folder).params, trained.params)
 
 
@@ -160,7 +161,7 @@ def test_members_go_on_alone_or_beside_others_and_a_run_alone_joins(configs, alo
     trained = [train(configs[0], log, folders[0], quiet=True), *beside(configs[1:], folders[1:], log)]
     for of_run in zip(trained, folders, strict=True):
         assert_same_run(of_run, alone[folders.index(of_run[1])])
-    assert [each.counters.runs_together for each in trained] == [3, 3, 3, 3]
+    assert [each.history.counters.runs_together for each in trained] == [3, 3, 3, 3]
     assert_same_bits(
         beside(configs[1:], folders[1:], log)[2].params, trained[3].params
     )  # they have ended: nothing moves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from onestep import OneStep, assert_same_bits, assert_same_step
 
 from sessionrec_jax.config.settings import Optim
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data.batches import eval_batches, shape_of, train_batches
+from sessionrec_jax.data.batches import eval_batches, train_batches
 from sessionrec_jax.data.codes import CLICKED, TEST
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import evaluate
@@ -23,7 +25,7 @@ from sessionrec_jax.model import sessionrec
 from sessionrec_jax.runfolder.files import MetricsLog
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.checkpoint import Checkpoints
-from sessionrec_jax.training.loop import Diverged, resolve, train
+from sessionrec_jax.training.loop import Diverged, train
 
 
 def steps_of(run_dir: Path) -> list[dict]:
@@ -78,8 +80,7 @@ def test_the_mesh_cannot_have_more_devices_than_there_are(config):
 
 def test_a_short_run_beats_popularity_and_not_the_truth(whole, log):
     config, _, trained = whole
-    args = (trained.catalogue, trained.spec, trained.params, trained.mesh, trained.shape, TEST)
-    metrics = evaluate(config, log, *args)
+    metrics = evaluate(trained, TEST)
     assert metrics["loss_nats_per_item"] < metrics["loss_baseline_nats_per_item"] - 0.05
     assert metrics["loss_nats_per_item"] > metrics["loss_bayes_nats_per_item"]
     assert metrics["rank_nats_per_exposure"] < metrics["rank_baseline_nats_per_exposure"] - 0.03
@@ -88,7 +89,7 @@ def test_a_short_run_beats_popularity_and_not_the_truth(whole, log):
 
     mesh = make_mesh(replace(config, {"mesh.data": 8}).mesh)
     params = put_replicated(jax.device_get(trained.params), mesh)
-    elsewhere = evaluate(config, log, trained.catalogue, trained.spec, params, mesh, shape_of(config, 8), TEST)
+    elsewhere = evaluate(dataclasses.replace(trained, params=params, mesh=mesh), TEST)
     assert elsewhere.pop("seen_items") == "kept"
     for name, value in elsewhere.items():
         assert (value is None) == (metrics[name] is None), name
@@ -110,8 +111,7 @@ def test_evaluation_is_what_scoring_click_by_click_gives(whole, log):
             clicked = batch.item_GT[0, clicked_T]
             nats += list(jax.nn.logsumexp(score_V[1:]) - score_V[clicked])
             best_ranks += [np.sum(score_V[1:] > score_V[clicked].max())] if len(clicked) else []
-    args = (trained.catalogue, spec, params, trained.mesh, trained.shape, TEST)
-    metrics = evaluate(config, log, *args)
+    metrics = evaluate(trained, TEST)
     assert metrics["loss_nats_per_item"] == pytest.approx(np.mean(nats), rel=1e-5)
     assert metrics["mrr"] == pytest.approx(np.mean(1 / (1 + np.array(best_ranks))), rel=1e-5)
 
@@ -119,7 +119,7 @@ def test_evaluation_is_what_scoring_click_by_click_gives(whole, log):
 def test_the_log_has_every_step_once_and_the_losses_fall(whole):
     _, folder, trained = whole
     steps = steps_of(folder)
-    assert [line["step"] for line in steps] == list(range(trained.steps))
+    assert [line["step"] for line in steps] == list(range(trained.history.steps))
     losses = [line["rank_nats_per_term"] for line in steps]
     assert np.mean(losses[-20:]) < np.mean(losses[:20])
 
@@ -141,8 +141,8 @@ def test_a_line_of_the_log_is_the_mean_since_the_line_before(tmp_path):
 def test_counters_count_what_was_seen(whole, log):
     config, _, trained = whole
     batches = list(train_batches(config, log, trained.shape))
-    seen = trained.counters
-    assert len(batches) == trained.steps
+    seen = trained.history.counters
+    assert len(batches) == trained.history.steps
     assert seen.target_sessions == sum(batch.target_sessions for batch in batches)
     assert seen.items == sum(np.count_nonzero(batch.item_GT) for batch in batches)
     assert seen.item_slots == sum(batch.item_GT.size for batch in batches)
@@ -153,8 +153,8 @@ def test_a_finished_run_started_again_does_nothing(whole, log):
     config, folder, trained = whole
     again = train(config, log, folder, quiet=True)
     assert_same_bits(again.params, trained.params)
-    assert again.counters.target_sessions == trained.counters.target_sessions
-    assert len(steps_of(folder)) == trained.steps
+    assert again.history.counters.target_sessions == trained.history.counters.target_sessions
+    assert len(steps_of(folder)) == trained.history.steps
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(config, log, tmp_path):
@@ -174,7 +174,7 @@ def test_a_folder_of_another_run_is_refused(whole, log):
 
 
 def test_a_log_that_was_prepared_anew_is_refused(config, log):
-    with pytest.raises(InputError, match="was prepared anew"):
+    with pytest.raises(InputError, match="was prepared again"):
         resolve(replace(config, {"data.fingerprint": "0" * 16}), log)
 
 

@@ -13,9 +13,10 @@ from onestep import OneStep, assert_same_step, by_name
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.codes import TEST
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.evaluation.measure import evaluate
-from sessionrec_jax.training.loop import resolve, train
+from sessionrec_jax.training.loop import train
 
 VARIANTS = {
     "hstu with dropout, pairwise": {
@@ -73,10 +74,9 @@ def test_on_sessions_of_one_clicked_item_next_session_is_next_item(config, one_c
         changed = {"paradigm": paradigm, "loss.alpha": 0.0, "data.fingerprint": "", "data.items_per_row": 16}
         its = resolve(replace(config, changed | {"train.epochs": 2.0}), one_click_sessions)
         run = train(its, one_click_sessions, tmp_path / paradigm, quiet=True)
-        args = (run.catalogue, run.spec, run.params, run.mesh, run.shape, TEST)
-        trained[paradigm] = run, evaluate(its, one_click_sessions, *args)
+        trained[paradigm] = run, evaluate(run, TEST)
     (session, of_session), (item, of_item) = trained.values()
-    assert session.steps > 5
+    assert session.step > 5
     leaves, others = by_name(session.params), by_name(item.params)
     assert leaves.keys() == others.keys()
     assert all(np.array_equal(others[name], leaf) for name, leaf in leaves.items())

@@ -113,8 +113,8 @@ def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec demo", description=__doc__)
     from experiments.plans.theory import theory
     from sessionrec_jax.data.codes import TRAIN
+    from sessionrec_jax.data.resolve import resolve
     from sessionrec_jax.evaluation.measure import known_truth
-    from sessionrec_jax.training.loop import resolve
 
     say = Console(stderr=True, highlight=False).print
     size = SIZES[command.size]

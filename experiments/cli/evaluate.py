@@ -5,6 +5,7 @@ sessionrec evaluate RUN --json metrics.json
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,9 +52,7 @@ class Command:
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
     from sessionrec_jax.config.values import replace
-    from sessionrec_jax.data.batches import shape_of
     from sessionrec_jax.data.codes import TEST, VALIDATION
-    from sessionrec_jax.devices.mesh import batch_shards
     from sessionrec_jax.evaluation.baselines import evaluate_baselines
     from sessionrec_jax.evaluation.measure import evaluate
     from sessionrec_jax.runfolder.files import write_json
@@ -61,11 +60,9 @@ def main(argv: list[str]) -> int:
 
     run = restore(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     role = VALIDATION if command.split == "validation" else TEST
-    shape = shape_of(run.config, batch_shards(run.mesh))
     asked = {"data.eval_candidates": "catalogue", "data.eval_seen": command.seen or run.config.data.eval_seen}
-    config = replace(run.config, asked)
-    metrics = evaluate(config, run.prepared, run.catalogue, run.spec, run.params, run.mesh, shape, role)
-    metrics |= evaluate_baselines(config, run.prepared, run.catalogue, role)
+    run = dataclasses.replace(run, config=replace(run.config, asked))
+    metrics = evaluate(run, role) | evaluate_baselines(run.config, run.log, run.catalogue, role)
     if command.json is not None:
         write_json(command.json, metrics)
     print_metrics(metrics, f"{command.run}, {command.split} sessions")

@@ -72,9 +72,9 @@ def main(argv: list[str]) -> int:
         say = Console(stderr=True, highlight=False, soft_wrap=True).print
         say(f"{command.run} was not trained to its end: its newest checkpoint, step {run.step}, answers", markup=False)
     if command.histories is not None:
-        histories = read_histories(command.histories, run.prepared, run.config)
+        histories = read_histories(command.histories, run.log, run.config)
     else:
-        histories = log_histories(run.prepared, command.log_users)
+        histories = log_histories(run.log, command.log_users)
     lines = recommend(run, histories, command.k, command.seen, quiet=command.out is None)
     if command.out is None:
         sys.stdout.writelines(_json_lines(lines))

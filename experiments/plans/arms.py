@@ -52,7 +52,7 @@ class Trials:
     def lay_out_arms(self, arms: list[Arm], prepared: Prepared) -> Layout:
         """The runs of all arms at both budgets, and comparison.json."""
         from experiments.sweep.cost import at_equal_compute
-        from sessionrec_jax.training.loop import resolve  # starts jax, which --help need not wait for
+        from sessionrec_jax.data.resolve import resolve  # starts jax, which --help need not wait for
 
         arms = [arm._replace(config=resolve(arm.config, prepared)) for arm in arms]
         reference = {arm.table: arm.config for arm in arms if arm.is_reference}

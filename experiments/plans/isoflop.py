@@ -42,7 +42,7 @@ class Plan(Scaled):
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
         """Every run, each once, and which columns `sessionrec fit` and `report` read."""
-        from sessionrec_jax.training.loop import resolve  # starts jax, which --help need not wait for
+        from sessionrec_jax.data.resolve import resolve  # starts jax, which --help need not wait for
 
         ahead, most = CostEstimate(), training_users(prepared)
         whole = [resolve(config, prepared) for config in self.each(base, [{"train.epochs": self.epochs}])]

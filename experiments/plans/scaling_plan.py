@@ -99,8 +99,8 @@ class Scaled:
 def lay_out(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
     """The runs, resolved, and the file that says how they are read: by the loss that they measure."""
     from experiments.plans.theory import theory  # starts jax, which --help need not wait for
+    from sessionrec_jax.data.resolve import resolve
     from sessionrec_jax.evaluation.measure import known_truth
-    from sessionrec_jax.training.loop import resolve
 
     resolved = [resolve(config, prepared) for config in configs]
     truth = known_truth(prepared.path, prepared.fingerprint)

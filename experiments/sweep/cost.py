@@ -14,7 +14,7 @@ from sessionrec_jax.data.codes import CLICKED, TRAIN
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.model import count
 from sessionrec_jax.model.sessionrec import Spec
-from sessionrec_jax.training.loop import spec_of
+from sessionrec_jax.model.spec_of_log import spec_of
 
 _EPOCHS, _WINDOWS = 16, 20_000
 """Epochs that are packed to know how many rows one has, fewer where they have so many windows together."""

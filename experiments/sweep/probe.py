@@ -49,7 +49,7 @@ def _measure(config: Config) -> Cost:
         shards_here,
     )
     from sessionrec_jax.loss.session import proposal
-    from sessionrec_jax.training.loop import spec_of
+    from sessionrec_jax.model.spec_of_log import spec_of
     from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
     prepared, mesh = open_log(Path(config.data.path)), make_mesh(config.mesh)

@@ -25,17 +25,19 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import run_id
 from sessionrec_jax.data.batches import train_users
 from sessionrec_jax.data.codes import TEST, VALIDATION
-from sessionrec_jax.data.store import Prepared, open_log
+from sessionrec_jax.data.resolve import resolve
+from sessionrec_jax.data.store import open_log
 from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
 from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import known_truth, measure, validated
-from sessionrec_jax.evaluation.metrics import CUTOFFS, Metrics
+from sessionrec_jax.evaluation.metrics import CUTOFFS
+from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
 from sessionrec_jax.runfolder.files import claim, read_row, write_json
 from sessionrec_jax.runfolder.stopping import NEVER, Stop
 from sessionrec_jax.training.checkpoint import steps_in
-from sessionrec_jax.training.loop import Diverged, Trained, resolve, train_together
+from sessionrec_jax.training.loop import Diverged, train_together
 
 Row = dict[str, Any]
 
@@ -110,7 +112,7 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
             raise
         for job, of_run in zip(left, trained, strict=True):
             if of_run is not None:
-                end(job, {"status": "done"} | _measured(job.config, prepared, of_run, job.run_dir))
+                end(job, {"status": "done"} | _measured(of_run, job.run_dir))
         return [rows[job.run_dir] for job in jobs]
 
 
@@ -153,13 +155,9 @@ def _learning_rate_rule(config: Config) -> str:
     return "mup"
 
 
-def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Path) -> Row:
-    def held_out(role: int) -> Metrics:
-        return measure(
-            config, prepared, trained.catalogue, trained.spec, trained.params, trained.mesh, trained.shape, role
-        )
-
-    validation, on_test = held_out(VALIDATION), held_out(TEST)
+def _measured(model: TrainedModel, run_dir: Path) -> Row:
+    config = model.config
+    validation, on_test, history = measure(model, VALIDATION), measure(model, TEST), model.history
     on_process_zero(lambda: _write_per_user(on_test.by_user(), run_dir))
     test = on_test.result()
     row: Row = {"seen_items": config.data.eval_seen, "eval_candidates": config.data.eval_candidates}
@@ -167,14 +165,14 @@ def _measured(config: Config, prepared: Prepared, trained: Trained, run_dir: Pat
     row["loss_stderr"] = row["loss_nats_per_item_stderr"]  # contract 3's name
     row |= {name: test.get(name) for name in _BESIDE}
     row |= validated(validation, config)
-    row |= {"best_step": trained.best and trained.best.step, "parameters_step": trained.params_step}
-    row["schedule_fraction"] = trained.params_step / trained.steps
-    truth = known_truth(prepared.path, prepared.fingerprint)
+    row |= {"best_step": history.best and history.best.step, "parameters_step": model.step}
+    row["schedule_fraction"] = model.step / history.steps
+    truth = known_truth(model.log.path, model.log.fingerprint)
     row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
     row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
     row["loss_paired_nats_per_item"] = _paired(row, "loss_{}nats_per_item")
     row["rank_paired_nats_per_exposure"] = _paired(row, "rank_{}nats_per_exposure")
-    return row | _counted(config, prepared, trained)
+    return row | _counted(model)
 
 
 def _paired(row: Row, name: str) -> float | None:
@@ -192,24 +190,24 @@ def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
     partial.rename(run_dir / PER_USER)
 
 
-def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
+def _counted(model: TrainedModel) -> Row:
     """N, D and C, made here once: no reader derives them again."""
-    spec, seen = trained.spec, trained.counters
-    distinct = unique(config, prepared)
-    flops = flops_train(config, spec, items=seen.items, sessions=seen.sessions, steps=trained.steps)
-    devices = tuple(trained.mesh.devices.flat)
+    config, history, seen = model.config, model.history, model.history.counters
+    distinct = unique(config, model.log)
+    flops = flops_train(config, model.spec, items=seen.items, sessions=seen.sessions, steps=history.steps)
+    devices = tuple(model.mesh.devices.flat)
     peak = peak_flops_per_second(devices, config.model.compute)
     return {
-        **parameters(spec),
+        **parameters(model.spec),
         "flops_train": flops,
         "flops_convention": count.FLOPS_CONVENTION,
-        "sessions_seen": round(distinct["sessions_unique"] * seen.target_sessions / trained.target_slots),
+        "sessions_seen": round(distinct["sessions_unique"] * seen.target_sessions / history.target_slots),
         **distinct,
         "target_items_seen": seen.target_items,
-        "epochs": seen.target_sessions / trained.target_slots,
-        "users": len(train_users(config, prepared)),
-        "items": trained.catalogue.items,
-        "steps": trained.steps,
+        "epochs": seen.target_sessions / history.target_slots,
+        "users": len(train_users(config, model.log)),
+        "items": model.catalogue.items,
+        "steps": history.steps,
         "runs_together": seen.runs_together,
         "wall_seconds": seen.wall_seconds,
         "compile_seconds": seen.compile_seconds,
@@ -218,7 +216,7 @@ def _counted(config: Config, prepared: Prepared, trained: Trained) -> Row:
         "peak_flops_per_second_measured": peak,
         "peak_flops_per_second_measured_bfloat16": peak_flops_per_second(devices, "bfloat16"),
         "device_kind": devices[0].device_kind,
-        "device_count": trained.mesh.size,
+        "device_count": model.mesh.size,
         "jax_version": jax.__version__,
     }
 

@@ -1,6 +1,6 @@
 """One pass of a model over held-out sessions, against the whole catalogue: likelihoods, their baselines, ranking.
 
-    metrics = measure(config, prepared, catalogue, spec, params, mesh, shape, TEST)
+    metrics = measure(model, TEST)
     metrics.mean("ndcg_at_50"), metrics.stderr("ndcg_at_50"), metrics.by_user()
 
 Letters: G shards, T item slots, S session slots, N scored places among the T, M pairs of a scored place and an item,
@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.config.settings import Config, Loss
-from sessionrec_jax.data.batches import Batch, Shape, eval_batches
+from sessionrec_jax.data.batches import Batch, eval_batches
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.codes import CLICKED
 from sessionrec_jax.data.ragged import spans
-from sessionrec_jax.data.store import FlatLog, Prepared
+from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.synthetic.process import ZipfIntent
 from sessionrec_jax.data.synthetic.truth import Truth
 from sessionrec_jax.devices.gathered_rows import encoded
@@ -43,6 +43,7 @@ from sessionrec_jax.evaluation.scoring import (
     stack_pairs,
 )
 from sessionrec_jax.evaluation.seen import holds, seen_items
+from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.loss.session import rank_logits, rank_loss_sums, targets
 from sessionrec_jax.loss.targets import Targets
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
@@ -50,31 +51,13 @@ from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 
 
-def evaluate(
-    config: Config,
-    prepared: Prepared,
-    catalogue: Catalogue,
-    spec: Spec,
-    params: Params,
-    mesh: jax.sharding.Mesh,
-    shape: Shape,
-    role: int,
-) -> dict[str, float | str | None]:
+def evaluate(model: TrainedModel, role: int) -> dict[str, float | str | None]:
     """What `measure` found as plain numbers, NAME and NAME_stderr, and `seen_items`: kept or masked."""
-    metrics = measure(config, prepared, catalogue, spec, params, mesh, shape, role)
-    return {"seen_items": config.data.eval_seen, **metrics.result()}
+    metrics = measure(model, role)
+    return {"seen_items": model.config.data.eval_seen, **metrics.result()}
 
 
-def measure(
-    config: Config,
-    prepared: Prepared,
-    catalogue: Catalogue,
-    spec: Spec,
-    params: Params,
-    mesh: jax.sharding.Mesh,
-    shape: Shape,
-    role: int,
-) -> Metrics:
+def measure(model: TrainedModel, role: int) -> Metrics:
     """Metrics of the model in the held-out sessions of `role`, as sums by user of the log.
 
     loss_nats_per_item; recall, ndcg, hit and mrr of a session's clicked items in the whole catalogue (`add_ranking`);
@@ -87,15 +70,15 @@ def measure(
     candidates of recall, ndcg, hit and mrr. With `data.eval_candidates` shown, what needs the catalogue (nats per item,
     recall, ndcg, hit, mrr) has no term. Nothing here trains or tunes.
     """
-    spec = spec.in_float32
-    side = put_side(catalogue.side, spec.rows, mesh)
+    config, mesh, params, spec = model.config, model.mesh, model.params, model.spec.in_float32
+    side = put_side(model.catalogue.side, spec.rows, mesh)
     table = item_table(spec, mesh, params, side)
-    log = prepared.arrays()
-    truth = known_truth(prepared.path, prepared.fingerprint)
+    log = model.log.arrays()
+    truth = known_truth(model.log.path, model.log.fingerprint)
     if truth is not None:
-        published_V, anchor_S = np.append(-1, prepared.item_ids().to_numpy()), anchors(log)
+        published_V, anchor_S = np.append(-1, model.log.item_ids().to_numpy()), anchors(log)
     metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
-    for batch in eval_batches(config, prepared, shape, role):
+    for batch in eval_batches(config, model.log, model.shape, role):
         place_GN = _scored_places(batch, config.data.eval_candidates)
         terms = [_Terms(batch, shard, place_N, metrics) for shard, place_N in enumerate(place_GN)]
         pairs = None
@@ -109,7 +92,7 @@ def measure(
             if not counted_G[shard]:
                 continue
             term.add_model(config, Scores(*(score_G[shard] for score_G in scores)))
-            term.add_popularity_nats(catalogue)
+            term.add_popularity_nats(model.catalogue)
             if truth is not None:
                 term.add_bayes(truth, published_V, anchor_S)
     return _of_all(metrics) if is_multiprocess() else metrics

@@ -1,10 +1,9 @@
-"""A trained run brought back from its folder: `restore(run_dir) -> Restored`, ready to evaluate and to recommend."""
+"""A trained run read back from its folder: `restore(run_dir) -> TrainedModel`."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,32 +11,18 @@ import jax.numpy as jnp
 from sessionrec_jax.config.settings import Config, Mesh
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_catalogue
-from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import MANIFEST, Prepared, open_log
 from sessionrec_jax.devices.mesh import make_mesh, shardings
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.model.sessionrec import Params, Spec
+from sessionrec_jax.evaluation.trained_model import TrainedModel
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.runfolder.files import read_config
 from sessionrec_jax.training.checkpoint import load, load_best, newest_whole
-from sessionrec_jax.training.loop import resolve, spec_of
 from sessionrec_jax.training.step import abstract_state
 
 
-class Restored(NamedTuple):
-    """A run as one of its checkpoints holds it."""
-
-    config: Config
-    """The run's, but for `data.path` and `mesh`, which say where the log is now and on which devices."""
-    prepared: Prepared
-    catalogue: Catalogue
-    spec: Spec
-    params: Params
-    mesh: jax.sharding.Mesh
-    step: int
-    """Steps that the parameters have seen."""
-
-
-def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) -> Restored:
+def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) -> TrainedModel:
     """The newest whole checkpoint of `run_dir`, or its best one where the run is to be judged by that
     (train.evaluated), with its log, read from `data` if given, else from where training read it.
 
@@ -70,7 +55,7 @@ def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) 
             f"{run_dir}: the parameters of its checkpoint at step {int(state.step)} are not all numbers, for the run "
             "diverged. Train again into another folder with a lower --optim.learning-rate-peak"
         )
-    return Restored(config, prepared, catalogue, spec, state.params, mesh, int(state.step))
+    return TrainedModel(config, prepared, catalogue, spec, mesh, state.params, int(state.step))
 
 
 def _log_of(config: Config, run_dir: Path, data: Path | None) -> Prepared:

@@ -1,7 +1,7 @@
 """Top-K items of the whole catalogue after a user's last session, told in the publisher's ids.
 
     run = restore(Path("RUN"))
-    for line in recommend(run, read_histories(Path("users.jsonl"), run.prepared, run.config), k=50):
+    for line in recommend(run, read_histories(Path("users.jsonl"), run.log, run.config), k=50):
         print(json.dumps(line))
 
 Letters: U users, W windows (what the model reads of a history), S session slots, B queries of one block, M pairs of a
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.data import item_level
-from sessionrec_jax.data.batches import Packer, Shape, shape_of
+from sessionrec_jax.data.batches import Packer, Shape
 from sessionrec_jax.data.codes import TRAIN
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.store import FlatLog
@@ -31,16 +31,16 @@ from sessionrec_jax.devices.mesh import batch_shards, over_batch, put_batch, put
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.scoring import BLOCK, ItemTable, item_table, over_rows, stack_pairs, top_k
 from sessionrec_jax.evaluation.seen import exposed_items
+from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
 from sessionrec_jax.runfolder.progress import Bar
 from sessionrec_jax.serving.histories import Histories
-from sessionrec_jax.serving.load import Restored
 
 Seen = Literal["kept", "masked"]
 
 
 def recommend(
-    run: Restored, histories: Histories, k: int, seen: Seen = "kept", *, quiet: bool = False
+    run: TrainedModel, histories: Histories, k: int, seen: Seen = "kept", *, quiet: bool = False
 ) -> Iterator[dict[str, Any]]:
     """The `k` likeliest next clicks of each user, best first, among all items of the catalogue:
 
@@ -60,12 +60,12 @@ def recommend(
     items = run.catalogue.items
     if not 1 <= k <= items:
         raise InputError(f"--k {k}: the catalogue has {items} items; wanted a number from 1 to {items}")
-    run = run._replace(spec=run.spec.in_float32)
+    run = dataclasses.replace(run, spec=run.spec.in_float32)
     recent = _recent(histories, run)
     return _tell(run, histories, recent, k, seen, quiet)
 
 
-def _recent(histories: Histories, run: Restored) -> Windows:
+def _recent(histories: Histories, run: TrainedModel) -> Windows:
     """The newest slots of each user that the model can read: a window a user, empty where there is none."""
     log, room = item_level.slots(histories.log, run.config.paradigm).log, _shape(run).items_per_row
     offsets, users_U1 = log.session_item_offsets_S1, log.user_session_offsets_U1
@@ -83,7 +83,7 @@ def _recent(histories: Histories, run: Restored) -> Windows:
     return recent
 
 
-def _refuse_long_sessions(histories: Histories, run: Restored, recent: Windows) -> None:
+def _refuse_long_sessions(histories: Histories, run: TrainedModel, recent: Windows) -> None:
     """Attention within a session looks as far as the longest session of the run's log, and would pass over the rest."""
     most, log = run.spec.session_items, recent.log
     if run.config.model.session_encoder != "transformer":
@@ -98,18 +98,18 @@ def _refuse_long_sessions(histories: Histories, run: Restored, recent: Windows) 
             )
 
 
-def _shape(run: Restored) -> Shape:
+def _shape(run: TrainedModel) -> Shape:
     """Of the batches that are read; for an item-level paradigm with room for an item in each slot, as in evaluation."""
-    shape = shape_of(run.config, batch_shards(run.mesh))
+    shape = run.shape
     if run.config.paradigm == "nspp":
         return shape
     return dataclasses.replace(shape, items_per_row=max(shape.items_per_row, shape.sessions_per_row))
 
 
 def _tell(
-    run: Restored, histories: Histories, recent: Windows, k: int, seen: Seen, quiet: bool
+    run: TrainedModel, histories: Histories, recent: Windows, k: int, seen: Seen, quiet: bool
 ) -> Iterator[dict[str, Any]]:
-    published = [None, *run.prepared.item_ids().to_list()]
+    published = [None, *run.log.item_ids().to_list()]
     log_popularity_V = run.catalogue.log_popularity_V
     popular_K = np.argsort(-log_popularity_V, kind="stable")[:k]
     slots_U = recent.last_W - recent.first_W
@@ -147,7 +147,7 @@ def _take(windows: Windows, which_W: np.ndarray) -> Windows:
     return dataclasses.replace(windows, **{name: getattr(windows, name)[which_W] for name in names})
 
 
-def _queries(run: Restored, recent: Windows, quiet: bool) -> Float[np.ndarray, "W D"]:
+def _queries(run: TrainedModel, recent: Windows, quiet: bool) -> Float[np.ndarray, "W D"]:
     """What each window asks of the items after its last slot."""
     shape = _shape(run)
     packer = Packer(recent, shape, 1.0, None)
@@ -182,7 +182,7 @@ def _session_queries(
 
 
 def _rank(
-    run: Restored,
+    run: TrainedModel,
     query_WD: Float[np.ndarray, "W D"],
     k: int,
     seen_by: tuple[FlatLog, Int[np.ndarray, " W"]] | None,

@@ -1,7 +1,7 @@
 """Training: the loop from top to bottom.
 
     prepared = store.open_log("DATA")
-    trained = train(resolve(Config(), prepared), prepared, Path("RUN"))
+    trained = train(Config(), prepared, Path("RUN"))
 
 The loop writes metrics.jsonl and checkpoints into the run folder. Killed and started again, it goes on where its newest
 whole checkpoint stands and ends with the same parameters, bit for bit; on other devices, or side by side with other
@@ -20,96 +20,36 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 
-from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.config.values import program_of, replace
-from sessionrec_jax.data.batches import Shape, items_per_row, shape_of, train_catalogue, train_packer, train_users
-from sessionrec_jax.data.catalogue import Catalogue
+from sessionrec_jax.config.values import program_of
+from sessionrec_jax.data.batches import shape_of, train_catalogue, train_packer
 from sessionrec_jax.data.codes import VALIDATION
-from sessionrec_jax.data.columns import session_context, side_columns
+from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.devices.mesh import batch_shards, make_mesh, put_replicated, put_side, shards_here
 from sessionrec_jax.devices.processes import Wishes, in_step, is_multiprocess, is_process_zero, on_process_zero
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import measure, validated
+from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.loss.session import Sums, proposal
-from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Params, Spec
+from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.runfolder.files import claim
+from sessionrec_jax.runfolder.history import TrainingHistory
 from sessionrec_jax.runfolder.progress import Bar
 from sessionrec_jax.runfolder.stopping import NEVER, Stop, Stopped
 from sessionrec_jax.training.checkpoint import load_best
 from sessionrec_jax.training.lanes import Lanes
-from sessionrec_jax.training.member import Best, Diverged, Member
-from sessionrec_jax.training.meter import Counters
+from sessionrec_jax.training.member import Diverged, Member
 from sessionrec_jax.training.profiling import Profile
 from sessionrec_jax.training.step import State, initial_state, make_step
 
 _STEPS_STREAM = 1
 
 
-class Trained(NamedTuple):
-    """A finished run, ready to be evaluated."""
-
-    params: Params
-    params_step: int
-    """Steps that `params` have seen, by `train.evaluated`."""
-    best: Best | None
-    """None where nothing was validated."""
-    spec: Spec
-    catalogue: Catalogue
-    mesh: jax.sharding.Mesh
-    shape: Shape
-    steps: int
-    target_slots: int
-    """Targets of one epoch: sessions, or items of an item-level paradigm."""
-    counters: Counters
-
-
-def resolve(config: Config, prepared: Prepared) -> Config:
-    """`config` with what the prepared log decides filled in. Raises InputError where they do not fit."""
-    check(config)
-    if config.data.fingerprint not in ("", prepared.fingerprint):
-        raise InputError(
-            f"{prepared.path} has the fingerprint {prepared.fingerprint}, the run was configured for "
-            f"{config.data.fingerprint}: the log was prepared anew. Start a new run folder."
-        )
-    train_users(config, prepared)  # refuses more users than there are, before a sweep begins
-    side_columns(config, prepared)  # and columns that are not there
-    session_context(config, prepared)
-    if not (config.model.clicked_in_input or config.model.ignored_in_input or len(prepared.feedback_names) > 2):
-        raise InputError(
-            "--model.no-clicked-in-input and --model.no-ignored-in-input are both given, and the log has no other kind "
-            "of exposure: nothing would enter the model; leave one of them out"
-        )
-    items = config.data.items_per_row or items_per_row(
-        config, prepared.arrays(), prepared.manifest["items_per_session_mean"]
-    )
-    return replace(
-        config,
-        {
-            "data.path": str(prepared.path.resolve()),
-            "data.fingerprint": prepared.fingerprint,
-            "data.items_per_row": items,
-        },
-    )
-
-
-def spec_of(config: Config, prepared: Prepared, catalogue: Catalogue) -> Spec:
-    return Spec(
-        config.model,
-        catalogue.items + 1,
-        tuple(catalogue.side_values.items()),
-        len(prepared.feedback_names),
-        config.data.sessions_per_row,
-        prepared.manifest["max_session_items"] if config.paradigm == "nspp" else 1,
-        -(catalogue.items + 1) % ROW_MULTIPLE,
-        catalogue.id_rows if config.model.id_width else 0,
-        tuple(session_context(config, prepared).items()),
-    )
-
-
-def train(config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = False, stop: Stop = NEVER) -> Trained:
-    """Trains `config` (resolved) in `run_dir`, or goes on from its newest whole checkpoint.
+def train(
+    config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = False, stop: Stop = NEVER
+) -> TrainedModel:
+    """Trains `config` in `run_dir`, or goes on from its newest whole checkpoint.
 
     Raises Diverged; Stopped where `stop`, entered for the loop, asked and the checkpoint is written; NotSaved where one
     could not be written; InputError where there are checkpoints and none can be used.
@@ -129,7 +69,7 @@ def train_together(
     quiet: bool = False,
     stop: Stop = NEVER,
     diverged: Callable[[int, Diverged], None] = _raise,
-) -> list[Trained | None]:
+) -> list[TrainedModel | None]:
     """`train` for runs, each with its folder, that differ in nothing that `program_of` leaves: side by side in one
     program. Data order, randomness, rate, log and checkpoints of each are those of a run alone, so that it may go on
     alone or beside others; its numbers are so to rounding, and what becomes of the others changes no bit of them.
@@ -138,6 +78,7 @@ def train_together(
     is None in what is returned. Raises what `train` raises, for all of them, and InputError where the runs cannot share
     a program.
     """
+    runs = [(resolve(config, prepared), run_dir) for config, run_dir in runs]
     _refuse_several_programs([config for config, _ in runs])
     for each, run_dir in runs:
         on_process_zero(functools.partial(claim, run_dir, each))
@@ -159,6 +100,9 @@ def train_together(
     keys = lanes.keys([each.train.seed for each, _ in runs], _STEPS_STREAM)
     wishes = Wishes(mesh)
     last: dict[int, State] = {}
+
+    def model(member: Member, step: int, state: State, history: TrainingHistory | None = None) -> TrainedModel:
+        return TrainedModel(member.config, prepared, catalogue, spec, mesh, state.params, step, history)
 
     with stop as asked, ExitStack() as opened:
         crew = [
@@ -196,9 +140,7 @@ def train_together(
                     if member.validation_is_due and not asked_by:
                         own = lanes.state(state, member.lane)
                         with clock.stopped():
-                            metrics = measure(
-                                member.config, prepared, catalogue, spec, own.params, mesh, shape, VALIDATION
-                            )
+                            metrics = measure(model(member, member.step, own), VALIDATION)
                         member.validated(validated(metrics, member.config))
                         member.save(own, clock.seconds())
                 if asked_by and training:
@@ -228,14 +170,12 @@ def train_together(
                     member.step += 1
                 bar.advance(longest.log.note)
 
-    def trained(member: Member) -> Trained:
-        params_step, state = member.steps, last[member.lane]
+    def trained(member: Member) -> TrainedModel:
+        step, state = member.steps, last[member.lane]
         if config.train.evaluated == "best":
-            params_step, state = load_best(member.run_dir / "checkpoints", member.best, state)
-        return Trained(
-            state.params, params_step, member.best, spec, catalogue, mesh, shape, member.steps,
-            packer.cut.target_sessions, member.counters,
-        )  # fmt: skip
+            step, state = load_best(member.run_dir / "checkpoints", member.best, state)
+        history = TrainingHistory(member.steps, packer.cut.target_sessions, member.counters, member.best)
+        return model(member, step, state, history)
 
     return [trained(member) if member.lane in last else None for member in crew]
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,19 +17,11 @@ from sessionrec_jax.data.batches import Batch, Batches, Packer
 from sessionrec_jax.devices.processes import is_process_zero
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import MetricsLog
+from sessionrec_jax.runfolder.history import Best, Counters
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.checkpoint import Checkpoints
-from sessionrec_jax.training.meter import Counters, Meter
+from sessionrec_jax.training.meter import Meter
 from sessionrec_jax.training.step import Scalars, State
-
-
-class Best(NamedTuple):
-    """The best validation so far."""
-
-    step: int
-    """Steps that the parameters had seen."""
-    objective: float
-    """Nats; see `evaluate.validated`."""
 
 
 class Diverged(RuntimeError):

@@ -10,56 +10,11 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
-
-@dataclass
-class Counters:
-    """What the run has seen so far, over all its lives."""
-
-    target_sessions: int = 0
-    """Target slots."""
-    target_items: int = 0
-    """Clicked items of target sessions: the terms of the retrieval loss."""
-    sessions: int = 0
-    """Packed sessions, history included, as are the next three."""
-    items: int = 0
-    session_slots: int = 0
-    item_slots: int = 0
-    wall_seconds: float = 0.0
-    """Of the loop, compiling and checkpoints included."""
-    compile_seconds: float = 0.0
-    """Of the first step's call in each life: traced, then compiled or read from the compile cache."""
-    runs_together: int = 1
-    """Most runs that trained side by side with it in one of its lives, itself among them. Their loop is one, so that
-    its seconds stand in the row of each, and the speeds of each are its own share of what the devices do."""
-
-    def add(self, counts: Int64[np.ndarray, " 5"]) -> None:
-        """As `Batch.counts` has them."""
-        target_sessions, sessions, items, session_slots, item_slots = counts.tolist()
-        self.target_sessions += target_sessions
-        self.sessions += sessions
-        self.items += items
-        self.session_slots += session_slots
-        self.item_slots += item_slots
-
-    def speed(self) -> dict[str, float]:
-        """Packed sessions and items a second, without the seconds of compiling, and the shares of slots left empty."""
-        return _speed(self, Counters(), self.wall_seconds - self.compile_seconds)
-
-
-def _speed(now: Counters, before: Counters, seconds: float) -> dict[str, float]:
-    sessions, items = now.sessions - before.sessions, now.items - before.items
-    return {
-        "sessions_per_second": sessions / max(seconds, 1e-9),
-        "items_per_second": items / max(seconds, 1e-9),
-        "item_slots_padding": 1 - items / max(now.item_slots - before.item_slots, 1),
-        "session_slots_padding": 1 - sessions / max(now.session_slots - before.session_slots, 1),
-    }
+from sessionrec_jax.runfolder.history import Counters, speed
 
 
 class Meter:
@@ -108,7 +63,7 @@ class Meter:
         seconds = self._step_done - self._begun
         p50, p95, longest = np.quantile(self._step_seconds, (0.5, 0.95, 1.0)).tolist()
         line = {
-            **_speed(self._counters, self._before, seconds),
+            **speed(self._counters, self._before, seconds),
             "input_wait_share": self._input_seconds / max(seconds, 1e-9),
             "step_seconds_p50": p50,
             "step_seconds_p95": p95,

@@ -1,0 +1,75 @@
+"""What a run has seen and found so far: the numbers that a checkpoint carries from one life of a run to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+
+@dataclass
+class Counters:
+    """What the run has seen so far, over all its lives (a life: from a start of the process to its end)."""
+
+    target_sessions: int = 0
+    """Target slots."""
+    target_items: int = 0
+    """Clicked items of target sessions: the terms of the retrieval loss."""
+    sessions: int = 0
+    """Packed sessions, history included; the next three count the history too."""
+    items: int = 0
+    session_slots: int = 0
+    item_slots: int = 0
+    wall_seconds: float = 0.0
+    """Seconds of the loop, including compilation and checkpoints, without validation."""
+    compile_seconds: float = 0.0
+    """Seconds of the first step's call in each life: it is traced, then compiled or read from the compile cache."""
+    runs_together: int = 1
+    """The largest number of runs that trained side by side in one of this run's lives, itself included. They share a
+    loop: its seconds are in the row of each run, and the speeds of a run are its own share of the devices' work."""
+
+    def add(self, counts: Int64[np.ndarray, " 5"]) -> None:
+        """Adds the counts of one batch, as `Batch.counts` returns them."""
+        target_sessions, sessions, items, session_slots, item_slots = counts.tolist()
+        self.target_sessions += target_sessions
+        self.sessions += sessions
+        self.items += items
+        self.session_slots += session_slots
+        self.item_slots += item_slots
+
+    def speed(self) -> dict[str, float]:
+        """Returns packed sessions and items per second, compilation excluded, and the shares of slots left empty."""
+        return speed(self, Counters(), self.wall_seconds - self.compile_seconds)
+
+
+def speed(now: Counters, before: Counters, seconds: float) -> dict[str, float]:
+    """Returns the speed between two moments that are `seconds` apart."""
+    sessions, items = now.sessions - before.sessions, now.items - before.items
+    return {
+        "sessions_per_second": sessions / max(seconds, 1e-9),
+        "items_per_second": items / max(seconds, 1e-9),
+        "item_slots_padding": 1 - items / max(now.item_slots - before.item_slots, 1),
+        "session_slots_padding": 1 - sessions / max(now.session_slots - before.session_slots, 1),
+    }
+
+
+class Best(NamedTuple):
+    """The best validation so far."""
+
+    step: int
+    """Steps that the parameters had seen."""
+    objective: float
+    """Nats; see `evaluation.measure.validated`."""
+
+
+class TrainingHistory(NamedTuple):
+    """The whole of a finished run."""
+
+    steps: int
+    target_slots: int
+    """Targets of one epoch: sessions, or items of an item-level paradigm."""
+    counters: Counters
+    best: Best | None
+    """None if the run never validated."""
