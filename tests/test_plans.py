@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 
@@ -12,8 +11,7 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.cli import dryrun
-from experiments.cli.sweep import PLANS
-from experiments.plans import rates
+from experiments.plans import PLANS, rates
 from experiments.plans.identifiable import judge
 from experiments.plans.scaling_plan import wider
 from experiments.plans.sizes import around, size_of, sized
@@ -42,7 +40,7 @@ OPTIONS: dict[str, dict] = {
 
 
 def plan_of(name: str, **options):
-    return importlib.import_module(f"experiments.plans.{name}").Plan(**OPTIONS.get(name, {}) | options)
+    return PLANS.find(name)(**OPTIONS.get(name, {}) | options)
 
 
 @pytest.fixture(scope="module")

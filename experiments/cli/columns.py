@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import scaling
+from experiments.sweep.row_columns import with_defaults
 from scaling.errors import InputError, near_miss
 
 
@@ -65,7 +66,7 @@ def chosen_for(args: ColumnArgs, path: Path, present: list[str]) -> dict[str, An
     """The flags that were given; for the rest what PATH/report.json says, and then contract 3's names as far as the
     table has them. Raises InputError where that file cannot be read."""
     given = {name: getattr(args, name) for name in FROM_SWEEP if getattr(args, name, None) is not None}
-    return _with_defaults(_from_sweep(path / "report.json") | given, present)
+    return with_defaults(_from_sweep(path / "report.json") | given, present)
 
 
 def names(text: str | None) -> tuple[str, ...]:
@@ -86,16 +87,3 @@ def _from_sweep(path: Path) -> dict[str, Any]:
         if key not in FROM_SWEEP:
             raise InputError(f"{path} has the unknown key {key!r}; {near_miss(key, FROM_SWEEP)}")
     return {key: ",".join(v) if isinstance(v, list) else v for key, v in values.items()}
-
-
-def _with_defaults(chosen: dict[str, Any], present: list[str]) -> dict[str, Any]:
-    """The chosen columns; contract 3's names for the rest, as far as the table has them."""
-    loss = chosen.get("loss", None if "metric" in chosen else "loss_nats_per_item")
-    optional = {"n": "params_body"}
-    if "n" in chosen or "params_body" in present:
-        optional["flops"] = "flops_train"
-    if loss is not None and "_nats" in loss:
-        optional |= {"baseline": loss.replace("_nats", "_baseline_nats")}
-        optional |= {"floor_column": loss.replace("_nats", "_floor_nats")}
-    found = {key: name for key, name in optional.items() if name in present}
-    return {"loss": loss, "d": None if "flops" in chosen else "sessions_unique"} | found | chosen

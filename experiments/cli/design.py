@@ -17,7 +17,8 @@ from rich.console import Console
 
 import scaling
 from experiments.cli.columns import ColumnArgs
-from experiments.cli.output import columns, escape
+from experiments.cli.output import columns
+from experiments.console import escape
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
 from scaling.design.identify import Verdict, check_axes
 from scaling.design.questions import Advice, advise, candidate_grid, cure, identify, points_of, read_plan

@@ -12,8 +12,3 @@ def columns(*heads: str) -> Table:
     for head in heads:
         table.add_column(head, no_wrap=True)
     return table
-
-
-def escape(text: str) -> str:
-    """Text in which rich sees no markup."""
-    return text.replace("[", r"\[")

@@ -14,7 +14,8 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.output import columns, escape
+from experiments.cli.output import columns
+from experiments.console import escape
 from scaling.compute.plan import Plan, plan
 from scaling.errors import InputError
 from scaling.fitting.export import plain, write_json

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,10 +21,11 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from experiments.console import escape
+from experiments.sweep.row_columns import LOSS, RANK_LOSS, baseline_of, floor_of
 from experiments.sweep.sweep_folder import RunState, states
 from experiments.sweep.varying import told, varying
 
@@ -31,7 +33,6 @@ _FOLLOW_SECONDS = 2.0
 _WIDE = 1000
 """Columns where no terminal sets them: a file or a program wants whole numbers."""
 _STATUSES = ("running", "stale", "begun", "waiting", "done", "diverged", "failed")
-_LOSSES = ("loss_nats_per_item", "rank_nats_per_exposure")
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def main(argv: list[str]) -> int:
     for note in _notes(runs):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     rows = [run.row for run in runs if run.row is not None]
-    for what, part in (("popularity", "baseline"), ("known floors", "floor")):
-        if told_beside := _beside(rows, part):
+    for what, column_of in (("popularity", baseline_of), ("known floors", floor_of)):
+        if told_beside := _beside(rows, column_of):
             console.print(f"{what}: {told_beside}")
     console.print(_counts(runs))
     return 0
@@ -124,7 +125,7 @@ def _table(runs: list[RunState], shown: list[RunState]) -> Table:
         columns[name] = [told(labels[run.run_id][name]) for run in shown]
     columns["step"] = [_step(run) for run in shown]
     columns["left"] = [_left(run) for run in shown]
-    for head, name in zip(("nats an item", "rank nats"), _LOSSES, strict=True):
+    for head, name in zip(("nats an item", "rank nats"), (LOSS, RANK_LOSS), strict=True):
         columns[head] = [_number((run.row or {}).get(name)) for run in shown]
     columns["status"] = [_told_status(run) for run in shown]
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
@@ -186,11 +187,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _beside(rows: list[dict[str, Any]], part: str) -> str:
+def _beside(rows: list[dict[str, Any]], column_of: Callable[[str], str]) -> str:
     """What the rows' losses are held against: the same for all, or from the lowest to the highest."""
     told = []
-    for name, sentence in zip(_LOSSES, ("{} nats an item", "rank {} nats an exposure"), strict=True):
-        column = name.replace("_nats", f"_{part}_nats")
+    for name, sentence in zip((LOSS, RANK_LOSS), ("{} nats an item", "rank {} nats an exposure"), strict=True):
+        column = column_of(name)
         ends = sorted(value for row in rows if (value := row.get(column)) is not None)
         if ends:
             told.append(sentence.format(" to ".join(dict.fromkeys((_number(ends[0]), _number(ends[-1]))))))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 import tyro
 from rich.console import Console
 
+from experiments.plans import PLANS
 from experiments.sweep.launch import LAUNCHERS, Launcher, by_name
 from experiments.sweep.layout import Layout
 from experiments.sweep.run_sweep import run_sweep
@@ -31,16 +32,11 @@ from experiments.sweep.worker import DEFAULT_OPTIONS, WorkerOptions
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.data.store import open_log
-from sessionrec_jax.errors import InputError, near_miss
+from sessionrec_jax.errors import InputError
 
 if TYPE_CHECKING:
     from experiments.sweep.cost import CostEstimate
     from scaling.design.identify import Verdict
-
-PLANS = (
-    "grid", "isoflop", "unlimited_data", "epochs", "history", "learning_rate", "seeds", "catalogue", "paradigm",
-    "ablation",
-)  # fmt: skip
 
 P, L = TypeVar("P"), TypeVar("L")
 
@@ -69,15 +65,13 @@ def main(argv: list[str]) -> int:
             raise InputError(f"which plan? wanted one of {', '.join(PLANS)}")
         return 0
     name, *rest = argv
-    if name not in PLANS:
-        raise InputError(f"unknown plan {name!r}; {near_miss(name, PLANS)}")
-    plan = importlib.import_module(f"experiments.plans.{name}")
+    plan = PLANS.find(name)
     launcher = _launcher(rest)
     command = tyro.cli(
-        Command[plan.Plan, launcher],
+        Command[plan, launcher],
         args=rest,
         prog=f"sessionrec sweep {name}",
-        description=f"{plan.__doc__}\n\n{launcher.__doc__}",
+        description=f"{sys.modules[plan.__module__].__doc__}\n\n{launcher.__doc__}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     command.handling.check()

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 import scaling
+from experiments.console import escape
 
 HELDOUT_SHOWN = 8
 
@@ -35,7 +36,7 @@ def tell(fit: scaling.Fit, console: Console) -> None:
     if fit.heldout:
         console.print(_heldout(fit))
     for warning in fit.warnings:
-        console.print("[yellow]warning:[/]", warning.replace("[", r"\["), highlight=False)
+        console.print("[yellow]warning:[/]", escape(warning), highlight=False)
 
 
 def _minima(fit: scaling.Fit) -> str:
@@ -51,7 +52,7 @@ def _parameters(fit: scaling.Fit) -> Table:
         interval = fit.sizes_at_centre95.get(name)
         at_centre = "" if size is None else f"{size:.5g}" + (f"  {_interval(interval)}" if interval else "")
         known = name not in fit.free or name in fit.bounds or name not in errors
-        table.add_row(name, fit.describe(name).replace("[", r"\["), "" if known else f"{errors[name]:.4g}", at_centre)
+        table.add_row(name, escape(fit.describe(name)), "" if known else f"{errors[name]:.4g}", at_centre)
     at = ", ".join(f"{axis.upper()} {value:.4g}" for axis, value in fit.centre.items())
     table.caption = f"centre: {at}"
     return table
