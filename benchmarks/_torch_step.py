@@ -18,7 +18,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from sessionrec_jax.config.settings import Model, Optim
 from sessionrec_jax.data.codes import CLICKED
-from sessionrec_jax.model.sessionrec import Inputs
+from sessionrec_jax.model.spec import Inputs
 
 
 class Batch(NamedTuple):

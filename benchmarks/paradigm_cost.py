@@ -32,7 +32,7 @@ from sessionrec_jax.data.windows import windows
 from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated, put_side, replicated
 from sessionrec_jax.loss.session import proposal
 from sessionrec_jax.model import count
-from sessionrec_jax.model.sessionrec import Spec
+from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.training.step import Scalars, initial_state, make_step
 
 USERS, SESSIONS, CATALOGUE = 4, 32, 4_096

@@ -17,9 +17,10 @@ import numpy as np
 from _bench import in_turns, ratio, report, significant
 
 from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
-from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_replicated, replicated, shardings
+from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_replicated, replicated
+from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.negatives import ticketed
-from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
+from sessionrec_jax.model.spec import ROW_MULTIPLE, Inputs, Spec
 from sessionrec_jax.training.step import Scalars, abstract_state, make_step
 
 ROWS, SLOTS, ITEMS = 16, 32, 8
@@ -38,7 +39,7 @@ class Stepper:
         self.step = make_step(spec, Loss(), optimizer, mesh)
         shapes = abstract_state(spec, optimizer)
         made = jax.jit(lambda: jax.tree.map(lambda x: jax.numpy.full(x.shape, 0.01, x.dtype), shapes),
-                       out_shardings=shardings(mesh, shapes))  # fmt: skip
+                       out_shardings=shardings(mesh, model, shapes))  # fmt: skip
         self.state = made()
         uniform = ticketed(np.append(0.0, np.ones(items)))
         scalars = Scalars(np.float32(1e-3), np.float32(0))

@@ -33,11 +33,12 @@ from _bench import in_turns, need, ratio, report, significant
 
 from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
 from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
-from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_replicated, replicated, shardings
+from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_replicated, replicated
+from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.negatives import ticketed
 from sessionrec_jax.loss.session import Proposal, Sums, sample_negatives
 from sessionrec_jax.model import count, sessionrec
-from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Inputs, Spec
+from sessionrec_jax.model.spec import ROW_MULTIPLE, Inputs, Spec
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.step import Scalars, State, make_step
 
@@ -72,7 +73,7 @@ class Ours:
         mesh = make_mesh(Mesh(data=1))
         self.step = make_step(spec, LOSS, OPTIM, mesh)
         state = State(np.int32(0), params, optim.chain(OPTIM, spec.model).init(params))
-        self.state = jax.device_put(state, shardings(mesh, state))
+        self.state = jax.device_put(state, shardings(mesh, spec.model, state))
         one_shard = jax.tree.map(lambda x: x[None], batches)
         self.batches = itertools.cycle(jax.device_put(one_shard, over_batch(mesh)))
         key = jax.device_put(jax.random.key(0), replicated(mesh))

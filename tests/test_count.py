@@ -15,7 +15,7 @@ from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.devices.mesh import make_mesh
 from sessionrec_jax.loss.session import Proposal
 from sessionrec_jax.model import count, sessionrec
-from sessionrec_jax.model.sessionrec import Inputs, Spec
+from sessionrec_jax.model.spec import Inputs, Spec
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.step import Scalars, State, make_step
 

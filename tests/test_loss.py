@@ -13,7 +13,7 @@ from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED
 from sessionrec_jax.loss.retrieval import Rows, bce_sums, catalogue_log_sum, full_softmax_sums, sampled_softmax_sums
 from sessionrec_jax.loss.session import Negatives, Sums, Targets, Terms, proposal, session_loss, targets, terms_of
-from sessionrec_jax.model.sessionrec import Queries
+from sessionrec_jax.model.spec import Queries
 
 ITEMS, SLOTS, WIDTH = 12, 5, 4
 # Two users in one row of five slots: sessions 0 1 2 and 3 4; slots 1, 2 and 4 are targets. Item 0 is padding.

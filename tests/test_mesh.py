@@ -10,10 +10,11 @@ from onestep import OneStep, assert_same_bits, assert_same_step, most_sent
 from sessionrec_jax.config.settings import Mesh, Model, Optim
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.devices.mesh import RULES, make_mesh, put, put_replicated, replicated, shardings
+from sessionrec_jax.devices.mesh import make_mesh, put, put_replicated, replicated
+from sessionrec_jax.devices.sharding import RULES, shardings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.sessionrec import Spec
+from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.training.step import initialiser
 
 MESHES = [
@@ -111,7 +112,7 @@ def test_each_parameter_has_one_rule_and_the_large_ones_are_spread(encoder, ise)
     tree = jax.eval_shape(lambda: sessionrec.init_params(spec, jax.random.key(0)))
     mesh = make_mesh(Mesh(data=2, fsdp=2, model=2))
     for (path, leaf), place in zip(
-        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings(mesh, tree)), strict=True
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings(mesh, model, tree)), strict=True
     ):
         spread = np.prod(leaf.shape, dtype=int) / np.prod(place.shard_shape(leaf.shape), dtype=int)
         assert spread >= 2 or leaf.size <= 2_048 or leaf.ndim < 2, jax.tree_util.keystr(path)
@@ -134,7 +135,7 @@ def test_parameters_start_with_the_same_bits_on_every_mesh_and_no_device_makes_a
 def test_a_parameter_without_a_rule_is_an_error():
     assert len({pattern for pattern, _ in RULES}) == len(RULES)
     with pytest.raises(ValueError, match="'weights' has 0 rules"):
-        shardings(make_mesh(Mesh(data=8)), {"body": {"weights": np.zeros((4, 4))}})
+        shardings(make_mesh(Mesh(data=8)), Model(), {"body": {"weights": np.zeros((4, 4))}})
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ from experiments.plans.sizes import SIZES, sized
 from sessionrec_jax.config.settings import Config, Model
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.catalogue import from_counts
-from sessionrec_jax.devices.mesh import is_table, make_mesh
+from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.devices.sharding import is_table
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import count, sessionrec
 from sessionrec_jax.model.sequence_encoder import attention_mask
-from sessionrec_jax.model.sessionrec import Inputs, Spec
+from sessionrec_jax.model.spec import Inputs, Spec
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import initial_state
 

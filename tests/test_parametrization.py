@@ -14,11 +14,13 @@ import pytest
 from experiments.sweep.row import identity
 from sessionrec_jax.config.settings import Config, Loss, Mesh, Model, Optim
 from sessionrec_jax.data.catalogue import Catalogue, from_counts
-from sessionrec_jax.devices.mesh import is_table, make_mesh
+from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.devices.sharding import is_table
 from sessionrec_jax.loss.session import proposal
 from sessionrec_jax.model import parametrization, sessionrec
 from sessionrec_jax.model.embedding import ItemEmbedding
-from sessionrec_jax.model.sessionrec import Inputs, SessionRec, Spec
+from sessionrec_jax.model.sessionrec import SessionRec
+from sessionrec_jax.model.spec import Inputs, Params, Spec
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.step import Scalars, State, make_step
 
@@ -167,7 +169,7 @@ def spec_of(model: Model) -> Spec:
     return Spec(model, IDS, TAG, 3, SLOTS, 2)
 
 
-def start(spec: Spec, seed: int) -> sessionrec.Params:
+def start(spec: Spec, seed: int) -> Params:
     # This generator compiles faster; which numbers it draws does not matter here.
     return sessionrec.init(spec, jax.random.key(seed, impl="unsafe_rbg"), flat_catalogue())
 
@@ -276,6 +278,6 @@ def test_the_first_step_moves_each_parameter_by_its_own_learning_rate(table_rule
             assert rates.max() == pytest.approx(parametrization.learning_rate_multiplier(model, path), rel=0.01), path
 
 
-def by_path(params: sessionrec.Params) -> dict[str, np.ndarray]:
+def by_path(params: Params) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
     return {"/".join(part.key for part in path): x for path, x in leaves}

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from experiments.__main__ import main
-from sessionrec_jax.data import sources, store
+from sessionrec_jax.data import store
+from sessionrec_jax.registry import SOURCES
 
 NOW_MS = 1_650_000_000_000
 HOUR_MS = 3_600_000
@@ -68,7 +69,7 @@ def test_synthetic_and_sources(run, tmp_path):
     assert len(store.open_log(tmp_path / "s").users_of(2)) == 5
     code, out, _ = run(None, "sources", "--json")
     assert code == 0
-    assert set(json.loads(out)) == set(sources.NAMES)
+    assert set(json.loads(out)) == set(SOURCES)
     assert json.loads(out)["kuaisar"]["files"][0]["pattern"] == "rec_inter.csv"
     listed = run(None, "sources")[1]
     assert "CC BY-SA 4.0" in listed
@@ -211,14 +212,14 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in sources.NAMES if name not in ("table", "synthetic")])
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("table", "synthetic")])
 def test_a_published_source_checks_its_files_first(run, tmp_path, name):
     (tmp_path / "unpacked").mkdir()
     code, _, err = run(None, "prepare", name, "unpacked", "--out", "data/log")
     assert code == 2
     assert "unpacked has no " in err
     assert "Wanted a folder that holds" in err
-    module = sources.find(name)
+    module = SOURCES.find(name)
     assert all(file.pattern in err for file in module.FILES)
     assert all(getattr(module, fact) for fact in ("TITLE", "LICENCE", "SIZE", "WHERE", "CITATION"))
     assert [path.name for path in tmp_path.iterdir()] == ["unpacked"]

@@ -13,7 +13,8 @@ import pytest
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.sessionrec import Inputs, Spec, unit_length
+from sessionrec_jax.model.sessionrec import unit_length
+from sessionrec_jax.model.spec import Inputs, Spec
 
 IDS = 9
 MODEL = Model(width=4, layers=0, heads=1, id_width=3)

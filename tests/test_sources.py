@@ -9,10 +9,11 @@ import polars as pl
 import pytest
 from contract import check, names_of
 
-from sessionrec_jax.data import session_log, sources
+from sessionrec_jax.data import session_log
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import files, synthetic, table
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.registry import SOURCES
 
 NOW_MS = 1_650_000_000_000
 EXPOSURES = pl.DataFrame(
@@ -112,10 +113,10 @@ def test_synthetic_is_a_sound_log_with_its_truth():
 
 
 def test_sources_are_found_by_name():
-    for name in sources.NAMES:
-        assert name == sources.find(name).NAME
+    for name in SOURCES:
+        assert name == SOURCES.find(name).NAME
     with pytest.raises(InputError, match="unknown source 'kuairnd'; did you mean 'kuairand'"):
-        sources.find("kuairnd")
+        SOURCES.find("kuairnd")
 
 
 # --- what all published sources share --------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.codes import TEST
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, make_mesh, over_batch, shardings
+from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, make_mesh, over_batch
+from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.evaluation import measure, scoring
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.sessionrec import Inputs, Spec
+from sessionrec_jax.model.spec import Inputs, Spec
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.serving import recommend
 from sessionrec_jax.serving.histories import log_histories
@@ -42,7 +43,7 @@ def on_mesh(config, wide_log):
 
     def on_mesh(axes: Mesh) -> TrainedModel:
         mesh = make_mesh(axes)
-        here = jax.device_put(params, shardings(mesh, params))
+        here = jax.device_put(params, shardings(mesh, spec.model, params))
         return TrainedModel(config, wide_log, catalogue, spec, mesh, here, 0)
 
     return on_mesh
@@ -91,7 +92,7 @@ def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
 
     shapes = jax.eval_shape(lambda: sessionrec.init_params(SPEC, jax.random.key(0)))
     params = jax.tree.map(
-        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings(mesh, shapes)
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings(mesh, SPEC.model, shapes)
     )
     by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(TABLE_AXIS))
     side = {"category": jax.ShapeDtypeStruct((SPEC.rows, 1), jnp.int32, sharding=by_row)}

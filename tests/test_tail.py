@@ -21,7 +21,8 @@ from sessionrec_jax.data.preparation.shared_rows import id_rows
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.devices.gathered_rows import Reading, with_own_rows
-from sessionrec_jax.devices.mesh import make_mesh, put, put_side, shardings
+from sessionrec_jax.devices.mesh import make_mesh, put, put_side
+from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.scoring import item_table
 from sessionrec_jax.loss.negatives import Negatives
@@ -115,7 +116,7 @@ def test_rows_taken_out_have_the_embeddings_and_the_gradients_of_the_whole_table
     spec, side, params = start
     mesh = make_mesh(replace(setting, {"mesh.data": 1, "mesh.model": devices}).mesh)
     side = put_side(side, spec.rows, mesh)
-    params = put(params, shardings(mesh, params))
+    params = put(params, shardings(mesh, spec.model, params))
     item_GT = jnp.asarray(rng.integers(0, spec.ids, (1, 300)), jnp.int32)
     weight_TD = jnp.asarray(rng.normal(size=(300, spec.model.width)), jnp.float32)
     drawn_N = jnp.asarray(rng.integers(1, spec.ids, 50), jnp.int32)
@@ -159,7 +160,7 @@ def test_a_mesh_takes_the_step_of_one_device(setting, floored, one, name):
 def test_items_of_a_bucket_are_told_apart_by_side_information_alone(setting, start, devices):
     mesh = make_mesh(replace(setting, {"mesh.data": 1, "mesh.model": devices}).mesh)
     spec, side, params = start
-    params = put(params, shardings(mesh, params))
+    params = put(params, shardings(mesh, spec.model, params))
     e_VD = np.asarray(item_table(spec, mesh, params, put_side(side, spec.rows, mesh)).e_RD)[: spec.ids]
     known = np.concatenate([side[ID_ROW], side["category"]], axis=1)
     kinds, kind_V = np.unique(known, axis=0, return_inverse=True)

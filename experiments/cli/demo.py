@@ -23,10 +23,10 @@ from scaling.laws.theory import Theory, read_theory
 from scaling.table import run_table
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data import sources
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.data.synthetic.process import ZipfIntent
+from sessionrec_jax.registry import SOURCES
 
 # Strong contrast and short histories: a fact is learnt from few looks, and few looks are repeats within one user, so
 # that a trained model comes near the exact counting learner (LOG.md has how near).
@@ -164,7 +164,7 @@ def _log(folder: Path, size: Size, say: Any) -> Prepared:
     if folder.exists():
         return open_log(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return prepare(sources.find("synthetic").read(size.process), folder, size.held_out, say=say)
+    return prepare(SOURCES.find("synthetic").read(size.process), folder, size.held_out, say=say)
 
 
 def _tell(out: Path, runs: scaling.RunTable, fit: scaling.Fit, theory: Theory) -> None:

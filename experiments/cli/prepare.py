@@ -16,11 +16,11 @@ import tyro
 from rich.console import Console
 
 from experiments.cli.describe import summary
-from sessionrec_jax.data import sources
 from sessionrec_jax.data.preparation.atomic_folder import partial_of
 from sessionrec_jax.data.preparation.beam import Beam
 from sessionrec_jax.data.preparation.prepare import Settings, check_out, prepare
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.registry import SOURCES
 
 Options = TypeVar("Options")
 
@@ -42,13 +42,11 @@ class Command(Generic[Options]):
 
 def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
-        print(
-            f"{__doc__}\nsources: {', '.join(sources.NAMES)}; `sessionrec prepare SOURCE --help` explains the options"
-        )
+        print(f"{__doc__}\nsources: {', '.join(SOURCES)}; `sessionrec prepare SOURCE --help` explains the options")
         if not argv:
-            raise InputError(f"which source? wanted one of {', '.join(sources.NAMES)}")
+            raise InputError(f"which source? wanted one of {', '.join(SOURCES)}")
         return
-    source = sources.find(argv[0])
+    source = SOURCES.find(argv[0])
     command = tyro.cli(
         Command[source.Options],
         args=argv[1:],

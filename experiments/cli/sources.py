@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import tyro
 from rich.console import Console
 
-from sessionrec_jax.data import sources
 from sessionrec_jax.data.sources.files import layout
+from sessionrec_jax.registry import SOURCES
 
 _FACTS = {"what": "TITLE", "licence": "LICENCE", "size": "SIZE", "where": "WHERE", "citation": "CITATION"}
 
@@ -22,7 +22,7 @@ class Command:
 
 def main(argv: list[str]) -> None:
     command = tyro.cli(Command, args=argv, prog="sessionrec sources", description=__doc__)
-    modules = {name: sources.find(name) for name in sources.NAMES}
+    modules = {name: SOURCES.find(name) for name in SOURCES}
     found = {name: {fact: getattr(module, at) for fact, at in _FACTS.items()} for name, module in modules.items()}
     if command.json:
         files = {name: [file._asdict() for file in module.FILES] for name, module in modules.items()}

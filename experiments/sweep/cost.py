@@ -13,7 +13,7 @@ from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train
 from sessionrec_jax.data.codes import CLICKED, TRAIN
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.model import count
-from sessionrec_jax.model.sessionrec import Spec
+from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.model.spec_of_log import spec_of
 
 _EPOCHS, _WINDOWS = 16, 20_000

@@ -25,12 +25,14 @@ from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config.settings import Loss
 from sessionrec_jax.data.catalogue import ID_ROW
-from sessionrec_jax.devices.mesh import BATCH_AXES, TABLE_AXIS, is_table, local_places, log_sum_of_rows, row_specs
+from sessionrec_jax.devices.mesh import BATCH_AXES, TABLE_AXIS, local_places, log_sum_of_rows
+from sessionrec_jax.devices.sharding import is_table, row_specs
 from sessionrec_jax.loss.negatives import Negatives
 from sessionrec_jax.loss.retrieval import Rows, catalogue_log_sum
 from sessionrec_jax.loss.targets import Targets
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
+from sessionrec_jax.model.embedding import Side
+from sessionrec_jax.model.spec import Inputs, Params, Queries, Spec
 
 ID_TABLE = "item_table"
 PAST = 2**31 - 1

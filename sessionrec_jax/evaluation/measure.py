@@ -46,7 +46,8 @@ from sessionrec_jax.evaluation.seen import holds, seen_items
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.loss.session import rank_logits, rank_loss_sums, targets
 from sessionrec_jax.loss.targets import Targets
-from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
+from sessionrec_jax.model.embedding import Side
+from sessionrec_jax.model.spec import Inputs, Params, Spec
 
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 

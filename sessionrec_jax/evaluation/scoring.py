@@ -22,9 +22,11 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.devices.gathered_rows import rows_of, with_own_rows
-from sessionrec_jax.devices.mesh import BATCH_AXES, TABLE_AXIS, local_places, log_sum_of_rows, row_specs
+from sessionrec_jax.devices.mesh import BATCH_AXES, TABLE_AXIS, local_places, log_sum_of_rows
 from sessionrec_jax.devices.processes import max_over_processes
-from sessionrec_jax.model.sessionrec import Params, Side, Spec
+from sessionrec_jax.devices.sharding import row_specs
+from sessionrec_jax.model.embedding import Side
+from sessionrec_jax.model.spec import Params, Spec
 
 _CHUNK = 8192
 """Most items whose scores are held at once."""

@@ -14,7 +14,7 @@ from sessionrec_jax.data.batches import Shape, shape_of
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.devices.mesh import batch_shards, shards_here
-from sessionrec_jax.model.sessionrec import Params, Spec
+from sessionrec_jax.model.spec import Params, Spec
 from sessionrec_jax.runfolder.history import TrainingHistory
 
 

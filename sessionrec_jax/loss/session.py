@@ -17,7 +17,7 @@ from sessionrec_jax.loss.negatives import Negatives, Proposal, draw_negatives, p
 from sessionrec_jax.loss.rank import rank_logits, rank_loss_sums, rank_terms
 from sessionrec_jax.loss.retrieval import Rows, bce_sums, catalogue_log_sum, full_softmax_sums, sampled_softmax_sums
 from sessionrec_jax.loss.targets import Targets, targets
-from sessionrec_jax.model.sessionrec import Queries
+from sessionrec_jax.model.spec import Queries
 
 __all__ = [
     "Negatives",

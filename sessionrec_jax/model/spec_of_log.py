@@ -9,7 +9,7 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.columns import session_context
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.model.sessionrec import ROW_MULTIPLE, Spec
+from sessionrec_jax.model.spec import ROW_MULTIPLE, Spec
 
 
 def spec_of(config: Config, log: Prepared, catalogue: Catalogue) -> Spec:

@@ -13,7 +13,8 @@ from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import MANIFEST, Prepared, open_log
-from sessionrec_jax.devices.mesh import make_mesh, shardings
+from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model.spec_of_log import spec_of
@@ -38,7 +39,7 @@ def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) 
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
     shapes = abstract_state(spec, config.optim)
-    places = shardings(mesh, shapes)
+    places = shardings(mesh, spec.model, shapes)
     like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
     folder = run_dir / "checkpoints"
     newest, _ = newest_whole(folder)

@@ -32,7 +32,8 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.scoring import BLOCK, ItemTable, item_table, over_rows, stack_pairs, top_k
 from sessionrec_jax.evaluation.seen import exposed_items
 from sessionrec_jax.evaluation.trained_model import TrainedModel
-from sessionrec_jax.model.sessionrec import Inputs, Params, Side, Spec
+from sessionrec_jax.model.embedding import Side
+from sessionrec_jax.model.spec import Inputs, Params, Spec
 from sessionrec_jax.runfolder.progress import Bar
 from sessionrec_jax.serving.histories import Histories
 

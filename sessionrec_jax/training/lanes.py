@@ -15,9 +15,10 @@ import numpy as np
 
 from sessionrec_jax.config.settings import Optim
 from sessionrec_jax.data.batches import Batch
-from sessionrec_jax.devices.mesh import put, put_batch, put_batches, put_replicated, replicated, shardings, side_by_side
+from sessionrec_jax.devices.mesh import put, put_batch, put_batches, put_replicated, replicated, side_by_side
+from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.session import Sums
-from sessionrec_jax.model.sessionrec import Inputs, Spec
+from sessionrec_jax.model.spec import Inputs, Spec
 from sessionrec_jax.training.step import Scalars, State, abstract_state
 
 
@@ -56,7 +57,7 @@ class Lanes:
 @functools.lru_cache(maxsize=16)
 def _programs(spec: Spec, optimizer: Optim, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
     """(states of single runs -> stacked, (stacked, lane) -> state of a single run), jitted."""
-    places = shardings(mesh, abstract_state(spec, optimizer))
+    places = shardings(mesh, spec.model, abstract_state(spec, optimizer))
     stack = jax.jit(
         lambda of_runs: jax.tree.map(lambda *x: jnp.stack(x), *of_runs),
         out_shardings=jax.tree.map(side_by_side, places),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from sessionrec_jax.config.settings import Model, Optim
-from sessionrec_jax.devices.mesh import is_table
+from sessionrec_jax.devices.sharding import is_table
 from sessionrec_jax.model.parametrization import learning_rate_multiplier
 
 

@@ -14,11 +14,13 @@ from sessionrec_jax.config.settings import Config, Loss, Optim
 from sessionrec_jax.config.values import program_of
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.devices.gathered_rows import Read, Reading, full_log_sum
-from sessionrec_jax.devices.mesh import put, put_replicated, replicated, shardings, side_by_side
+from sessionrec_jax.devices.mesh import put, put_replicated, replicated, side_by_side
+from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.session import Proposal, Sums, Targets, draw_negatives, session_loss, targets, terms_of
 from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.embedding import Side
 from sessionrec_jax.model.sequence_encoder import Noise
-from sessionrec_jax.model.sessionrec import Inputs, Params, Queries, Side, Spec
+from sessionrec_jax.model.spec import Inputs, Params, Queries, Spec
 from sessionrec_jax.training import optim
 
 _INIT_STREAM = 0
@@ -129,7 +131,7 @@ def make_step(
             params = optax.tree.add_scale(state.params, -scalars.learning_rate, direction)
         return State(state.step + 1, params, optimizer_state), sums
 
-    places = (shardings(mesh, abstract_state(spec, optimizer)), replicated(mesh))
+    places = (shardings(mesh, spec.model, abstract_state(spec, optimizer)), replicated(mesh))
     if runs > 1:
         step = jax.vmap(step, in_axes=(0, 0, 0, None, None, 0, 0))
         places = jax.tree.map(side_by_side, places)
@@ -174,7 +176,7 @@ def initialiser(spec: Spec, optimizer: Optim, mesh: jax.sharding.Mesh) -> Any:
     def state(key: jax.Array, of_heads: dict[str, jax.Array]) -> State:
         return _state(optimizer, spec, sessionrec.init_with_biases(spec, key, of_heads))
 
-    return jax.jit(state, out_shardings=shardings(mesh, abstract_state(spec, optimizer)))
+    return jax.jit(state, out_shardings=shardings(mesh, spec.model, abstract_state(spec, optimizer)))
 
 
 def _state(optimizer: Optim, spec: Spec, params: Params) -> State:

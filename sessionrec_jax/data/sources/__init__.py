@@ -2,22 +2,18 @@
 
 A source is a module with NAME, TITLE, LICENCE, SIZE, WHERE (to download it), CITATION, FILES (what it expects to find),
 `Options` (a dataclass: its part of the command line) and `read(options) -> RawLog`. It checks its files and scans them
-lazily; cleaning, sessions and roles are the same for all (prepare.py).
+lazily; cleaning, sessions and roles are the same for all (prepare.py). `sessionrec_jax.registry.SOURCES` finds the
+sources by name: the files of this folder, and what a plugin registers.
 """
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import polars as pl
 
 from sessionrec_jax.data.session_log import Split, TimeUnit
-from sessionrec_jax.errors import InputError, near_miss
-
-NAMES = ("kuaisar", "recflow", "kuairand", "ebnerd", "mind", "movielens", "table", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,3 @@ class RawLog:
     """What a reader of the log should know: what was left out, and why."""
     truth: dict[str, Any] | None = None
     """Settings of the process that made the log, where it is known."""
-
-
-def find(name: str) -> ModuleType:
-    """The source of this name. Raises InputError that names the near miss."""
-    if name not in NAMES:
-        raise InputError(f"unknown source {name!r}; {near_miss(name, NAMES)} (`sessionrec sources` lists them)")
-    return importlib.import_module(f"{__name__}.{name}")
