@@ -10,63 +10,71 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sessionrec_jax.errors import InputError, near_miss
 
+T = TypeVar("T")
+_ROOT = Path(__file__).parent.parent
 
-class Registry:
-    """The extensions of one kind. A built-in one is imported when it is first asked for."""
 
-    def __init__(self, kind: str, folder: str, attribute: str = "", helpers: tuple[str, ...] = ()):
-        """`attribute`: the name in the file that holds the extension; empty: the module itself is the extension.
-        `helpers`: files of the folder that are no extension."""
+class Registry(Generic[T]):
+    """The extensions of one kind, by name. A built-in one is imported when it is first asked for."""
+
+    def __init__(self, kind: str, attribute: str, modules: dict[str, str]):
+        """`modules`: the module of each built-in extension, by name. `attribute`: the name in that module that holds
+        the extension; empty if the module itself is the extension."""
         self.kind = kind
-        self._package, self._attribute = f"{__package__}.{folder.replace('/', '.')}", attribute
-        files = sorted((Path(__file__).parent / folder).glob("*.py"))
-        self._files = {path.stem: path for path in files if path.stem not in ("__init__", *helpers)}
-        self._added: dict[str, Any] = {}
+        self._attribute, self._modules = attribute, modules
+        self._added: dict[str, T] = {}
 
     def __iter__(self) -> Iterator[str]:
         """Yields all names, the built-in ones first."""
-        return iter((*self._files, *self._added))
+        return iter((*self._modules, *self._added))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files or name in self._added
+        return name in self._modules or name in self._added
 
-    def register(self, name: str, extension: Any) -> None:
+    def register(self, name: str, extension: T) -> None:
         """Adds an extension under a new name. Registering the same object again does nothing.
 
         Raises InputError if the name is not a Python identifier or belongs to another extension.
         """
         if not name.isidentifier():
-            raise InputError(f"a {self.kind} is named {name!r}; expected a Python identifier, such as my_encoder")
-        if name in self._files or self._added.get(name, extension) is not extension:
+            raise InputError(f"a {self.kind} needs a name that is a Python identifier; got {name!r}")
+        if name in self._modules or self._added.get(name, extension) is not extension:
             raise InputError(f"there is already a {self.kind} named {name!r}; choose another name")
         self._added[name] = extension
 
-    def find(self, name: str) -> Any:
+    def find(self, name: str) -> T:
         """Returns the extension of this name. Raises InputError, which names the nearest known name."""
         if name in self._added:
             return self._added[name]
-        if name not in self._files:
+        if name not in self._modules:
             raise InputError(
                 f"unknown {self.kind} {name!r}; {near_miss(name, self)} "
                 "(if a module of yours registers it, add --plugin MODULE)"
             )
-        module = importlib.import_module(f"{self._package}.{name}")
+        module = importlib.import_module(self._modules[name])
         return getattr(module, self._attribute) if self._attribute else module
 
     def help(self, opening: str) -> str:
-        """Returns the text of --help: the opening, then one line for each built-in extension. Imports none of them."""
-        lines = (path.read_text().partition("\n")[0].strip().strip('"').rstrip(".") for path in self._files.values())
+        """Returns a text for --help: the opening, then the first line of each built-in extension's file."""
+        files = [_ROOT / f"{module.replace('.', '/')}.py" for module in self._modules.values()]
+        lines = (file.read_text().partition("\n")[0].strip('"').rstrip(".") for file in files)
         return "\n".join([opening, *lines])
 
 
-SESSION_ENCODERS = Registry("session encoder", "model/session_encoders", "ENCODER")
-SEQUENCE_ENCODERS = Registry("sequence encoder", "model/sequence_encoders", "ENCODER")
-RANK_LOSSES = Registry("rank loss", "loss/rank_losses", "LOSS")
-SOURCES = Registry("source", "data/sources", helpers=("files",))
+def _files(package: str, *helpers: str) -> dict[str, str]:
+    """Returns the module of each file of a package, by the file's name, without `helpers`."""
+    names = sorted(path.stem for path in (_ROOT / package.replace(".", "/")).glob("*.py"))
+    return {name: f"{package}.{name}" for name in names if name not in ("__init__", *helpers)}
+
+
+SESSION_ENCODERS = Registry[Any]("session encoder", "ENCODER", _files("sessionrec_jax.model.session_encoders"))
+SEQUENCE_ENCODERS = Registry[Any]("sequence encoder", "ENCODER", _files("sessionrec_jax.model.sequence_encoders"))
+RANK_LOSSES = Registry[Any]("rank loss", "LOSS", _files("sessionrec_jax.loss.rank_losses"))
+SOURCES = Registry[Any]("source", "", _files("sessionrec_jax.data.sources", "files"))
 
 
 def register_session_encoder(name: str, encoder: Any) -> None:
