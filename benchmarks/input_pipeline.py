@@ -74,7 +74,7 @@ def case(prepared: Prepared, size: str) -> dict[str, float | str]:
     key = jax.device_put(jax.random.key(0), replicated(mesh))
     state = initial_state(config, spec, catalogue, mesh)
     epoch = functools.partial(train_batches, config, prepared, shape)
-    host = functools.partial(train_batches, config, prepared, shape_of(config, HOSTS, held=(0,)))
+    host = functools.partial(train_batches, config, prepared, shape_of(config, HOSTS, local_shards=(0,)))
     ready = list(epoch())
 
     def steps(batches: Iterable[Batch]) -> None:

@@ -23,12 +23,12 @@ from _bench import in_turns, ratio, report, significant
 
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data.batches import Batch, Packer, Shape
+from sessionrec_jax.data.batches import Batch, BatchShape, Packer
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.data.codes import CLICKED, IGNORED, TRAIN
 from sessionrec_jax.data.item_level import slots
 from sessionrec_jax.data.store import FlatLog
-from sessionrec_jax.data.windows import windows
+from sessionrec_jax.data.windows import make_windows
 from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated, put_side, replicated
 from sessionrec_jax.loss.session import proposal
 from sessionrec_jax.model import count
@@ -115,7 +115,7 @@ def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
     """The step that `sessionrec train` would run on these histories, compiled and ready to be called."""
     row_slots = SESSIONS if paradigm == "nspp" else SESSIONS * items
     config = replace(Config(), OVERRIDES | {"paradigm": paradigm, "data.sessions_per_row": row_slots})
-    batch = full_batch(config, log, Shape(1, USERS, row_slots, SESSIONS * items))
+    batch = full_batch(config, log, BatchShape(1, USERS, row_slots, SESSIONS * items))
     clicks_V, exposures_V = (
         np.bincount(log.item_N[of_N], minlength=CATALOGUE + 1) for of_N in (log.feedback_N == CLICKED, slice(None))
     )
@@ -147,13 +147,15 @@ def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
     return Contender(step, exposures, peak_bytes, flops(row_slots), flops(row_slots) - flops(0))
 
 
-def full_batch(config: Config, log: FlatLog, shape: Shape) -> Batch:
+def full_batch(config: Config, log: FlatLog, shape: BatchShape) -> Batch:
     """The one batch of the log in the slots of the paradigm. Without padding, so that neither side pays for it."""
     view = slots(log, config.paradigm)
-    cut = view.told(windows(view.log, np.arange(log.users), TRAIN, shape.sessions_per_row, shape.items_per_row))
-    packer = Packer(cut, shape, 1.0, 0)
-    if len(packer) != 1 or packer[0].waste != (0.0, 0.0):
-        raise RuntimeError(f"wanted one batch without padding; came {len(packer)}, padding {packer[0].waste}")
+    users, sessions, items = np.arange(log.users), shape.sessions_per_row, shape.items_per_row
+    windows = view.to_stored(make_windows(view.log, users, TRAIN, sessions=sessions, items=items))
+    packer = Packer(windows, shape, 1.0, 0)
+    counts = packer[0].counts()
+    if len(packer) != 1 or (counts.items, counts.sessions) != (counts.item_slots, counts.session_slots):
+        raise RuntimeError(f"wanted one batch without padding; came {len(packer)} batches, the first with {counts}")
     return packer[0]
 
 

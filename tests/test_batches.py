@@ -25,7 +25,7 @@ from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import RawLog, synthetic
 from sessionrec_jax.data.store import FlatLog
-from sessionrec_jax.data.windows import windows
+from sessionrec_jax.data.windows import make_windows
 from sessionrec_jax.errors import InputError
 
 ROLES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -130,14 +130,15 @@ def test_a_window_is_a_stretch_of_one_users_history_without_later_roles(config, 
 
 def test_a_long_history_is_cut_with_half_a_row_of_history_before_each_target(config, log):
     flat, slots = log.arrays(), config.data.sessions_per_row
-    cut = windows(flat, train_users(config, log), TRAIN, slots, config.data.items_per_row)
+    users, items = train_users(config, log), config.data.items_per_row
+    windows = make_windows(flat, users, TRAIN, sessions=slots, items=items)
     user_S = np.repeat(np.arange(flat.users), np.diff(flat.user_session_offsets_U1))
-    begin_W = flat.user_session_offsets_U1[user_S[cut.first_W]]
-    assert np.any(begin_W < cut.first_W)  # some histories were too long
-    assert np.all(cut.last_W - cut.first_W <= slots)
-    assert np.all(cut.items_W <= config.data.items_per_row)
-    history_W, full_W = cut.first_target_W - cut.first_W, cut.items_W > 0.8 * config.data.items_per_row
-    assert np.all((cut.first_W == begin_W) | (history_W >= slots // 2) | full_W)
+    begin_W = flat.user_session_offsets_U1[user_S[windows.first_W]]
+    assert np.any(begin_W < windows.first_W)  # some histories were too long
+    assert np.all(windows.last_W - windows.first_W <= slots)
+    assert np.all(windows.items_W <= config.data.items_per_row)
+    history_W, full_W = windows.first_target_W - windows.first_W, windows.items_W > 0.8 * config.data.items_per_row
+    assert np.all((windows.first_W == begin_W) | (history_W >= slots // 2) | full_W)
     assert np.all(history_W >= 1)
 
 
@@ -164,9 +165,9 @@ def test_the_arrays_keep_contract_2(config, log, shards):
 
 def test_packing_loses_and_adds_no_exposure(config, log):
     batches = eval_batches(config, log, shape_of(config, 1), VALIDATION)
-    cut = batches.packer.cut
-    numbers = [s for first, last in zip(cut.first_W, cut.last_W, strict=True) for s in range(first, last)]
-    wanted = [pair for session in numbers for pair in stored(cut.log, session)]
+    windows = batches.packer.windows
+    numbers = [s for first, last in zip(windows.first_W, windows.last_W, strict=True) for s in range(first, last)]
+    wanted = [pair for session in numbers for pair in stored(windows.log, session)]
     packed = [pair for batch in batches for session in sessions(batch) for pair in session.items]
     assert sorted(packed) == sorted(wanted)
 
@@ -203,7 +204,7 @@ def test_every_epoch_has_every_window_once_in_an_order_of_its_own(config, log):
     def order(seed: int, epoch: int) -> tuple[int, ...]:
         packer = train_batches(replace(config, {"train.seed": seed}), log, shape_of(config, 1)).packer
         window_P = packer.epoch(epoch).window_P
-        assert sorted(window_P) == list(range(len(packer.cut)))
+        assert sorted(window_P) == list(range(len(packer.windows)))
         return tuple(window_P)
 
     orders = {(seed, epoch): order(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 6)}
@@ -214,9 +215,9 @@ def test_every_epoch_has_every_window_once_in_an_order_of_its_own(config, log):
 def test_epochs_follow_each_other_without_a_gap(config, log):
     """Seven epochs, more than are remembered, hold each training session seven times, but for the last batch's rest."""
     packer = train_batches(replace(config, {"train.epochs": 7.0}), log, shape_of(config, 1)).packer
-    targets = sum(packer[index].target_sessions for index in range(len(packer)))
+    targets = sum(packer[index].counts().target_sessions for index in range(len(packer)))
     per_batch = packer[0].user_of_session_GRL.size
-    assert abs(targets - 7 * packer.cut.target_sessions) < per_batch
+    assert abs(targets - 7 * packer.windows.target_sessions) < per_batch
     assert len(train_batches(replace(config, {"train.epochs": 1e-3}), log, shape_of(config, 1))) == 1
 
 
@@ -226,9 +227,9 @@ def test_subsets_of_users_are_nested_and_count_their_own_popularity(config, log)
     assert [len(u) for u in users] == [40, 120, 160]
     assert users[0] < users[1] < users[2]
     flat = log.arrays()
-    cut = train_batches(small, log, shape_of(small, 1)).packer.cut
+    windows = train_batches(small, log, shape_of(small, 1)).packer.windows
     user_S = np.repeat(np.arange(flat.users), np.diff(flat.user_session_offsets_U1))
-    assert set(user_S[cut.first_W]) <= users[0]
+    assert set(user_S[windows.first_W]) <= users[0]
     ours_N = np.isin(np.repeat(user_S, flat.session_items_S), list(users[0])) & (flat.feedback_N <= CLICKED)
     assert train_catalogue(small, log).click_rate == pytest.approx(np.mean(flat.feedback_N[ours_N] == CLICKED))
 
@@ -251,7 +252,8 @@ def test_named_side_columns_are_seen_and_no_others(config, log):
 
 def test_the_scarcer_slots_waste_little(config, log):
     roomy = resolve(replace(config, {"data.sessions_per_row": 64, "data.items_per_row": 0, "train.epochs": 3.0}), log)
-    waste = np.mean([batch.waste for batch in train_batches(roomy, log, shape_of(roomy, 1))], axis=0)
+    counts = [batch.counts() for batch in train_batches(roomy, log, shape_of(roomy, 1))]
+    waste = np.mean([(1 - c.items / c.item_slots, 1 - c.sessions / c.session_slots) for c in counts], axis=0)
     assert min(waste) < 0.04
 
 
@@ -291,8 +293,8 @@ def test_a_window_can_be_shorter_than_its_row(config, split_log, slots):
     changed = {"data.window": slots, "data.fingerprint": split_log.fingerprint}
     short = replace(config, changed)
     for role in (TRAIN, VALIDATION, TEST):
-        whole, cut = (windows_of(one_pass(c, split_log, role)) for c in (config, short))
-        assert max(map(len, cut)) == slots
-        assert all(sum(s.target for s in window) >= 1 for window in cut)
-        targets = [sorted(s.items for window in found for s in window if s.target) for found in (whole, cut)]
+        whole, split = (windows_of(one_pass(c, split_log, role)) for c in (config, short))
+        assert max(map(len, split)) == slots
+        assert all(sum(s.target for s in window) >= 1 for window in split)
+        targets = [sorted(s.items for window in found for s in window if s.target) for found in (whole, split)]
         assert targets[0] == targets[1]

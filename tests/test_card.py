@@ -37,7 +37,8 @@ def test_distributions_are_those_of_the_log(prepared):
 
 def test_padding_is_that_of_training_batches(prepared):
     config = resolve(replace(Config(), {"train.epochs": 1.0, "data.path": str(prepared.path)}), prepared)
-    waste = np.mean([batch.waste for batch in list(train_batches(config, prepared, shape_of(config, 1)))[:-1]], axis=0)
+    counts = [batch.counts() for batch in list(train_batches(config, prepared, shape_of(config, 1)))[:-1]]
+    waste = np.mean([(1 - c.items / c.item_slots, 1 - c.sessions / c.session_slots) for c in counts], axis=0)
     padding = prepared.card()["padding"]
     assert [padding["item_slots"], padding["session_slots"]] == pytest.approx(waste, abs=0.02)
 

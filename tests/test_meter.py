@@ -129,8 +129,12 @@ def test_every_line_of_the_log_tells_where_the_time_went(watched, log):
     assert [line["step"] for line in lines] == sorted({*range(EVERY - 1, len(batches), EVERY), len(batches) - 1})
     for line in lines:
         of_line = batches[line["step"] // EVERY * EVERY : line["step"] + 1]
-        assert line["item_slots_padding"] == pytest.approx(np.mean([batch.waste[0] for batch in of_line]))
-        assert line["session_slots_padding"] == pytest.approx(np.mean([batch.waste[1] for batch in of_line]))
+        assert line["item_slots_padding"] == pytest.approx(
+            np.mean([1 - batch.counts().items / batch.item_GT.size for batch in of_line])
+        )
+        assert line["session_slots_padding"] == pytest.approx(
+            np.mean([1 - batch.counts().sessions / batch.target_GRL.size for batch in of_line])
+        )
         items, sessions = (sum(map(np.count_nonzero, arrays)) for arrays in (
             [batch.item_GT for batch in of_line], [batch.user_of_session_GRL for batch in of_line]
         ))  # fmt: skip

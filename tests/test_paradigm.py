@@ -10,13 +10,12 @@ import pytest
 
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data import item_level
 from sessionrec_jax.data.batches import eval_batches, shape_of
 from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
 from sessionrec_jax.data.item_level import slots, targets
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import FlatLog
-from sessionrec_jax.data.windows import windows
+from sessionrec_jax.data.windows import make_windows
 from sessionrec_jax.errors import InputError
 
 ITEM_LEVEL = ("nipp", "nipp_plus")
@@ -107,9 +106,9 @@ def test_every_training_label_of_next_session_prediction_is_one_of_the_baselines
 
     def labels(view: FlatLog) -> Counter:
         """Clicked items of training targets with the second they were clicked in."""
-        cut = windows(view, np.arange(view.users), TRAIN, 200, 200)
+        windows = make_windows(view, np.arange(view.users), TRAIN, sessions=200, items=200)
         found: Counter = Counter()
-        for first, last in zip(cut.first_target_W, cut.last_W, strict=True):
+        for first, last in zip(windows.first_target_W, windows.last_W, strict=True):
             for session in range(first, last):
                 place = slice(*view.session_item_offsets_S1[session : session + 2])
                 clicked = view.feedback_N[place] == CLICKED
@@ -151,4 +150,3 @@ def test_what_a_paradigm_cannot_learn_is_refused(config):
         check(replace(config, {"paradigm": "nipp"}))
     with pytest.raises(InputError, match=r"no pairs; wanted --loss.rank pointwise"):
         check(replace(config, {"paradigm": "nipp_plus", "loss.rank": "pairwise"}))
-    assert item_level._CLICKED == CLICKED

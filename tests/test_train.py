@@ -143,7 +143,7 @@ def test_counters_count_what_was_seen(whole, log):
     batches = list(train_batches(config, log, trained.shape))
     seen = trained.history.counters
     assert len(batches) == trained.history.steps
-    assert seen.target_sessions == sum(batch.target_sessions for batch in batches)
+    assert seen.target_sessions == sum(batch.counts().target_sessions for batch in batches)
     assert seen.items == sum(np.count_nonzero(batch.item_GT) for batch in batches)
     assert seen.item_slots == sum(batch.item_GT.size for batch in batches)
     assert seen.target_items > 0

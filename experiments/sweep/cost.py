@@ -59,10 +59,10 @@ class Epoch(NamedTuple):
 
     @classmethod
     def of(cls, config: Config, prepared: Prepared) -> Epoch:
-        cut = train_windows(config, prepared)
-        packer = Packer(cut, shape_of(replace(config, {"train.microbatches": 1}), 1), 1.0, config.train.seed)
-        packed = [len(packer.epoch(epoch)) for epoch in range(max(1, min(_EPOCHS, _WINDOWS // len(cut))))]
-        return cls(int(cut.items_W.sum()), int((cut.last_W - cut.first_W).sum()), float(np.mean(packed)))
+        windows = train_windows(config, prepared)
+        packer = Packer(windows, shape_of(replace(config, {"train.microbatches": 1}), 1), 1.0, config.train.seed)
+        packed = [len(packer.epoch(epoch)) for epoch in range(max(1, min(_EPOCHS, _WINDOWS // len(windows))))]
+        return cls(int(windows.items_W.sum()), int(windows.sessions_W.sum()), float(np.mean(packed)))
 
     def steps(self, config: Config, epochs: float = 1.0) -> int:
         return max(1, round(epochs * self.rows / config.data.rows))

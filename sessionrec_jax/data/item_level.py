@@ -1,12 +1,12 @@
-"""The item-level baselines as logs: every item a slot of its own, so that one model and one code path serve them all.
+"""The item-level baselines as logs in which every item is a slot of its own. One model and one code path serve all.
 
     nspp        a slot is a session; its target is the next session (the log as it is)
     nipp        a slot is a clicked item; its target is the next clicked item
-    nipp_plus   a slot is an exposure with its feedback, context too; its target is the next exposure
+    nipp_plus   a slot is an exposure with its feedback, context included; its target is the next exposure
 
-What the paper means by its "+" is not known; this is our reading. Everything is scored at the borders of sessions: for
-a held-out session the history is cut into slots and the session itself stays whole behind it, so that all paradigms
-answer the same question with the same targets. Letters: N exposures, K kept ones, S sessions, U users, X targets.
+The paper does not define its "+"; this is our reading. Evaluation is at the borders of sessions: the history before a
+held-out session becomes slots, and the session itself stays whole. So all paradigms answer the same question with the
+same targets. Letters: N exposures, K kept ones, S sessions, U users, X targets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLOT = {"nspp": "session", "nipp": "clicked item", "nipp_plus": "exposure"}
 
 
 class View(NamedTuple):
-    """A log made of the stored one, and whence each part of it is."""
+    """A log made of the stored one, with the origin of each user and session."""
 
     log: FlatLog
     user_U: Int64[np.ndarray, " U"]
@@ -36,9 +36,9 @@ class View(NamedTuple):
     session_S: Int64[np.ndarray, " S"]
     """The stored log's session of each session here."""
 
-    def told(self, cut: Windows) -> Windows:
-        """Windows of `log`, with users and sessions of the stored log for names."""
-        return dataclasses.replace(cut, user_W=self.user_U[cut.user_W], session_S=self.session_S)
+    def to_stored(self, windows: Windows) -> Windows:
+        """Returns windows of `log` whose `user_W` and `session_S` are indices into the stored log."""
+        return dataclasses.replace(windows, user_W=self.user_U[windows.user_W], session_S=self.session_S)
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class _Kept:
     """The exposures that become slots."""
 
     index_K: Int64[np.ndarray, " K"]
-    """Their place among all exposures."""
+    """Their indices among all exposures."""
     before_N1: Int64[np.ndarray, " N1"]
-    """How many of the first n exposures are kept."""
+    """Entry n counts the kept ones among the first n exposures."""
     starts_U: Bool[np.ndarray, " U"]
-    """Users that get an empty slot first: nothing of their first session is kept, so that without it there would be
-    nothing to ask when their second session is to be predicted. With it no label of nspp is missing."""
+    """Users that get an empty slot first, because nothing of their first session is kept. Without it their second
+    session would have no query; with it every label of nspp exists here too."""
 
 
 def _kept(log: FlatLog, paradigm: Paradigm) -> _Kept:
@@ -66,8 +66,11 @@ def _kept(log: FlatLog, paradigm: Paradigm) -> _Kept:
 
 
 def slots(log: FlatLog, paradigm: Paradigm) -> View:
-    """The log with every kept exposure as a session of one item; the log itself for nspp. Users stay the same. A
-    slot has the time, the context and the role of its session; an empty start slot those of the user's first."""
+    """Returns the log with every kept exposure as a session of one item; for nspp the log itself.
+
+    Users stay the same. A slot has the time, context and role of its session. An empty start slot has the time and
+    context of the user's first session, and trains.
+    """
     if paradigm == "nspp":
         return View(log, np.arange(log.users), np.arange(len(log.session_items_S)))
     kept = _kept(log, paradigm)
@@ -95,8 +98,7 @@ def _session_of(log: FlatLog, index_K: np.ndarray) -> np.ndarray:
 
 
 def targets(log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, history: int) -> View:
-    """For each session of `role` that has one before it, a user whose sessions are at most `history` slots, as `slots`
-    would make them, and then the whole session."""
+    """Makes a user of each session of `role` that follows another: at most `history` slots, then the whole session."""
     kept = _kept(log, paradigm)
     begin_X, target_X, user_X = _targets(log, users, role)
     item_S1 = log.session_item_offsets_S1
@@ -112,13 +114,13 @@ def targets(log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, hist
     session_items_S[user_slots_X1[1:] - 1] = log.session_items_S[target_X]
     role_S = np.full(user_slots_X1[-1], TRAIN, np.int8)
     role_S[user_slots_X1[1:] - 1] = role
-    session_S = np.repeat(begin_X, slots_X)  # of the start slot: the user's first
+    session_S = np.repeat(begin_X, slots_X)  # right for start slots; the others follow
     is_past_S = np.ones(len(session_S), bool)
     is_past_S[user_slots_X1[:-1][starts_X]] = is_past_S[user_slots_X1[1:] - 1] = False
     session_S[is_past_S] = _session_of(log, past_N)
     session_S[user_slots_X1[1:] - 1] = target_X
 
-    # A user's exposures are its past ones and then the target's.
+    # A user's exposures are the past ones and then the target's.
     own_N = ranges(item_S1[target_X], item_S1[target_X + 1])
     lengths_X2 = np.stack([last_K - first_K, log.session_items_S[target_X]], axis=1)
     is_past_N = np.repeat(np.tile([True, False], len(target_X)), lengths_X2.reshape(-1))
@@ -137,7 +139,7 @@ def targets(log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, hist
 
 
 def _targets(log: FlatLog, users: np.ndarray, role: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(the user's first session, the target session, the user) of every session of `role` that has one before it."""
+    """Returns (the user's first session, the target session, the user) of each session of `role` after the first."""
     begin_U, end_U = log.user_session_offsets_U1[users], log.user_session_offsets_U1[users + 1]
     session_X = ranges(np.minimum(begin_U + 1, end_U), end_U)
     place_X = np.repeat(np.arange(len(users)), np.maximum(end_U - begin_U - 1, 0))

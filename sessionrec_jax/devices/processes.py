@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -276,7 +276,7 @@ class Wishes:
         self._own = signal, to_save and is_process_zero()
         return (max_over_processes(signal), False) if is_last else self._agreed
 
-    def tell(self, counts: np.ndarray) -> Any:
+    def tell(self, counts: Sequence[int]) -> Any:
         """Sent on its way; for `read`."""
         if not is_multiprocess():
             return counts
@@ -285,13 +285,13 @@ class Wishes:
         parts = jax.device_put(rows, self._here)
         return self._combine(jax.make_array_from_single_device_arrays((self._rows, len(row)), self._spread, parts))
 
-    def read(self, told: Any) -> np.ndarray:
+    def read(self, told: Any) -> Sequence[int]:
         """The counts of all processes."""
         if not is_multiprocess():
             return told
         signal, to_save, *counts = jax.device_get(told).tolist()
         self._agreed = signal, bool(to_save)
-        return np.array(counts)
+        return counts
 
 
 def _combined(told_DX: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.batches import Shape, shape_of
+from sessionrec_jax.data.batches import BatchShape, shape_of
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.devices.mesh import batch_shards, shards_here
@@ -38,6 +38,6 @@ class TrainedModel:
     """None if the model did not come out of training in this process."""
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> BatchShape:
         """The shape of the batches that are evaluated."""
         return shape_of(self.config, batch_shards(self.mesh), shards_here(self.mesh)[0])

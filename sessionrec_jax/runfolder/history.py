@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int64
+from sessionrec_jax.data.batches import BatchCounts
 
 
 @dataclass
@@ -30,14 +29,13 @@ class Counters:
     """The largest number of runs that trained side by side in one of this run's lives, itself included. They share a
     loop: its seconds are in the row of each run, and the speeds of a run are its own share of the devices' work."""
 
-    def add(self, counts: Int64[np.ndarray, " 5"]) -> None:
-        """Adds the counts of one batch, as `Batch.counts` returns them."""
-        target_sessions, sessions, items, session_slots, item_slots = counts.tolist()
-        self.target_sessions += target_sessions
-        self.sessions += sessions
-        self.items += items
-        self.session_slots += session_slots
-        self.item_slots += item_slots
+    def add(self, counts: BatchCounts) -> None:
+        """Adds the counts of one batch."""
+        self.target_sessions += counts.target_sessions
+        self.sessions += counts.sessions
+        self.items += counts.items
+        self.session_slots += counts.session_slots
+        self.item_slots += counts.item_slots
 
     def speed(self) -> dict[str, float]:
         """Returns packed sessions and items per second, compilation excluded, and the shares of slots left empty."""

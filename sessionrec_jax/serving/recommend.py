@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.data import item_level
-from sessionrec_jax.data.batches import Packer, Shape
+from sessionrec_jax.data.batches import BatchShape, Packer
 from sessionrec_jax.data.codes import TRAIN
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.store import FlatLog
@@ -99,7 +99,7 @@ def _refuse_long_sessions(histories: Histories, run: TrainedModel, recent: Windo
             )
 
 
-def _shape(run: TrainedModel) -> Shape:
+def _shape(run: TrainedModel) -> BatchShape:
     """Of the batches that are read; for an item-level paradigm with room for an item in each slot, as in evaluation."""
     shape = run.shape
     if run.config.paradigm == "nspp":

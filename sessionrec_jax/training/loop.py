@@ -22,7 +22,7 @@ import jax
 
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import program_of
-from sessionrec_jax.data.batches import shape_of, train_catalogue, train_packer
+from sessionrec_jax.data.batches import BatchCounts, shape_of, train_catalogue, train_packer
 from sessionrec_jax.data.codes import VALIDATION
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import Prepared
@@ -174,7 +174,7 @@ def train_together(
         step, state = member.steps, last[member.lane]
         if config.train.evaluated == "best":
             step, state = load_best(member.run_dir / "checkpoints", member.best, state)
-        history = TrainingHistory(member.steps, packer.cut.target_sessions, member.counters, member.best)
+        history = TrainingHistory(member.steps, packer.windows.target_sessions, member.counters, member.best)
         return model(member, step, state, history)
 
     return [trained(member) if member.lane in last else None for member in crew]
@@ -201,7 +201,7 @@ def _read(unread: _Unread | None, lanes: Lanes, wishes: Wishes, diverged: Callab
         return
     sums = lanes.sums(unread.sums)
     for member, step, told in unread.of:
-        counts = wishes.read(told)
+        counts = BatchCounts(*wishes.read(told))
         if not member.is_training:  # it had diverged when this step was already on its way
             continue
         try:

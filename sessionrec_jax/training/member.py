@@ -13,7 +13,7 @@ import numpy as np
 
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
-from sessionrec_jax.data.batches import Batch, Batches, Packer
+from sessionrec_jax.data.batches import Batch, BatchCounts, Batches, Packer
 from sessionrec_jax.devices.processes import is_process_zero
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import MetricsLog
@@ -43,7 +43,7 @@ class Member:
         self.is_training = True
         """Neither at its end nor diverged."""
         self._batches, self._validated_step = Batches(packer), 0
-        self._prior = config.optim.table_prior / (2 * packer.cut.target_sessions)
+        self._prior = config.optim.table_prior / (2 * packer.windows.target_sessions)
         self._checkpoints = Checkpoints(run_dir / "checkpoints", config.train.checkpoints_kept)
 
     def __enter__(self) -> Member:
@@ -123,7 +123,7 @@ class Member:
             np.float32(optim.learning_rate(self.config.optim, self.step, self.steps)), np.float32(self._prior)
         )
 
-    def read(self, step: int, sums: tuple[float, ...], counts: np.ndarray) -> None:
+    def read(self, step: int, sums: tuple[float, ...], counts: BatchCounts) -> None:
         """What a step gave: its Sums, and `Batch.counts` of its batch. Raises Diverged where a sum is no number."""
         if not all(map(math.isfinite, sums)):
             raise Diverged(step)

@@ -14,10 +14,10 @@ import polars as pl
 import vl_convert
 
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.batches import Shape, items_per_row, pack
+from sessionrec_jax.data.batches import BatchShape, items_per_row, pack
 from sessionrec_jax.data.codes import TRAIN
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.data.windows import windows
+from sessionrec_jax.data.windows import make_windows
 
 NAME = "card"
 _SAMPLE_USERS = 20_000
@@ -38,13 +38,13 @@ def _padding(prepared: Prepared) -> dict[str, float] | None:
     config, log = Config(), prepared.first(_SAMPLE_USERS)
     slots = config.data.sessions_per_row
     items = items_per_row(config, log, prepared.manifest["items_per_session_mean"])
-    cut = windows(log, np.arange(log.users), TRAIN, slots, items)
-    if not len(cut):
+    windows = make_windows(log, np.arange(log.users), TRAIN, sessions=slots, items=items)
+    if not len(windows):
         return None
-    rows = len(pack(cut, np.arange(len(cut)), Shape(1, 1, slots, items)))
+    rows = len(pack(windows, np.arange(len(windows)), BatchShape(1, 1, slots, items)))
     return {
-        "item_slots": 1 - float(cut.items_W.sum()) / (rows * items),
-        "session_slots": 1 - float((cut.last_W - cut.first_W).sum()) / (rows * slots),
+        "item_slots": 1 - float(windows.items_W.sum()) / (rows * items),
+        "session_slots": 1 - float(windows.sessions_W.sum()) / (rows * slots),
     }
 
 
