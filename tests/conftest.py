@@ -1,11 +1,11 @@
-"""What the tests share: eight fake devices, a small prepared log, and a small configuration for it."""
+"""Fixtures for all tests: eight fake devices, a small prepared log, and a small configuration for it."""
 
 from __future__ import annotations
 
 import os
 
-# Read when jax starts its backend. Eight devices always, so that no test of sharding is ever skipped; the programs are
-# small, so compiling them fast matters more than running them fast.
+# jax reads these when it starts its backend. There are always eight devices, so no test of sharding is ever skipped.
+# The programs are small, so compiling them fast matters more than running them fast.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
@@ -27,7 +27,7 @@ def log(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def wide_log(tmp_path_factory):
-    """A prepared synthetic log of more items than a batch reads, with the hours of sessions as their context."""
+    """A prepared synthetic log with more items than a batch reads, and with the hour of each session as its context."""
     from sessionrec_jax.data.preparation.prepare import Settings, prepare
     from sessionrec_jax.data.sources import synthetic
 
@@ -37,7 +37,7 @@ def wide_log(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def config(log):
-    """A resolved Config of about a thousand parameters on one device; eight rows of sixteen sessions."""
+    """A resolved Config of about a thousand parameters, for one device and eight rows of sixteen sessions."""
     from sessionrec_jax.config.settings import Config
     from sessionrec_jax.config.values import replace
     from sessionrec_jax.data.resolve import resolve

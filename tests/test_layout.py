@@ -1,4 +1,4 @@
-"""The house: who may import whom, read off the source and README's map; small files; no path of anybody's machine."""
+"""Tests the layout of the code: imports follow README's map, files are small, and no text has a path of a machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def module(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Modules that a file names in an import, at its top or inside a function."""
+    """Returns the modules that a file imports, at its top or inside a function."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -53,7 +53,7 @@ def packages(path: Path) -> set[str]:
 
 
 def breaches(paths: list[Path], forbidden: Callable[[Path], set[str]]) -> list[str]:
-    """Every file that imports a package which is forbidden to it."""
+    """Lists the files that import a package which is forbidden to them."""
     found = ((path, packages(path) & forbidden(path)) for path in paths)
     return [f"{relative(path)} imports {', '.join(sorted(names))}" for path, names in found if names]
 
@@ -63,7 +63,7 @@ def house_of(path: Path) -> str:
 
 
 def rooms_on_the_map() -> list[str]:
-    """Modules and packages in the order of README's map: a house opens it, the lines below it are its rooms."""
+    """Returns the rooms (modules and packages) in the order of README's map. A house is a line without indent."""
     block = (ROOT / "README.md").read_text().partition("## The house")[2].split("```")[1]
     rooms, house = [], ""
     for line in block.splitlines():
@@ -80,13 +80,13 @@ ORDER = rooms_on_the_map()
 
 
 def room_of(name: str) -> str:
-    """The room that a module is in: the longest entry of the map that contains it. A house itself is above them all."""
+    """Returns the room of a module: the longest entry of the map that contains it, or else its house."""
     found = [room for room in ORDER if name == room or name.startswith(f"{room}.")]
     return max(found, key=len, default=name.partition(".")[0])
 
 
 def test_the_map_and_the_tree_agree():
-    """Each line of README's map is there, and each package and module is in a room of the map."""
+    """Every room on README's map exists, and every package and module is in a room of the map."""
     paths = [ROOT / room.replace(".", "/") for room in ORDER]
     missing = [relative(path) for path in paths if not (path.is_dir() or path.with_suffix(".py").is_file())]
     assert not missing
@@ -134,7 +134,7 @@ def test_importing_the_model_loads_no_data_library():
 
 @pytest.mark.parametrize("house", HOUSES)
 def test_imports_make_no_circle(house):
-    """A package's own __init__ is left out: whoever imports a module imports it."""
+    """Checks all modules except each package's __init__, which every import of a module in it imports too."""
     inside = {module(path): imported(path) for path in SOURCES if house_of(path) == house}
     inits = {module(path) for path in SOURCES if path.name == "__init__.py"}
     graph = {name: {other for other in names if other in inside} - inits - {name} for name, names in inside.items()}
@@ -146,11 +146,11 @@ def test_files_are_small():
     assert not [relative(path) for path in ALL if path.read_text().count("\n") > MOST_LINES]
 
 
-def test_files_open_with_what_they_are():
+def test_every_file_has_a_docstring():
     assert not [relative(path) for path in ALL if not ast.get_docstring(ast.parse(path.read_text()))]
 
 
-def test_no_file_names_a_place_on_somebodys_machine():
+def test_no_file_names_a_path_of_a_machine():
     kinds = {".py", ".md", ".toml", ".json", ".jsonl", ".txt", ".html", ".svg", ".csv", ".yml", ".yaml", ".sh", ""}
     hidden = {".git", ".venv", "out", "build", "__pycache__", ".ruff_cache", ".pytest_cache", ".hypothesis"}
     found = [
