@@ -1,4 +1,4 @@
-"""Plans: N* is the closed form, regret is the draws' own, a wrong N has its price, bounds are called bounds."""
+"""Advice for a budget: N* is the closed form, regret is the draws' own, a wrong N has its price, bounds say so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import main
-from scaling.compute.plan import plan
+from scaling.compute.budget import advise
 from scaling.design.assumption import assume
 from scaling.errors import InputError
 from scaling.fitting.fitted import FittedLaw
@@ -34,7 +34,7 @@ def loss(n, d):
 def test_the_best_n_is_the_closed_form():
     a, b = PLANTED["alpha"], PLANTED["beta"]
     g = (a * PLANTED["A"] / (b * PLANTED["B"])) ** (1 / (a + b))
-    for row in plan(fitted(), [1e18, 1e20]).budgets:
+    for row in advise(fitted(), [1e18, 1e20]).budgets:
         n = g * (row.flops / 6) ** (b / (a + b))
         assert row.n.value == pytest.approx(n, rel=1e-9)
         assert row.d.value == pytest.approx(row.flops / 6 / n, rel=1e-9)
@@ -43,28 +43,28 @@ def test_the_best_n_is_the_closed_form():
 
 
 def test_regret_is_zero_if_every_draw_is_the_point_and_above_zero_else():
-    (sure,) = plan(fitted(spread=0.0), [1e20]).budgets
+    (sure,) = advise(fitted(spread=0.0), [1e20]).budgets
     assert sure.regret.mean < 1e-12
     assert sure.regret.draws == 200
-    (unsure,) = plan(fitted(), [1e20]).budgets
+    (unsure,) = advise(fitted(), [1e20]).budgets
     assert 0 < unsure.regret.mean < unsure.regret.percentile95
-    (more,) = plan(fitted(spread=0.04), [1e20]).budgets
+    (more,) = advise(fitted(spread=0.04), [1e20]).budgets
     assert more.regret.mean > unsure.regret.mean
 
 
 def test_a_wrong_n_costs_loss_and_compute():
-    (row,) = plan(fitted(), [1e20]).budgets
+    (row,) = advise(fitted(), [1e20]).budgets
     assert [wrong.choice for wrong in row.wrong_n] == ["low end of N*", "high end of N*", "half N*", "twice N*"]
     for wrong, n in zip(row.wrong_n, (row.n.low, row.n.high, row.n.value / 2, row.n.value * 2), strict=True):
         assert wrong.cost.n == pytest.approx(n, rel=1e-9)
         assert wrong.cost.loss == pytest.approx(loss(n, 1e20 / 6 / n), rel=1e-12)
         assert wrong.cost.loss > row.loss.value
-        (cheaper,) = plan(fitted(0), [1e20 * wrong.cost.compute_ratio]).budgets
+        (cheaper,) = advise(fitted(0), [1e20 * wrong.cost.compute_ratio]).budgets
         assert cheaper.loss.value == pytest.approx(wrong.cost.loss, rel=1e-8)
 
 
 def test_far_budgets_are_marked():
-    near, far = plan(fitted(), [9 * LARGEST]), plan(fitted(), [9 * LARGEST, 11 * LARGEST])
+    near, far = advise(fitted(), [9 * LARGEST]), advise(fitted(), [9 * LARGEST, 11 * LARGEST])
     assert near.warnings == ()
     assert far.budgets[1].extrapolation_factor == pytest.approx(11)
     (warning,) = far.warnings
@@ -73,7 +73,7 @@ def test_far_budgets_are_marked():
 
 @pytest.mark.parametrize(("name", "missing"), [("alpha", "low"), ("A", "low"), ("beta", "high"), ("B", "high")])
 def test_an_open_parameter_makes_n_a_bound(name, missing):
-    whole, bounded = plan(fitted(), [1e19]), plan(fitted(), [1e19], open_params=(name,))
+    whole, bounded = advise(fitted(), [1e19]), advise(fitted(), [1e19], open_params=(name,))
     (row,), (closed,) = bounded.budgets, whole.budgets
     kept = {"low": "high", "high": "low"}[missing]
     assert getattr(row.n, missing) is None
@@ -84,13 +84,13 @@ def test_an_open_parameter_makes_n_a_bound(name, missing):
 
 
 def test_an_open_floor_leaves_n_as_it_is():
-    assert plan(fitted(), [1e19], open_params=("E",)) == plan(fitted(), [1e19])
+    assert advise(fitted(), [1e19], open_params=("E",)) == advise(fitted(), [1e19])
 
 
 def test_a_term_that_vanishes_in_draws_makes_n_a_bound():
     law = fitted()
     law.cloud_SP[:20, law.free.index("B")] = -60.0
-    found = plan(law, [1e19])
+    found = advise(law, [1e19])
     (row,) = found.budgets
     assert row.n.high is None
     assert row.regret.draws == 180
@@ -98,7 +98,7 @@ def test_a_term_that_vanishes_in_draws_makes_n_a_bound():
 
 
 def test_without_draws_values_have_no_intervals():
-    found = plan(fitted(0), [1e19])
+    found = advise(fitted(0), [1e19])
     (row,) = found.budgets
     assert row.n.low is None
     assert row.n.high is None
@@ -110,7 +110,7 @@ def test_without_draws_values_have_no_intervals():
 @pytest.mark.parametrize("budget", [0.0, -1e18, np.nan, np.inf])
 def test_a_budget_is_a_finite_number_above_0(budget):
     with pytest.raises(InputError, match="above 0"):
-        plan(fitted(), [1e18, budget])
+        advise(fitted(), [1e18, budget])
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_command(fit_json, tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     written = json.loads(out.read_text())
     assert [row["flops"] for row in written["budgets"]] == [1e18, 1e21]
-    assert written["budgets"][0]["n"]["value"] == plan(fitted(), [1e18]).budgets[0].n.value
+    assert written["budgets"][0]["n"]["value"] == advise(fitted(), [1e18]).budgets[0].n.value
     assert "16.7 times the largest C" in printed
     assert "expected regret" in printed
 

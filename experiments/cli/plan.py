@@ -16,7 +16,7 @@ from rich.console import Console
 import scaling
 from experiments.cli.output import columns
 from experiments.console import escape
-from scaling.compute.plan import Plan, plan
+from scaling.compute.budget import BudgetAdvice, advise
 from scaling.errors import InputError
 from scaling.fitting.export import plain, write_json
 
@@ -36,7 +36,7 @@ class Args:
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec plan", description=__doc__)
     fitted = scaling.load(args.from_)
-    found = plan(fitted, args.budget, open_params=_open_params(args.from_), unique=args.unique)
+    found = advise(fitted, args.budget, open_params=_open_params(args.from_), unique=args.unique)
     if args.json is not None:
         write_json(plain(found.to_dict()), args.json)
     show(found, Console())
@@ -50,8 +50,8 @@ def _open_params(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def show(found: Plan, console: Console) -> None:
-    """Prints a plan for a reader at a terminal."""
+def show(found: BudgetAdvice, console: Console) -> None:
+    """Prints the advice for a reader at a terminal."""
     console.print(f"[bold]{found.formula}[/]   {found.law}; C = {found.flops_per_nd:g} N D", highlight=False)
     table = columns("C (FLOPs)", "over fitted", "", r"best  \[95 %]")
     for row in found.budgets:

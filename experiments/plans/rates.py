@@ -50,7 +50,7 @@ def best(size: str, runs: Iterable[tuple[float, float | None]]) -> float:
         )
     rate_R = np.array([rate for rate in finite for _ in by_rate[rate]])
     objective_R = np.array([value for rate in finite for value in by_rate[rate]])
-    found = vertex.local(vertex.Curve.of(rate_R, objective_R, np.arange(len(rate_R))))
+    found = vertex.local(vertex.Curve.from_rows(rate_R, objective_R, np.arange(len(rate_R))))
     if found.log_n is None:
         raise InputError(f"size {size}: the objective has no clear minimum among {_list(finite)}; add seeds, or rates")
     return float(f"{np.exp(found.log_n):.3g}")

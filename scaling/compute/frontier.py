@@ -19,25 +19,43 @@ from scaling.fitting.fitted import FittedLaw
 from scaling.fitting.intervals import OPEN_SHARE
 
 CHEAPEST_RATIO = 1e-24
-"""Smallest part of the budget that `waste` looks at."""
+"""`waste` looks at no smaller part of the budget."""
+
+
+@dataclass(frozen=True)
+class Estimate95:
+    """A number with its 95 % interval. None marks what the data do not give."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "none"
+        if self.low is None and self.high is None:
+            return f"{self.value:.4g}"
+        if self.low is None:
+            return f"below {self.high:.4g}"
+        if self.high is None:
+            return f"above {self.low:.4g}"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+NO_ESTIMATE = Estimate95(None, None, None)
 
 
 @dataclass(frozen=True)
 class Band:
-    """A quantity at B budgets with its 95 % band. NaN: no optimum, or an end that the data do not give."""
+    """A quantity at B budgets with its 95 % band. NaN marks a missing optimum, or an end that the data do not give."""
 
     value_B: np.ndarray
     low_B: np.ndarray
     high_B: np.ndarray
 
-
-@dataclass(frozen=True)
-class Exponent:
-    """A power of C with its 95 % interval; None is what the data do not give."""
-
-    value: float | None
-    low: float | None
-    high: float | None
+    def at(self, i: int) -> Estimate95:
+        """Returns the estimate at budget `i`."""
+        return Estimate95(_number(self.value_B[i]), _number(self.low_B[i]), _number(self.high_B[i]))
 
 
 @dataclass(frozen=True)
@@ -48,62 +66,45 @@ class Frontier:
     n: Band
     d: Band
     loss: Band
-    n_exponent: Exponent
+    n_exponent: Estimate95
     """a of N* ~ C^a: beta / (alpha + beta) in closed form, else the mean slope over the budgets."""
-    d_exponent: Exponent
+    d_exponent: Estimate95
     """b of D* ~ C^b; a + b = 1."""
     flops_per_nd: float
     unique: float | None
-    """Unique data, for a law that knows repetition."""
+    """The amount of unique data, for a law that knows repetition."""
     extrapolation_B: np.ndarray
-    """C over the largest C of the fitted data: above 1 the law is used beyond them."""
-    draws: int
-    draws_without_optimum: int
-    """At the budget with most of them."""
+    """C over the largest C of the fitted data. Above 1 the law is used beyond its data."""
     open_reason: str | None
     """Why a value or an end of a band is missing, and what would give it."""
-
-    def summary(self) -> str:
-        """Plain text: a line for each budget, the exponents, and what is missing."""
-        bands = {"N": self.n, "D": self.d, "loss": self.loss}
-        lines = [f"compute-optimal path of {self.law}, C = {self.flops_per_nd:g} N D"]
-        for i, (c, factor) in enumerate(zip(self.budgets_B, self.extrapolation_B, strict=True)):
-            beyond = f"   {factor:.3g} times the largest C of the data" if factor > 1 else ""
-            at = ", ".join(f"{name} {_interval(band, i)}" for name, band in bands.items())
-            lines.append(f"  C {c:.3g}: {at}{beyond}")
-        for name, power in (("N*", self.n_exponent), ("D*", self.d_exponent)):
-            value, low, high = ("open" if x is None else f"{x:.4g}" for x in (power.value, power.low, power.high))
-            lines.append(f"  {name} ~ C^{value}  [{low}, {high}]")
-        return "\n".join(lines + ([f"  open: {self.open_reason}"] if self.open_reason else []))
 
 
 @dataclass(frozen=True)
 class Waste:
-    """What a wrong N costs at a budget."""
+    """The cost of a wrong N at a budget. `reason` says why a number is missing."""
 
     budget: float
     factor: float
     """N over the best N."""
-    n: float | None
-    d: float | None
-    loss: float | None
-    best_loss: float | None
-    compute_ratio: float | None
+    n: float | None = None
+    d: float | None = None
+    loss: float | None = None
+    best_loss: float | None = None
+    compute_ratio: float | None = None
     """The compute with which the best N reaches the same loss, over the budget: 0.9 means that a tenth is wasted."""
-    reason: str | None
-    """Why a number is missing."""
+    reason: str | None = None
 
 
 def frontier(fitted: FittedLaw, budgets_B: np.ndarray, unique: float | None = None) -> Frontier:
-    """N*, D* and loss at each budget with 95 % bands from the bootstrap cloud.
+    """Computes N*, D* and the loss at each budget, with 95 % bands from the bootstrap cloud.
 
     Args:
       fitted: a law of N and D.
       budgets_B: [B] training FLOPs.
-      unique: amount of unique data, for a law with the axis "u" and for no other.
+      unique: the amount of unique data, for a law with the axis "u" and for no other law.
 
-    Raises InputError for a law without N or D, a budget that is no finite number above 0, and a missing or needless
-    `unique`.
+    Raises InputError for a law without N or D, for a budget that is not a finite number above 0, and for a missing or
+    needless `unique`.
     Source: Hoffmann et al. 2022 (2203.15556), eq. 4; a numeric search for laws without a closed form.
     """
     budgets_B = check(fitted, budgets_B, unique)
@@ -112,50 +113,61 @@ def frontier(fitted: FittedLaw, budgets_B: np.ndarray, unique: float | None = No
     log_nd_B = np.log(budgets_B / fitted.flops_per_nd)
     log_n = _band(point.log_n_SB[0], cloud.log_n_SB)
     a, a_S = (_exponents(fitted, budgets_B, theta, unique) for theta in (fitted.theta_P[None], fitted.cloud_SP))
-    a_band = _band(a, a_S[:, None])
-    a_value, a_low, a_high = (
-        None if np.isnan(x[0]) else float(x[0]) for x in (a_band.value_B, a_band.low_B, a_band.high_B)
-    )
-    missing_SB = ~np.isfinite(cloud.log_n_SB)
+    n_exponent = _band(a, a_S[:, None]).at(0)
     return Frontier(
         law=fitted.law.name,
         budgets_B=budgets_B,
-        n=Band(*(np.exp(x) for x in (log_n.value_B, log_n.low_B, log_n.high_B))),
-        d=Band(*(np.exp(log_nd_B - x) for x in (log_n.value_B, log_n.high_B, log_n.low_B))),
+        n=Band(np.exp(log_n.value_B), np.exp(log_n.low_B), np.exp(log_n.high_B)),
+        d=Band(np.exp(log_nd_B - log_n.value_B), np.exp(log_nd_B - log_n.high_B), np.exp(log_nd_B - log_n.low_B)),
         loss=_band(point.loss_SB[0], cloud.loss_SB),
-        n_exponent=Exponent(a_value, a_low, a_high),
-        d_exponent=Exponent(*(None if x is None else 1 - x for x in (a_value, a_high, a_low))),
+        n_exponent=n_exponent,
+        d_exponent=Estimate95(_rest(n_exponent.value), _rest(n_exponent.high), _rest(n_exponent.low)),
         flops_per_nd=fitted.flops_per_nd,
         unique=unique,
         extrapolation_B=budgets_B / fitted.ranges["c"][1],
-        draws=len(fitted.cloud_SP),
-        draws_without_optimum=int(missing_SB.sum(axis=0).max(initial=0)),
         open_reason=_open_reason(point.log_n_SB, cloud.log_n_SB),
     )
 
 
 def waste(fitted: FittedLaw, budget: float, factor: float, unique: float | None = None) -> Waste:
-    """The loss at N = `factor` times the best N, D fixed by the budget, and the compute that the best N needs for it.
+    """Computes the loss at N = `factor` times the best N, and the compute with which the best N reaches that loss.
 
-    Raises InputError as `frontier` does, and for a factor that is no finite number above 0.
+    The budget fixes D. Raises InputError as `frontier` does, and for a factor that is not a finite number above 0.
     """
     if not (np.isfinite(factor) and factor > 0):
         raise InputError(f"the factor on N is {factor!r}; wanted a finite number above 0: 0.5 is half the best N")
     best = optima(fitted, np.array([budget]), unique=unique)
     if not np.isfinite(best.log_n_SB[0, 0]):
-        return Waste(budget, factor, *[None] * 5, reason=_open_reason(best.log_n_SB, best.log_n_SB[:0]))
+        return Waste(budget, factor, reason=_open_reason(best.log_n_SB, best.log_n_SB[:0]))
     n = factor * float(np.exp(best.log_n_SB[0, 0]))
-    d = budget / fitted.flops_per_nd / n
     loss = float(fitted.loss_at(points_at(np.log([n]), np.log(budget / fitted.flops_per_nd), unique))[0, 0])
     ratio = _ratio_for_loss(fitted, budget, loss, unique)
-    reason = None
-    if ratio is None:
-        reason = f"no budget between {CHEAPEST_RATIO:g} and 1 of this one has its best loss at {loss:.6g}"
-    return Waste(budget, factor, n, d, loss, float(best.loss_SB[0, 0]), ratio, reason)
+    return Waste(
+        budget=budget,
+        factor=factor,
+        n=n,
+        d=budget / fitted.flops_per_nd / n,
+        loss=loss,
+        best_loss=float(best.loss_SB[0, 0]),
+        compute_ratio=ratio,
+        reason=f"no budget between {CHEAPEST_RATIO:g} and 1 of this one has its best loss at {loss:.6g}"
+        if ratio is None
+        else None,
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _rest(exponent: float | None) -> float | None:
+    """Returns the exponent of D* that belongs to one of N*."""
+    return None if exponent is None else 1 - exponent
 
 
 def _exponents(fitted: FittedLaw, budgets_B: np.ndarray, theta_SP: np.ndarray, unique: float | None) -> np.ndarray:
-    """a of N* ~ C^a, [S]; NaN without an optimum. Around the budgets' ends, so that a single budget has a slope too."""
+    """Returns a of N* ~ C^a, [S]; NaN without an optimum."""
+    # half a unit of log C beyond the budgets, so that a single budget has a slope too
     ends = np.array([budgets_B.min() * np.exp(-0.5), budgets_B.max() * np.exp(0.5)])
     log_n_SB = optima(fitted, ends, theta_SP, unique).log_n_SB
     log_n_SB = np.where(np.isfinite(log_n_SB), log_n_SB, np.nan)
@@ -163,14 +175,15 @@ def _exponents(fitted: FittedLaw, budgets_B: np.ndarray, theta_SP: np.ndarray, u
 
 
 def _band(value_B: np.ndarray, draws_SB: np.ndarray) -> Band:
-    """Percentiles over draws. An infinite draw has no end on that side; a NaN has none on either."""
+    """Takes percentiles over draws. An infinite draw opens the band on its side; a NaN opens it on both."""
     ends = [value_B, np.full_like(value_B, np.nan), np.full_like(value_B, np.nan)]
     if len(draws_SB):
         for i, (percent, beyond) in enumerate(((2.5, -np.inf), (97.5, np.inf)), start=1):
             sides_SB = np.where(np.isnan(draws_SB), beyond, draws_SB)
-            # an order statistic: between a number and infinity there is nothing to interpolate
+            # an order statistic: nothing can be interpolated between a number and infinity
             ends[i] = np.percentile(sides_SB, percent, axis=0, method="closest_observation")
-    return Band(*(np.where(np.isfinite(x), x, np.nan) for x in ends))
+    value_B, low_B, high_B = (np.where(np.isfinite(x), x, np.nan) for x in ends)
+    return Band(value_B, low_B, high_B)
 
 
 def _open_reason(point_1B: np.ndarray, cloud_SB: np.ndarray) -> str | None:
@@ -192,17 +205,12 @@ def _open_reason(point_1B: np.ndarray, cloud_SB: np.ndarray) -> str | None:
     return None
 
 
-def _interval(band: Band, i: int) -> str:
-    low, high = ("open" if np.isnan(x) else f"{x:.4g}" for x in (band.low_B[i], band.high_B[i]))
-    return f"{band.value_B[i]:.4g} [{low}, {high}]"
-
-
 def _ratio_for_loss(fitted: FittedLaw, budget: float, loss: float, unique: float | None) -> float | None:
-    """C'/C at which the optimum's loss is `loss`, by repeated division of a bracket; None where none is found."""
+    """Finds C'/C at which the best loss is `loss`, by repeated division of a bracket, or None."""
     low, high = np.log(CHEAPEST_RATIO), 0.0
     while high - low > 1e-10:
         log_ratio = np.linspace(low, high, 33)
-        # the best loss falls as the budget grows; where there is no optimum NaN compares as below
+        # the best loss falls as the budget grows; a NaN (no optimum) compares as "below"
         above = int((optima(fitted, budget * np.exp(log_ratio), unique=unique).loss_SB[0] >= loss).sum())
         if above == len(log_ratio):
             return float(np.exp(high))

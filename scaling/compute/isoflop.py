@@ -1,11 +1,10 @@
-"""IsoFLOP analysis: the best N at each budget of a table, by three methods side by side, and the line through them.
+"""IsoFLOP analysis: the best N at each budget of a table, by three methods, and the line through the results.
 
     result = isoflop(table, fit)
-    print(result.summary())
-    result.budgets[0].minima["parabola"].n, result.lines["local"].n_exponent, result.bias["parabola"].shift
+    result.budgets[0].minima["parabola"].n, result.lines["local"].n_exponent, result.bias["parabola"]
 
-The surface is the fitted law's own optimum. The parabola and the local curve look at one budget alone; what they would
-say of a table that the fitted law made itself is their bias.
+"surface" is the fitted law's own optimum. "parabola" and "local" look at one budget alone. Their bias is what they
+find on a table that the fitted law made itself.
 
 Letters: R rows, G distinct N of a budget, B budgets.
 """
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.compute import vertex
-from scaling.compute.frontier import Exponent, Frontier, frontier
+from scaling.compute.frontier import NO_ESTIMATE, Estimate95, Frontier, frontier
 from scaling.compute.vertex import Curve, Vertex
 from scaling.errors import InputError, Refusal, near_miss
 from scaling.fitting.fitted import FittedLaw
@@ -28,25 +27,26 @@ from scaling.table.run_table import RunTable
 CURVES = {"parabola": vertex.parabola, "local": vertex.local}
 METHODS = ("surface", *CURVES)
 FEWEST_RUNS = 3
-"""Fewer at one compute are no budget."""
+"""Fewer runs at one compute are not a budget."""
 FEWEST_BUDGETS = 3
-"""For a line with an interval."""
+"""The least for a line with an interval."""
 OFF_CENTRE = 0.25
-"""Distance from a grid's centre to the minimum, in grid widths, above which a warning is due."""
+"""A warning is due if the minimum is further than this from the grid's centre, in grid widths."""
 
 
 @dataclass(frozen=True)
-class Minimum:
-    """The best N at one budget by one method; `refused` says why there is none, and the cure."""
+class BestN:
+    """The best N at one budget by one method. `refused` says why the numbers are missing."""
 
     method: str
-    n: float | None
-    d: float | None
+    n: float | None = None
+    d: float | None = None
     """C / (flops_per_nd * n)."""
-    loss: float | None
-    n_interval95: tuple[float | None, float | None] | None
-    """The surface's from the bootstrap; the curves' from the noise, by the delta method, without their bias."""
-    refused: str | None
+    loss: float | None = None
+    n_interval95: tuple[float | None, float | None] | None = None
+    """For the surface from the bootstrap. For the curves from the noise, by the delta method, without their bias."""
+    refused: str | None = None
+    """Why there is no best N, and the cure."""
 
 
 @dataclass(frozen=True)
@@ -54,104 +54,70 @@ class Budget:
     """The runs of one compute."""
 
     flops: float
-    """Geometric mean of their C."""
-    flops_range: tuple[float, float]
+    """The geometric mean of their C."""
     row_R: np.ndarray
-    """Which rows of the table they are."""
+    """Their rows in the table."""
     curve: Curve
-    minima: dict[str, Minimum]
-    """By method, in the order of METHODS."""
+    minima: dict[str, BestN]
+    """{method: its best N}, in the order of METHODS."""
     vertices: dict[str, Vertex]
     """The polynomials behind "parabola" and "local", to draw."""
     on_surface: dict[str, float | None]
-    """log N* of "parabola" and "local" on the fitted law's own values at these points; empty without a fit."""
-
-    def shift(self, method: str) -> float | None:
-        """log of the method's N* on the fitted law's values over the law's own N*: its bias at this budget."""
-        own, said = self.minima["surface"].n, self.on_surface.get(method)
-        return None if own is None or said is None else float(said - np.log(own))
+    """log N* of "parabola" and "local" on the fitted law's own values at these points. Empty without a fit."""
 
 
 @dataclass(frozen=True)
-class Line:
+class ScalingLine:
     """N* = k C^a through the accepted minima of one method; D* ~ C^(1 - a)."""
 
     method: str
-    n_exponent: Exponent
-    """The interval is t's, from the scatter of the minima around the line; the surface's is the bootstrap's."""
-    d_exponent: Exponent
-    log_k: float | None
+    n_exponent: Estimate95
+    """The interval is Student's t, from the scatter of the minima around the line; the surface's is the bootstrap's."""
+    d_exponent: Estimate95
     flops_B: np.ndarray
-    """The budgets that it goes through."""
-    refused: str | None
-
-    def n_at(self, flops: np.ndarray) -> np.ndarray:
-        """N* at any C; only where the line was not refused."""
-        return np.exp(self.log_k + self.n_exponent.value * np.log(flops))
+    """The budgets with an accepted minimum."""
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
 class Bias:
-    """What a method would say of a table made by the fitted law itself at the very same points."""
+    """The exponent that a method finds on a table made by the fitted law itself, at the very same points.
+
+    `n_exponent_found` - `n_exponent_true` is the bias of the method's exponent.
+    """
 
     method: str
-    n_exponent_said: float
-    n_exponent_own: float
+    n_exponent_found: float
+    n_exponent_true: float
     budgets: int
-    """At which the method has a minimum both on the table and on the law's values."""
-
-    @property
-    def shift(self) -> float:
-        """Of a: to be taken off the method's exponent."""
-        return self.n_exponent_said - self.n_exponent_own
+    """The number of budgets where the method has a minimum both on the table and on the law's values."""
 
     def __str__(self) -> str:
         return (
-            f"{self.method} would say a = {self.n_exponent_said:.3f} on a table made by the fitted law itself, "
-            f"whose a is {self.n_exponent_own:.3f} ({self.budgets} budgets)"
+            f"{self.method} would find a = {self.n_exponent_found:.3f} on a table made by the fitted law itself, "
+            f"whose a is {self.n_exponent_true:.3f} ({self.budgets} budgets)"
         )
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Of the log loss of a single run: around the fitted law, else around the parabolas of all budgets."""
+class RunNoise:
+    """The noise of a single run's log loss: around the fitted law, else around the parabolas of all budgets."""
 
     sigma: float
-    spare: int
-    """Degrees of freedom."""
+    degrees_of_freedom: int
 
 
 @dataclass(frozen=True)
 class IsoFlop:
-    tolerance: float | None
-    """None where the groups were given."""
     flops_per_nd: float
     budgets: tuple[Budget, ...]
     """By ascending C."""
-    lines: dict[str, Line]
+    lines: dict[str, ScalingLine]
     bias: dict[str, Bias]
-    """Of "parabola" and "local", where there is a fit and there are budgets enough."""
-    path: Frontier | None
-    """The fitted law's frontier at the budgets."""
-    noise: Noise | None
-    """Behind the curves' intervals."""
+    """For "parabola" and "local", if there are a fit and enough budgets."""
+    noise: RunNoise | None
+    """The noise behind the curves' intervals."""
     warnings: tuple[str, ...]
-
-    def summary(self) -> str:
-        """Plain text: the minima, the lines, the biases, the warnings, what was refused."""
-        methods = METHODS if self.path else tuple(CURVES)
-        lines, refused = [f"IsoFLOP: {len(self.budgets)} budgets, C = {self.flops_per_nd:g} N D"], []
-        for budget in self.budgets:
-            minima = [budget.minima[method] for method in methods]
-            best = ", ".join(f"{m.method} {'-' if m.n is None else format(m.n, '.4g')}" for m in minima)
-            lines.append(f"  C {budget.flops:.3g}, {len(budget.curve.n_G)} sizes, best N: {best}")
-            refused += [f"  C {budget.flops:.3g}, {m.method}: {m.refused}" for m in minima if m.refused]
-        for line in (self.lines[method] for method in methods):
-            a = line.n_exponent
-            ends = "" if a.low is None or a.high is None else f" [{a.low:.4g}, {a.high:.4g}]"
-            lines.append(f"  {line.method:8s} " + (line.refused or f"N* ~ C^{a.value:.4g}{ends}"))
-        lines += [f"  {bias}" for bias in self.bias.values()] + [f"  warning: {text}" for text in self.warnings]
-        return "\n".join(lines + refused)
 
 
 def isoflop(
@@ -160,35 +126,28 @@ def isoflop(
     tolerance: float = 0.1,
     groups: str | Sequence | None = None,
 ) -> IsoFlop:
-    """Minima of loss over N at fixed C, and the line N* = k C^a through them.
+    """Finds the minima of loss over N at fixed C, and the line N* = k C^a through them.
 
     Args:
-      table: runs with N and D. C is its column of FLOPs, else flops_per_nd * N * D.
-      fitted: a law of N and D, for the surface and the biases. Best of the same table.
-      tolerance: the highest C of a budget is at most (1 + tolerance) / (1 - tolerance) times its lowest; a wider set of
+      table: runs with N and D. C is the column of FLOPs, else flops_per_nd * N * D.
+      fitted: a law of N and D, best fitted to the same table. It gives the surface and the biases.
+      tolerance: the highest C of a budget is at most (1 + tolerance) / (1 - tolerance) times its lowest. A wider set of
         runs is split at its largest gap in log C.
-      groups: instead of that, [R] labels of the budgets, or the column that holds them.
+      groups: in place of `tolerance`, [R] labels of the budgets, or the column that holds them.
 
     Raises:
-      InputError: no N or no D, a tolerance that is none, labels of the wrong number, a law without N or D.
+      InputError: no N or no D, a tolerance that is not between 0 and 1, a wrong number of labels, a law without N or D.
       Refusal: no budget has three different N.
 
     Source: Approach 2 of Hoffmann et al. 2022 (2203.15556), with refusals, intervals and bias.
     """
-    for axis in ("n", "d"):
-        if getattr(table, axis) is None:
-            raise InputError(f"an IsoFLOP analysis needs {axis.upper()}: name its column with --{axis}")
     flops_R = _flops(table)
     sets = _split(flops_R, tolerance) if groups is None else _labelled(table, groups)
     sets = sorted((rows for rows in sets if len(rows) >= FEWEST_RUNS), key=lambda rows: np.log(flops_R[rows]).mean())
     response_R = table.response(LAWS["chinchilla"] if fitted is None else fitted.law)
     curves = [_curve(table, response_R, rows) for rows in sets]
     if not any(len(curve.n_G) >= 3 for curve in curves):
-        raise Refusal(
-            "no budget has three different N: this is no IsoFLOP table. Run at each of 3 or more budgets C at least "
-            f"5 sizes N around the expected best one, each with D = C / ({table.flops_per_nd:g} N); "
-            "or, if nearly equal budgets were meant as one, give a larger tolerance or name the groups."
-        )
+        raise _no_budget(table.flops_per_nd)
     flops_B = np.array([np.exp(np.log(flops_R[rows]).mean()) for rows in sets])
     own_R = None if fitted is None else fitted.loss_at(table.points(fitted.law))[0]
     noise = _noise(curves, response_R, own_R, 0 if fitted is None else len(fitted.theta_P))
@@ -197,27 +156,32 @@ def isoflop(
     for i, (rows, curve) in enumerate(zip(sets, curves, strict=True)):
         vertices = {method: find(curve) for method, find in CURVES.items()}
         own = {} if own_R is None else {m: find(_curve(table, own_R, rows)).log_n for m, find in CURVES.items()}
-        minima = {"surface": _of_surface(path, i, no_path)} | {
-            method: _of_curve(method, found, curve, flops_B[i] / table.flops_per_nd, noise)
-            for method, found in vertices.items()
-        }
-        ends = (float(flops_R[rows].min()), float(flops_R[rows].max()))
-        budgets.append(Budget(float(flops_B[i]), ends, rows, curve, minima, vertices, own))
+        flops = float(flops_B[i])
+        minima = {"surface": BestN("surface", refused=no_path) if path is None else _from_surface(path, i)}
+        for method, found in vertices.items():
+            minima[method] = _from_curve(method, found, curve, nd=flops / table.flops_per_nd, noise=noise)
+        budgets.append(Budget(flops, rows, curve, minima=minima, vertices=vertices, on_surface=own))
     return IsoFlop(
-        tolerance=tolerance if groups is None else None,
         flops_per_nd=table.flops_per_nd,
         budgets=tuple(budgets),
         lines={method: _line(method, budgets, path) for method in METHODS},
         bias={method: bias for method in CURVES if (bias := _bias(method, budgets))},
-        path=path,
         noise=noise,
-        warnings=_warnings(table, fitted, budgets, len(table.n) - sum(map(len, sets))),
+        warnings=_warnings(table, fitted, budgets, len(table) - sum(map(len, sets))),
+    )
+
+
+def _no_budget(flops_per_nd: float) -> Refusal:
+    return Refusal(
+        "no budget has three different N: this is not an IsoFLOP table. Run at each of 3 or more budgets C at least "
+        f"5 sizes N around the expected best one, each with D = C / ({flops_per_nd:g} N); "
+        "or, if nearly equal budgets were meant as one, give a larger tolerance or name the groups."
     )
 
 
 def _flops(table: RunTable) -> np.ndarray:
-    """C of each row: as its column has it, else flops_per_nd * N * D."""
-    computed_R = table.flops_per_nd * table.n * table.d
+    """Returns C of each row: the column's value where there is one, else flops_per_nd * N * D."""
+    computed_R = table.flops_per_nd * table.need("n") * table.need("d")
     if table.columns.flops is None:
         return computed_R
     column_R = table.frame[table.columns.flops].cast(float).fill_null(np.nan).to_numpy()
@@ -225,7 +189,7 @@ def _flops(table: RunTable) -> np.ndarray:
 
 
 def _split(flops_R: np.ndarray, tolerance: float) -> list[np.ndarray]:
-    """Sets of rows no wider in C than tolerance either way: what is wider is split at its largest gap."""
+    """Splits the rows into sets no wider in C than the tolerance either way, at the largest gap first."""
     if not (np.isfinite(tolerance) and 0 < tolerance < 1):
         raise InputError(f"the tolerance is {tolerance!r}; wanted a part of C between 0 and 1, such as 0.1")
     widest = np.log((1 + tolerance) / (1 - tolerance))
@@ -247,108 +211,110 @@ def _labelled(table: RunTable, groups: str | Sequence) -> list[np.ndarray]:
             raise InputError(f"the table has no column {groups!r}; {near_miss(groups, table.frame.columns)}")
         groups = table.frame[groups].to_list()
     labels = np.array([str(label) for label in groups])
-    if len(labels) != len(table.n):
-        raise InputError(
-            f"{len(labels)} labels of budgets for {len(table.n)} runs; give one a run, in the table's order"
-        )
+    if len(labels) != len(table):
+        raise InputError(f"{len(labels)} labels of budgets for {len(table)} runs; give one a run, in the table's order")
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
 def _curve(table: RunTable, loss_R: np.ndarray, rows: np.ndarray) -> Curve:
-    return Curve.of(table.n[rows], loss_R[rows], table.cluster[rows])
+    return Curve.from_rows(table.need("n")[rows], loss_R[rows], table.cluster[rows])
 
 
-def _noise(curves: list[Curve], loss_R: np.ndarray, own_R: np.ndarray | None, params: int) -> Noise | None:
+def _noise(curves: list[Curve], loss_R: np.ndarray, own_R: np.ndarray | None, params: int) -> RunNoise | None:
     if own_R is not None:
         square, spare = float((np.log(loss_R / own_R) ** 2).sum()), len(loss_R) - params
     else:
         fits = [(curve, found) for curve in curves if (found := vertex.parabola(curve)).coefficient_K is not None]
         square = sum((c.clusters_G * np.log(c.loss_G / found.loss_at(c.n_G)) ** 2).sum() for c, found in fits)
         spare = sum(len(curve.n_G) - 3 for curve, _ in fits)
-    return Noise(float(np.sqrt(square / spare)), spare) if spare > 0 else None
+    return RunNoise(float(np.sqrt(square / spare)), spare) if spare > 0 else None
 
 
 def _path(table: RunTable, fitted: FittedLaw | None, flops_B: np.ndarray) -> tuple[Frontier | None, str | None]:
-    """The frontier at the budgets, or why there is none."""
+    """Returns the frontier at the budgets, or None and the reason."""
     if fitted is None:
         return None, "no fitted law was given; fit one of N and D to the table"
     if "u" not in fitted.law.axes:
         return frontier(fitted, flops_B), None
-    unique = np.unique(table.unique)
+    unique = np.unique(table.need("unique"))
     if len(unique) > 1:
-        return (
-            None,
-            f"the runs have {len(unique)} amounts of unique data, and the best N depends on it; take one at a time",
-        )
+        reason = f"the runs have {len(unique)} amounts of unique data, and the best N depends on it; take one at a time"
+        return None, reason
     return frontier(fitted, flops_B, float(unique[0])), None
 
 
-def _of_surface(path: Frontier | None, i: int, no_path: str | None) -> Minimum:
-    if path is None or np.isnan(path.n.value_B[i]):
-        return Minimum("surface", None, None, None, None, no_path or path.open_reason)
-    ends = tuple(None if np.isnan(x[i]) else float(x[i]) for x in (path.n.low_B, path.n.high_B))
-    n, d, loss = (float(band.value_B[i]) for band in (path.n, path.d, path.loss))
-    return Minimum("surface", n, d, loss, None if ends == (None, None) else ends, None)
+def _from_surface(path: Frontier, i: int) -> BestN:
+    n = path.n.at(i)
+    if n.value is None:
+        return BestN("surface", refused=path.open_reason)
+    interval95 = None if n.low is None and n.high is None else (n.low, n.high)
+    return BestN("surface", n=n.value, d=path.d.at(i).value, loss=path.loss.at(i).value, n_interval95=interval95)
 
 
-def _of_curve(method: str, found: Vertex, curve: Curve, nd: float, noise: Noise | None) -> Minimum:
-    if found.refused:
-        return Minimum(method, None, None, None, None, found.refused)
+def _from_curve(method: str, found: Vertex, curve: Curve, *, nd: float, noise: RunNoise | None) -> BestN:
+    if found.log_n is None or found.slope_G is None:
+        return BestN(method, refused=found.refused)
     n, interval95 = float(np.exp(found.log_n)), None
     if noise is not None:
-        half = _t95(noise.spare) * noise.sigma * float(np.sqrt((found.slope_G**2 / curve.clusters_G).sum()))
+        spread = float(np.sqrt((found.slope_G**2 / curve.clusters_G).sum()))
+        half = _t95(noise.degrees_of_freedom) * noise.sigma * spread
         interval95 = (n * float(np.exp(-half)), n * float(np.exp(half)))
-    return Minimum(method, n, nd / n, found.loss, interval95, None)
+    return BestN(method, n=n, d=nd / n, loss=found.loss, n_interval95=interval95)
 
 
-def _t95(spare: int) -> float:
+def _t95(degrees_of_freedom: int) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(spare, 0.975))
+    return float(stdtrit(degrees_of_freedom, 0.975))
 
 
-def _line(method: str, budgets: list[Budget], path: Frontier | None) -> Line:
-    used = [budget for budget in budgets if budget.minima[method].n is not None]
-    flops_B = np.array([budget.flops for budget in used])
-    if len(used) < FEWEST_BUDGETS:
+def _line(method: str, budgets: list[Budget], path: Frontier | None) -> ScalingLine:
+    found = [(budget.flops, n) for budget in budgets if (n := budget.minima[method].n) is not None]
+    flops_B = np.array([flops for flops, _ in found])
+    if len(found) < FEWEST_BUDGETS:
         refused = (
-            f"{len(used)} of {len(budgets)} budgets have a minimum; a line with an interval needs {FEWEST_BUDGETS}. "
+            f"{len(found)} of {len(budgets)} budgets have a minimum; a line with an interval needs {FEWEST_BUDGETS}. "
             "Cure those that were refused, or run more budgets."
         )
-        return Line(method, Exponent(None, None, None), Exponent(None, None, None), None, flops_B, refused)
-    log_n_B = np.log([budget.minima[method].n for budget in used])
-    a, log_k, half = _least_squares(np.log(flops_B), log_n_B)
-    exponents = (Exponent(a, a - half, a + half), Exponent(1 - a, 1 - a - half, 1 - a + half))
-    if method == "surface":
-        exponents = (path.n_exponent, path.d_exponent)
-    return Line(method, *exponents, log_k, flops_B, None)
+        return ScalingLine(method, NO_ESTIMATE, NO_ESTIMATE, flops_B, refused)
+    if method == "surface" and path is not None:
+        return ScalingLine(method, path.n_exponent, path.d_exponent, flops_B)
+    a, half = _slope(np.log(flops_B), np.log([n for _, n in found]))
+    return ScalingLine(
+        method, Estimate95(a, a - half, a + half), Estimate95(1 - a, 1 - a - half, 1 - a + half), flops_B
+    )
 
 
-def _least_squares(x_B: np.ndarray, y_B: np.ndarray) -> tuple[float, float, float]:
-    """(slope, intercept, half a 95 % t interval of the slope)."""
+def _slope(x_B: np.ndarray, y_B: np.ndarray) -> tuple[float, float]:
+    """Returns the least-squares slope and half its 95 % t interval."""
     far_B = x_B - x_B.mean()
     slope = float(far_B @ y_B / (far_B @ far_B))
     residual_B = y_B - y_B.mean() - slope * far_B
     spare = len(x_B) - 2
     stderr = float(np.sqrt(residual_B @ residual_B / spare / (far_B @ far_B)))
-    return slope, float(y_B.mean() - slope * x_B.mean()), _t95(spare) * stderr
+    return slope, _t95(spare) * stderr
 
 
 def _bias(method: str, budgets: list[Budget]) -> Bias | None:
-    used = [b for b in budgets if b.minima[method].n is not None and b.shift(method) is not None]
+    used = [
+        (budget.flops, found, true)
+        for budget in budgets
+        if budget.minima[method].n is not None
+        and (found := budget.on_surface.get(method)) is not None
+        and (true := budget.minima["surface"].n) is not None
+    ]
     if len(used) < FEWEST_BUDGETS:
         return None
-    log_flops_B = np.log([budget.flops for budget in used])
-    said, *_ = _least_squares(log_flops_B, np.array([budget.on_surface[method] for budget in used]))
-    own, *_ = _least_squares(log_flops_B, np.log([budget.minima["surface"].n for budget in used]))
-    return Bias(method, said, own, len(used))
+    flops_B, found_B, true_B = (np.array(values) for values in zip(*used, strict=True))
+    found, true = _slope(np.log(flops_B), found_B)[0], _slope(np.log(flops_B), np.log(true_B))[0]
+    return Bias(method, found, true, len(used))
 
 
 def _warnings(table: RunTable, fitted: FittedLaw | None, budgets: list[Budget], alone: int) -> tuple[str, ...]:
     texts = []
     if alone:
         texts.append(
-            f"{alone} of {len(table.n)} runs have fewer than {FEWEST_RUNS - 1} others at their compute: left out."
+            f"{alone} of {len(table)} runs have fewer than {FEWEST_RUNS - 1} others at their compute: left out."
         )
     if fitted is not None and not np.isclose(fitted.flops_per_nd, table.flops_per_nd, rtol=0.1):
         texts.append(
@@ -365,7 +331,7 @@ def _warnings(table: RunTable, fitted: FittedLaw | None, budgets: list[Budget], 
 
 
 def _off_centre(budget: Budget) -> bool:
-    """By the surface's minimum, else by the local curve's, else by the parabola's."""
-    found = [budget.minima[m].n for m in ("surface", "local", "parabola") if budget.minima[m].n is not None]
+    """Takes the surface's minimum as the true one, else the local curve's, else the parabola's."""
+    found = [n for method in ("surface", "local", "parabola") if (n := budget.minima[method].n) is not None]
     low, high = np.log(budget.curve.n_G[[0, -1]])
     return bool(found) and high > low and abs(np.log(found[0]) - (low + high) / 2) > OFF_CENTRE * (high - low)

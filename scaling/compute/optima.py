@@ -1,4 +1,4 @@
-"""The best N at a budget C = flops_per_nd * N * D: in closed form where there is one, else by a numeric search.
+"""The best N at a budget C = flops_per_nd * N * D: in closed form if the law has one, else by a numeric search.
 
 Letters: S parameter sets, B budgets, R points of a search grid.
 """
@@ -16,11 +16,11 @@ from scaling.fitting.problem import NEGLIGIBLE_SHARE
 from scaling.laws.terms import EXPONENT_LIMITS, Natural, Points
 
 CLOSED_FORM = {"chinchilla": None, "chinchilla_no_floor": None, "tied": None, "gamma": "gamma", "kaplan": "beta"}
-"""Laws E + ((A/N^alpha)^(1/g) + (B/D^beta)^(1/g))^g: the parameter that is their g, or None where g is 1."""
+"""{a law E + ((A/N^alpha)^(1/g) + (B/D^beta)^(1/g))^g: the parameter that is its g, or None if g is 1}."""
 SEARCH_FACTOR = 1e4
-"""A numeric search looks as far as this beyond the data's N, moved along with the budget."""
+"""A numeric search reaches this factor beyond the data's N, moved along with the budget."""
 COARSE_STEP, FINE_STEP = 0.25, 0.03
-"""In log N. With a polynomial through 7 points the fine step is good to 1e-8 for exponents up to 2."""
+"""Steps in log N. With a polynomial through 7 points the fine step is exact to 1e-8 for exponents up to 2."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Optima:
     """The best N of each parameter set at each budget."""
 
     log_n_SB: np.ndarray
-    """-inf: smaller is always better (the N term vanished); +inf: larger is (the D term did); NaN: neither matters."""
+    """-inf: a smaller N is always better (the N term vanished); +inf: a larger (the D term did); NaN: neither."""
     loss_SB: np.ndarray
-    """The loss there; NaN where there is no optimum."""
+    """The loss at the best N; NaN without an optimum."""
 
 
 def optima(
     fitted: FittedLaw, budgets_B: np.ndarray, theta_SP: np.ndarray | None = None, unique: float | None = None
 ) -> Optima:
-    """The best N of each of S parameter sets (default: the fitted point) at each of B budgets.
+    """Finds the best N of each of S parameter sets (default: the fitted point) at each of B budgets.
 
     Raises InputError as `frontier` does.
     """
@@ -53,11 +53,11 @@ def optima(
 def numeric_optima(
     fitted: FittedLaw, budget: float, theta_SP: np.ndarray, unique: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(log N* [S], loss [S]) at one budget for any law of N and D whose loss has one minimum along it.
+    """Finds (log N* [S], loss [S]) at one budget, for any law of N and D whose loss has one minimum along it.
 
-    All S share a grid of log N, so that they are one call of the law; then each its own polynomial through the 7 points
-    around its lowest. log N* is good to 1e-8 where the law is smooth; at a kink of the law repeated, to the fine step.
-    At an end of the search it is -inf or +inf, as in `Optima`.
+    All S share a grid of log N, so that they are one call of the law. Then each gets its own polynomial through the 7
+    points around its lowest. log N* is exact to 1e-8 if the law is smooth; at a kink of the law "repeated" it is exact
+    to the fine step. At an end of the search it is -inf or +inf, as in `Optima`.
     """
     log_nd = np.log(budget / fitted.flops_per_nd)
 
@@ -72,13 +72,18 @@ def numeric_optima(
     inside_S = ~(at_low_S | at_high_S)
     if not inside_S.any():
         return log_n_S, loss_S
-    low, high = coarse_R[lowest_S[inside_S].min()], coarse_R[lowest_S[inside_S].max()]
+    low, high = float(coarse_R[lowest_S[inside_S].min()]), float(coarse_R[lowest_S[inside_S].max()])
     around = COARSE_STEP + 4 * FINE_STEP
     fine_R = np.arange(low - around, high + around, FINE_STEP)
-    fine_SR = loss_at(fine_R, theta_SP[inside_S])
-    middle_S = np.clip(np.argmin(fine_SR, axis=1), 3, len(fine_R) - 4)
+    log_n_S[inside_S], loss_S[inside_S] = _refined(fine_R, loss_at(fine_R, theta_SP[inside_S]))
+    return log_n_S, loss_S
+
+
+def _refined(log_n_R: np.ndarray, loss_SR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds (log N* [S], loss [S]) between the points of an even grid, by Newton's method on the polynomials."""
+    middle_S = np.clip(np.argmin(loss_SR, axis=1), 3, len(log_n_R) - 4)
     steps = np.arange(-3.0, 4.0)
-    around_S7 = np.take_along_axis(fine_SR, middle_S[:, None] + steps.astype(int), axis=1)
+    around_S7 = np.take_along_axis(loss_SR, middle_S[:, None] + steps.astype(int), axis=1)
     middle_loss_S = around_S7[:, 3]
     coefficient_7S = np.linalg.solve(np.vander(steps, increasing=True), (around_S7 - middle_loss_S[:, None]).T)
     slope_6S, curvature_5S = (polynomial.polyder(coefficient_7S, order) for order in (1, 2))
@@ -87,18 +92,16 @@ def numeric_optima(
         with np.errstate(invalid="ignore", divide="ignore"):  # a loss flat to rounding has no optimum: NaN
             newton_S = _polyval(shift_S, slope_6S) / _polyval(shift_S, curvature_5S)
         shift_S = np.clip(shift_S - newton_S, -1.5, 1.5)
-    log_n_S[inside_S] = fine_R[middle_S] + FINE_STEP * shift_S
-    loss_S[inside_S] = middle_loss_S + _polyval(shift_S, coefficient_7S)
-    return log_n_S, loss_S
+    return log_n_R[middle_S] + FINE_STEP * shift_S, middle_loss_S + _polyval(shift_S, coefficient_7S)
 
 
 def _polyval(x_S: np.ndarray, coefficient_KS: np.ndarray) -> np.ndarray:
-    """Each of S polynomials at its own x, [S]."""
+    """Evaluates each of S polynomials at its own x, [S]."""
     return polynomial.polyval(x_S, coefficient_KS, tensor=False)
 
 
 def _closed_form(fitted: FittedLaw, budgets_B: np.ndarray, theta_SP: np.ndarray) -> Optima:
-    """With inner exponents alpha/g, beta/g and sizes A^(1/g), B^(1/g), eq. 4 of 2203.15556 reads, in the outer ones,
+    """Applies eq. 4 of 2203.15556 to the inner exponents alpha/g, beta/g and sizes A^(1/g), B^(1/g):
 
     log G = (g log(alpha / beta) + log A - log B) / (alpha + beta),  N* = G (C/k)^(beta / (alpha + beta)).
     """
@@ -117,14 +120,17 @@ def _closed_form(fitted: FittedLaw, budgets_B: np.ndarray, theta_SP: np.ndarray)
 
 
 def _inner(fitted: FittedLaw, values: Natural) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """alpha, beta and g, each in the shape of `values`."""
+    """Returns alpha, beta and g, each in the shape of `values`."""
     alpha = values["alpha"]
     gamma = CLOSED_FORM[fitted.law.name]
     return alpha, values.get("beta", alpha), np.ones_like(alpha) if gamma is None else values[gamma]
 
 
 def _vanished(fitted: FittedLaw, theta_SP: np.ndarray, values: Natural) -> tuple[np.ndarray, np.ndarray]:
-    """([S] the N term vanished, [S] the D term did): of no size anywhere in the data, or no decay, or over at once."""
+    """Returns [S] whether the N term vanished and [S] whether the D term did.
+
+    A term has vanished if it is negligible everywhere in the data, does not decay, or decays within the first step.
+    """
     (n_low, n_high), (d_low, d_high) = fitted.ranges["n"], fitted.ranges["d"]
     points = {"n": np.array([n_low, n_high]), "d": np.array([d_high, d_low])}
     loss_SR = fitted.loss_at(points, theta_SP)
@@ -142,13 +148,13 @@ def _vanished(fitted: FittedLaw, theta_SP: np.ndarray, values: Natural) -> tuple
 
 
 def points_at(log_n_R: np.ndarray, log_nd: float, unique: float | None) -> Points:
-    """The law's axes at R values of log N with N * D fixed."""
+    """Returns the law's axes at R values of log N, with N * D fixed."""
     points = {"n": np.exp(log_n_R), "d": np.exp(log_nd - log_n_R)}
     return points if unique is None else points | {"u": np.full(len(log_n_R), float(unique))}
 
 
 def _search_grid(fitted: FittedLaw, budget: float) -> np.ndarray:
-    """log N from far below the data's to far above, [R]; moved with the budget as far as N* can move, which is ~ C."""
+    """Returns log N from far below the data to far above, [R]. The ends move with the budget as far as N* can: ~ C."""
     (n_low, n_high), (d_low, d_high) = fitted.ranges["n"], fitted.ranges["d"]
     low = n_low / SEARCH_FACTOR * min(1.0, budget / (fitted.flops_per_nd * n_low * d_low))
     high = n_high * SEARCH_FACTOR * max(1.0, budget / (fitted.flops_per_nd * n_high * d_high))
@@ -156,7 +162,7 @@ def _search_grid(fitted: FittedLaw, budget: float) -> np.ndarray:
 
 
 def check(fitted: FittedLaw, budgets_B: np.ndarray, unique: float | None) -> np.ndarray:
-    """The budgets as [B]. Raises InputError as `frontier` does."""
+    """Returns the budgets as [B]. Raises InputError as `frontier` does."""
     law = fitted.law
     missing = [axis.upper() for axis in ("n", "d") if axis not in law.axes]
     if missing:

@@ -10,7 +10,7 @@ from scaling.report.html import interval
 from scaling.report.latex import written_at_1
 
 if TYPE_CHECKING:
-    from scaling.compute.frontier import Exponent, Frontier
+    from scaling.compute.frontier import Estimate95, Frontier
 
 BOTTLENECKS = {"beta": ("the data are", "data"), "alpha": ("size is", "parameters")}
 """{exponent: what it is an exponent of}, in the laws below."""
@@ -62,7 +62,7 @@ def path_sentence(path: Frontier, is_measured: bool) -> str:
     return f"{says}, with C = {path.flops_per_nd:.4g} N D{source}.{beyond}"
 
 
-def _power(power: Exponent) -> str:
+def _power(power: Estimate95) -> str:
     if power.value is None:
         return f"? {interval((power.low, power.high))}"
     return f"{power.value:.3f} {interval((power.low, power.high))}"

@@ -18,7 +18,7 @@ from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:
     from scaling.compute.frontier import Frontier
-    from scaling.compute.isoflop import IsoFlop, Minimum
+    from scaling.compute.isoflop import BestN, IsoFlop
 
 HELDOUT_SHOWN = 20
 PATH_SHOWN = 9
@@ -126,7 +126,7 @@ def isoflop_section(of: IsoFlop) -> str:
     return "\n".join(parts + ([notes(of.warnings, "warn")] if of.warnings else []))
 
 
-def _minimum(minimum: Minimum) -> str:
+def _minimum(minimum: BestN) -> str:
     if minimum.refused:
         return "refused"
     ends = minimum.n_interval95

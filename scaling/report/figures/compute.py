@@ -14,7 +14,7 @@ from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:
     from scaling.compute.frontier import Band, Frontier
-    from scaling.compute.isoflop import Budget, IsoFlop, Minimum
+    from scaling.compute.isoflop import BestN, Budget, IsoFlop
     from scaling.fitting.fit import Fit
 
 SHAPES = {"surface": "diamond", "parabola": "triangle-down", "local": "square"}
@@ -82,7 +82,7 @@ def _minima(minima: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Color)
             yield chart.encode(x=x, y=y, shape=shape, size=size, color=colour, tooltip=tooltip)
 
 
-def _mark(budget: Budget, minimum: Minimum) -> dict[str, Any]:
+def _mark(budget: Budget, minimum: BestN) -> dict[str, Any]:
     """Where a minimum is drawn; a refused one at the budget's lowest run."""
     lowest = int(np.argmin(budget.curve.loss_G))
     n, loss = (minimum.n, minimum.loss)

@@ -1,0 +1,170 @@
+"""Advice for a budget: what it buys and what a mistake costs. `sessionrec plan` prints it.
+
+    advise(fitted, [1e18, 1e19])
+
+Letters: S bootstrap draws, B budgets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scaling.compute.frontier import Band, Estimate95, Waste, frontier, waste
+from scaling.compute.optima import optima
+from scaling.fitting.fitted import FittedLaw
+
+FAR = 10.0
+"""Beyond this many times the largest C of the fitted data an advice is marked as a guess."""
+SIDES = {"A": "n", "alpha": "n", "B": "d", "beta": "d"}
+"""{parameter: the axis whose term may vanish if the parameter is open}."""
+
+
+@dataclass(frozen=True)
+class WrongN:
+    """The cost of an N other than the best one, under the fitted law."""
+
+    choice: str
+    cost: Waste
+
+
+@dataclass(frozen=True)
+class Regret:
+    """The loss that N* gives away if a bootstrap draw is the truth: loss(N*) - loss(the draw's own best N)."""
+
+    mean: float
+    percentile95: float
+    draws: int
+    """The number of draws in which a best N exists. Both numbers rest on these."""
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """The best use of one budget."""
+
+    flops: float
+    n: Estimate95
+    d: Estimate95
+    loss: Estimate95
+    extrapolation_factor: float
+    """C over the largest C of the fitted data."""
+    wrong_n: tuple[WrongN, ...]
+    regret: Regret | None
+    """None without draws."""
+
+
+@dataclass(frozen=True)
+class BudgetAdvice:
+    law: str
+    formula: str
+    flops_per_nd: float
+    n_exponent: Estimate95
+    d_exponent: Estimate95
+    budgets: tuple[BudgetRow, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def advise(
+    fitted: FittedLaw,
+    budgets_B: list[float] | np.ndarray,
+    *,
+    open_params: tuple[str, ...] = (),
+    unique: float | None = None,
+) -> BudgetAdvice:
+    """Computes the best N and D of each budget, the loss, and the cost of a wrong N.
+
+    Args:
+      fitted: a law of N and D.
+      budgets_B: [B] training FLOPs, C = flops_per_nd * N * D.
+      open_params: the parameters whose interval the fit found open (`open_intervals` of fit.json). N* is then a bound.
+      unique: the amount of unique data, for a law with the axis "u" and for no other law.
+
+    Raises:
+      InputError: a law without N, a budget that is not a finite number above 0, or a missing or needless `unique`.
+
+    Source: Hoffmann et al. 2022 (2203.15556), eq. 4, through `frontier`.
+    """
+    path = frontier(fitted, np.asarray(budgets_B, float), unique)
+    n, d = _without_open_ends(path.n, path.d, open_params)
+    rows = [
+        BudgetRow(
+            flops=float(flops),
+            n=n.at(i),
+            d=d.at(i),
+            loss=path.loss.at(i),
+            extrapolation_factor=float(path.extrapolation_B[i]),
+            wrong_n=_wrong_n(fitted, float(flops), n.at(i), unique),
+            regret=_regret(fitted, float(flops), n.at(i).value, unique),
+        )
+        for i, flops in enumerate(path.budgets_B)
+    ]
+    return BudgetAdvice(
+        law=fitted.law.name,
+        formula=fitted.law.formula,
+        flops_per_nd=fitted.flops_per_nd,
+        n_exponent=path.n_exponent,
+        d_exponent=path.d_exponent,
+        budgets=tuple(rows),
+        warnings=tuple(_warnings(rows, path.open_reason, open_params)),
+    )
+
+
+def _without_open_ends(n: Band, d: Band, open_params: tuple[str, ...]) -> tuple[Band, Band]:
+    """Removes the ends that open parameters take away: if the N term may vanish, N* has no lower bound."""
+    free = {SIDES[name] for name in open_params if name in SIDES}
+    missing_B = np.full_like(n.value_B, np.nan)
+    if "n" in free:
+        n, d = dataclasses.replace(n, low_B=missing_B), dataclasses.replace(d, high_B=missing_B)
+    if "d" in free:
+        n, d = dataclasses.replace(n, high_B=missing_B), dataclasses.replace(d, low_B=missing_B)
+    return n, d
+
+
+def _wrong_n(fitted: FittedLaw, flops: float, n: Estimate95, unique: float | None) -> tuple[WrongN, ...]:
+    if n.value is None:
+        return ()
+    factors = {
+        "low end of N*": None if n.low is None else n.low / n.value,
+        "high end of N*": None if n.high is None else n.high / n.value,
+        "half N*": 0.5,
+        "twice N*": 2.0,
+    }
+    return tuple(WrongN(name, waste(fitted, flops, x, unique)) for name, x in factors.items() if x is not None)
+
+
+def _regret(fitted: FittedLaw, flops: float, n: float | None, unique: float | None) -> Regret | None:
+    if n is None or not len(fitted.cloud_SP):
+        return None
+    points = {"n": np.array([n]), "d": np.array([flops / fitted.flops_per_nd / n])}
+    if unique is not None:
+        points["u"] = np.array([unique])
+    best_S = optima(fitted, np.array([flops]), fitted.cloud_SP, unique).loss_SB[:, 0]
+    given_S = fitted.loss_at(points, fitted.cloud_SP)[:, 0]
+    lost_S = np.maximum(given_S - best_S, 0.0)[np.isfinite(best_S)]  # below 0 is rounding: best_S is a minimum
+    if not len(lost_S):
+        return None
+    return Regret(float(lost_S.mean()), float(np.percentile(lost_S, 95)), len(lost_S))
+
+
+def _warnings(rows: list[BudgetRow], open_reason: str | None, open_params: tuple[str, ...]) -> list[str]:
+    warnings = [
+        f"C = {row.flops:.3g} is {row.extrapolation_factor:.3g} times the largest C that was fitted: the intervals "
+        f"hold only if the law holds that far out. Runs at {row.flops / FAR:.2g} FLOPs or more would show it."
+        for row in rows
+        if row.extrapolation_factor > FAR
+    ]
+    bearing = [name for name in open_params if name in SIDES]
+    if bearing:
+        warnings.append(
+            f"The interval of {' and '.join(bearing)} is open: N* and D* are bounds, not values. Runs that vary "
+            f"{' and '.join(sorted({SIDES[name].upper() for name in bearing}))} more would close it."
+        )
+    if open_reason is not None:
+        warnings.append(f"{open_reason[0].upper()}{open_reason[1:]}.")
+    return warnings
