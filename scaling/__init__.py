@@ -1,11 +1,8 @@
 """Power laws from any table of runs; never imports jax or sessionrec_jax.
 
-    import scaling
-    table = scaling.read("runs.csv", scaling.Columns(n="params", d="tokens", loss="loss"))
-    fit = scaling.fit(table, law="chinchilla")
-    print(fit.summary())
-
-`scaling.fit` is the function; the module of that name is reached as `from scaling.fit import Fit`.
+import scaling
+fit = scaling.fit("runs.csv", law="chinchilla", n="params", d="tokens", loss="loss")  # or a Polars or pandas frame
+print(fit.summary())
 """
 
 from scaling.errors import InputError, Refusal

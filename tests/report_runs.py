@@ -11,7 +11,7 @@ from scaling.laws.theory import Theory
 from scaling.table.run_table import Columns, RunTable, from_frame
 
 THEORY = Theory(exponent=1 / 3, floor=0.37, curve=((1e3, 0.1), (1e5, 0.02)), note="planted <1/3>")
-COLUMNS = Columns(loss="loss", d="d", n="n", baseline="base", floor="floor")
+COLUMNS = Columns(loss="loss", d="d", n="n", baseline="base", floor_column="floor")
 OF_BOTH = Columns(loss="loss", d="d", n="n")
 OF_RUNS = {"loss_against_data", "excess_against_data", "loss_against_size", "residuals", "residuals_against_size"} | {
     "residuals_against_predicted", "residuals_quantiles",

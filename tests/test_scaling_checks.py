@@ -7,7 +7,7 @@ import pytest
 from scaling.errors import InputError, Refusal
 from scaling.fitting.noise import lack_of_fit, seed_noise
 from scaling.laws.registry import LAWS
-from scaling.table.checks import RECIPE, refuse
+from scaling.table.checks import refuse
 from scaling.table.run_table import Columns, RunTable, from_frame
 
 POWER, POWER_FLOOR, CHINCHILLA = (LAWS[name] for name in ("power", "power_floor", "chinchilla"))
@@ -32,9 +32,8 @@ def table(frame: pl.DataFrame, **named) -> RunTable:
 
 
 def seen(epochs: np.ndarray | float) -> RunTable:
-    """D in sessions seen, so many times the distinct ones."""
-    frame = grid().rename({"d": "sessions_seen"})
-    return table(frame.with_columns(sessions_unique=pl.col("sessions_seen") / epochs), d="sessions_seen")
+    """A table whose D is `epochs` times its distinct data."""
+    return table(grid().with_columns(u=pl.col("d") / epochs), unique="u")
 
 
 def test_a_good_table_carries_every_law_without_a_word():
@@ -96,26 +95,20 @@ def test_too_few_runs_names_what_was_left_out():
         refuse(table(grid().with_columns(status=pl.lit("finished"))), POWER, None)
 
 
-@pytest.mark.parametrize("name", RECIPE)
-def test_mixed_recipes(name):
-    mixed = grid().with_columns(pl.Series(name, [0.5, None] * 18))
-    with pytest.raises(Refusal, match=rf"'{name}' \(0.5, \(none\)\).*Fit a table with the rows of one"):
-        refuse(table(mixed), CHINCHILLA, None)
-    refuse(table(mixed.with_columns(pl.lit("same").alias(name))), CHINCHILLA, None)
-
-
-def test_what_a_plan_tunes_is_no_recipe_unless_it_is_named():
-    tuned = ("learning_rate_peak", "epochs_planned", "width", "layers", "batch_sessions", "commit")
-    frame = grid().with_columns(pl.int_range(36).alias(name) for name in tuned)
-    assert refuse(table(frame), CHINCHILLA, None) == ()
+def test_mixed_recipes():
+    mixed = grid().with_columns(alpha=pl.Series([0.5, None] * 18), width=pl.int_range(36))
+    assert refuse(table(mixed), CHINCHILLA, None) == ()
+    with pytest.raises(Refusal, match=r"'alpha' \(0.5, \(none\)\).*Fit a table with the rows of one"):
+        refuse(table(mixed, recipe=("alpha",)), CHINCHILLA, None)
     with pytest.raises(Refusal, match=r"'width' \(0, 1, 2, 3, \.\.\.\)"):
-        refuse(table(frame, recipe=("width",)), CHINCHILLA, None)
+        refuse(table(mixed, recipe="width"), CHINCHILLA, None)
+    refuse(table(mixed.with_columns(alpha=pl.lit("same")), recipe="alpha"), CHINCHILLA, None)
 
 
 def test_a_recipe_column_may_be_the_axis():
     """`negatives` is a setting of the recipe, which varies here because it is D."""
-    assert "negatives" in RECIPE
-    assert refuse(table(grid().rename({"d": "negatives"}), d="negatives"), CHINCHILLA, None) == ()
+    runs = table(grid().rename({"d": "negatives"}), d="negatives", recipe="negatives")
+    assert refuse(runs, CHINCHILLA, None) == ()
 
 
 def test_rows_of_one_run_want_a_cluster():
@@ -132,7 +125,7 @@ def test_few_clusters_are_warned_of():
 
 @pytest.mark.parametrize("law", [POWER, CHINCHILLA])
 def test_repeated_data_under_a_law_of_new_data(law):
-    with pytest.raises(Refusal, match=r"36 runs repeat .* up to 8 times .*Fit the law repeated.* --d sessions_unique"):
+    with pytest.raises(Refusal, match=r"36 runs repeat .* up to 8 times .*Fit the law repeated.* --d u"):
         refuse(seen(8.0), law, None)
     with pytest.raises(Refusal, match="1 runs repeat"):
         refuse(seen(np.r_[np.ones(35), 1.06]), law, None)
@@ -148,12 +141,11 @@ def test_the_repeated_law_wants_repetition():
 
 
 def test_repeated_data_on_a_ray_is_told_apart_by_its_distinct_part():
-    frame = ray(36).rename({"d": "sessions_seen"})
-    free = frame.with_columns(sessions_unique=pl.col("sessions_seen") / np.tile([1.0, 4, 16], 12))
-    refuse(table(free, d="sessions_seen"), REPEATED, None)
-    tied = frame.with_columns(sessions_unique=pl.col("sessions_seen") / 4)
+    free = ray(36).with_columns(u=pl.col("d") / np.tile([1.0, 4, 16], 12))
+    refuse(table(free, unique="u"), REPEATED, None)
+    tied = ray(36).with_columns(u=pl.col("d") / 4)
     with pytest.raises(Refusal, match="single ray"):
-        refuse(table(tied, d="sessions_seen"), REPEATED, None)
+        refuse(table(tied, unique="u"), REPEATED, None)
 
 
 @pytest.mark.parametrize(("column", "law"), [("loss", POWER), ("loss", CHINCHILLA), ("hit", OF_LOSS)])
@@ -230,7 +222,7 @@ def corrupt(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
 NAMED = (
     Columns(loss="loss", d="d", n="n"),
     Columns(loss="loss", d="d", n="n", unique="unique", flops="flops", metric="hit"),
-    Columns(loss="loss", n="n", flops="flops", baseline="baseline", floor="floor", cluster="cluster"),
+    Columns(loss="loss", n="n", flops="flops", baseline="baseline", floor_column="floor", cluster="cluster"),
     Columns(metric="hit", d="d", n="n", recipe=("cluster",)),
     Columns(loss="loss", metric="hit"),
     Columns(loss="loss", d="d", select_by="hit", select_within=("n", "seed")),
@@ -242,6 +234,7 @@ def test_whatever_is_wrong_with_a_table_is_told_or_listed():
         unique=pl.col("d") / 2, flops=6 * pl.col("n") * pl.col("d"), baseline=9.0, floor=1.7, cluster=pl.col("run_id")
     )
     good = good.with_columns(schedule_fraction=1.0)
+    defaults = Columns(progress="schedule_fraction")
     outcomes = {"told": 0, "listed": 0, "refused": 0, "carried": 0}
     for trial in range(600):
         rng = np.random.default_rng(trial)
@@ -251,7 +244,7 @@ def test_whatever_is_wrong_with_a_table_is_told_or_listed():
         columns = NAMED[trial % len(NAMED)]
         with np.errstate(all="raise"):
             try:
-                runs = from_frame(frame, columns, drop_worst=int(rng.integers(0, 3)))
+                runs = from_frame(frame, columns, drop_worst=int(rng.integers(0, 3)), defaults=defaults)
             except InputError:
                 outcomes["told"] += 1
                 continue

@@ -264,13 +264,16 @@ def test_wrong_requests(options, message):
         scaling.fit(line(), **options)
 
 
-def test_a_path_wants_its_columns_named(tmp_path):
-    with pytest.raises(InputError, match="without columns"):
-        scaling.fit(tmp_path / "runs.csv")
+def test_a_path_or_a_frame_is_read_with_the_names_of_its_columns(tmp_path):
+    with pytest.raises(InputError, match="name the loss column with --loss"):
+        scaling.fit(line().frame)
+    with pytest.raises(InputError, match="loss came with a table whose columns are named already"):
+        scaling.fit(line(), loss="loss")
     line().frame.write_csv(tmp_path / "runs.csv")
+    known = scaling.fit(line(), "power_floor", **QUICK).params
     columns = scaling.Columns(loss="loss", d="d")
-    fit = scaling.fit(tmp_path / "runs.csv", "power_floor", columns=columns, **QUICK)
-    assert fit.params == scaling.fit(line(), "power_floor", **QUICK).params
+    assert scaling.fit(tmp_path / "runs.csv", "power_floor", columns=columns, **QUICK).params == known
+    assert scaling.fit(line().frame, "power_floor", loss="loss", d="d", **QUICK).params == known
 
 
 def test_warnings_are_kept():

@@ -57,7 +57,7 @@ def test_runs_of_other_sizes_are_no_repeats():
 def test_rows_of_one_seed_or_cluster_count_once():
     d = np.repeat([1.0, 2.0, 4.0], 4)
     rows = pl.DataFrame({"d": d, "loss": np.exp(np.tile([0.0, 0.2, 0.1, 0.3], 3)), "run": np.arange(12) // 2})
-    for columns in (Columns(loss="loss", d="d", cluster="run"), Columns(loss="loss", d="d", seed="run")):
+    for columns in (Columns(loss="loss", d="d", cluster="run"), Columns(loss="loss", d="d", seed_column="run")):
         noise = seed_noise(from_frame(rows, columns), POWER)
         assert (noise.groups, noise.degrees_of_freedom) == (3, 3)
         assert noise.sigma == pytest.approx(0.1 / np.sqrt(2))

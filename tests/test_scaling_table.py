@@ -65,7 +65,7 @@ def test_a_run_without_a_row_is_listed(tmp_path):
         ({"d": [1.0, 2, 0, 4, 5, 6]}, COLUMNS, "'d' is 0 in c"),
         ({"n": [1.0, 2, None, 4, 5, 6]}, COLUMNS, "'n' is nan in c"),
         ({"loss": [1.0, 2, -3, 4, 5, 6]}, COLUMNS, "'loss' is -3 in c"),
-        ({"loss": [True] * 6}, COLUMNS, "wants numbers"),
+        ({"loss": [True] * 6}, COLUMNS, "needs numbers"),
         ({}, Columns(loss="lost", d="d"), "did you mean 'loss'"),
         ({}, Columns(d="d"), "--loss, or a metric with --metric"),
         ({}, Columns(loss="loss"), "--d, or training FLOPs with --flops"),
@@ -73,9 +73,9 @@ def test_a_run_without_a_row_is_listed(tmp_path):
         ({}, Columns(loss="loss", metric="d", unique="d"), "needs --d"),
         ({}, Columns(loss="loss", d="d", recipe=("optimiser",)), "'optimiser' \\(--recipe\\)"),
         ({}, Columns(loss="loss", d="d", select_by="n"), "go together"),
-        ({"floor": [1.0, 1, 1, 1, 1, 2]}, Columns(loss="loss", d="d", floor="floor"), "a law has one floor"),
+        ({"floor": [1.0, 1, 1, 1, 1, 2]}, Columns(loss="loss", d="d", floor_column="floor"), "a law has one floor"),
         ({"d": [1.0, 2, 3, 4, 5, 1e70]}, COLUMNS, "'d' is 1e\\+70 in f"),
-        ({"loss": [[1.0]] * 6}, COLUMNS, "wants numbers"),
+        ({"loss": [[1.0]] * 6}, COLUMNS, "needs numbers"),
         ({"n": [1e9] * 6}, COLUMNS, "Is D in millions or billions"),
         ({"run": ["x", None] * 3}, Columns(loss="loss", d="d", cluster="run"), "is empty in b"),
         ({"done": [1.0] * 5 + [100]}, Columns(loss="loss", d="d", progress="done"), "100 in f; wanted the fraction"),
@@ -153,10 +153,11 @@ def test_flops_beside_d_tell_what_a_parameter_and_an_example_cost():
 
 
 def test_a_checkpoint_before_the_end_of_its_schedule_is_left_out():
-    table = from_frame(frame(schedule_fraction=[0.5, 1, 1 - 1e-12, 1, 0.999, None]), COLUMNS)
+    done = frame(part=[0.5, 1, 1 - 1e-12, 1, 0.999, None])
+    table = from_frame(done, COLUMNS, defaults=Columns(progress="part"))
     assert table.row_id == ("b", "c", "d", "f")
     assert rules(table) == dict.fromkeys("ae", "before the end of its schedule")
-    assert "1 rows have no schedule_fraction" in table.warnings[0]
+    assert "1 rows have no part" in table.warnings[0]
 
 
 def test_a_row_is_a_copy_only_if_it_is_one_throughout():
@@ -169,10 +170,58 @@ def test_a_row_is_a_copy_only_if_it_is_one_throughout():
 
 
 def test_unique_data_is_at_most_all_data():
-    runs = frame().rename({"d": "sessions_seen"}).with_columns(sessions_unique=pl.lit(2.5))
-    table = from_frame(runs, Columns(loss="loss", d="sessions_seen"))
+    runs = frame(distinct=[2.5] * 6)
+    table = from_frame(runs, Columns(loss="loss", d="d", unique="distinct"))
     np.testing.assert_array_equal(table.unique, [1, 2, 2.5, 2.5, 2.5, 2.5])
-    assert from_frame(runs, Columns(loss="loss", d="n")).unique is None
+    assert from_frame(runs, Columns(loss="loss", d="d")).unique is None
+
+
+def test_defaults_are_taken_as_far_as_the_table_has_them():
+    defaults = Columns(n="n", unique="distinct", metric="hit", recipe="a,b,c")
+    named = Columns(loss="loss", d="d", unique="d", recipe="e")
+    taken = from_frame(frame(b=[1] * 6, c=[1] * 6, e=[1] * 6), named, defaults=defaults).columns
+    assert (taken.n, taken.unique, taken.metric, taken.recipe) == ("n", "d", None, ("e", "b", "c"))
+    assert (taken.run_id, taken.seed_column) == ("run_id", None)
+
+
+class PandasLike:
+    """The part of a pandas frame that is used."""
+
+    def __init__(self, columns: dict[str, np.ndarray]):
+        self.columns, self._arrays = list(columns), columns
+
+    def __getitem__(self, name: str) -> "PandasSeries":
+        return PandasSeries(self._arrays[name])
+
+    def isna(self) -> None: ...
+
+
+class PandasSeries:
+    def __init__(self, array: np.ndarray):
+        self._array = array
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self._array
+
+    def isna(self) -> list[bool]:
+        return [value is None or value != value for value in self._array]
+
+
+def test_a_pandas_frame_reads_like_a_polars_one():
+    runs = frame(loss=[6.0, 5, 4, 3, float("nan"), None], name=["x", None, "y", "x", "x", "x"])
+    arrays = {name: runs[name].to_numpy() for name in runs.columns}
+    arrays["name"] = np.array(["x", float("nan"), "y", "x", "x", "x"], object)
+    polars, pandas = (read(table, loss="loss", d="d", n="n", cluster=None) for table in (runs, PandasLike(arrays)))
+    assert pandas.data_hash() == polars.data_hash()
+    assert pandas.row_id == polars.row_id == ("a", "b", "c", "d")
+    assert pandas.frame["name"].to_list() == ["x", None, "y", "x"]
+
+
+def test_a_table_that_is_none_and_a_misspelled_name_are_refused():
+    with pytest.raises(InputError, match="the table is a list; expected a path, or a Polars or pandas frame"):
+        read([1, 2], loss="loss", d="d")
+    with pytest.raises(InputError, match=r"unknown argument 'los'; did you mean 'loss'\?"):
+        read(frame(), los="loss", d="d")
 
 
 def test_a_metric_alone_is_fitted_as_its_error():
@@ -232,7 +281,7 @@ def test_repeated_points_of_one_seed_ask_for_a_cluster_column():
 
 def test_a_floor_column_without_numbers_is_no_floor():
     frame = pl.DataFrame({"d": [1.0, 10.0, 100.0], "loss": [3.0, 2.0, 1.5], "floor": [None] * 3})
-    assert from_frame(frame, Columns(loss="loss", d="d", floor="floor"), source="rows").known_floor is None
+    assert from_frame(frame, Columns(loss="loss", d="d", floor_column="floor"), source="rows").known_floor is None
 
 
 def sweep(folder: Path, runs: int) -> list[Path]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 import scaling
-from experiments.sweep.row_columns import with_defaults
+from experiments.sweep.row_columns import RECIPE, SCHEDULE_FRACTION, SESSIONS, SESSIONS_SEEN, with_defaults
 from scaling.errors import InputError, near_miss
+from scaling.table import run_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class ColumnArgs:
     progress: str | None = None
     """Column of the fraction of its schedule that a row has done; rows before the end are left out."""
     recipe: str | None = None
-    """Columns that must not vary in one fit, as A,B, beside the known ones (data set, losses, schedule, ...)."""
+    """Columns that must not vary in one fit, as A,B, and are checked with the known ones (data set, losses)."""
     cluster: str | None = None
     """Column that names the run where a run has several rows: they are resampled together."""
     run_id: str | None = None
@@ -56,10 +59,17 @@ FROM_SWEEP = (*COLUMNS, "law")
 
 def columns_of(chosen: dict[str, Any]) -> scaling.Columns:
     """What `chosen` calls the columns; other keys say nothing."""
-    found = {field: chosen.get(field) for field in COLUMNS if field != "floor_column"}
-    for listed in ("select_within", "recipe"):
-        found[listed] = names(found[listed])
-    return scaling.Columns(floor=chosen.get("floor_column"), **found)
+    found = {field: chosen.get(field) for field in COLUMNS}
+    return scaling.Columns(**{field: value for field, value in found.items() if value is not None})
+
+
+def table_of(
+    source: Path, frame: pl.DataFrame, columns: scaling.Columns, unfinished: tuple[scaling.Excluded, ...], **options
+) -> scaling.RunTable:
+    """The RunTable of a loaded table, with contract 3's names for the columns that are not named."""
+    unique = SESSIONS if columns.d == SESSIONS_SEEN else None
+    defaults = scaling.Columns(unique=unique, progress=SCHEDULE_FRACTION, recipe=RECIPE)
+    return run_table.from_frame(frame, columns, source=str(source), unfinished=unfinished, defaults=defaults, **options)
 
 
 def chosen_for(args: ColumnArgs, path: Path, present: list[str]) -> dict[str, Any]:

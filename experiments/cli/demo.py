@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 import scaling
+from experiments.cli.columns import table_of
 from experiments.plans.grid import Plan
 from experiments.sweep.launch import local
 from experiments.sweep.layout import Layout
@@ -142,13 +143,9 @@ def main(argv: list[str]) -> int:
 
 def _runs(sweep_dir: Path, select_within: list[str]) -> scaling.RunTable:
     """The sweep's rows, of each cell the one that was best on validation."""
-    columns = scaling.Columns(
-        **{name: REPORT[name] for name in ("n", "d", "loss", "baseline", "select_by")},
-        floor=REPORT["floor_column"],
-        select_within=tuple(select_within),
-    )
+    named = {name: REPORT[name] for name in ("n", "d", "loss", "baseline", "floor_column", "select_by")}
     frame, unfinished = run_table.load(sweep_dir)
-    return run_table.from_frame(frame, columns, source=str(sweep_dir), unfinished=unfinished)
+    return table_of(sweep_dir, frame, scaling.Columns(**named, select_within=tuple(select_within)), unfinished)
 
 
 def _try(runs: scaling.RunTable, law: str) -> tuple[str, scaling.Fit | scaling.Refusal]:

@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.columns import ColumnArgs
+from experiments.cli.columns import ColumnArgs, table_of
 from experiments.cli.output import columns
 from experiments.console import escape
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
@@ -26,6 +26,7 @@ from scaling.errors import InputError, Refusal
 from scaling.fitting.export import plain, write_json
 from scaling.fitting.fitted import FittedLaw
 from scaling.laws import registry
+from scaling.table.files import load
 from scaling.table.run_table import RunTable
 
 
@@ -95,7 +96,8 @@ def _of_plan(args: Args) -> Advice:
 
 
 def _of_runs(args: Args) -> Advice:
-    table = scaling.read(args.table, args.columns())
+    frame, unfinished = load(args.table)
+    table = table_of(args.table, frame, args.columns(), unfinished)
     fitted, told = _assumed(args, table) if args.assume or args.from_ else (None, "")
     law = (args.law or "chinchilla") if fitted is None else fitted.law.name
     points_of(table, registry.by_name(law))  # names the flag of a column that is missing

@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.columns import FROM_SWEEP, ColumnArgs, chosen_for, columns_of, names
+from experiments.cli.columns import FROM_SWEEP, ColumnArgs, chosen_for, columns_of, names, table_of
 from experiments.cli.tell import tell
 from scaling.errors import InputError
 from scaling.table import run_table
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     if law is None:
         raise InputError("no law is named; name one with --law, such as power_floor or chinchilla")
     fit = scaling.fit(
-        run_table.from_frame(frame, columns_of(chosen), args.drop_worst, source=str(args.table), unfinished=unfinished),
+        table_of(args.table, frame, columns_of(chosen), unfinished, drop_worst=args.drop_worst),
         law,
         objective=args.objective,
         delta=_delta(args.delta),

@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.columns import ColumnArgs, chosen_for, columns_of, names
+from experiments.cli.columns import ColumnArgs, chosen_for, columns_of, names, table_of
 from experiments.cli.tell import tell
 from scaling import report
 from scaling.errors import Refusal
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     frame, unfinished = run_table.load(args.sweep)
     chosen = chosen_for(args, args.sweep, frame.columns)
     columns = columns_of(chosen)
-    runs = run_table.from_frame(frame, columns, source=str(args.sweep), unfinished=unfinished)
+    runs = table_of(args.sweep, frame, columns, unfinished)
     theory_file = args.sweep / "theory.json"
     theory = read_theory(theory_file) if theory_file.exists() else None
     fits = [(law, _fit(runs, law, args)) for law in names(chosen.get("law", _law(runs)))]

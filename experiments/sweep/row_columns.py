@@ -149,9 +149,19 @@ DONE = (
 
 # Columns that plans, fits and displays read.
 PARAMS, FLOPS = "params_body", "flops_train"
+SCHEDULE_FRACTION = "schedule_fraction"
 SESSIONS, SESSIONS_SEEN, WINDOW, ITEMS = "sessions_unique", "sessions_seen", "window_slots", "items"
 LOSS, RANK_LOSS, RANK_LOSS_PAIRED = "loss_nats_per_item", "rank_nats_per_exposure", "rank_paired_nats_per_exposure"
 OBJECTIVE, VALIDATION_NDCG = "validation_objective", "validation_ndcg_at_50"
+
+RECIPE = (
+    "dataset_fingerprint", "dataset", "eval_users", "paradigm", "session_encoder", "sequence_encoder", "positions",
+    "optimizer", "schedule", "learning_rate_rule", "learning_rate_schedule",
+    "retrieval_loss", "negatives", "negatives_from", "other_clicks", "rank_loss", "alpha",
+    "seen_items", "eval_candidates", "flops_convention",
+)  # fmt: skip
+"""Columns of a row that must not vary in one fit, because a law describes one recipe. They do not include what a plan
+tunes or climbs: learning rate, epochs, batch, width, layers."""
 
 
 def baseline_of(loss: str) -> str:

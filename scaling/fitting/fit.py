@@ -158,7 +158,7 @@ class Fit(FittedLaw):
 
 
 def fit(
-    table: RunTable | str | Path,
+    table: Any,
     law: str = "chinchilla",
     *,
     columns: Columns | None = None,
@@ -168,12 +168,14 @@ def fit(
     bootstrap: int = 1000,
     seed: int = 0,
     full: bool = True,
+    **names: Any,
 ) -> Fit:
     """Fits a law to the log of the loss (or of a metric).
 
     Args:
-      table: a RunTable, or the path of a table, whose `columns` are then named.
+      table: a RunTable; or the path of a table, or a Polars or pandas frame, which `read` reads.
       law: a name in `registry.LAWS`, or "best": the form that predicts the held-out largest runs best.
+      columns: the names of the table's columns, where it is not a RunTable.
       objective: "huber", "ls" (least squares) or "lad" (least absolute deviation), of residuals in log loss.
       delta: Huber's threshold in nats of log loss; "auto": 1.345 robust standard deviations of the fit's own residuals.
       floor: the known irreducible loss, in the table's unit. Default: the table's floor column, if it has one.
@@ -181,6 +183,7 @@ def fit(
       seed: of the bootstrap.
       full: also walk the profile likelihood of each parameter (an open one takes the parameter's value away), refit
         without the largest runs and predict them, hold every form of the law against those, and try other objectives.
+      **names: fields of Columns, as in `fit(frame, n="params", d="tokens", loss="loss")`.
 
     Raises:
       InputError: something was named wrongly.
@@ -189,9 +192,9 @@ def fit(
     The procedure follows the converged reanalysis of Besiroglu et al. 2024 (2404.10102).
     """
     if not isinstance(table, RunTable):
-        if columns is None:
-            raise InputError("a path was given without columns=Columns(...), which says what its columns are called")
-        table = read(table, columns)
+        table = read(table, columns, **names)
+    elif columns is not None or names:
+        raise InputError(f"{' and '.join(names) or 'columns'} came with a table whose columns are named already")
     if objective not in OBJECTIVES:
         raise InputError(f"unknown objective {objective!r}; {near_miss(objective, OBJECTIVES)}")
     if delta != "auto" and not (isinstance(delta, int | float) and np.isfinite(delta) and delta > 0):

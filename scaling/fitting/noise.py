@@ -117,7 +117,8 @@ class _Repeats:
 
 def _seed(table: RunTable) -> np.ndarray:
     """[R] integers, equal for rows of one seed, or of one cluster where the seed is not known."""
-    seeds = [None] * len(table) if table.columns.seed is None else table.frame[table.columns.seed].to_list()
+    name = table.columns.seed_column
+    seeds = [None] * len(table) if name is None else table.frame[name].to_list()
     number: dict[tuple[str, str], int] = {}
     names = [
         ("cluster", str(cluster)) if seed is None else ("seed", repr(seed))

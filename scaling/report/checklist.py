@@ -137,7 +137,7 @@ def _training(table: RunTable) -> list[Item]:
             else None,
             "--select-by" if columns.select_by else "--select-by and --select-within, with the runs of all settings",
         ),
-        _of_column(TRAINING, table, "How many seeds?", (columns.seed or "seed",), "{distinct} ({values})"),
+        _of_column(TRAINING, table, "How many seeds?", (columns.seed_column or "seed",), "{distinct} ({values})"),
         _of_column(
             TRAINING, table, "Which code and versions trained?", ("commit", "jax_version", "torch_version"), every=True
         ),

@@ -187,7 +187,7 @@ def runs(of: RunTable) -> str:
     columns = of.columns
     named = {"run": columns.run_id, "N": columns.n, "D": columns.d or columns.flops, "loss": columns.loss}
     named |= {"metric": columns.metric}
-    named |= {"baseline": columns.baseline, "floor": columns.floor, "tuned by": columns.select_by}
+    named |= {"baseline": columns.baseline, "floor": columns.floor_column, "tuned by": columns.select_by}
     shown = {head: name for head, name in named.items() if name is not None}
     shown |= {name.replace("_", " "): name for name in RUN_COLUMNS if name in of.frame.columns}
     rule = {row.row: row.rule for row in of.excluded}

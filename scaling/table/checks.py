@@ -8,14 +8,6 @@ from scaling.errors import InputError, Refusal
 from scaling.laws.registry import Law
 from scaling.table.run_table import RunTable
 
-RECIPE = (
-    "dataset_fingerprint", "dataset", "eval_users", "paradigm", "session_encoder", "sequence_encoder", "positions",
-    "optimizer", "schedule", "learning_rate_rule", "learning_rate_schedule",
-    "retrieval_loss", "negatives", "negatives_from", "other_clicks", "rank_loss", "alpha",
-    "seen_items", "eval_candidates", "flops_convention",
-)  # fmt: skip
-"""Columns that make another recipe; a law describes one. What a plan tunes or climbs (learning rate, epochs, batch,
-width, layers) is not among them."""
 SPARE = 3
 """Runs beyond the number of parameters, below which a fit says nothing about its own error."""
 REPEATED_ABOVE = 1.05
@@ -73,14 +65,14 @@ def _check_floor(law: Law, known_floor: float) -> None:
 def _mixed_recipes(table: RunTable) -> None:
     columns = table.columns
     fitted = (columns.loss, columns.metric, columns.d, columns.n, columns.unique, columns.flops)
-    for name in dict.fromkeys((*RECIPE, *columns.recipe)):
-        if name not in table.frame.columns or name in fitted:
+    for name in columns.recipe:
+        if name in fitted:
             continue
         values = list(dict.fromkeys("(none)" if value is None else str(value) for value in table.frame[name]))
         if len(values) > 1:
-            told = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
+            shown = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
             raise Refusal(
-                f"the runs differ in {name!r} ({told}): one law describes one recipe. "
+                f"the runs differ in {name!r} ({shown}): one law describes one recipe. "
                 "Fit a table with the rows of one of them at a time."
             )
 

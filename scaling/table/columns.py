@@ -1,9 +1,11 @@
-"""What the columns of a table are called, and the numbers in them."""
+"""The names of a table's columns, and the numbers in them."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,59 +13,79 @@ import polars as pl
 from scaling.errors import InputError, near_miss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the columns of a table are called. One of `loss` and `metric` must be there, and one of `d` and `flops`
-    unless both `loss` and `metric` are."""
+    """The names of a table's columns. A fit needs a loss or a metric; it needs D or FLOPs too, except for a law of a
+    metric as a function of the loss."""
 
     loss: str | None = None
-    """Held-out loss, in nats."""
+    """Column of the held-out loss, in nats."""
     metric: str | None = None
-    """A value above 0 and below 1, the higher the better, such as recall_at_500."""
-    d: str | None = None
-    """Data: sessions, tokens or whatever the law counts."""
+    """Column of a metric above 0 and below 1 (recall_at_500). 1 - M is fitted, or M itself by a metric law."""
     n: str | None = None
-    """Parameters."""
+    """Column of the parameter count N."""
+    d: str | None = None
+    """Column of the data size D: sessions, tokens or whatever the law counts."""
     unique: str | None = None
-    """The distinct data behind `d`. Default: `sessions_unique` where `d` is `sessions_seen` and the table has it."""
+    """Column of the distinct data within D, for runs of several epochs."""
     flops: str | None = None
-    """Training FLOPs C. In a table without `d`, D = C / (6 N); beside `d` they tell C / (N D)."""
+    """Column of the training FLOPs C. In a table without D, D = C / (6 N)."""
     baseline: str | None = None
-    """Loss (or metric, where no loss is named) of a trivial predictor on the same data; runs that do not beat it are
-    excluded."""
-    floor: str | None = None
-    """The known irreducible loss: one number, repeated in every row."""
-    progress: str | None = None
-    """Fraction of its schedule, 0 to 1, that a row has done; rows before the end are excluded. Default:
-    `schedule_fraction` where the table has it."""
-    cluster: str | None = None
-    """Rows of one cluster are not independent: the bootstrap draws them together."""
-    run_id: str | None = None
-    """Names a row in messages. Default: `run_id` where the table has it, else the row's number."""
-    seed: str | None = None
-    """Default: `seed` where the table has it."""
+    """Column of a trivial predictor's loss (or metric, without a loss). Runs that do not beat it are excluded."""
+    floor_column: str | None = None
+    """Column of the known irreducible loss: the same number in all rows."""
     select_by: str | None = None
-    """Tuned runs: of each cell of `select_within` only the row with the lowest value of this column stays."""
+    """Column (a validation loss) that tuned runs are chosen by. The run with the lowest value in its cell is kept."""
     select_within: tuple[str, ...] = ()
+    """Columns that make a cell, as A,B."""
+    progress: str | None = None
+    """Column of the fraction of its schedule that a row has done, 0 to 1. Rows before the end are excluded."""
     recipe: tuple[str, ...] = ()
-    """Columns that must not vary, beside those of `checks.RECIPE`."""
+    """Columns that must not vary in one fit, as A,B."""
+    cluster: str | None = None
+    """Column that names the run where a run has several rows. The bootstrap draws the rows of one run together."""
+    run_id: str | None = None
+    """Column that names a row in messages. Default: run_id, if there is one, else the row's number."""
+    seed_column: str | None = None
+    """Column of the run's seed. Default: seed, if there is one."""
+
+    def __post_init__(self) -> None:
+        for field in ("select_within", "recipe"):
+            object.__setattr__(self, field, _listed(getattr(self, field)))
 
     @property
     def response(self) -> str:
-        """What is fitted as a loss: the loss column, else the metric column."""
-        return self.loss or self.metric
+        """The column that is fitted: the loss, else the metric."""
+        return self.loss or self.metric or ""
+
+
+def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The names in "A,B", or in several such texts."""
+    texts = (names,) if isinstance(names, str) else names
+    return tuple(name for text in texts for name in text.split(",") if name)
+
+
+def columns_from(names: Mapping[str, Any], base: Columns) -> Columns:
+    """Returns `base` with its fields replaced by `names`. Raises InputError for a key that is not a field."""
+    known = [field.name for field in dataclasses.fields(Columns)]
+    for name in names:
+        if name not in known:
+            raise InputError(f"unknown argument {name!r}; {near_miss(name, known)}")
+    return dataclasses.replace(base, **names)
 
 
 def flag(field: str) -> str:
     """The command line's name of a field of Columns."""
-    return "--floor-column" if field == "floor" else f"--{field.replace('_', '-')}"
+    return f"--{field.replace('_', '-')}"
 
 
-def resolve(frame: pl.DataFrame, columns: Columns, source: str) -> Columns:
-    """`columns` with its defaults filled in. Raises InputError for columns that are not there, or do not suffice."""
+def resolve(frame: pl.DataFrame, columns: Columns, defaults: Columns, source: str) -> Columns:
+    """Returns `columns` completed by the names in `defaults` that the frame has.
+
+    Raises InputError for columns that are not in the frame, or that do not suffice for a fit.
+    """
     for field in dataclasses.fields(columns):
-        value = getattr(columns, field.name)
-        for name in (value,) if isinstance(value, str) else value or ():
+        for name in _named(columns, field.name):
             if name not in frame.columns:
                 raise InputError(
                     f"{source} has no column {name!r} ({flag(field.name)}); {near_miss(name, frame.columns)}"
@@ -76,29 +98,43 @@ def resolve(frame: pl.DataFrame, columns: Columns, source: str) -> Columns:
             "(--metric and --loss) needs neither"
         )
     if columns.flops is not None and columns.n is None:
-        raise InputError("--flops is read as D = C / (6 N), or C / (N D) beside --d, and so needs --n")
+        raise InputError("--flops is read as D = C / (6 N), or with --d as C / (N D), and so needs --n")
     if columns.unique is not None and columns.d is None:
-        raise InputError("--unique tells how much of D is distinct, and so needs --d")
+        raise InputError("--unique is the distinct part of D, and so needs --d")
     if (columns.select_by is None) != (not columns.select_within):
         raise InputError("--select-by and --select-within go together: what is tuned, and within which cells")
-    defaults = {"run_id": "run_id", "seed": "seed", "progress": "schedule_fraction"}
-    if columns.d == "sessions_seen":
-        defaults["unique"] = "sessions_unique"
-    found = {
-        field: name for field, name in defaults.items() if getattr(columns, field) is None and name in frame.columns
-    }
+    return _completed(columns, defaults, frame.columns)
+
+
+def _completed(columns: Columns, defaults: Columns, present: Sequence[str]) -> Columns:
+    generic = Columns(run_id="run_id", seed_column="seed")
+    found: dict[str, str | tuple[str, ...]] = {}
+    for field in (field.name for field in dataclasses.fields(columns)):
+        usual = [name for name in (*_named(defaults, field), *_named(generic, field)) if name in present]
+        if field == "recipe":
+            found[field] = tuple(dict.fromkeys((*columns.recipe, *usual)))
+        elif usual and not getattr(columns, field):
+            found[field] = usual[0]
     return dataclasses.replace(columns, **found)
 
 
+def _named(columns: Columns, field: str) -> tuple[str, ...]:
+    value = getattr(columns, field)
+    return (value,) if isinstance(value, str) else value or ()
+
+
 def row_ids(frame: pl.DataFrame, columns: Columns) -> list[str]:
-    """What each row is called in messages."""
+    """Returns the name of each row in messages."""
     if columns.run_id is None:
         return [f"row {i + 1}" for i in range(len(frame))]
     return [f"row {i + 1}" if name is None else str(name) for i, name in enumerate(frame[columns.run_id])]
 
 
-def numbers(frame: pl.DataFrame, name: str, row_id: list[str]) -> np.ndarray:
-    """[R] float64, null as NaN. Raises InputError on anything but a number, with the row and the value."""
+def numbers(frame: pl.DataFrame, name: str, row_id: Sequence[str]) -> np.ndarray:
+    """Returns a column as float64 [R], with NaN for null.
+
+    Raises InputError that names the row and the value where there is anything but a number.
+    """
     column = frame[name]
     if column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null):
         values = column.cast(pl.Float64, strict=False)
@@ -107,6 +143,6 @@ def numbers(frame: pl.DataFrame, name: str, row_id: list[str]) -> np.ndarray:
         bad = column.is_not_null()
         values = pl.repeat(None, len(frame), dtype=pl.Float64, eager=True)
     if bad.any():
-        at = bad.arg_max()
-        raise InputError(f"column {name!r} wants numbers; {row_id[at]} has {column[at]!r}")
+        at = int(bad.to_numpy().argmax())
+        raise InputError(f"column {name!r} needs numbers; {row_id[at]} has {column[at]!r}")
     return values.fill_null(np.nan).to_numpy().astype(np.float64)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from scaling.errors import InputError, near_miss
@@ -38,6 +39,24 @@ def load(path: str | Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
         raise InputError(f"{path} is empty; a fit needs one row a run") from error
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+
+
+def to_polars(frame: Any) -> pl.DataFrame:
+    """Returns a Polars or pandas frame as a Polars frame. Raises InputError for anything else."""
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if not (hasattr(frame, "columns") and hasattr(frame, "isna")):
+        raise InputError(f"the table is a {type(frame).__name__}; expected a path, or a Polars or pandas frame")
+    # column by column through numpy: polars.from_pandas needs pyarrow
+    return pl.DataFrame([pl.Series(str(name), _values(frame[name]), strict=False) for name in frame.columns])
+
+
+def _values(series: Any) -> Any:
+    """A pandas series as an array, or as a list with None for each missing value where it does not hold numbers."""
+    array = np.asarray(series)
+    if array.dtype != object:
+        return array
+    return [None if missing else value for value, missing in zip(array.tolist(), series.isna(), strict=True)]
 
 
 def _load_folder(folder: Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:

@@ -12,14 +12,15 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from scaling.errors import InputError
 from scaling.laws.registry import Law
-from scaling.table.columns import Columns, flag, numbers, resolve, row_ids
-from scaling.table.files import load
+from scaling.table.columns import Columns, columns_from, flag, numbers, resolve, row_ids
+from scaling.table.files import load, to_polars
 from scaling.table.rules import Excluded, Rules
 
 FLOPS_PER_ND = 6.0
@@ -66,32 +67,25 @@ class RunTable:
         return len(self.row_id)
 
     def points(self, law: Law) -> dict[str, np.ndarray]:
-        """{axis of the law: [R]}. Raises InputError for an axis that has no column."""
-        return {axis: self._wanted(_FIELD[axis], law) for axis in law.axes}
+        """Returns {axis of the law: [R]}. Raises InputError for an axis that has no column."""
+        return {axis: self.need(_FIELD[axis], f"the law {law.name} ({law.formula})") for axis in law.axes}
 
     def response(self, law: Law) -> np.ndarray:
-        """[R], what the law describes: the metric, or the loss; 1 - metric stands for a loss that was not named.
+        """Returns the values [R] that the law describes: the metric, or the loss, or 1 - metric where no loss is named.
 
-        Raises InputError where its column was not named.
+        Raises InputError where its column is not named.
         """
-        if law.response == "metric":
-            return self._wanted("metric", law)
-        if self.loss is None:
-            return 1 - self._wanted("metric", law)
-        return self.loss
+        if law.response == "loss" and self.loss is not None:
+            return self.loss
+        metric = self.need("metric", f"the law {law.name} ({law.formula})")
+        return metric if law.response == "metric" else 1 - metric
 
-    def _wanted(self, field: str, law: Law) -> np.ndarray:
-        values = getattr(self, field)
-        if values is None:
-            what = field.upper() if field in ("n", "d") else f"the {field} column"
-            raise InputError(f"the law {law.name} ({law.formula}) needs {what}; name its column with {flag(field)}")
-        return values
-
-    def need(self, field: str) -> np.ndarray:
+    def need(self, field: str, needed_by: str = "this") -> np.ndarray:
         """Returns the field "n", "d", "unique", "loss" or "metric", [R]. Raises InputError where it has no column."""
         values = getattr(self, field)
         if values is None:
-            raise InputError(f"the table has no {field.upper()}; name its column with {flag(field)}")
+            what = field.upper() if field in ("n", "d") else f"the {field} column"
+            raise InputError(f"{needed_by} needs {what}; name its column with {flag(field)}")
         return values
 
     def take(self, keep: np.ndarray) -> RunTable:
@@ -106,7 +100,7 @@ class RunTable:
         )
 
     def with_worst(self) -> RunTable | None:
-        """The table with the rows that --drop-worst left out; None where it left out none."""
+        """Returns the table with the rows that --drop-worst excluded, or None where it excluded no row."""
         if not self.drop_worst:
             return None
         return from_frame(pl.concat([self.frame, self.left_out]), self.columns, source=self.source)
@@ -122,20 +116,25 @@ class RunTable:
         return hashlib.sha256(" ".join(named).encode() + rows[np.lexsort(rows.T)].tobytes()).hexdigest()
 
 
-def read(path: str | Path, columns: Columns, drop_worst: int = 0) -> RunTable:
+def read(table: Any, columns: Columns | None = None, *, drop_worst: int = 0, **names: Any) -> RunTable:
     """Reads and validates a table of runs.
 
     Args:
-      path: .csv, .parquet, .jsonl or .ndjson file, or a folder with runs/*/row.json or */row.json.
-      columns: what is called how.
-      drop_worst: exclude that many rows of highest loss (lowest metric), after all other rules.
+      table: the path of a .csv, .parquet, .jsonl or .ndjson file or of a folder with runs/*/row.json or */row.json;
+        or a Polars or pandas frame.
+      columns: the names of the table's columns.
+      drop_worst: how many rows of highest loss (lowest metric) are excluded, after all other rules.
+      **names: fields of Columns, as in `read(frame, n="params", d="tokens", loss="loss")`. They win over `columns`.
 
     Raises:
       InputError: file or column missing, text in a number column, N, D or loss that is not finite and above 0, a metric
         that is not between 0 and 1, a D that cannot be in the unit of N, no rows.
     """
-    frame, unfinished = load(path)
-    return from_frame(frame, columns, drop_worst, source=str(path), unfinished=unfinished)
+    columns = columns_from(names, columns or Columns())
+    if not isinstance(table, str | Path):
+        return from_frame(to_polars(table), columns, drop_worst)
+    frame, unfinished = load(table)
+    return from_frame(frame, columns, drop_worst, source=str(table), unfinished=unfinished)
 
 
 def from_frame(
@@ -144,13 +143,24 @@ def from_frame(
     drop_worst: int = 0,
     source: str = "table",
     unfinished: tuple[Excluded, ...] = (),
+    defaults: Columns = Columns(),  # noqa: B008
 ) -> RunTable:
-    """`read` for a table that is in memory already."""
+    """Does what `read` does, for a Polars frame.
+
+    Args:
+      frame: the table.
+      columns: the names of its columns.
+      drop_worst: as for `read`.
+      source: the table's name in messages.
+      unfinished: runs that have no row, to be listed among the excluded ones.
+      defaults: names that are taken for fields that `columns` leaves open, as far as the frame has them. Its `recipe`
+        is added to that of `columns`.
+    """
     if frame.is_empty():
         raise InputError(f"{source} has no rows; a fit needs one row a run")
     if drop_worst < 0:
         raise InputError(f"--drop-worst is {drop_worst}; wanted 0 or more rows")
-    columns = resolve(frame, columns, source)
+    columns = resolve(frame, columns, defaults, source)
     row_id = row_ids(frame, columns)
     rules = Rules(frame, columns, row_id, drop_worst)
     n, d, unique = (_counts(rules, getattr(columns, name)) for name in ("n", "d", "unique"))
@@ -232,16 +242,16 @@ def _clusters(rules: Rules, columns: Columns) -> np.ndarray:
 
 
 def _known_floor(rules: Rules, columns: Columns) -> float | None:
-    if columns.floor is None or not rules.keep.any():
+    if columns.floor_column is None or not rules.keep.any():
         return None
-    floor = rules.numbers(columns.floor)
+    floor = rules.numbers(columns.floor_column)
     if np.isnan(floor[rules.keep]).all():
         return None  # a column of every sweep, empty where the truth is not known
-    rules.positive(columns.floor, floor)
+    rules.positive(columns.floor_column, floor)
     floor = floor[rules.keep]
     if np.ptp(floor) > 1e-9 * floor[0]:
         raise InputError(
-            f"column {columns.floor!r} runs from {floor.min():.9g} to {floor.max():.9g}; a law has one floor. "
+            f"column {columns.floor_column!r} runs from {floor.min():.9g} to {floor.max():.9g}; a law has one floor. "
             "Fit the rows of one data set at a time."
         )
     return float(floor[0])
@@ -257,8 +267,8 @@ def _repeats(table: RunTable) -> tuple[str, ...]:
     parts = {name: getattr(table, name) for name in ("d", "n", "unique") if getattr(table, name) is not None}
     if table.columns.cluster is not None or not parts:
         return ()
-    if table.columns.seed is not None:
-        parts["seed"] = [repr(seed) for seed in table.frame[table.columns.seed]]
+    if table.columns.seed_column is not None:
+        parts["seed"] = [repr(seed) for seed in table.frame[table.columns.seed_column]]
     repeated = int(pl.DataFrame(parts).is_duplicated().sum())
     what = " and ".join(name.upper() if len(name) == 1 else name for name in parts)
     if not repeated:
