@@ -1,4 +1,4 @@
-"""What runs will tell before they are made: expected errors are real ones, rays are cured, proposals are the best."""
+"""Expected errors of runs before they are made are the real ones, rays are cured, proposals are the best."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 
 import scaling
 from experiments.__main__ import main
-from scaling.design.assumption import Assumption, assume, fit_sigma
-from scaling.design.identify import refusal
+from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume, fit_sigma
+from scaling.design.cure import cure
+from scaling.design.identify import Verdict, identify, refusal
 from scaling.design.information import covariance, expect, information, jacobian, quantity
-from scaling.design.questions import advise, candidate_grid, check_plan, cure, identify, propose, read_plan
+from scaling.design.next_runs import next_runs, read_planned
+from scaling.design.propose import candidate_grid, propose
 from scaling.errors import InputError, Refusal
 from scaling.fitting.minimize import Objective, minimize
 from scaling.laws import registry
@@ -38,6 +40,11 @@ def table(points, noise: float = 0.0, seed: int = 0, **more) -> RunTable:
     loss = loss * np.exp(noise * np.random.default_rng(seed).normal(size=len(loss)))
     frame = pl.DataFrame({**points, "loss": loss, "seed": np.arange(len(loss))} | more)
     return from_frame(frame, Columns(loss="loss", n="n", d="d"))
+
+
+def check_plan(law: str, params, n, d, sigma: float = SIGMA_TYPICAL, floor: float | None = None) -> Verdict:
+    points = {"n": n, "d": d}
+    return identify(Assumption(assume(registry.by_name(law), params, points, floor), sigma, "test"), points)
 
 
 def half_widths(verdict) -> dict[str, float]:
@@ -82,7 +89,7 @@ def test_expected_errors_are_those_of_simulated_fits():
     theta_SP = np.concatenate([fit.theta_SP for fit in fits])
     for name in (*law.free, "a", *more):
         asked = quantity(name, law)
-        assert 1.96 * asked.of(law, theta_SP).std() == pytest.approx(expected[asked.name], rel=0.15), name
+        assert 1.96 * asked.evaluate(law, theta_SP).std() == pytest.approx(expected[asked.name], rel=0.15), name
 
 
 def test_units_of_n_and_d_change_nothing_but_numbers_in_those_units():
@@ -132,7 +139,7 @@ def test_the_two_proposed_runs_cure_a_ray(seed):
     runs = table(RAY, 0.002, seed)
     with pytest.raises(Refusal, match="single ray"):
         scaling.fit(runs)
-    advice = advise(runs)
+    advice = next_runs(runs)
     assert "single ray" in advice.refused
     assert advice.cure.cures
     assert len(advice.cure.runs) == 2
@@ -146,10 +153,10 @@ def test_the_two_proposed_runs_cure_a_ray(seed):
 
 @pytest.mark.parametrize("law", ["chinchilla", "tied", "kaplan", "gamma"])
 def test_a_ray_is_cured_under_every_law_that_it_cannot_carry(law):
-    advice = advise(table(RAY, 0.002), law)
+    advice = next_runs(table(RAY, 0.002), law)
     assert "single ray" in advice.refused
     assert advice.cure.cures
-    # gamma has one exponent more than a ray and two runs can tell
+    # gamma has one exponent more than a ray and two runs can show
     assert (len(advice.cure.runs) > 2) == (law == "gamma")
     assert advice.cure.note.startswith("No two runs do it") == (law == "gamma")
 
@@ -157,8 +164,8 @@ def test_a_ray_is_cured_under_every_law_that_it_cannot_carry(law):
 def test_a_single_isoflop_budget_shows_no_exponent_and_is_cured_under_an_assumed_law():
     budget = {"n": RAY["n"], "d": 1e17 / RAY["n"]}
     with pytest.raises(Refusal, match=r"single ray.*assume a law"):
-        advise(table(budget, 0.002))
-    advice = advise(table(budget, 0.002), assumed=planted(budget).law)
+        next_runs(table(budget, 0.002))
+    advice = next_runs(table(budget, 0.002), assumed=planted(budget).law)
     assert advice.cure.cures
     assert len(advice.cure.runs) == 2
 
@@ -262,21 +269,21 @@ def test_candidates_are_the_tables_values_those_between_and_one_step_more():
 
 
 def test_a_good_table_gets_a_proposal_and_a_bad_one_no_runs_that_do_not_help():
-    advice = advise(table(GRID, 0.003), wanted="alpha", runs=2)
+    advice = next_runs(table(GRID, 0.003), wanted="alpha", runs=2)
     assert advice.refused is None
     assert advice.cure is None
     assert len(advice.proposal.runs) == 2
     assert advice.verdict.sigma == pytest.approx(0.003, rel=0.5)
     recipes = ["x"] * 12 + ["y"] * 13
     with pytest.raises(Refusal, match="dataset_fingerprint"):
-        advise(table(GRID, 0.003, dataset_fingerprint=recipes), assumed=planted().law)
+        next_runs(table(GRID, 0.003, dataset_fingerprint=recipes), assumed=planted().law)
     with pytest.raises(Refusal, match="assume a law"):
-        advise(table({axis: x[:6] for axis, x in GRID.items()}))
+        next_runs(table({axis: x[:6] for axis, x in GRID.items()}))
 
 
 def test_a_plan_may_repeat_runs_and_needs_no_loss(tmp_path):
     pl.DataFrame({"n": [1, 1, 2], "d": [3.0, 3.0, 4.0], "status": ["planned"] * 3}).write_csv(tmp_path / "plan.csv")
-    runs = read_plan(tmp_path / "plan.csv", Columns(n="n", d="d", loss="not read"))
+    runs = read_planned(tmp_path / "plan.csv", Columns(n="n", d="d", loss="not read"))
     assert runs.n.tolist() == [1, 1, 2]
     assert runs.d.tolist() == [3, 3, 4]
 

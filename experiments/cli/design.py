@@ -20,8 +20,10 @@ from experiments.cli.columns import ColumnArgs, table_of
 from experiments.cli.output import columns
 from experiments.console import escape
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
-from scaling.design.identify import Verdict, check_axes
-from scaling.design.questions import Advice, advise, candidate_grid, cure, identify, points_of, read_plan
+from scaling.design.cure import cure
+from scaling.design.identify import Verdict, check_axes, identify
+from scaling.design.next_runs import NextRuns, design_points, next_runs, read_planned
+from scaling.design.propose import candidate_grid
 from scaling.errors import InputError, Refusal
 from scaling.fitting.export import plain, write_json
 from scaling.fitting.fitted import FittedLaw
@@ -82,30 +84,30 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _of_plan(args: Args) -> Advice:
-    table = read_plan(args.table, args.columns())
+def _of_plan(args: Args) -> NextRuns:
+    table = read_planned(args.table, args.columns())
     fitted, told = _assumed(args, table)
-    points = points_of(table, fitted.law)
+    points = design_points(table, fitted.law)
     assumption = Assumption(fitted, SIGMA_TYPICAL if args.sigma is None else args.sigma, told)
     verdict = identify(assumption, points, () if args.quantity is None else (args.quantity,))
     cured = None
     if not verdict.identifies:
         candidates = candidate_grid(table.n, table.d, args.n_limits, args.d_limits)
         cured = cure((assumption,), points, candidates=candidates, flops_limit=args.flops_limit)
-    return Advice(None, verdict, cured, None)
+    return NextRuns(None, verdict, cured, None)
 
 
-def _of_runs(args: Args) -> Advice:
+def _of_runs(args: Args) -> NextRuns:
     frame, unfinished = load(args.table)
     table = table_of(args.table, frame, args.columns(), unfinished)
     fitted, told = _assumed(args, table) if args.assume or args.from_ else (None, "")
     law = (args.law or "chinchilla") if fitted is None else fitted.law.name
-    points_of(table, registry.by_name(law))  # names the flag of a column that is missing
-    return advise(
+    design_points(table, registry.by_name(law))  # names the flag of a column that is missing
+    return next_runs(
         table,
         law,
         assumed=fitted,
-        told=told,
+        source=told,
         sigma=args.sigma,
         floor=args.floor if fitted is None else fitted.known_floor,
         wanted=args.quantity,
@@ -125,7 +127,7 @@ def _assumed(args: Args, table: RunTable) -> tuple[FittedLaw, str]:
         if params is None and args.floor is not None:
             raise InputError("--floor has the unit of the loss, typical parameters have none: give --assume or --from")
         told = "typical parameters: nothing is known yet" if params is None else f"assumed {args.assume}"
-        return assume(law, params, points_of(table, law), args.floor, table.flops_per_nd), told
+        return assume(law, params, design_points(table, law), args.floor, table.flops_per_nd), told
     if args.assume is not None:
         raise InputError("--from and --assume both say which law to reckon with; give one")
     fitted = scaling.load(args.from_)
@@ -144,7 +146,7 @@ def _params(text: str) -> dict[str, float]:
         raise InputError(f"--assume is {text!r}; wanted NAME=NUMBER, with commas between them") from error
 
 
-def show(found: Advice, console: Console) -> None:
+def show(found: NextRuns, console: Console) -> None:
     """Prints advice for a reader at a terminal."""
     _show_verdict(found.verdict, console)
     if found.refused is not None:
@@ -168,7 +170,7 @@ def _show_verdict(verdict: Verdict, console: Console) -> None:
         console.print("[green]These runs identify the law.[/]")
 
 
-def _show_cure(found: Advice, console: Console) -> None:
+def _show_cure(found: NextRuns, console: Console) -> None:
     cured = found.cure
     if cured.note:
         console.print(escape(cured.note), highlight=False)
@@ -184,7 +186,7 @@ def _show_cure(found: Advice, console: Console) -> None:
         console.print(f"then expected: {values}\n  under {escape(told)}", highlight=False)
 
 
-def _show_proposal(found: Advice, console: Console) -> None:
+def _show_proposal(found: NextRuns, console: Console) -> None:
     proposal = found.proposal
     before = proposal.runs[0].before
     console.print(

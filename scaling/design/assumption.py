@@ -1,4 +1,4 @@
-"""A law to reckon with before it is fitted: from given numbers, typical ones, or what a single ray shows."""
+"""A law that is assumed before it is fitted: from given numbers, from typical ones, or from what a single ray shows."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ from scaling.table import checks
 from scaling.table.run_table import FLOPS_PER_ND, RunTable
 
 SIGMA_TYPICAL = 0.005
-"""Standard deviation of log loss between seeds, in nats, where nothing is known of it."""
+"""The standard deviation of log loss between seeds, in nats, if nothing is known about it."""
 SIGMA_LEAST = 1e-6
-"""For tables without noise, so that information stays finite."""
+"""The least noise that is assumed, so that the information of a table without noise stays finite."""
 TYPICAL_EXPONENT = 0.3
 TYPICAL_REPETITIONS = {"R_D": 15.4, "R_N": 5.3}
-"""After which more of the same data, and of size beyond what suits them, are worth little: of language (2305.16264)."""
+"""After this many repetitions the same data, and parameters beyond what suits them, are worth little. Measured on
+language (2305.16264)."""
 TYPICAL_FLOOR_SHARE = 0.6
-"""Of the loss at the centre of the plan; the terms of N and D share the rest evenly."""
+"""The floor's share of the loss at the centre of the plan. The terms of N and D share the rest evenly."""
 RAY_SHARES = (0.5, 0.2, 0.8)
-"""The N term's part of what a ray shows above its floor: the first is assumed, the others show what hangs on it."""
+"""The N term's share of the loss above the floor of a ray. The first is assumed; the others show what depends on it."""
 
 
 @dataclass(frozen=True)
 class Assumption:
+    """A law that a design takes for true."""
+
     law: FittedLaw
     sigma: float
-    """Standard deviation of log loss around the law, in nats."""
-    told: str
-    """Where both come from, for a reader."""
+    """The standard deviation of log loss around the law, in nats."""
+    source: str
+    """The origin of both, in words."""
 
 
 def assume(
@@ -47,10 +50,10 @@ def assume(
     known_floor: float | None = None,
     flops_per_nd: float = FLOPS_PER_ND,
 ) -> FittedLaw:
-    """`law` with `params` as its formula writes them; None: typical ones, the same in any units.
+    """Gives `law` the `params` as its formula writes them, or typical ones that are the same in any units.
 
-    Typical are equal terms of N and D that together are 40 % of the loss at the centre of `points` {axis: [R]}, and
-    exponents of 0.3: the first guess where nothing has been run.
+    Typical parameters are the first guess before anything has been run: exponents of 0.3, and equal terms of N and D
+    that together make 40 % of the loss at the centre of `points` {axis: [R]}.
 
     Raises:
       InputError: a parameter is missing, unknown or not above 0; or the law has no typical parameters.
@@ -90,8 +93,8 @@ def _typical(law: Law, free: tuple[str, ...]) -> np.ndarray:
 
 
 def ray_slope(table: RunTable) -> float | None:
-    """The s > 0 of a table on a single ray, D ~ N^s; None where N and D are two variables, or do not grow together."""
-    if table.n is None or np.ptp(table.n) == 0 or np.ptp(table.d) == 0:
+    """Returns the s > 0 of a table on a single ray, D ~ N^s, or None if the table is not on one."""
+    if table.n is None or table.d is None or np.ptp(table.n) == 0 or np.ptp(table.d) == 0:
         return None
     log_nd = np.log(np.stack([table.n, table.d]))
     variance_2, axes = np.linalg.eigh(np.cov(log_nd, bias=True))
@@ -100,10 +103,10 @@ def ray_slope(table: RunTable) -> float | None:
 
 
 def along_ray(table: RunTable, law: Law, slope: float, known_floor: float | None) -> tuple[Assumption, ...]:
-    """What a single ray lets one assume of `law`, once for each of RAY_SHARES.
+    """Returns what a single ray lets one assume of `law`: one assumption for each of RAY_SHARES.
 
-    Along D ~ N^s terms with alpha = s * beta fall together, so their sum is a power law with a floor in D, which the
-    table determines. How the sum is split between N and D no run on the ray can tell: that is assumed.
+    Along D ~ N^s, terms with alpha = s * beta fall together. Their sum is a power law of D with a floor, which the
+    table determines. No run on the ray shows how the sum is split between N and D: the split is assumed.
 
     Raises:
       Refusal: the table does not carry the law along the ray either.
@@ -111,31 +114,31 @@ def along_ray(table: RunTable, law: Law, slope: float, known_floor: float | None
     along = fit(table, "power_floor" if law.has_floor else "power", floor=known_floor, bootstrap=0, full=False)
     shown = dict(zip(along.free, along.theta_P, strict=True))
     beta, sigma = shown["beta"], fit_sigma(along.residual(), len(shown))
-    blank = assume(law, None, table.points(law), known_floor, table.flops_per_nd)
+    blank = assume(law, None, table.points(law), known_floor=known_floor, flops_per_nd=table.flops_per_nd)
     shape = {
         "alpha": slope * beta if "beta" in blank.free else beta,
         "beta": beta,
         "gamma": 1.0,
         FLOOR.size: shown.get(FLOOR.size),
     }
-    outer = shape.get(CLOSED_FORM[law.name], 1.0)  # two terms that are w^g and (1 - w)^g of the sum make it up
+    outer = shape.get(CLOSED_FORM[law.name], 1.0)  # for the outer exponent g the shares are w^g and (1 - w)^g
     assumptions = []
     for share in RAY_SHARES:
         values = shape | {"A": shown["A"] + outer * np.log(share), "B": shown["A"] + outer * np.log(1 - share)}
         fitted = dataclasses.replace(blank, theta_P=np.array([values[name] for name in blank.free]))
-        told = (
-            f"{along.law.formula} fitted along the ray D ~ N^{slope:.3g} (beta {beta:.3g}), {share:.0%} of what falls "
-            "given to N and the rest to D"
+        source = (
+            f"{along.law.formula} fitted along the ray D ~ N^{slope:.3g} (beta {beta:.3g}), with {share:.0%} of the "
+            "falling part given to N and the rest to D"
         )
-        assumptions.append(Assumption(fitted, sigma, told))
+        assumptions.append(Assumption(fitted, sigma, source))
     return tuple(assumptions)
 
 
 def fit_sigma(residual_R: np.ndarray, parameters: int) -> float:
-    """The noise of log loss, in nats, that gives an adaptive Huber fit of these R residuals its standard errors.
+    """Estimates the noise of log loss, in nats, that gives an adaptive Huber fit of R residuals its standard errors.
 
-    sqrt(mean psi^2) / mean psi' (Huber 1981, section 6.3), corrected for the `parameters` fitted: 2.5 % above the
-    standard deviation of Gaussian residuals, and little moved by outliers.
+    It is sqrt(mean psi^2) / mean psi' (Huber 1981, section 6.3), corrected for the number of fitted `parameters`. It is
+    2.5 % above the standard deviation of Gaussian residuals, and outliers hardly move it.
     """
     _, psi_R, slope_R, _ = Objective("huber", adaptive_delta(residual_R)).rho(residual_R)
     spare = max(len(residual_R) - parameters, 1)

@@ -1,4 +1,4 @@
-"""Which two runs make a table fit for its law, where the table alone is refused: the cheapest ones.
+"""The cheapest runs that make a table fit for its law, if the table alone is refused.
 
 Letters as in information.py; M candidates, K pairs of them.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from scaling.design.assumption import Assumption
 from scaling.design.identify import WANTED_WIDTH, expectations, exponents, refusal
 from scaling.design.information import Z95, Expected, covariance, information, jacobian
-from scaling.design.propose import Run, candidate_grid
+from scaling.design.propose import NewRun, candidate_grid
 from scaling.fitting.fitted import FittedLaw
 from scaling.laws.terms import Points
 from scaling.table import checks
@@ -21,7 +21,7 @@ MOST_RUNS = 12
 PAIRS_AT_ONCE = 20_000
 
 Chosen = tuple[int, ...]
-"""Places among the candidates."""
+"""Indices of candidates."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Cure:
     """Runs that make a table fit for its law."""
 
     cures: bool
-    """False: these runs are the best that the candidates give, and they do not do it."""
-    runs: tuple[Run, ...]
+    """False: these are the best runs among the candidates, and they do not suffice."""
+    runs: tuple[NewRun, ...]
     chosen: Chosen
-    """Which of the candidates these are."""
+    """The indices of these runs among the candidates."""
     flops: float
     expected: tuple[Expected, ...]
-    """Of the table together with these runs."""
+    """The expectations from the table together with these runs."""
     note: str
-    """Where two runs do not do it: how near they come."""
+    """Says how near two runs come, if two do not suffice."""
     sensitivity: tuple[tuple[str, tuple[Expected, ...]], ...]
-    """(another assumption, what the same runs would tell under it)."""
+    """(another assumption, what the same runs would show under it)."""
 
 
 def cure(
@@ -49,30 +49,19 @@ def cure(
     candidates: Points | None = None,
     flops_limit: float | None = None,
 ) -> Cure:
-    """The two cheapest runs with which the law is not refused and its exponents are expected to be identified.
+    """Finds the two cheapest runs with which the law is not refused and its exponents are expected to be identified.
 
-    Where no two do, a short list that does: run by run the one that helps the worst exponent most.
+    If no two runs suffice, it builds a short list: run by run the one that helps the worst exponent most.
 
     Args:
-      assumptions: the first is reckoned with; the others show what hangs on it.
-      points: where runs exist already, [R] each.
-      candidates: where a run may be made, [M] each; default `candidate_grid` of the points. Of N and D, whatever the
-        law's axes, since they tell what a run costs.
-      flops_limit: of the new runs together.
+      assumptions: the first is taken for true; the others show what depends on it.
+      points: the runs that exist already, [R] each.
+      candidates: the runs that may be made, [M] each; both N and D, whatever the law's axes, because both make the
+        cost of a run. Default: `candidate_grid` of the points.
+      flops_limit: the FLOPs of the new runs together.
     """
-    fitted, sigma = assumptions[0].law, assumptions[0].sigma
     candidates = candidate_grid(points["n"], points["d"]) if candidates is None else candidates
-    flops_M = fitted.flops_per_nd * candidates["n"] * candidates["d"]
-    limit = np.inf if flops_limit is None else flops_limit
-    search = _Search(
-        fitted=fitted,
-        points=points,
-        candidates=candidates,
-        flops_M=flops_M,
-        flops_limit=limit,
-        known_PP=information(fitted, points, sigma),
-        row_MP=jacobian(fitted, candidates) / sigma,
-    )
+    search = _Search.start(assumptions[0], points, candidates, np.inf if flops_limit is None else flops_limit)
     chosen, note = search.pair()
     cures = bool(chosen)
     if not cures:
@@ -81,14 +70,15 @@ def cure(
     expected = [
         expectations(a.law, covariance(information(a.law, search.with_runs(chosen), a.sigma))) for a in assumptions
     ]
+    columns = (candidates["n"], candidates["d"], search.flops_M)
     return Cure(
         cures=cures,
-        runs=tuple(Run(*(float(x[m]) for x in (candidates["n"], candidates["d"], flops_M))) for m in chosen),
+        runs=tuple(NewRun(*(float(x[m]) for x in columns)) for m in chosen),
         chosen=tuple(int(m) for m in chosen),
-        flops=float(flops_M[list(chosen)].sum()),
+        flops=float(search.flops_M[list(chosen)].sum()),
         expected=expected[0],
         note=note,
-        sensitivity=tuple((a.told, e) for a, e in zip(assumptions[1:], expected[1:], strict=True)),
+        sensitivity=tuple((a.source, e) for a, e in zip(assumptions[1:], expected[1:], strict=True)),
     )
 
 
@@ -100,28 +90,39 @@ class _Search:
     flops_M: np.ndarray
     flops_limit: float
     known_PP: np.ndarray
+    """The information of the existing runs."""
     row_MP: np.ndarray
-    """Slope of log loss over sigma: a run at m adds the information row row'."""
+    """The slope of log loss over sigma: a run at m adds the information row row'."""
+
+    @classmethod
+    def start(cls, assumption: Assumption, points: Points, candidates: Points, flops_limit: float) -> _Search:
+        fitted, sigma = assumption.law, assumption.sigma
+        return cls(
+            fitted=fitted,
+            points=points,
+            candidates=candidates,
+            flops_M=fitted.flops_per_nd * candidates["n"] * candidates["d"],
+            flops_limit=flops_limit,
+            known_PP=information(fitted, points, sigma),
+            row_MP=jacobian(fitted, candidates) / sigma,
+        )
 
     def with_runs(self, chosen: Chosen) -> Points:
         return {axis: np.append(x, self.candidates[axis][list(chosen)]) for axis, x in self.points.items()}
 
-    def ready(self, chosen: Chosen) -> bool:
-        return refusal(self.fitted, self.with_runs(chosen))[0] is None
-
     def worst_width(self, information_KPP: np.ndarray) -> np.ndarray:
-        """Of the exponents' expected intervals, over what is wanted: identified below 1, [K]."""
+        """Returns the widest expected interval of an exponent over the wanted one, [K]. Below 1 all are identified."""
         at = [self.fitted.free.index(name) for name in exponents(self.fitted)]
         error_KP = np.sqrt(np.diagonal(covariance(information_KPP), axis1=-2, axis2=-1))
         return (Z95 * error_KP[:, at] / (WANTED_WIDTH * np.abs(self.fitted.theta_P[at]))).max(axis=1)
 
     def added(self, known_PP: np.ndarray, chosen_KC: np.ndarray) -> np.ndarray:
-        """Information with the runs `chosen_KC` added to what is known, [K, P, P]."""
+        """Returns the information with the runs `chosen_KC` added to what is known, [K, P, P]."""
         rows_KCP = self.row_MP[chosen_KC]
         return known_PP + np.swapaxes(rows_KCP, 1, 2) @ rows_KCP
 
     def pair(self) -> tuple[Chosen, str]:
-        """The cheapest two that do, or none and how near the best two come."""
+        """Returns the cheapest two runs that suffice, or no run and how near the best two come."""
         pairs_K2 = np.stack(np.triu_indices(len(self.flops_M), 1), axis=1)
         flops_K = self.flops_M[pairs_K2].sum(axis=1)
         in_order = np.argsort(flops_K, kind="stable")
@@ -134,20 +135,22 @@ class _Search:
         if set(self.fitted.law.axes) == {"n", "d"}:
             promising &= self._off_ray(pairs_K2) >= checks.RAY_REFUSED
         for pair in pairs_K2[promising]:
-            if self.ready(tuple(pair)):
+            if refusal(self.fitted, self.with_runs(tuple(pair)))[0] is None:
                 return tuple(pair), ""
-        best = pairs_K2[np.argmin(width_K)]
-        places = " and ".join(f"N {self.candidates['n'][m]:.3g} D {self.candidates['d'][m]:.3g}" for m in best)
-        near = (
-            "leave an exponent known to "
-            f"{WANTED_WIDTH * width_K.min():.0%} of its value (95 %), and {WANTED_WIDTH:.0%} is wanted"
-            if width_K.min() >= 1
-            else f"tell enough, but the table is still refused: {refusal(self.fitted, self.with_runs(tuple(best)))[0]}"
-        )
-        return (), f"No two runs do it: the best two ({places}) {near}."
+        return (), self._how_near(pairs_K2[np.argmin(width_K)], float(width_K.min()))
+
+    def _how_near(self, pair_2: np.ndarray, width: float) -> str:
+        places = " and ".join(f"N {self.candidates['n'][m]:.3g} D {self.candidates['d'][m]:.3g}" for m in pair_2)
+        if width >= 1:
+            near = f"leave an exponent uncertain by {WANTED_WIDTH * width:.0%} of its value (95 %); wanted is "
+            near += f"{WANTED_WIDTH:.0%} or less"
+        else:
+            refused = refusal(self.fitted, self.with_runs(tuple(pair_2)))[0]
+            near = f"identify the exponents, but the table is still refused: {refused}"
+        return f"No two runs do it: the best two ({places}) {near}."
 
     def _off_ray(self, pairs_K2: np.ndarray) -> np.ndarray:
-        """Spread of log N and log D off their common line with each pair added, as `checks` reckons it, [K]."""
+        """Returns the spread of log N and log D off their common line with each pair added, as `checks` does, [K]."""
 
         def moments(points: Points) -> np.ndarray:
             u, v = np.log(points["n"]), np.log(points["d"])
@@ -159,7 +162,7 @@ class _Search:
         return np.sqrt(np.maximum((uu + vv) / 2 - np.hypot((uu - vv) / 2, uv), 0.0))
 
     def greedy(self) -> tuple[Chosen, bool]:
-        """The runs, and whether they do it."""
+        """Returns the runs of a short list, and True if they suffice."""
         chosen: Chosen = ()
         known_PP, left = self.known_PP, self.flops_limit
         each_M1 = np.arange(len(self.flops_M))[:, None]
@@ -168,6 +171,6 @@ class _Search:
             m = int(np.argmin(np.where(self.flops_M <= left, width_M, np.inf)))
             chosen, left = (*chosen, m), left - self.flops_M[m]
             known_PP = self.added(known_PP, each_M1[m : m + 1])[0]
-            if width_M[m] < 1 and self.ready(chosen):
+            if width_M[m] < 1 and refusal(self.fitted, self.with_runs(chosen))[0] is None:
                 return chosen, True
         return chosen, False

@@ -1,87 +1,56 @@
-"""Can these runs identify this law? The answer before anybody pays for them: `check_plan(law, params, n, d, sigma)`."""
+"""Can these runs identify this law? The answer before anybody pays for them.
+
+identify(Assumption(assume(law, None, points), SIGMA_TYPICAL, "typical parameters"), points)
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
+from scaling.design.assumption import Assumption
 from scaling.design.information import Expected, covariance, expect, information, jacobian, quantity
 from scaling.errors import InputError, Refusal
 from scaling.fitting.fitted import FittedLaw
-from scaling.laws import registry
+from scaling.laws.registry import FLOOR, Law
 from scaling.laws.terms import Points
 from scaling.table import checks
 from scaling.table.run_table import Columns, from_frame
 
 WANTED_WIDTH = 0.5
-"""An exponent is identified where half its expected 95 % interval is below this part of its value."""
+"""An exponent is identified if half its expected 95 % interval is below this part of its value."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether runs identify a law, and what they will tell of it."""
+    """Says if runs identify a law, and what they will show about it."""
 
     law: str
     runs: int
     identifies: bool
     reasons: tuple[str, ...]
-    """Why not; empty where they do."""
+    """Why the runs do not identify the law; empty if they do."""
     expected: tuple[Expected, ...]
-    """Each free parameter, then `a` where the law has it, then what else was asked for."""
+    """Each free parameter, then `a` if the law has it, then what else was asked for."""
     weakest: str
     """The change of parameters that the runs see least, in words."""
     warnings: tuple[str, ...]
     sigma: float
-    """Standard deviation of log loss that was reckoned with, in nats."""
+    """The assumed standard deviation of log loss, in nats."""
     assumption: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
-
-def check_plan(
-    law: str,
-    params: dict[str, float] | None,
-    n: np.ndarray,
-    d: np.ndarray,
-    sigma: float = SIGMA_TYPICAL,
-    *,
-    floor: float | None = None,
-) -> Verdict:
-    """Whether runs at N = `n` and D = `d` ([R] each) would identify `law`.
-
-    Args:
-      law: a name in `registry.LAWS`, of N and D or one of them.
-      params: the law to reckon with, as its formula writes it; None: typical ones, see `assumption.assume`.
-      sigma: standard deviation of log loss around the law, in nats.
-      floor: a known irreducible loss, which is then no parameter. In the unit of the loss, so only with `params`.
-
-    Raises:
-      InputError: an unknown law or parameter, N or D of different lengths or not above 0, sigma not above 0.
-    """
-    chosen = registry.by_name(law)
-    points = planned_points(chosen, n, d)
-    if floor is not None and params is None:
-        raise InputError("a known floor has the unit of the loss, typical parameters have none: assume parameters too")
-    fitted = assume(chosen, params, points, floor)
-    told = "typical parameters" if params is None else ", ".join(f"{k}={v:.6g}" for k, v in params.items())
-    return identify(Assumption(fitted, sigma, told), points)
-
-
-def check_axes(law: registry.Law) -> None:
-    """Raises InputError for a law of something else than N and D."""
+def check_axes(law: Law) -> None:
+    """Raises InputError for a law of anything but N and D."""
     if not set(law.axes) <= {"n", "d"}:
         axes = " and ".join(checks.AXIS[axis] for axis in law.axes)
         raise InputError(f"{law.name} is a law of {axes}; a design is of N and D: name a law of these, as chinchilla")
 
 
-def planned_points(law: registry.Law, n: np.ndarray, d: np.ndarray) -> Points:
-    """{"n": [R], "d": [R]}. Raises InputError for a law of other axes, and for numbers that are no N and D."""
+def planned_points(law: Law, n: np.ndarray, d: np.ndarray) -> Points:
+    """Returns {"n": [R], "d": [R]}. Raises InputError for a law of other axes, and for impossible N and D."""
     check_axes(law)
     points = {"n": np.asarray(n, float), "d": np.asarray(d, float)}
     if points["n"].ndim != 1 or points["n"].shape != points["d"].shape or not len(points["n"]):
@@ -94,10 +63,12 @@ def planned_points(law: registry.Law, n: np.ndarray, d: np.ndarray) -> Points:
 
 
 def identify(assumption: Assumption, points: Points, more: tuple[str, ...] = ()) -> Verdict:
-    """What one run at each of R `points` {axis: [R]} tells of the assumed law; axes that are not its own tell nothing.
+    """Computes what one run at each of R `points` {axis: [R]} shows about the assumed law.
+
+    Axes that the law does not have are ignored.
 
     Args:
-      more: quantities to expect beside the parameters, see `information.quantity`.
+      more: quantities to expect besides the parameters, see `information.quantity`.
 
     Raises:
       InputError: sigma is not above 0, or the law has no such quantity.
@@ -109,13 +80,16 @@ def identify(assumption: Assumption, points: Points, more: tuple[str, ...] = ())
     expected = expectations(fitted, covariance(information_PP), more)
     weakest = _weakest(fitted, points, information_PP, sigma)
     refused, warnings = refusal(fitted, points)
-    wide = [e for e in expected if e.name in exponents(fitted) and e.half_width95 >= WANTED_WIDTH * e.value]
+    wide = [
+        f"{e.name} is expected at {e}"
+        for e in expected
+        if e.name in exponents(fitted) and e.half_width95 is not None and e.half_width95 >= WANTED_WIDTH * e.value
+    ]
     reasons = [] if refused is None else [refused]
     if wide:
-        told = " and ".join(f"{e.name} is expected at {e}" for e in wide)
         reasons.append(
-            f"{told} (95 %); wanted is half its value or less. {weakest} Add runs where N and D part, more of them, or "
-            "lower the noise with seeds."
+            f"{' and '.join(wide)} (95 %); wanted is half its value or less. {weakest} Add runs where N and D vary "
+            "apart, add more runs, or lower the noise with seeds."
         )
     return Verdict(
         law=fitted.law.name,
@@ -126,55 +100,51 @@ def identify(assumption: Assumption, points: Points, more: tuple[str, ...] = ())
         weakest=weakest,
         warnings=warnings,
         sigma=sigma,
-        assumption=assumption.told,
+        assumption=assumption.source,
     )
 
 
 def exponents(fitted: FittedLaw) -> tuple[str, ...]:
-    """The free parameters that are no sizes."""
+    """Returns the free parameters that are not sizes."""
     return tuple(p for p in fitted.free if p not in fitted.law.logs)
 
 
 def expectations(fitted: FittedLaw, covariance_PP: np.ndarray, more: tuple[str, ...] = ()) -> tuple[Expected, ...]:
-    """Each free parameter and `a` where the law has it, then `more`."""
+    """Expects each free parameter, `a` if the law has it, then `more`."""
     free = fitted.free
     names = dict.fromkeys((*free, *(("a",) if {"alpha", "beta"} <= set(free) else ()), *more))
     return tuple(expect(fitted, quantity(name, fitted), covariance_PP) for name in names)
 
 
 def refusal(fitted: FittedLaw, points: Points) -> tuple[str | None, tuple[str, ...]]:
-    """Why a fit of the law to runs at `points` would be refused (None: it would not), and its warnings.
+    """Returns why a fit of the law to runs at `points` would be refused, or None, and the fit's warnings.
 
-    The losses are the assumed law's own, so nothing but the design can be at fault.
+    The losses are the assumed law's own, so that only the design can be at fault.
     """
     loss = fitted.loss_at(points)[0]
     runs = [str(i) for i in range(len(loss))]
-    frame = pl.DataFrame({"run_id": runs, "seed": runs, **points, "loss": loss})
+    frame = pl.DataFrame({"run": runs, "seed": runs, **points, "loss": loss})
+    n, d, unique = (axis if axis in points else None for axis in ("n", "d", "u"))
+    columns = Columns(loss="loss", n=n, d=d, unique=unique, run_id="run", seed="seed")
     try:
-        named = {field: axis for axis, field in (("n", "n"), ("d", "d"), ("u", "unique")) if axis in points}
-        table = from_frame(frame, Columns(loss="loss", **named), source="the plan")
-        return None, checks.refuse(table, fitted.law, fitted.known_floor)
+        return None, checks.refuse(from_frame(frame, columns, source="the plan"), fitted.law, fitted.known_floor)
     except Refusal as refused:
         return str(refused), ()
 
 
 def _weakest(fitted: FittedLaw, points: Points, information_PP: np.ndarray, sigma: float) -> str:
-    """The eigenvector of the least information, taken until an exponent is off by half or a size by a factor of 2."""
+    """Describes the eigenvector of least information, scaled until an exponent is off by half or a size by 2."""
     free, law = fitted.free, fitted.law
     direction_P = np.linalg.eigh(information_PP)[1][:, 0]
     limit_P = np.where([p in law.logs for p in free], np.log(2), WANTED_WIDTH * np.abs(fitted.theta_P))
     reach_P = direction_P / limit_P
-    leading = int(np.argmax(np.abs(reach_P)))
-    step_P = direction_P / reach_P[leading]
+    step_P = direction_P / reach_P[int(np.argmax(np.abs(reach_P)))]
     parts = []
     for at in np.argsort(-np.abs(reach_P)):
         if abs(step_P[at]) > 0.05 * limit_P[at]:
-            to = f"x{np.exp(step_P[at]):.3g}" if free[at] in law.logs else f"{step_P[at]:+.2g}"
-            parts.append(f"{_told(free[at], law)} {to}")
+            is_size = free[at] in law.logs
+            change = f"x{np.exp(step_P[at]):.3g}" if is_size else f"{step_P[at]:+.2g}"
+            parts.append(f"{free[at]}{' at the centre' if is_size and free[at] != FLOOR.size else ''} {change}")
     moved = float(np.abs(np.expm1(jacobian(fitted, points) @ step_P)).max())
     change = " with ".join([parts[0], ", ".join(parts[1:])][: len(parts)])
     return f"{change} moves no loss by more than {100 * moved:.2g} %; the noise is {100 * sigma:.2g} %."
-
-
-def _told(name: str, law: registry.Law) -> str:
-    return f"{name} at the centre" if name in law.logs and name != registry.FLOOR.size else name

@@ -1,8 +1,8 @@
-"""What runs tell about a law before they are made: Fisher information of log loss, and what follows from it.
+"""Fisher information: what runs will show about a law, computed before they are made.
 
 A run at point x has log loss log L(x; theta) + sigma * noise, so R runs carry F = sum_r J_r J_r' / sigma^2 with J the
-slope of log L in theta, and the inverse of F is the covariance that a converged least-squares fit will have (the
-Cramer-Rao bound, reached at small noise). All runs are taken to be equally noisy and the law to hold: where small
+slope of log L in theta. The inverse of F is the covariance that a converged least-squares fit will have (the
+Cramer-Rao bound, reached at small noise). This assumes that the law holds and that all runs are equally noisy. If small
 runs scatter more, as in the points of Chinchilla's figure 4, a bootstrap's intervals are up to three times as wide.
 
 Letters: S parameter sets, R rows, P parameters.
@@ -22,16 +22,16 @@ from scaling.laws.registry import FLOOR
 from scaling.laws.terms import Points
 
 Z95 = 1.959964
-"""Standard errors in half a 95 % interval."""
+"""Half a 95 % interval, in standard errors."""
 KNOWN_BEFORE = 10.0
-"""Standard deviation of what is known before any run, in nats of a term's size and units of an exponent: nothing.
-It keeps the covariance of a design that identifies nothing finite."""
+"""The standard deviation of what is known before any run, in nats of a term's size and units of an exponent. It is so
+large that it says nothing, but it keeps the covariance finite if a design identifies nothing."""
 STEP = 1e-3
-"""Of the differences in `slope`; their error is of the order STEP^4."""
+"""The step of the differences in `slope`. Their error is of the order STEP^4."""
 
 
 def slope(function: Callable[[np.ndarray], np.ndarray], theta_P: np.ndarray) -> np.ndarray:
-    """d function / d theta at `theta_P`, [P]; `function` takes [S, P] and gives [S]."""
+    """Returns d function / d theta at `theta_P`, [P]. `function` takes [S, P] and gives [S]."""
     steps = STEP * np.eye(len(theta_P))
     near = function(theta_P + steps) - function(theta_P - steps)
     far = function(theta_P + 2 * steps) - function(theta_P - 2 * steps)
@@ -39,36 +39,38 @@ def slope(function: Callable[[np.ndarray], np.ndarray], theta_P: np.ndarray) -> 
 
 
 def jacobian(fitted: FittedLaw, points: Points) -> np.ndarray:
-    """Slope of log loss in theta at R `points` {axis: [R]}, [R, P]."""
+    """Returns the slope of log loss in theta at R `points` {axis: [R]}, [R, P]."""
     return fitted.bind(points).derivatives(fitted.theta_P[None])[1][0].T
 
 
 def information(fitted: FittedLaw, points: Points, sigma: float) -> np.ndarray:
-    """Fisher information of theta from one run at each of R `points`, [P, P]; sigma in nats of log loss."""
+    """Returns the Fisher information of theta from one run at each of R `points`, [P, P]; sigma in nats of log loss."""
     jacobian_RP = jacobian(fitted, points)
     return jacobian_RP.T @ jacobian_RP / sigma**2
 
 
 def covariance(information_PP: np.ndarray) -> np.ndarray:
-    """[..., P, P] of theta, finite also where the runs leave a direction open (see KNOWN_BEFORE)."""
+    """Returns the covariance of theta, [..., P, P]. KNOWN_BEFORE keeps it finite if the runs leave a direction open."""
     return np.linalg.inv(information_PP + np.eye(information_PP.shape[-1]) / KNOWN_BEFORE**2)
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that a law gives, and whose interval runs can shrink."""
+    """A number that a law gives. Runs shrink its interval."""
 
     name: str
-    of: Callable[[FittedLaw, np.ndarray], np.ndarray]
-    """(law, theta [S, P]) -> [S]."""
+    evaluate: Callable[[FittedLaw, np.ndarray], np.ndarray]
+    """Maps (law, theta [S, P]) to values [S]."""
     is_log: bool = False
-    """`of` gives its log: the interval is a factor."""
+    """True if `evaluate` gives the log. The interval is then a factor."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A quantity with the 95 % interval that the runs will give it: value +- half_width95, or value times and divided
-    by factor95. The other of the two is None."""
+    """A quantity with the 95 % interval that the runs will give it.
+
+    The interval is value +- half_width95, or value times and divided by factor95. The other of the two is missing.
+    """
 
     name: str
     value: float
@@ -82,7 +84,7 @@ class Expected:
 
 
 def quantity(name: str, fitted: FittedLaw) -> Quantity:
-    """The quantity called `name`.
+    """Returns the quantity called `name`.
 
     Args:
       name: a parameter (the size of a term of N or D is its size at the centre of the data), "a" (N* ~ C^a),
@@ -112,12 +114,12 @@ def quantity(name: str, fitted: FittedLaw) -> Quantity:
 
 
 def expect(fitted: FittedLaw, wanted: Quantity, covariance_PP: np.ndarray) -> Expected:
-    """The quantity under `fitted`, with its expected interval (delta method).
+    """Returns the quantity under `fitted` with its expected interval (delta method).
 
-    Raises Refusal where the law gives it no value: N* without one of its terms.
+    Raises Refusal if the law gives the quantity no value, as N* without one of its terms.
     """
-    value = float(wanted.of(fitted, fitted.theta_P[None])[0])
-    gradient_P = slope(lambda theta_SP: wanted.of(fitted, theta_SP), fitted.theta_P)
+    value = float(wanted.evaluate(fitted, fitted.theta_P[None])[0])
+    gradient_P = slope(lambda theta_SP: wanted.evaluate(fitted, theta_SP), fitted.theta_P)
     if not (np.isfinite(value) and np.isfinite(gradient_P).all()):
         raise Refusal(f"{wanted.name} has no value under this law: one of its terms has vanished. Ask for a parameter.")
     half_width = Z95 * float(np.sqrt(gradient_P @ covariance_PP @ gradient_P))
@@ -129,8 +131,8 @@ def expect(fitted: FittedLaw, wanted: Quantity, covariance_PP: np.ndarray) -> Ex
 def _parameter(name: str, fitted: FittedLaw) -> Quantity:
     at = fitted.free.index(name)
     if name in fitted.law.logs and name != FLOOR.size:
-        told = f"{name} at the centre" if name in fitted.law.sizes else name
-        return Quantity(told, lambda _, theta_SP: theta_SP[:, at], is_log=True)
+        label = f"{name} at the centre" if name in fitted.law.sizes else name
+        return Quantity(label, lambda _, theta_SP: theta_SP[:, at], is_log=True)
     return Quantity(name, lambda law, theta_SP: law.natural(theta_SP)[name])
 
 
