@@ -39,7 +39,7 @@ def table(points, noise: float = 0.0, seed: int = 0, **more) -> RunTable:
     )
     loss = loss * np.exp(noise * np.random.default_rng(seed).normal(size=len(loss)))
     frame = pl.DataFrame({**points, "loss": loss, "seed": np.arange(len(loss))} | more)
-    return from_frame(frame, Columns(loss="loss", n="n", d="d"))
+    return from_frame(frame, Columns(loss="loss", n="n", d="d", recipe=tuple(more)))
 
 
 def check_plan(law: str, params, n, d, sigma: float = SIGMA_TYPICAL, floor: float | None = None) -> Verdict:

@@ -125,7 +125,7 @@ def refusal(fitted: FittedLaw, points: Points) -> tuple[str | None, tuple[str, .
     runs = [str(i) for i in range(len(loss))]
     frame = pl.DataFrame({"run": runs, "seed": runs, **points, "loss": loss})
     n, d, unique = (axis if axis in points else None for axis in ("n", "d", "u"))
-    columns = Columns(loss="loss", n=n, d=d, unique=unique, run_id="run", seed="seed")
+    columns = Columns(loss="loss", n=n, d=d, unique=unique, run_id="run", seed_column="seed")
     try:
         return None, checks.refuse(from_frame(frame, columns, source="the plan"), fitted.law, fitted.known_floor)
     except Refusal as refused:
