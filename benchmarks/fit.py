@@ -40,8 +40,8 @@ from _bench import ratio, report, significant
 
 from scaling.fitting.minimize import Objective
 from scaling.fitting.problem import FULL_TABLE, Problem, resamplings
-from scaling.fitting.starts import usual_grid
 from scaling.laws.registry import LAWS
+from scaling.laws.size_and_data import hoffmann_starts
 from scaling.table.run_table import Columns, RunTable, from_frame
 
 FIGURE4 = Path(__file__).parents[2] / "shared" / "data" / "scaling" / "chinchilla_figure4.csv"
@@ -134,7 +134,7 @@ def contend(name: str, table: RunTable, full: bool) -> Found:
         return one_by_one(name, table, *((STARTS, DRAWS) if full else PARTS[name]))
     problem = Problem.of(table, LAWS["chinchilla"], None)
     if name == "every_start":
-        grid = usual_grid(problem.centre)
+        grid = hoffmann_starts(problem.centre)
         found, took = clock("starts", lambda: problem.minimize(HUBER, grid, max_steps=300))
         minima = found.take(np.argsort(found.objective_S)[:1])
     else:
@@ -157,7 +157,7 @@ def one_by_one(name: str, table: RunTable, starts: int, draws: int) -> Found:
     problem = Problem.of(table, LAWS["chinchilla"], None, centre={"n": 1.0, "d": 1.0})
     rows = _recipes.Rows(np.log(table.n), np.log(table.d), np.log(table.loss))
     rng = np.random.default_rng(0)
-    grid = rng.permutation(usual_grid(problem.centre))[:starts]
+    grid = rng.permutation(hoffmann_starts(problem.centre))[:starts]
     draw = np.sort(rng.permutation(DRAWS)[:draws])
     weight_DR = resamplings(table.cluster, DRAWS, SEED)[draw].astype(int)
 

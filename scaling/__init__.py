@@ -9,7 +9,7 @@ from scaling.errors import InputError, Refusal
 from scaling.fitting.fit import Fit, fit
 from scaling.fitting.fitted import FittedLaw, load
 from scaling.fitting.forms import Forms
-from scaling.laws.registry import LAWS, Law
+from scaling.laws.registry import LAWS, Law, register_law
 from scaling.table.run_table import Columns, Excluded, RunTable, read
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "fit",
     "load",
     "read",
+    "register_law",
 ]

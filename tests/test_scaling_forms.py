@@ -8,7 +8,7 @@ import pytest
 from planted_laws import line, planted
 
 import scaling
-from scaling.fitting.forms import FAMILIES, FRACTIONS, NEAR, Forms, compare_forms, family
+from scaling.fitting.forms import FRACTIONS, NEAR, Forms, compare_forms, family
 from scaling.fitting.heldout import predict_heldout, reach, without
 from scaling.fitting.minimize import Objective
 from scaling.laws import registry
@@ -26,11 +26,11 @@ def law_of(name: str) -> registry.Law:
     return registry.LAWS[name]
 
 
-def test_every_law_has_one_family_of_its_own_axes_and_response():
-    assert sorted(name for names in FAMILIES for name in names) == sorted(registry.LAWS)
-    for names in FAMILIES:
-        assert len({frozenset(law_of(name).axes) for name in names}) == 1
-        assert len({law_of(name).response for name in names}) == 1
+def test_laws_of_a_family_have_the_same_axes_and_response():
+    for law in registry.LAWS.values():
+        for form in family(law, None):
+            assert (set(form.axes), form.response) == (set(law.axes), law.response)
+    assert [form.name for form in family(law_of("repeated"), None)] == ["repeated"]
 
 
 def test_a_known_floor_leaves_the_forms_that_have_one():

@@ -1,9 +1,14 @@
 """The laws are their papers' formulas, their derivatives are exact, their limits hold, and planted ones come back."""
 
+import dataclasses
+
 import numpy as np
+import polars as pl
 import pytest
 from planted_laws import FLOORED, FORMULA, PLANTED, exact, planted, points, problem_of, truth
+from toy_law import LOG_LAW
 
+import scaling
 from scaling.errors import InputError
 from scaling.fitting.minimize import Objective
 from scaling.laws.registry import LAWS, bind, by_name, from_natural, natural
@@ -80,7 +85,6 @@ def test_a_row_is_a_function_of_its_own_point(law, floor_known):
     whole = bind(LAWS[law], x, centre, FLOOR[floor_known])
     part = bind(LAWS[law], {axis: values[keep] for axis, values in x.items()}, centre, FLOOR[floor_known])
     np.testing.assert_array_equal(whole.log(theta_SP)[:, keep], part.log(theta_SP))
-    np.testing.assert_array_equal(whole.rows(keep).log(theta_SP), part.log(theta_SP))
 
 
 @every_law
@@ -244,3 +248,25 @@ def test_unique_data_beyond_those_seen_count_no_more_than_them():
     theta_P = from_natural(law, values, centre, None)
     at, beyond = (bind(law, seen | {"u": u}, centre, None).log(theta_P[None]) for u in (seen["u"], 7 * seen["u"]))
     np.testing.assert_array_equal(at, beyond)
+
+
+@pytest.fixture
+def log_law():
+    scaling.register_law(LOG_LAW)
+    yield LOG_LAW.name
+    del LAWS[LOG_LAW.name]
+
+
+def test_a_law_from_outside_is_registered_and_fitted(log_law):
+    scaling.register_law(LOG_LAW)  # again: nothing happens
+    d = np.geomspace(1e4, 1e9, 16)
+    runs = pl.DataFrame({"tokens": d, "loss": 0.5 + 20 * np.log(d) ** -1.5})
+    fit = scaling.fit(runs, log_law, d="tokens", loss="loss", bootstrap=20)
+    assert fit.params == pytest.approx({"A": 20, "beta": 1.5, "E": 0.5}, rel=1e-6)
+    assert fit.forms.chosen == log_law
+
+
+@pytest.mark.parametrize("name", ["power", "best", "two words"])
+def test_a_law_needs_a_free_name(name):
+    with pytest.raises(InputError, match=r"a law needs a name|already a law named 'power'"):
+        scaling.register_law(dataclasses.replace(LOG_LAW, name=name))

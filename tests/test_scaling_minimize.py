@@ -9,8 +9,9 @@ import scipy.optimize
 
 from scaling.fitting.minimize import BLOCK, Objective, Solution, _solve_positive
 from scaling.fitting.problem import Problem, _lowest, centre_of
-from scaling.fitting.starts import starts, usual_grid
+from scaling.fitting.starts import starts
 from scaling.laws.registry import LAWS, bind
+from scaling.laws.size_and_data import hoffmann_starts
 from scaling.table.run_table import Columns, from_frame
 
 HUBER = Objective("huber", 3e-3)
@@ -47,7 +48,7 @@ def test_sums_without_a_jacobian_are_those_with_it(name):
 
 
 def test_a_start_ends_where_it_would_alone(problem):
-    begin = np.random.default_rng(2).permutation(usual_grid(problem.centre))[: BLOCK + 150]
+    begin = np.random.default_rng(2).permutation(hoffmann_starts(problem.centre))[: BLOCK + 150]
     together = problem.minimize(HUBER, begin, max_steps=40)
     for i in (0, BLOCK - 1, BLOCK, len(begin) - 1):
         alone = problem.minimize(HUBER, begin[i : i + 1], max_steps=40)
@@ -83,7 +84,7 @@ def test_scipy_finds_nothing_lower(problem):
 
 
 def test_the_usual_starts_converge_and_none_lies_lower(problem):
-    found = problem.minimize(HUBER, usual_grid(problem.centre)[::40])
+    found = problem.minimize(HUBER, hoffmann_starts(problem.centre)[::40])
     lowest = problem.minima(HUBER).objective_S[0]
     assert found.converged_S.mean() > 0.95
     assert found.objective_S[found.converged_S].min() == pytest.approx(lowest, rel=1e-9)

@@ -20,12 +20,6 @@ TARGET = 10.0
 """The target at which the forms' predictions are held beside each other: so many times the largest run."""
 NEAR = 1.5
 """Pooled error over the best form's, up to which a form is near it."""
-FAMILIES = (
-    ("power", "power_floor", "broken"),
-    ("chinchilla", "chinchilla_no_floor", "tied", "kaplan", "gamma"),
-    ("repeated",),
-    ("metric_sigmoid", "metric_exponential"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,9 +64,9 @@ class Forms:
 
 
 def family(law: Law, known_floor: float | None) -> tuple[Law, ...]:
-    """The forms that compete with `law`: of the same axes, and with a floor where it is known."""
-    names = next((names for names in FAMILIES if law.name in names), (law.name,))
-    return tuple(LAWS[name] for name in names if known_floor is None or LAWS[name].has_floor)
+    """Returns the forms that compete with `law`: those of its family, but only those with a floor where it is known."""
+    forms = [form for form in LAWS.values() if form.family == law.family] if law.family else [law]
+    return tuple(form for form in forms if known_floor is None or form.has_floor)
 
 
 def compare_forms(table: RunTable, law: Law, objective: Objective, known_floor: float | None) -> Forms:

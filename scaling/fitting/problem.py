@@ -11,7 +11,7 @@ import numpy as np
 
 from scaling.errors import Refusal
 from scaling.fitting.minimize import Objective, Solution, adaptive_delta, minimize
-from scaling.fitting.starts import starts, usual_grid
+from scaling.fitting.starts import starts
 from scaling.laws import registry
 from scaling.laws.registry import Bound, Law
 from scaling.laws.terms import Points
@@ -65,14 +65,14 @@ class Problem:
 
         Args:
           objective: what is minimised.
-          also_SP: starts beside the law's own.
-          usual: for the law chinchilla also from the 4,500 starts of Hoffmann et al. 2022.
+          also_SP: more starts.
+          usual: whether the law's starts from the literature are tried too (chinchilla: 4,500 of Hoffmann et al. 2022).
 
         Raises Refusal if no start converged.
         """
         begin = [starts(self.law, self.points, self.centre, self.known_floor, self.response)]
-        if usual and self.law.name == "chinchilla" and self.known_floor is None:
-            begin.append(usual_grid(self.centre))
+        if usual and self.law.more_starts is not None and self.known_floor is None:
+            begin.append(self.law.more_starts(self.centre))
         screen = Objective("ls") if objective.name == "lad" else objective
         best = np.concatenate(begin)
         for steps, kept in SCREEN:

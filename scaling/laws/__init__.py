@@ -1,5 +1,9 @@
 """The scaling laws, each a sum of terms in logs with its exact gradient and Hessian.
 
 `registry` finds a law by its name; `terms` has the terms that laws are sums of; `theory` reads what a known process
-says the loss must do.
+says about the loss. One file for each family of laws registers them; a law of your own calls `scaling.register_law`.
 """
+
+from scaling.laws import data, metric, repeats, size_and_data
+
+__all__ = ["data", "metric", "repeats", "size_and_data"]

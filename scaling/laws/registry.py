@@ -1,4 +1,6 @@
-"""The laws, as sums of terms in logs: log L is the logsumexp of its terms' logs, with exact gradient and Hessian.
+"""A law, the registry that finds it by name, and the law at the points of a table.
+
+A law is a sum of terms; each term gives its log with exact gradient and Hessian. `register_law` adds one.
 
 Letters: S parameter sets, T terms, R rows, P parameters.
 """
@@ -13,30 +15,43 @@ import numpy as np
 
 from scaling.errors import InputError, near_miss
 from scaling.laws.expansion import Expansion, log_sum
-from scaling.laws.repeats import ExcessSize, RepeatedData
-from scaling.laws.terms import BrokenPower, Constant, Covariates, Known, Natural, Points, Power, Sigmoid, SoftSum, Term
+from scaling.laws.terms import Constant, Covariates, Known, Natural, Points, Term
 
 FLOOR = Constant("E")
+ShapeGrids = Callable[[Points, dict[str, float]], dict[str, np.ndarray]]
+"""(points, centre) -> {parameter that is not a size: the values in theta's units that minimisation starts from}."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Law:
+    """A scaling law: everything that is true of it alone."""
+
     name: str
     formula: str
     terms: tuple[Term, ...]
     source: str
     assumptions: str
     response: str = "loss"
-    """What the law gives: "loss" (or a metric's error, 1 - metric), or "metric"."""
+    """The quantity that the law gives: "loss" (or a metric's error, 1 - metric), or "metric"."""
+    family: str = ""
+    """Laws of one family compete to predict the held-out runs. A law without a family competes with no other."""
+    simpler: str | None = None
+    """The law whose best starts this one begins from. None: it begins from `shapes` with the sizes in closed form."""
+    shapes: ShapeGrids | None = None
+    """Default: exponents from 0.03 to 2.5, or, after a simpler law, no parameters of its own."""
+    more_starts: Callable[[dict[str, float]], np.ndarray] | None = None
+    """(centre) -> starts [S, P] from the literature, for a fit of the full table without a known floor."""
+    distinct_to_spare: int = 1
+    """A law of one axis needs this many distinct values more than it has free parameters."""
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """What the law is a function of: n (parameters), d (data), u (unique data), l (upstream loss)."""
+        """The inputs of the law: n (parameters), d (data), u (unique data), l (upstream loss)."""
         return tuple(dict.fromkeys(axis for term in self.terms for axis in term.axes))
 
     @property
     def params(self) -> tuple[str, ...]:
-        """Sizes first, in the order of the terms: the order of theta."""
+        """The parameters in the order of theta: sizes first, in the order of the terms."""
         names = list(dict.fromkeys(name for term in self.terms for name in term.params))
         return tuple(sorted(names, key=lambda name: name not in self.sizes))
 
@@ -47,7 +62,7 @@ class Law:
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
-        """{parameter that is no size: the ends past which it has run away, in theta's units}."""
+        """{parameter that is not a size: the ends past which it has run away, in theta's units}."""
         return {name: ends for term in self.terms for name, ends in term.limits.items()}
 
     @property
@@ -60,96 +75,27 @@ class Law:
         return FLOOR in self.terms
 
     def free_params(self, known_floor: float | None) -> tuple[str, ...]:
-        """The P parameters that are fitted; a known floor is none of them."""
+        """The P parameters that are fitted, in the order of theta: all but a known floor."""
         return tuple(p for p in self.params if known_floor is None or p != FLOOR.size)
 
 
-A_N, A_D, B_D = Power("A", "alpha", "n"), Power("A", "beta", "d"), Power("B", "beta", "d")
-HOFFMANN = "Hoffmann et al. 2022 (2203.15556), eq. 2"
-ADDS = "The limits of size and of data add; one epoch, or D counts unique data and epochs are tuned."
+LAWS: dict[str, Law] = {}
+"""Every registered law by name. The files of `scaling.laws` register the built-in ones."""
 
-LAWS = {
-    law.name: law
-    for law in (
-        Law(
-            "power",
-            "L = A / D^beta",
-            (A_D,),
-            "Hestness et al. 2017 (1712.00409)",
-            "No irreducible loss within reach: the log-log plot is straight to the end.",
-        ),
-        Law(
-            "power_floor",
-            "L = E + A / D^beta",
-            (A_D, FLOOR),
-            "Hestness et al. 2017 (1712.00409); Henighan et al. 2020 (2010.14701)",
-            "Body size is no bottleneck at any D of the table.",
-        ),
-        Law(
-            "broken",
-            "L = E + A / D^beta * (1 + (D / D_b)^(1/f))^(-c f)",
-            (BrokenPower("A", "beta", "c", "D_b", "f", "d"), FLOOR),
-            "Caballero et al. 2022 (2210.14891), eq. 1 with one break",
-            "The exponent turns once, from beta to beta + c around D_b; nothing says that it is the last turn.",
-        ),
-        Law("chinchilla", "L = E + A / N^alpha + B / D^beta", (A_N, B_D, FLOOR), HOFFMANN, ADDS),
-        Law(
-            "chinchilla_no_floor",
-            "L = A / N^alpha + B / D^beta",
-            (A_N, B_D),
-            HOFFMANN + " with E = 0",
-            "No irreducible loss within reach. " + ADDS,
-        ),
-        Law(
-            "tied",
-            "L = E + A / N^alpha + B / D^alpha",
-            (A_N, Power("B", "alpha", "d"), FLOOR),
-            HOFFMANN + " with beta = alpha",
-            "Size and data are best grown alike. " + ADDS,
-        ),
-        Law(
-            "gamma",
-            "L = E + ((A / N^alpha)^(1/gamma) + (B / D^beta)^(1/gamma))^gamma",
-            (SoftSum(A_N, B_D, "gamma"), FLOOR),
-            "Kaplan et al. 2020 (2001.08361), eq. 1.5, with a floor and a free outer exponent",
-            "Between the limits of size and of data the loss bends as gamma says; one epoch, or D counts unique data.",
-        ),
-        Law(
-            "kaplan",
-            "L = ((A / N^alpha)^(1/beta) + B^(1/beta) / D)^beta",
-            (SoftSum(A_N, B_D, "beta"),),
-            "Kaplan et al. 2020 (2001.08361), eq. 1.5: A = N_c^alpha_N, B = D_c^alpha_D",
-            "No irreducible loss; the loss is analytic in 1 / D.",
-        ),
-        Law(
-            "repeated",
-            "L = E + A / N'^alpha + B / D'^beta, with D' = U + U R_D (1 - exp(-(D/U - 1) / R_D)), N' likewise with R_N",
-            (ExcessSize("A", "alpha", "R_N", "B", "beta"), RepeatedData("B", "beta", "R_D"), FLOOR),
-            "Muennighoff et al. 2023 (2305.16264), eqs. 5 to 7",
-            "Repeated data, and size beyond what is best for the unique data, are worth exponentially less each time.",
-        ),
-        Law(
-            "metric_sigmoid",
-            "M = M_max / (1 + exp(k (L - L_0)))",
-            (Sigmoid("M_max", "k", "L_0", "l"),),
-            "Grattafiori et al. 2024 (2407.21783), section 3.2.1; Bhagia et al. 2024 (2412.04403)",
-            "The metric is a function of the loss alone, whatever N and D made it.",
-            "metric",
-        ),
-        Law(
-            "metric_exponential",
-            "M = M_0 + M_1 exp(-k L)",
-            (Power("M_1", "k", "l", of_log=False), Constant("M_0")),
-            "Gadre et al. 2024 (2403.08540), eq. 5",
-            "The metric is a function of the loss alone; M_0 is its value without any skill.",
-            "metric",
-        ),
-    )
-}
+
+def register_law(law: Law) -> None:
+    """Adds a law, so that `scaling.fit(table, law.name)` and --law find it. Adding the same law again does nothing.
+
+    Raises InputError where the name is not an identifier, is "best", or belongs to another law.
+    """
+    if not law.name.isidentifier() or law.name == "best":
+        raise InputError(f"a law needs a name that is a Python identifier other than best; got {law.name!r}")
+    if LAWS.setdefault(law.name, law) is not law:
+        raise InputError(f"there is already a law named {law.name!r}; choose another name")
 
 
 def by_name(name: str) -> Law:
-    """Raises InputError for a name that is no law."""
+    """Returns the law of this name. Raises InputError that names the nearest known one."""
     if name not in LAWS:
         raise InputError(f"unknown law {name!r}; {near_miss(name, LAWS)}")
     return LAWS[name]
@@ -157,29 +103,29 @@ def by_name(name: str) -> Law:
 
 @dataclass(frozen=True)
 class Bound:
-    """A law at R points: a function of theta alone."""
+    """A law at R points, as a function of theta alone."""
 
     terms: tuple[Term, ...]
     index_T: tuple[tuple[int, ...], ...]
-    """Where each term's parameters stand in theta."""
+    """The places in theta of each term's parameters."""
     at_T: tuple[Covariates, ...]
     params: int
 
     def log(self, theta_SP: np.ndarray) -> np.ndarray:
-        """log of the law, [S, R]."""
+        """Returns the log of the law, [S, R]."""
         return self.shares(theta_SP)[0]
 
     def log_terms(self, theta_SP: np.ndarray) -> list[np.ndarray]:
-        """log of each of the T terms, [S or 1, R]."""
+        """Returns the log of each of the T terms, [S or 1, R]."""
         return [term.log(theta_SP[:, index], at) for term, index, at in self._parts()]
 
     def shares(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log of the law [S, R] and each term's share of it [T, S, R]."""
+        """Returns the log of the law [S, R] and each term's share of it [T, S, R]."""
         log_SR, share_T = log_sum(self.log_terms(theta_SP))
         return log_SR, np.stack(share_T)
 
     def derivatives(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-        """log of the law f [S, R], its Jacobian J [S, P, R], and `bend`.
+        """Returns the log f of the law [S, R], its Jacobian J [S, P, R], and the function `bend`.
 
         bend(w_SR) is sum_r w_r (d2 f_r + J_r J_r'), [S, P, P]: with it every Hessian of a function of f is two matrix
         products away.
@@ -188,20 +134,16 @@ class Bound:
         return law.log_SR, law.jacobian(), partial(law.hessian, None)
 
     def expand(self, theta_SP: np.ndarray) -> Expansion:
-        """The law to second order around each of the S parameter sets."""
+        """Expands the law to second order around each of the S parameter sets."""
         parts = [term.derivatives(theta_SP[:, index], at) for term, index, at in self._parts()]
         return Expansion.of(parts, self.index_T, self.params)
-
-    def rows(self, keep: np.ndarray) -> Bound:
-        """The law at the points where the boolean [R] `keep` holds."""
-        return Bound(self.terms, self.index_T, tuple(tuple(x[keep] for x in at) for at in self.at_T), self.params)
 
     def _parts(self) -> zip:
         return zip(self.terms, map(list, self.index_T), self.at_T, strict=True)
 
 
 def bind(law: Law, points: Points, centre: dict[str, float], known_floor: float | None) -> Bound:
-    """`law` at `points` {axis: [R]}, its sizes taken around `centre` {axis: x}."""
+    """Returns `law` at `points` {axis: [R]}, with its sizes taken at `centre` {axis: x}."""
     free = law.free_params(known_floor)
     terms = tuple(Known(known_floor) if t == FLOOR and known_floor is not None else t for t in law.terms)
     return Bound(
@@ -213,7 +155,7 @@ def bind(law: Law, points: Points, centre: dict[str, float], known_floor: float 
 
 
 def natural(law: Law, theta_SP: np.ndarray, centre: dict[str, float], known_floor: float | None) -> Natural:
-    """Parameters as the formula writes them, {name: [S]}; a size of 0 where its log has run away.
+    """Returns the parameters as the formula writes them, {name: [S]}. A size is 0 where its log has run away.
 
     A size and its exponent are almost perfectly correlated in this form: compare sizes at the centre instead.
     """
@@ -228,7 +170,7 @@ def natural(law: Law, theta_SP: np.ndarray, centre: dict[str, float], known_floo
 
 
 def from_natural(law: Law, values: dict[str, float], centre: dict[str, float], known_floor: float | None) -> np.ndarray:
-    """theta [P] of the parameters as the formula writes them: the inverse of `natural`.
+    """Returns theta [P] for parameters as the formula writes them: the inverse of `natural`.
 
     Raises InputError if one is missing, unknown, or not above 0 where it must be.
     """

@@ -1,7 +1,7 @@
-"""The terms of repeated data (Muennighoff et al. 2023, 2305.16264, eqs. 5 to 7): what comes again counts less.
+"""The law of repeated data and its terms (Muennighoff et al. 2023, 2305.16264, eqs. 5 to 7): a repetition counts less.
 
-D data with U unique are worth D' = U + U R* (1 - exp(-R / R*)) with R = D / U - 1 repetitions; R* says after how
-many repetitions more are worth little. Size beyond what is best for U decays in the same way, with its own R*.
+D data with U unique are worth D' = U + U R* (1 - exp(-R / R*)) with R = D / U - 1 repetitions. R* is the number of
+repetitions after which more are worth little. Size beyond what is best for U decays in the same way, with its own R*.
 
 Letters: S parameter sets, R rows, k a term's parameters.
 """
@@ -12,20 +12,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scaling.laws.registry import FLOOR, Law, register_law
 from scaling.laws.terms import EXPONENT_LIMITS, Covariates, Derivatives, Natural, Points, columns, exp_capped
 
 LOG_DECAY_LIMITS = (np.log(1e-2), np.log(1e4))
-"""Of log R*: below nothing of a repetition counts, above all of it."""
+"""Limits of log R*: below, a repetition counts nothing; above, it counts in full."""
+REPEATS = np.log([1.0, 5.0, 20.0])
 
 
 def log_gain(repeats: np.ndarray, log_decay: np.ndarray) -> np.ndarray:
-    """log(D' / U), for R `repeats` and log R*."""
+    """Returns log(D' / U), for R `repeats` and log R*."""
     decay = np.exp(log_decay)
     return np.log1p(-decay * np.expm1(-repeats / decay))
 
 
 def log_gain_derivatives(repeats: np.ndarray, log_decay: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(m_R, m_r, m_RR, m_Rr, m_rr) of m = log_gain(R, r)."""
+    """Returns the derivatives (m_R, m_r, m_RR, m_Rr, m_rr) of m = log_gain(R, r)."""
     decay = np.exp(log_decay)
     left = np.exp(-repeats / decay)
     gain = 1 + decay * (1 - left)
@@ -38,13 +40,13 @@ def log_gain_derivatives(repeats: np.ndarray, log_decay: np.ndarray) -> tuple[np
 
 
 def _unique(points: Points) -> np.ndarray:
-    """Less than one epoch has seen no more than D."""
+    """The distinct data, which are at most D in less than one epoch."""
     return np.minimum(points["u"], points["d"])
 
 
 @dataclass(frozen=True)
 class _Decaying:
-    """A power whose base counts repetitions less and less; its size is that at the centre of its first axis."""
+    """A power whose base counts repetitions less and less. Its size is taken at the centre of its first axis."""
 
     size: str
     exponent: str
@@ -73,7 +75,7 @@ class _Decaying:
 
 @dataclass(frozen=True)
 class RepeatedData(_Decaying):
-    """B / D'^beta, params (size, exponent, decay = log R_D*); axes d (seen) and u (unique)."""
+    """B / D'^beta. Its params are (size, exponent, decay = log R_D*), its axes d (seen) and u (unique)."""
 
     axes = ("d", "u")
 
@@ -98,10 +100,10 @@ class RepeatedData(_Decaying):
 
 @dataclass(frozen=True)
 class ExcessSize(_Decaying):
-    """A / N'^alpha, params (size, exponent, data's size, data's exponent, decay = log R_N*); axes n, u and d.
+    """A / N'^alpha. Its params are (size, exponent, data's size, data's exponent, decay = log R_N*), its axes n, u, d.
 
-    N' counts what N exceeds the size that is compute-optimal for the unique data, alpha A / N^alpha = beta B / U^beta,
-    as repetitions of it: hence the parameters of the data's term.
+    N' counts the part of N above the compute-optimal size for the unique data, alpha A / N^alpha = beta B / U^beta, as
+    repetitions of that size. This is why the term has the parameters of the data's term too.
     """
 
     data_size: str
@@ -116,7 +118,7 @@ class ExcessSize(_Decaying):
         return np.log(points["n"] / centre["n"]), np.log(_unique(points) / centre["d"])
 
     def _best(self, theta_Sk: np.ndarray, at: Covariates) -> tuple[np.ndarray, np.ndarray]:
-        """log of the best N for the unique data, over the centre; and R of N, 0 where N is below it."""
+        """Returns log(best N for the unique data / centre), and the repetitions of it in N (0 where N is below it)."""
         a, alpha, b, beta, _ = columns(theta_Sk)
         alpha, beta = np.where(alpha > 0, alpha, np.nan), np.where(beta > 0, beta, np.nan)
         best = (np.log(alpha) + a - np.log(beta) - b + beta * at[1]) / alpha
@@ -136,19 +138,40 @@ class ExcessSize(_Decaying):
         level = np.where(over, q + log_gain(repeats, r), at[0])
         by_q, by_r = (np.where(over, x, 0.0) for x in (1 - m_R * w, m_r))
         by_qq, by_qr, by_rr = (np.where(over, x, 0.0) for x in (m_RR * w**2 + m_R * w, -m_Rr * w, m_rr))
-        q_of = (1 / alpha, (1 / alpha - q) / alpha, -1 / alpha, (at[1] - 1 / beta) / alpha)
-        q_of_two = {
+        q_of_one = (1 / alpha, (1 / alpha - q) / alpha, -1 / alpha, (at[1] - 1 / beta) / alpha)
+        q_of_pair = {
             (0, 1): -1 / alpha**2, (1, 2): 1 / alpha**2, (1, 3): -(at[1] - 1 / beta) / alpha**2,
             (3, 3): 1 / (alpha * beta**2), (1, 1): (2 * q - 3 / alpha) / alpha**2,
         }  # fmt: skip
-        slopes = [-alpha * by_q * x for x in q_of] + [-alpha * by_r]
+        slopes = [-alpha * by_q * x for x in q_of_one] + [-alpha * by_r]
         slopes[0] = slopes[0] + 1
         slopes[1] = slopes[1] - level
         curvature = {}
         for i in range(4):
             for j in range(i, 4):
-                bend = by_qq * q_of[i] * q_of[j] + by_q * q_of_two.get((i, j), 0.0)
-                curvature[i, j] = -alpha * bend - by_q * ((i == 1) * q_of[j] + (j == 1) * q_of[i])
-            curvature[i, 4] = -alpha * by_qr * q_of[i] - (i == 1) * by_r
+                bend = by_qq * q_of_one[i] * q_of_one[j] + by_q * q_of_pair.get((i, j), 0.0)
+                curvature[i, j] = -alpha * bend - by_q * ((i == 1) * q_of_one[j] + (j == 1) * q_of_one[i])
+            curvature[i, 4] = -alpha * by_qr * q_of_one[i] - (i == 1) * by_r
         curvature[4, 4] = -alpha * by_rr
         return Derivatives(self.log(theta_Sk, at), slopes, curvature)
+
+
+def _shapes(points: Points, centre: dict[str, float]) -> dict[str, np.ndarray]:
+    return {"R_D": REPEATS, "R_N": REPEATS}
+
+
+register_law(
+    Law(
+        name="repeated",
+        formula=(
+            "L = E + A / N'^alpha + B / D'^beta, with D' = U + U R_D (1 - exp(-(D/U - 1) / R_D)), N' likewise with R_N"
+        ),
+        terms=(ExcessSize("A", "alpha", "R_N", "B", "beta"), RepeatedData("B", "beta", "R_D"), FLOOR),
+        source="Muennighoff et al. 2023 (2305.16264), eqs. 5 to 7",
+        assumptions=(
+            "Repeated data, and size beyond what is best for the unique data, are worth exponentially less each time."
+        ),
+        simpler="chinchilla",
+        shapes=_shapes,
+    )
+)

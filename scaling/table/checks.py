@@ -143,8 +143,7 @@ def _distinct(values: np.ndarray) -> int:
 def _one_axis(table: RunTable, law: Law, points: dict[str, np.ndarray], P: int) -> tuple[str, ...]:
     (axis, values), *_ = points.items()
     distinct = _distinct(values)
-    # a law with a break wants points to spare on both sides of it
-    wanted = P + SPARE if law.name == "broken" else P + 1
+    wanted = P + law.distinct_to_spare
     if distinct < wanted:
         cure = "Run more data sizes, over two decades if you can." if axis == "d" else "Add runs of other losses."
         raise Refusal(
