@@ -12,7 +12,7 @@ from typing import NamedTuple
 from experiments.sweep import sweep_folder
 from experiments.sweep.launch import Launcher
 from experiments.sweep.lease import lock
-from experiments.sweep.worker import WorkerOptions, Write
+from experiments.sweep.worker_options import WorkerOptions, Write
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.runfolder.stopping import Stop
@@ -44,7 +44,7 @@ def disturbed(sweep_dir: Path, runs: int, launcher: Launcher) -> Disturbed:
     sweep_folder.begin(sweep_dir, "empty", configs, {})
     kills: list[str] = []
     begun = time.monotonic()
-    launcher.launch(sweep_dir, sleep, handling=WorkerOptions(retries=runs), look=lambda: None, say=kills.append)
+    launcher.launch(sweep_dir, sleep, options=WorkerOptions(retries=runs), refresh=lambda: None, report=kills.append)
     seconds = time.monotonic() - begun
     folders = [sweep_folder.run_dir(sweep_dir, run_id(config)) for config in configs]
     told = [line for folder in folders for line in _lines(folder / "told")]

@@ -22,7 +22,7 @@ from _disturbed import at_once, disturbed
 from experiments.plans.grid import Plan
 from experiments.sweep import sweep_folder
 from experiments.sweep.launch.local import Launcher
-from experiments.sweep.worker import Write
+from experiments.sweep.worker_options import Write
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.preparation.prepare import Settings, prepare

@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import os, sys
-from experiments.launch.cores import keep_to
+from experiments.sweep.launch.cores import keep_to
 
 os.sched_getaffinity = lambda _: set(range(4))
 os.sched_setaffinity = lambda _, cores: print(*sorted(cores), flush=True)

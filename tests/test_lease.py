@@ -22,7 +22,7 @@ from sessionrec_jax.errors import InputError
 RACE = """
 import os, sys, time
 from pathlib import Path
-from experiments.lease import Leases
+from experiments.sweep.lease import Leases
 
 leases, newest, start = Leases(Path(sys.argv[1])), int(sys.argv[2]), time.monotonic() + 0.3
 for _ in range(16):
@@ -110,7 +110,7 @@ def test_a_holder_that_finds_out_late_writes_no_row(tmp_path, server, elsewhere)
             finally:
                 there.append(row.exists())
 
-    worker.work(tmp_path, stands_still, look=lambda: row.write_text('{"by": "the other"}'))
+    worker.work(tmp_path, stands_still, refresh=lambda: row.write_text('{"by": "the other"}'))
     assert len(others) == 1
     assert there == [False]
     assert row.read_text() == '{"by": "the other"}'

@@ -13,12 +13,12 @@ from experiments.__main__ import main
 from experiments.cli import dryrun
 from experiments.plans import PLANS, rates
 from experiments.plans.identifiable import judge
-from experiments.plans.scaling_plan import wider
+from experiments.plans.scaling_plan import around_values
 from experiments.plans.sizes import around, size_of, sized
 from experiments.plans.theory import _counting_curve
 from experiments.sweep.cost import CostEstimate, flops_train
 from experiments.sweep.lease import Past
-from experiments.sweep.probe import Cost, _measure
+from experiments.sweep.probe import StepCost, _measure
 from experiments.sweep.row import identity
 from experiments.sweep.sweep_folder import RunState
 from scaling.errors import Refusal
@@ -61,8 +61,9 @@ def test_a_plan_lays_out_each_run_once_and_its_defaults_carry_its_law(name, log,
     assert len({run_id(config) for config in layout.configs}) == len(layout.configs) > 1
     assert all(config.data.fingerprint and config.data.items_per_row for config in layout.configs)
     report = layout.files["report.json"]
-    assert ("law" in report) == hasattr(plan, "law")
-    if hasattr(plan, "law"):
+    has_law = "law" in {field.name for field in dataclasses.fields(plan)}
+    assert ("law" in report) == has_law
+    if has_law:
         assert judged(plan, base, log).law == report["law"]
         without = plan_of(name, law="none").lay_out(base, log)
         assert "law" not in without.files["report.json"]
@@ -79,13 +80,13 @@ def test_a_plan_whose_runs_score_the_shown_alone_is_read_by_the_rank_loss(log, b
     truth = known_truth(log.path, log.fingerprint)
     assert (theory["exponent"], theory["floor"]) == (truth.data_exponent, truth.rank_floor_nats_per_exposure)
     sizes, excess = zip(*theory["curve"], strict=True)
-    ahead = CostEstimate()
-    assert set(sizes) == {ahead.row(config)["sessions_unique"] for config in layout.configs}
+    cost = CostEstimate()
+    assert set(sizes) == {cost.row(config)["sessions_unique"] for config in layout.configs}
     assert list(excess) == sorted(excess, reverse=True)
 
 
-def test_the_counting_curve_of_the_whole_log_is_that_of_its_exposure_table(log, base):
-    """Of all users, held out ones too: one way from the arrays that training reads, the other from the table."""
+def test_the_counting_curve_of_the_whole_log_equals_the_curve_of_its_exposure_table(log, base):
+    """All users, held-out ones too: one way from the arrays that training reads, the other from the table."""
     truth = known_truth(log.path, log.fingerprint)
     process = truth.process
     count, excess = truth.bayes_excess_on(process.exposures(0, process.users))
@@ -97,7 +98,7 @@ def test_the_counting_curve_of_the_whole_log_is_that_of_its_exposure_table(log, 
     assert sessions < count
 
 
-def test_of_the_body_s_size_the_truth_is_alpha_and_of_other_axes_nothing(log, base):
+def test_the_truth_gives_alpha_for_the_body_size_and_nothing_for_other_axes(log, base):
     truth = known_truth(log.path, log.fingerprint)
     digits_only = replace(base, {"model.id_width": 0})
     of_size = plan_of("unlimited_data").lay_out(digits_only, log).files["theory.json"]
@@ -147,17 +148,17 @@ def test_a_refused_plan_and_a_dry_run_write_nothing(log, tmp_path, capsys, monke
     assert "cannot identify power_floor: power_floor has 2 free parameters" in capsys.readouterr().err
     probed = []
 
-    def probe(config: Config, workers: int) -> Cost:
+    def probe(config: Config, workers: int) -> StepCost:
         probed.append(size_of(config))
-        return Cost(0.01 * len(probed), 2.0, 2**20 * len(probed), 2**20, "a device")
+        return StepCost(0.01 * len(probed), 2.0, 2**20 * len(probed), 2**20, "a device")
 
     monkeypatch.setattr(dryrun, "probe", probe)
     assert main(arguments(log, tmp_path / "sweep", "--sizes", "xxs", "xs", "s", "--dry-run", "--workers", "2")) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
     assert probed == ["xxs", "s"]
-    assert "10 ms a step" in told
-    assert "6 s of compiling 3 programs" in told
-    assert "These runs identify power_floor" in told
+    assert "10 ms a step" in out
+    assert "6 s of compiling 3 programs" in out
+    assert "These runs identify power_floor" in out
     assert not (tmp_path / "sweep").exists()
 
 
@@ -232,7 +233,7 @@ def test_tuned_rates_are_read_by_other_plans_and_their_rows_say_so(log, base, tm
     [
         ("unlimited_data", {"epochs": 2.0}, "no session is seen twice"),
         ("seeds", {"seeds": (3,)}, "one seed shows no noise"),
-        ("history", {"sizes": ("xs", "s")}, "of one size"),
+        ("history", {"sizes": ("xs", "s")}, "law of one size"),
         ("catalogue", {}, "wanted --logs of other catalogues"),
         ("grid", {"sizes": ("tiny",)}, "unknown size 'tiny'"),
     ],
@@ -257,6 +258,6 @@ def test_sizes_around_some_reach_past_both_ends_of_them():
     assert around(["4xl"]) == ("3xl", "4xl")
 
 
-def test_wider_values_hold_the_given_ones_and_stay_within_the_limits():
-    assert wider((10, 100), 1, 500) == (1, 10, 32, 100, 500)
-    assert wider((8,), 1, 10_000) == (1, 3, 8, 24, 72)
+def test_values_around_some_hold_the_given_ones_and_stay_within_the_limits():
+    assert around_values((10, 100), 1, 500) == (1, 10, 32, 100, 500)
+    assert around_values((8,), 1, 10_000) == (1, 3, 8, 24, 72)

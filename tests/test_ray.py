@@ -28,7 +28,7 @@ DISTURBED = """
 import sys
 from pathlib import Path
 from _disturbed import disturbed
-from experiments.launch.ray import Launcher
+from experiments.sweep.launch.ray import Launcher
 
 told = disturbed(Path(sys.argv[2]), 16, Launcher(sys.argv[1]))
 print(told.rows, told.rows_written, told.begun, *told.faults)
@@ -94,7 +94,7 @@ def test_no_run_is_lost_or_done_twice_when_workers_and_a_node_are_killed(tmp_pat
 
 def test_what_a_task_asks_for():
     def asked(*nodes, **flags):
-        return Launcher(**flags)._options(list(nodes))
+        return Launcher(**flags)._wanted(list(nodes))
 
     assert asked({"CPU": 2.0}, {"CPU": 8.0}, cpus=8) == {"num_cpus": 8, "num_gpus": 0, "resources": {}}
     assert asked({"CPU": 2.0}, {"CPU": 8.0, "GPU": 4.0})["num_gpus"] == 1

@@ -60,7 +60,7 @@ DISTURBED = """
 import sys
 from pathlib import Path
 from _disturbed import disturbed
-from experiments.launch.slurm import Launcher
+from experiments.sweep.launch.slurm import Launcher
 
 told = disturbed(Path(sys.argv[1]), 20, Launcher(workers=2))
 print(told.rows, told.rows_written, told.begun, *told.faults)
@@ -69,12 +69,12 @@ SLEEPING = """
 import sys
 from pathlib import Path
 from experiments.__main__ import exit_code
-from experiments.launch.slurm import Launcher
-from experiments.worker import Handling
+from experiments.sweep.launch.slurm import Launcher
+from experiments.sweep.worker_options import WorkerOptions
 from sweeps import begin_sleeping, sleep_long
 
 begin_sleeping(Path(sys.argv[1]), 3)
-how = {"handling": Handling(retries=0), "look": lambda: None, "say": print}
+how = {"options": WorkerOptions(retries=0), "refresh": lambda: None, "report": print}
 sys.exit(exit_code(lambda: Launcher(workers=2).launch(Path(sys.argv[1]), sleep_long, **how)))
 """
 

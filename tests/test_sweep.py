@@ -159,7 +159,7 @@ def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
             raise OSError("the terminal is gone")
 
     with pytest.raises(OSError, match="terminal"):
-        Launcher(2).launch(tmp_path, _disturbed.sleep, look=fail)
+        Launcher(2).launch(tmp_path, _disturbed.sleep, refresh=fail)
     left = rows(tmp_path)
     assert 1 <= len(left) < 200
     time.sleep(0.3)
@@ -192,7 +192,7 @@ def test_diverged_runs_are_not_tried_again(tmp_path):
         folder.mkdir(parents=True)
         (folder / "row.json").write_text(json.dumps({"status": status}))
     sweep_folder.try_failed_again(tmp_path)
-    assert [state.status for state in sweep_folder.states(tmp_path)[1]] == ["begun", "diverged"]
+    assert [state.status for state in sweep_folder.states(tmp_path)[1]] == ["started", "diverged"]
 
 
 def test_the_states_of_runs(tmp_path, capsys):
@@ -213,12 +213,12 @@ def test_the_states_of_runs(tmp_path, capsys):
         text = " ".join(capsys.readouterr().out.split())
         assert main(["status", str(tmp_path), "--json"]) == 0
     assert plan == "grid"
-    assert [state.status for state in states] == ["waiting", "begun", "running", "stale", "done", "begun"]
+    assert [state.status for state in states] == ["waiting", "started", "running", "stale", "done", "started"]
     assert [(state.step, state.steps) for state in states[2:5]] == [(9, 30), (None, None), (11, 11)]
     assert [state.seconds_left for state in states] == [None, None, 10.0, None, None, None]
     assert "10 of 30" in text
     told = json.loads(capsys.readouterr().out)
-    assert told["counts"] == {"waiting": 1, "begun": 2, "running": 1, "stale": 1, "done": 1}
+    assert told["counts"] == {"waiting": 1, "started": 2, "running": 1, "stale": 1, "done": 1}
     assert told["by_run"][failing.name]["failures"] == ["OSError: no [room]"]
     assert told["by_run"][running.name]["worker"].endswith(f":{os.getpid()}")
     assert [told["by_run"][name]["deaths"] for name in names] == [0, 0, 0, 1, 0, 0]

@@ -217,7 +217,7 @@ def test_a_sweep_s_groups_end_with_the_rows_of_single_runs(configs, log, tmp_pat
     assert found[3]["alone"]
     assert "loss_nats_per_item" not in found[1]
     assert set(attempts(sweep_dir)) == {0}
-    assert "beside others" in (sweep_dir / "runs" / run_id(group[2]) / "log.txt").read_text()
+    assert "together with others" in (sweep_dir / "runs" / run_id(group[2]) / "log.txt").read_text()
     wanted = row.run(group[2], tmp_path / "alone", "seeds", quiet=True)
     assert found[2].keys() == wanted.keys()
     for name in ("loss_nats_per_item", "rank_auc", "validation_objective", "best_step", "flops_train", "steps"):

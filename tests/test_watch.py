@@ -55,7 +55,7 @@ def finish(folder: Path, **columns) -> None:
 def held(folder: Path) -> dict[str, dict[int, float]]:
     """{name: {step: number}} of the run's own files."""
     [run] = [run for run in runs_of(folder.parent.parent) if run.name == folder.name]
-    news = run.look()
+    news = run.poll()
     found: dict[str, dict[int, float]] = {}
     for line in news.lines if news else ():
         for name, value in values(line).items():
@@ -64,29 +64,29 @@ def held(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def test_a_look_finds_what_is_new_and_says_what_was_taken_back(sweep):
+def test_a_poll_returns_what_is_new_and_says_what_was_rewritten(sweep):
     run, folder = runs_of(sweep[0])[0], sweep[1][0]
-    assert run.look() is None
+    assert run.poll() is None
     train(folder, 0, 10)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 11, "re')  # the rest is yet to come
-    assert [line["step"] for line in run.look().lines] == [4, 9, 9]
-    assert run.look() is None
+    assert [line["step"] for line in run.poll().lines] == [4, 9, 9]
+    assert run.poll() is None
     train(folder, 10, 20)
-    news = run.look()
-    assert not news.anew  # the half line was nobody's yet
+    news = run.poll()
+    assert not news.rewritten  # the half line was nobody's yet
     assert [line["step"] for line in news.lines] == [14, 19, 19]
     train(folder, 15, 25)
-    news = run.look()
-    assert news.anew
+    news = run.poll()
+    assert news.rewritten
     assert [line["step"] for line in news.lines] == [4, 9, 9, 14, 19, 19, 24]
     finish(folder, status="failed")
-    assert run.look().row["status"] == "failed"
+    assert run.poll().row["status"] == "failed"
     (folder / "row.json").unlink()  # it is tried again
-    assert run.look() is None
+    assert run.poll() is None
     assert not run.has_row
     finish(folder)
-    assert run.look().row["status"] == "done"
+    assert run.poll().row["status"] == "done"
 
 
 def curves(folder: Path) -> Callable[[], dict[str, dict[int, float]]]:

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.sweep.comparison import Estimate, Line, compare
+from experiments.sweep.comparison import ArmResult, Estimate, compare
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import write_json, write_text
 
@@ -63,7 +63,7 @@ _LEGEND = (
 )
 
 
-def markdown(lines: list[Line]) -> str:
+def markdown(lines: list[ArmResult]) -> str:
     """The tables, one after the other, and how to read them."""
     parts = []
     for title, group in _tables(lines):
@@ -73,12 +73,12 @@ def markdown(lines: list[Line]) -> str:
     return "\n\n".join([*parts, _LEGEND]) + "\n"
 
 
-def _tables(lines: list[Line]) -> list[tuple[str, list[Line]]]:
+def _tables(lines: list[ArmResult]) -> list[tuple[str, list[ArmResult]]]:
     groups = itertools.groupby(lines, key=lambda line: (line.table, line.budget))
     return [(f"{table}, {budget}", list(group)) for (table, budget), group in groups]
 
 
-def _header(lines: list[Line]) -> list[str]:
+def _header(lines: list[ArmResult]) -> list[str]:
     return ["", *map(_label, lines[0].values), "epochs", "TFLOPs", "body", "rate"]
 
 
@@ -88,7 +88,7 @@ def _label(metric: str) -> str:
     return " ".join(LABELS.get(word, word) for word in words) + (f"@{cutoff}" if cutoff else "")
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: ArmResult) -> list[str]:
     name = line.arm if line.seeds == line.seeds_planned else f"{line.arm} ({line.seeds} of {line.seeds_planned} seeds)"
     return [
         name,

@@ -9,7 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli.output import columns, escape
+from experiments.cli.output import columns
+from experiments.console import escape
 from experiments.plans.sizes import labels
 from experiments.sweep.layout import Layout
 from experiments.sweep.probe import probe

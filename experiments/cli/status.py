@@ -27,12 +27,12 @@ from rich.text import Text
 from experiments.console import escape
 from experiments.sweep.row_columns import LOSS, RANK_LOSS, baseline_of, floor_of
 from experiments.sweep.sweep_folder import RunState, states
-from experiments.sweep.varying import told, varying
+from experiments.sweep.varying import short, varying
 
 _FOLLOW_SECONDS = 2.0
 _WIDE = 1000
 """Columns where no terminal sets them: a file or a program wants whole numbers."""
-_STATUSES = ("running", "stale", "begun", "waiting", "done", "diverged", "failed")
+_STATUSES = ("running", "stale", "started", "waiting", "done", "diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _followed(sweep_dir: Path, console: Console) -> tuple[str, list[RunState]]:
 
 def _view(runs: list[RunState], counts: str) -> Group:
     """What is going on now, then what went wrong, a line a run."""
-    now = [run for run in runs if run.status in ("running", "stale", "begun")]
+    now = [run for run in runs if run.status in ("running", "stale", "started")]
     notes = [Text(note.partition("\n")[0], no_wrap=True, overflow="ellipsis") for note in _notes(runs)]
     return Group(Text(counts, no_wrap=True, overflow="ellipsis"), *([_table(runs, now)] if now else []), *notes)
 
@@ -122,7 +122,7 @@ def _table(runs: list[RunState], shown: list[RunState]) -> Table:
     labels = dict(zip((run.run_id for run in runs), varying([run.config for run in runs]), strict=True))
     columns = {"run": [run.run_id for run in shown]}
     for name in labels[runs[0].run_id] if runs else ():
-        columns[name] = [told(labels[run.run_id][name]) for run in shown]
+        columns[name] = [short(labels[run.run_id][name]) for run in shown]
     columns["step"] = [_step(run) for run in shown]
     columns["left"] = [_left(run) for run in shown]
     for head, name in zip(("nats an item", "rank nats"), (LOSS, RANK_LOSS), strict=True):

@@ -28,7 +28,7 @@ from experiments.sweep.layout import Layout
 from experiments.sweep.run_sweep import run_sweep
 from experiments.sweep.sweep_folder import states
 from experiments.sweep.varying import varying
-from experiments.sweep.worker import DEFAULT_OPTIONS, WorkerOptions
+from experiments.sweep.worker_options import DEFAULT_OPTIONS, WorkerOptions
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.data.store import open_log
@@ -52,7 +52,7 @@ class Command(Generic[P, L]):
     launcher: Literal[LAUNCHERS] = "local"
     """What starts the workers: processes of this machine, tasks on a Ray cluster, a SLURM job array. Each has options
     of its own, which --help shows beside it."""
-    handling: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
+    options: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
     dry_run: bool = False
     """Show each run with its N, D, FLOPs, time and memory here, and what the plan will tell of its law; then stop."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
         description=f"{sys.modules[plan.__module__].__doc__}\n\n{launcher.__doc__}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    command.handling.check()
+    command.options.check()
     command.own.check()
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
     base = replace(command.base, {"data.path": str(command.log.absolute())})
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
 
         dryrun.show(layout, [ahead.row(config) for config in layout.configs], verdict, command.own.workers)
         return 0
-    rows = run_sweep(name, layout, command.out, command.own, command.handling)
+    rows = run_sweep(name, layout, command.out, command.own, command.options)
     if not command.own.workers:
         print(f"{len(layout.configs) - len(rows)} runs left in {command.out} for `sessionrec worker {command.out}`")
         return 0

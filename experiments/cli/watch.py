@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 
 from experiments.sweep.lease import lock
-from experiments.watch.runs import Mirror, Run, runs_of
+from experiments.watch.runs import Mirror, WatchedRun, runs_of
 from experiments.watch.tensorboard import TensorBoard
 from experiments.watch.wandb import WandB
 from sessionrec_jax.errors import InputError
@@ -87,7 +87,7 @@ def _alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-def _mirrored(runs: list[Run], mirror: Mirror, console: Console, *, follow: bool) -> None:
+def _mirrored(runs: list[WatchedRun], mirror: Mirror, console: Console, *, follow: bool) -> None:
     """A signal is heard between two runs, so that none is left in the middle."""
     steps, said = dict.fromkeys((run.name for run in runs), 0), None
     with StopSignals() as stop, console.status("") as line:
@@ -96,7 +96,7 @@ def _mirrored(runs: list[Run], mirror: Mirror, console: Console, *, follow: bool
                 for run in runs:
                     if stop():
                         return
-                    if (news := run.look()) is not None:
+                    if (news := run.poll()) is not None:
                         mirror.write(run, news)
                         steps[run.name] = max((of["step"] + 1 for of in news.lines), default=steps[run.name])
                 done = sum(run.has_row for run in runs)

@@ -23,19 +23,20 @@ from typing import Annotated
 import tyro
 
 from experiments.sweep.ticker import Ticker
-from experiments.sweep.worker import DEFAULT_OPTIONS, WorkerOptions, work
+from experiments.sweep.worker import work
+from experiments.sweep.worker_options import DEFAULT_OPTIONS, WorkerOptions
 
 
 @dataclass(frozen=True)
 class Command:
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
     """Sweep folder that `sessionrec sweep` wrote."""
-    handling: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
+    options: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
 
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec worker", description=__doc__)
-    command.handling.check()
+    command.options.check()
     with Ticker(command.sweep) as ticker:
-        work(command.sweep, handling=command.handling, look=ticker.look)
+        work(command.sweep, options=command.options, refresh=ticker.refresh)
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from experiments.plans.arms import Arm, Trials
+from experiments.plans.arms import Arm, ArmsPlan
 from experiments.sweep.layout import Layout
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
@@ -22,26 +22,22 @@ Table = Literal["session encoder", "rank loss", "retrieval loss", "history", "in
 
 
 @dataclass(frozen=True)
-class Plan(Trials):
-    """One part of the model changed at a time, at equal epochs and at equal compute, each tuned alike."""
+class Plan(ArmsPlan):
+    """One part of the model changed at a time, at equal epochs and at equal compute, each tuned in the same way."""
 
     tables: tuple[Table, ...] = ("session encoder", "rank loss", "retrieval loss", "history", "input")
-    """Which parts."""
+    """The parts to change."""
 
-    SETS: ClassVar[dict[str, str]] = {**Trials.SETS, "paradigm": "nothing, since it is about next sessions"}
+    SETS: ClassVar[dict[str, str]] = ArmsPlan.SETS | {"paradigm": "nothing, since it is about next sessions"}
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
-        """Every run, each once. `base`: the reference."""
+        """Returns every run, each once. `base`: the reference."""
         base = replace(base, {"train.epochs": self.epochs})
         arms = []
         for table in self.tables:
-            changes = _changes(table, base)
-            arms.append(Arm(table, f"{_told(table, base)} (reference)", base, is_reference=True))
-            arms += [
-                Arm(table, _told(table, changed), changed)
-                for changed in (replace(base, change) for change in changes)
-                if changed != base
-            ]
+            arms.append(Arm(table, f"{_name(table, base)} (reference)", base, is_reference=True))
+            changed = (replace(base, change) for change in _changes(table, base))
+            arms += [Arm(table, _name(table, config), config) for config in changed if config != base]
         return self.lay_out_arms(arms, prepared)
 
 
@@ -68,24 +64,28 @@ def _changes(table: Table, base: Config) -> list[dict[str, Any]]:
     return [{"model.ignored_in_input": not base.model.ignored_in_input}]
 
 
-def _told(table: Table, config: Config) -> str:
-    """The line's name: the settings that its table varies."""
-    model, loss = config.model, config.loss
+def _name(table: Table, config: Config) -> str:
+    """The arm's name: the settings that its table varies."""
     if table == "session encoder":
-        return model.session_encoder
+        return config.model.session_encoder
     if table == "rank loss":
-        return f"{loss.rank}, alpha {loss.alpha:g}" if loss.alpha else "none, alpha 0"
+        return f"{config.loss.rank}, alpha {config.loss.alpha:g}" if config.loss.alpha else "none, alpha 0"
     if table == "retrieval loss":
-        if loss.retrieval == "full_softmax":
-            return "full softmax"
-        name = "BCE" if loss.retrieval == "bce" else "sampled softmax"
-        name += f", {loss.negatives} {loss.negatives_from.replace('_', '-')}"
-        name += "" if loss.log_q else ", no log-q"
-        name += f", other clicks {loss.other_clicks}"
-        if model.score == "cosine":
-            name += f", cosine at {'learned ' if model.temperature_learned else ''}{model.temperature:g}"
-        return name
+        return _retrieval_name(config)
     if table == "history":
         slots = config.data.slots  # a session deep in a long history sees at least half a window (data/windows.py)
         return "the last session" if slots == 2 else f"the last {slots // 2} to {slots - 1} sessions"
-    return "clicked and ignored" if model.ignored_in_input else "clicked only"
+    return "clicked and ignored" if config.model.ignored_in_input else "clicked only"
+
+
+def _retrieval_name(config: Config) -> str:
+    model, loss = config.model, config.loss
+    if loss.retrieval == "full_softmax":
+        return "full softmax"
+    name = "BCE" if loss.retrieval == "bce" else "sampled softmax"
+    name += f", {loss.negatives} {loss.negatives_from.replace('_', '-')}"
+    name += "" if loss.log_q else ", no log-q"
+    name += f", other clicks {loss.other_clicks}"
+    if model.score == "cosine":
+        name += f", cosine at {'learned ' if model.temperature_learned else ''}{model.temperature:g}"
+    return name

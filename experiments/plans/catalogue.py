@@ -1,11 +1,11 @@
-"""Plan `catalogue`: the same runs on logs whose catalogues differ in size, such as known-truth ones of several bases.
+"""Plan `catalogue`: the same runs on logs whose catalogues differ in size, such as known-truth logs of several bases.
 
 sessionrec prepare synthetic --base 8 ... --out LOG8; the same with --base 16 --out LOG16 and --base 32 --out LOG32
 sessionrec sweep catalogue --data LOG8 --logs LOG16 LOG32 --out SWEEP
 
-Each log is a task of its own, with its own floor, so no law runs through them: rows have `items`, the loss, its floor
-and its baseline. Leaving items out of one log would not do instead: it thins its sessions, so that length of sessions,
-amount of data and floor change with the catalogue, and the floor is no longer known.
+Each log is a task of its own, with its own floor, so no law describes them together: rows have `items`, the loss, its
+floor and its baseline. Leaving items out of one log is no substitute: it thins the sessions, so that their length, the
+amount of data and the floor change with the catalogue, and the floor is no longer known.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from experiments.plans.scaling_plan import COLUMNS, Scaled, lay_out
+from experiments.plans.scaling_plan import ScalingPlan, layout, training_users
 from experiments.sweep.layout import Layout
+from experiments.sweep.row_columns import FIT, ITEMS
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.store import Prepared, open_log
@@ -23,23 +24,21 @@ from sessionrec_jax.errors import InputError
 
 
 @dataclass(frozen=True)
-class Plan(Scaled):
+class Plan(ScalingPlan):
     """Logs x sizes x seeds."""
 
     logs: tuple[Path, ...] = ()
-    """Prepared logs beside --data."""
+    """Prepared logs in addition to --data."""
 
-    SETS: ClassVar[dict[str, str]] = Scaled.SETS
+    COLUMNS: ClassVar[dict[str, str | None]] = FIT | {"d": ITEMS}
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
-        """Every run, each once. There is no law to fit."""
+        """Returns every run, each once. There is no law to fit. Raises InputError for logs of one catalogue size."""
         logs = [prepared, *map(open_log, self.logs)]
         if len({log.items for log in logs}) < 2:
             raise InputError(f"{len(logs)} logs of {prepared.items:,} items each; wanted --logs of other catalogues")
-        report = self.report(COLUMNS | {"d": "items"}, None)
-        configs = [
-            config
-            for log in logs
-            for config in lay_out(self.each(replace(base, {"data.path": str(log.path)}), [{}]), log, report).configs
-        ]
-        return Layout(configs, {"report.json": report})
+        configs = []
+        for log in logs:
+            own = self.configs(replace(base, {"data.path": str(log.path)}), training_users(log))
+            configs += layout(own, log, self.report()).configs
+        return Layout(configs, {"report.json": self.report()})

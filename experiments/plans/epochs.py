@@ -1,24 +1,25 @@
-"""Plan `epochs`: what repeating data is worth. Training users x passes over them x model sizes, each a run of its own.
+"""Plan `epochs`: what repeated data are worth. Training users x passes over them x model sizes, each a run of its own.
 
-The law counts repeated data less and less (2305.16264): R_D tells after how many repetitions more are worth little.
+In the law, repeated data count less and less (2305.16264): R_D says after how many repetitions more are worth little.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from experiments.plans.scaling_plan import COLUMNS, SELECT_BY, Scaled, lay_out, thirds, training_users, wider
+from experiments.plans.scaling_plan import ScalingPlan, around_values, thirds, training_users
 from experiments.plans.sizes import around
-from experiments.sweep.layout import Layout
+from experiments.sweep.row_columns import FIT, PARAMS, SESSIONS, SESSIONS_SEEN
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.store import Prepared
 
 
 @dataclass(frozen=True)
-class Plan(Scaled):
+class Plan(ScalingPlan):
     """Training users x epochs x sizes x seeds."""
 
     sizes: tuple[str, ...] = ("xs", "s", "m")
@@ -27,24 +28,27 @@ class Plan(Scaled):
     epochs: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
     """Passes over the training sessions."""
     law: Literal["repeated", "none"] = "repeated"
-    """What is to be fitted; a plan that cannot carry it is refused. none: nothing."""
+    """The law to fit; a plan that cannot identify it is refused. none: no law."""
 
-    SETS: ClassVar[dict[str, str]] = Scaled.SETS | {"data.users": "--users", "train.epochs": "--epochs"}
+    SETS: ClassVar[dict[str, str]] = ScalingPlan.SETS | {"data.users": "--users", "train.epochs": "--epochs"}
+    COLUMNS: ClassVar[dict[str, str | None]] = FIT | {"d": SESSIONS_SEEN}
 
-    def lay_out(self, base: Config, prepared: Prepared) -> Layout:
-        """Every run, each once, and which columns `sessionrec fit` and `report` read."""
-        cells = itertools.product(self.users or thirds(training_users(prepared), 3), self.epochs)
-        changes = [{"data.users": count, "train.epochs": epochs} for count, epochs in cells]
-        report = self.report(COLUMNS | {"d": "sessions_seen"}, None if self.law == "none" else self.law)
-        within = ["sessions_unique", "params_body", "seed", "epochs_planned"]  # runs of one cell see as many sessions
-        return lay_out(self.each(base, changes), prepared, report | {"select_by": SELECT_BY, "select_within": within})
+    def changes(self, base: Config, users: int) -> Iterable[dict[str, Any]]:
+        for count, epochs in itertools.product(self._users(users), self.epochs):
+            yield {"data.users": count, "train.epochs": epochs}
+
+    def report(self) -> dict[str, Any]:
+        return super().report() | {"select_within": [SESSIONS, PARAMS, "seed", "epochs_planned"]}
 
     def wider(self, base: Config, prepared: Prepared) -> Plan:
-        """More users, epochs and sizes: where runs may be added."""
+        """More users, epochs and sizes: runs that may be added."""
         most = training_users(prepared)
         return dataclasses.replace(
             self.untuned(),
-            users=wider(self.users or thirds(most, 3), 1, most),
-            epochs=tuple(float(epochs) for epochs in wider(self.epochs, 1, 4 * max(self.epochs))),
+            users=around_values(self._users(most), 1, most),
+            epochs=tuple(map(float, around_values(self.epochs, 1, 4 * max(self.epochs)))),
             sizes=around(self.sizes),
         )
+
+    def _users(self, most: int) -> tuple[int, ...]:
+        return self.users or thirds(most, 3)

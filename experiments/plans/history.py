@@ -6,40 +6,41 @@ Every run has the same rows, the same targets and the same test sessions; only h
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from experiments.plans.scaling_plan import COLUMNS, Scaled, lay_out, wider
-from experiments.sweep.layout import Layout
+from experiments.plans.scaling_plan import ScalingPlan, around_values
+from experiments.sweep.row_columns import FIT, WINDOW
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 
 
 @dataclass(frozen=True)
-class Plan(Scaled):
+class Plan(ScalingPlan):
     """Windows x sizes x seeds."""
 
     windows: tuple[int, ...] = ()
-    """Slots of a user that are seen at once. Left out: 2, 4, 8, ..., up to --data.sessions-per-row."""
+    """Sessions of a user that are seen at once. Left out: 2, 4, 8, ..., up to --data.sessions-per-row."""
     law: Literal["power_floor", "power", "none"] = "power_floor"
-    """What is to be fitted, of the window where its formula has D: a description, no theory says so. none: nothing."""
+    """The law to fit, with the window in the place of D: a description that no theory supports. none: no law."""
 
-    SETS: ClassVar[dict[str, str]] = Scaled.SETS | {"data.window": "--windows"}
+    SETS: ClassVar[dict[str, str]] = ScalingPlan.SETS | {"data.window": "--windows"}
+    COLUMNS: ClassVar[dict[str, str | None]] = FIT | {"d": WINDOW, "n": None, "flops": None}
 
-    def lay_out(self, base: Config, prepared: Prepared) -> Layout:
-        """Every run, each once, and which columns `sessionrec fit` and `report` read."""
+    def changes(self, base: Config, users: int) -> Iterable[dict[str, Any]]:
+        """Raises InputError for several sizes, which have no law of the window in common."""
         if self.law != "none" and len(set(self.sizes)) > 1:
             raise InputError(
-                f"--sizes {' '.join(self.sizes)}: a law of the window is that of one size; or say --law none"
+                f"--sizes {' '.join(self.sizes)}: a law of the window is a law of one size; give one, or --law none"
             )
-        columns = COLUMNS | {"d": "window_slots", "n": None, "flops": None}
-        report = self.report(columns, None if self.law == "none" else self.law)
-        return lay_out(self.each(base, [{"data.window": slots} for slots in self._windows(base)]), prepared, report)
+        return [{"data.window": slots} for slots in self._windows(base)]
 
     def wider(self, base: Config, prepared: Prepared) -> Plan:
-        """More windows, as far as a row reaches: where runs may be added."""
-        return dataclasses.replace(self.untuned(), windows=wider(self._windows(base), 2, base.data.sessions_per_row))
+        """More windows, as far as a row reaches: runs that may be added."""
+        windows = around_values(self._windows(base), 2, base.data.sessions_per_row)
+        return dataclasses.replace(self.untuned(), windows=windows)
 
     def _windows(self, base: Config) -> tuple[int, ...]:
         return self.windows or tuple(2**k for k in range(1, base.data.sessions_per_row.bit_length()))

@@ -1,7 +1,8 @@
-"""Plan `isoflop`: model sizes at the same training FLOPs, for several budgets; the data make up for the size.
+"""Plan `isoflop`: model sizes at the same training FLOPs, for several budgets; a small model gets more data.
 
-Each run reads as many training users as spend its budget in `--epochs` passes, to the nearest user; what is left over
-is evened out by the epochs. `sessionrec report` then draws the minimum of each budget and the path through them.
+Each run reads the number of training users that spends its budget in `--epochs` passes, to the nearest user; small
+changes of the epochs make up for the rest. `sessionrec report` then draws the minimum of each budget and the path
+through the minima.
 """
 
 from __future__ import annotations
@@ -10,23 +11,24 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from experiments.plans.scaling_plan import COLUMNS, Scaled, lay_out, training_users
+from experiments.plans.scaling_plan import ScalingPlan, layout, training_users
 from experiments.plans.sizes import around, size_of
 from experiments.sweep.cost import CostEstimate
 from experiments.sweep.layout import Layout
+from experiments.sweep.row_columns import FIT, FLOPS
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 
 TOLERANCE = 0.01
-"""Of a budget, within which each run spends it."""
+"""Share of its budget that a run may spend too much or too little."""
 EPOCHS_OFF = 0.01
-"""Most that the epochs may differ from those asked for: beyond it the users are solved for again."""
+"""Largest relative difference between a run's epochs and those asked for; beyond it the users are solved for again."""
 
 
 @dataclass(frozen=True)
-class Plan(Scaled):
+class Plan(ScalingPlan):
     """Budgets x sizes x seeds."""
 
     sizes: tuple[str, ...] = ("xxs", "xs", "s", "m", "l")
@@ -36,50 +38,58 @@ class Plan(Scaled):
     epochs: float = 1.0
     """Passes over the users of a run."""
     law: Literal["chinchilla", "chinchilla_no_floor", "tied", "kaplan", "gamma", "none"] = "chinchilla"
-    """What is to be fitted; a plan that cannot carry it is refused. none: nothing."""
+    """The law to fit; a plan that cannot identify it is refused. none: no law."""
 
-    SETS: ClassVar[dict[str, str]] = Scaled.SETS | {"data.users": "--budgets", "train.epochs": "--epochs"}
+    SETS: ClassVar[dict[str, str]] = ScalingPlan.SETS | {"data.users": "--budgets", "train.epochs": "--epochs"}
+    COLUMNS: ClassVar[dict[str, str | None]] = FIT | {"flops": FLOPS}
+
+    def changes(self, base: Config, users: int) -> list[dict[str, float]]:
+        """On the whole log; `lay_out` then fits each run to each budget."""
+        return [{"train.epochs": self.epochs}]
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
-        """Every run, each once, and which columns `sessionrec fit` and `report` read."""
+        """Returns every run, each once, and report.json. Raises InputError for a budget that a size cannot spend."""
         from sessionrec_jax.data.resolve import resolve  # starts jax, which --help need not wait for
 
-        ahead, most = CostEstimate(), training_users(prepared)
-        whole = [resolve(config, prepared) for config in self.each(base, [{"train.epochs": self.epochs}])]
-        spent = [ahead.row(config)["flops_train"] for config in whole]
-        budgets = self.budgets or tuple(float(f"{min(spent) / 3**k:.3g}") for k in range(4))
+        cost, most = CostEstimate(), training_users(prepared)
+        whole = [resolve(config, prepared) for config in self.configs(base, most)]
+        flops = [cost.row(config)[FLOPS] for config in whole]
+        budgets = self.budgets or tuple(float(f"{min(flops) / 3**k:.3g}") for k in range(4))
         configs = [
-            _spending(budget, config, flops, most, ahead)
+            _spending(budget, config, most * budget / spent, most, cost)
             for budget in budgets
-            for config, flops in zip(whole, spent, strict=True)
+            for config, spent in zip(whole, flops, strict=True)
         ]
-        report = self.report(COLUMNS | {"flops": "flops_train"}, None if self.law == "none" else self.law)
-        return lay_out(configs, prepared, report)
+        return layout(configs, prepared, self.report())
 
     def wider(self, base: Config, prepared: Prepared) -> Plan:
-        """More sizes at the same budgets: where runs may be added."""
+        """More sizes at the same budgets: runs that may be added."""
         return dataclasses.replace(self.untuned(), sizes=around(self.sizes))
 
 
-def _spending(budget: float, whole: Config, flops: float, most: int, ahead: CostEstimate) -> Config:
-    """`whole`, which spends `flops` on all of the log's `most` users, on so many of them that it spends the budget."""
-    wanted, users = whole.train.epochs, most * budget / flops
-    name = f"size {size_of(whole)}"
+def _spending(budget: float, whole: Config, users: float, most: int, cost: CostEstimate) -> Config:
+    """Returns the run `whole` on fewer users, so that it spends the budget.
+
+    Args:
+      users: a first guess of their number.
+      most: training users of the log.
+    """
+    wanted, name = whole.train.epochs, f"size {size_of(whole)}"
     if users > most * (1 + EPOCHS_OFF):
         raise InputError(
             f"{name} wants {users:,.0f} users for {budget:.3g} FLOPs in {wanted:g} epochs; the log has {most:,}. Lower "
-            f"--budgets to {flops:.3g}, leave the size out, or raise --epochs."
+            f"--budgets to {budget * most / users:.3g}, leave the size out, or raise --epochs."
         )
     for _ in range(3):
         config = replace(whole, {"data.users": min(max(round(users), 1), most)})
-        row = ahead.row(config)
-        epochs = budget / row["flops_train"] * row["epochs"]
+        row = cost.row(config)
+        epochs = budget / row[FLOPS] * row["epochs"]
         if abs(epochs / wanted - 1) <= EPOCHS_OFF:
             break
         users *= epochs / wanted
     config = replace(config, {"train.epochs": float(f"{epochs:.4g}")})
-    row = ahead.row(config)
-    if abs(row["flops_train"] / budget - 1) > TOLERANCE:
+    row = cost.row(config)
+    if abs(row[FLOPS] / budget - 1) > TOLERANCE:
         raise InputError(
             f"{name} takes {row['steps']} steps for {budget:.3g} FLOPs, and a step more or less is more than "
             f"{TOLERANCE:.0%}. Raise --budgets (where they are left out: --epochs), leave the size out, or lower "

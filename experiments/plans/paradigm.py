@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from experiments.plans.arms import Arm, Trials
+from experiments.plans.arms import Arm, ArmsPlan
 from experiments.sweep.layout import Layout
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
@@ -21,36 +21,37 @@ TITLES = {"nspp": "NSPP, next session", "nipp": "NIPP, next click", "nipp_plus":
 
 
 @dataclass(frozen=True)
-class Plan(Trials):
-    """Paradigms x sequence encoders, at equal epochs and at equal compute, each tuned alike, for each seed."""
+class Plan(ArmsPlan):
+    """Paradigms x sequence encoders x seeds, at equal epochs and at equal compute, each tuned in the same way."""
 
     encoders: tuple[Literal["transformer", "hstu", "gru"], ...] = ("transformer", "hstu")
     """Sequence encoders; a table each."""
 
-    SETS: ClassVar[dict[str, str]] = {
-        **Trials.SETS,
+    SETS: ClassVar[dict[str, str]] = ArmsPlan.SETS | {
         "model.sequence_encoder": "--encoders",
         "paradigm": "nothing, since each is an arm",
     }
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
-        """Every run, each once. `base`: the settings that all arms share."""
+        """Returns every run, each once. `base`: the settings that all arms share."""
         arms = [
-            Arm(encoder, TITLES[name], self._arm(base, prepared, encoder, name), name == "nspp")
+            Arm(encoder, title, self._config(base, prepared, encoder, name), is_reference=name == "nspp")
             for encoder in self.encoders
-            for name in TITLES
+            for name, title in TITLES.items()
         ]
         return self.lay_out_arms(arms, prepared)
 
-    def _arm(self, base: Config, prepared: Prepared, encoder: str, name: str) -> Config:
-        changed = {
+    def _config(self, base: Config, prepared: Prepared, encoder: str, name: str) -> Config:
+        changed: dict[str, Any] = {
             "paradigm": name,
             "model.sequence_encoder": encoder,
             "data.sessions_per_row": _slots(base.data.sessions_per_row, prepared, name),
             "train.epochs": self.epochs,
         }
         if name != "nspp":
-            changed |= {"loss.rank": "pointwise"} | ({"loss.alpha": 0.0} if name == "nipp" else {})
+            changed["loss.rank"] = "pointwise"
+        if name == "nipp":
+            changed["loss.alpha"] = 0.0
         return replace(base, changed)
 
 

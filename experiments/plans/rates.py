@@ -1,4 +1,4 @@
-"""The best learning rate of each size: found among runs that were tuned, written where other plans read it."""
+"""The best learning rate of each size: found among tuned runs, written to a file, read by other plans."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.plans.sizes import SIZES, size_of, sized
-from experiments.sweep.varying import flat, told
+from experiments.plans.sizes import SETTINGS, size_of, sized
+from experiments.sweep.varying import flat, short
 from scaling.compute import vertex
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import to_dict
@@ -20,19 +20,20 @@ from sessionrec_jax.runfolder.files import read_json, write_json
 
 FILE = "learning_rates.json"
 _KEYS = ("learning_rate_peak", "settings")
-_ROOMS = ("paradigm", "model.", "loss.", "optim.", "data.rows", "data.sessions_per_row")
-_OWN = ("optim.learning_rate_peak", "optim.learning_rate_rule", *next(iter(SIZES.values())))
+_SECTIONS = ("paradigm", "model.", "loss.", "optim.", "data.rows", "data.sessions_per_row")
+"""Beginnings of the names of settings that the best rate depends on."""
+_TUNED = ("optim.learning_rate_peak", "optim.learning_rate_rule", *SETTINGS)
 """Settings among those that a size or its tuning decides."""
 
 
 def best(size: str, runs: Iterable[tuple[float, float | None]]) -> float:
-    """The rate of the lowest objective, by a polynomial in its logarithm.
+    """Returns the rate of the lowest objective, by a polynomial in its logarithm.
 
     Args:
-      size: what the runs have in common, for messages.
+      size: name of the runs' size, for messages.
       runs: (rate, objective), any number of each rate; None: the run diverged.
 
-    Raises InputError where the lowest objective stands at an end of the rates that were tried.
+    Raises InputError where the lowest objective is at the lowest or the highest rate that was tried.
     """
     by_rate: dict[float, list[float]] = defaultdict(list)
     for rate, objective in runs:
@@ -41,18 +42,19 @@ def best(size: str, runs: Iterable[tuple[float, float | None]]) -> float:
     finite = [rate for rate in mean if mean[rate] < math.inf]
     if not finite:
         raise InputError(f"size {size}: every run diverged; try lower rates than {min(mean):g}")
-    tried = list(mean)
     lowest = min(finite, key=mean.get)
     if lowest in (finite[0], finite[-1]):
+        to_add = _beyond(list(mean), lowest, is_high=lowest == finite[-1])
         raise InputError(
             f"size {size}: the lowest objective, {mean[lowest]:.5g}, is at {lowest:g}, an end of the rates that were "
-            f"tried; add {_beyond(tried, lowest, is_high=lowest == finite[-1]):.3g} to --learning-rates"
+            f"tried; add {to_add:.3g} to --learning-rates"
         )
     rate_R = np.array([rate for rate in finite for _ in by_rate[rate]])
     objective_R = np.array([value for rate in finite for value in by_rate[rate]])
     found = vertex.local(vertex.Curve.from_rows(rate_R, objective_R, np.arange(len(rate_R))))
     if found.log_n is None:
-        raise InputError(f"size {size}: the objective has no clear minimum among {_list(finite)}; add seeds, or rates")
+        tried = ", ".join(f"{rate:g}" for rate in finite)
+        raise InputError(f"size {size}: the objective has no clear minimum among {tried}; add seeds, or rates")
     return float(f"{np.exp(found.log_n):.3g}")
 
 
@@ -66,14 +68,15 @@ def _beyond(tried: list[float], end: float, *, is_high: bool) -> float:
 
 
 def write(folder: Path, base: dict[str, Any], found: dict[str, float]) -> Path:
-    """`base`: any run of the sweep, as `to_dict` writes it."""
+    """Writes FILE and returns its path. `base`: any run of the sweep, as `to_dict` writes it."""
     path = folder / FILE
     write_json(path, dict(zip(_KEYS, (found, _settings(base)), strict=True)))
     return path
 
 
 def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, float]:
-    """{size: best rate}. Raises InputError where the file is none, lacks a size, or was tuned for other settings."""
+    """Returns {size: best rate}. Raises InputError where the file is missing or damaged, lacks a size, or was tuned for
+    other settings."""
     if not path.is_file():
         raise InputError(f"no file {path}; `sessionrec sweep learning_rate --out SWEEP` writes SWEEP/{FILE}")
     values = read_json(path)
@@ -87,19 +90,15 @@ def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, float]:
     here = _settings(to_dict(base))
     differ = [name for name in here if here[name] != settings.get(name)]
     if differ:
-        each = (f"{name} was {told(settings.get(name))} and is {told(here[name])}" for name in differ)
+        each = (f"{name} was {short(settings.get(name))} and is {short(here[name])}" for name in differ)
         raise InputError(f"{path} was tuned for other settings: {'; '.join(each)}. Tune for these.")
     return {size: found[name] for size, name in names.items()}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What the best rate hangs on, beside the size and how long a run is."""
+    """The settings that the best rate depends on, besides the size and the length of a run."""
     return {
-        name: list(value) if isinstance(value, tuple) else value  # as JSON gives it back
+        name: list(value) if isinstance(value, tuple) else value  # as JSON returns it
         for name, value in flat(config).items()
-        if name.startswith(_ROOMS) and name not in _OWN
+        if name.startswith(_SECTIONS) and name not in _TUNED
     }
-
-
-def _list(rates: Sequence[float]) -> str:
-    return ", ".join(f"{rate:g}" for rate in rates)

@@ -1,4 +1,4 @@
-"""What the plans of a scaling law share: model sizes at their learning rates, seeds, and how a plan is made wider."""
+"""The base of the plans for scaling laws: sizes at their learning rates, seeds, and the columns that a fit reads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from experiments.plans import rates
 from experiments.plans.sizes import sized
 from experiments.sweep.layout import Layout
+from experiments.sweep.row_columns import FIT, FIT_RANK, OBJECTIVE, PARAMS, RANK_LOSS_PAIRED
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import replace, run_id
@@ -21,31 +22,13 @@ from sessionrec_jax.data.codes import ROLES
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 
-P = TypeVar("P", bound="Scaled")
-
-COLUMNS = {
-    "n": "params_body",
-    "d": "sessions_unique",
-    "loss": "loss_nats_per_item",
-    "baseline": "loss_baseline_nats_per_item",
-    "floor_column": "loss_floor_nats_per_item",
-}
-"""Which columns of the rows a fit or a report reads, unless told otherwise or a plan has another axis."""
-OF_RANK_LOSS = {
-    "loss": "rank_nats_per_exposure",  # rank_paired_nats_per_exposure where the truth is known
-    "baseline": "rank_baseline_nats_per_exposure",
-    "floor_column": "rank_floor_nats_per_exposure",
-}
-"""The same where the runs measure the rank loss alone (data.eval_candidates)."""
-SELECT_BY = "validation_objective"
-
 
 @dataclass(frozen=True)
-class Scaled:
-    """Sizes x learning rates x seeds, of whatever else a plan varies."""
+class ScalingPlan:
+    """Sizes x learning rates x seeds x the settings that a plan adds by `changes`."""
 
     sizes: tuple[str, ...] = ("s",)
-    """Names of the size ladder (xxs to 4xl, experiments/base.py), or WIDTHxLAYERSxHEADS such as 24x1x2."""
+    """Names of the size ladder (xxs to 4xl, experiments/plans/sizes.py), or WIDTHxLAYERSxHEADS such as 24x1x2."""
     learning_rates: tuple[float, ...] = ()
     """Peak learning rates to choose from by validation in each cell. Left out: 3e-3."""
     learning_rates_from: Path | None = None
@@ -60,32 +43,44 @@ class Scaled:
         "optim.learning_rate_peak": "--learning-rates",
         "train.seed": "--seeds",
     }
-    """Settings that the plan decides, and the flag that they are decided by."""
+    """Settings that the plan decides itself, each with the flag that decides it."""
+    COLUMNS: ClassVar[dict[str, str | None]] = FIT
+    """Columns of the rows that a fit or a report reads."""
+    law: ClassVar[str] = "none"
+    """The law to fit. A plan that has one makes this a field, so that it is a flag."""
 
-    def each(self, base: Config, changes: Iterable[dict[str, Any]]) -> list[Config]:
-        """`base` with each of the changes, at every size, learning rate and seed; each run once.
+    def changes(self, base: Config, users: int) -> Iterable[dict[str, Any]]:
+        """The settings that the plan varies besides size, rate and seed. `users`: training users of the log."""
+        return [{}]
 
-        Raises InputError for what cannot run.
+    def lay_out(self, base: Config, prepared: Prepared) -> Layout:
+        """Returns every run, each once, and report.json: the columns that `sessionrec fit` and `report` read.
+
+        Raises InputError for settings that cannot run.
         """
-        at = self._rates(base)
+        return layout(self.configs(base, training_users(prepared)), prepared, self.report())
+
+    def configs(self, base: Config, users: int) -> list[Config]:
+        """`base` with each of the changes, at every size, learning rate and seed; each run once."""
+        rates_of = self._rates(base)
         found = {}
-        for change, size, seed in itertools.product(changes, self.sizes, self.seeds):
-            for rate in at[size]:
-                of_rate = {"optim.learning_rate_peak": rate, "train.seed": seed}
-                config = replace(sized(base, size), change | of_rate)
-                if self.learning_rates_from or len(at[size]) > 1:
-                    config = replace(config, {"optim.learning_rate_rule": "tuned"})
+        for change, size, seed in itertools.product(self.changes(base, users), self.sizes, self.seeds):
+            for rate in rates_of[size]:
+                tuned = {"optim.learning_rate_peak": rate, "train.seed": seed}
+                if self.learning_rates_from or len(rates_of[size]) > 1:
+                    tuned["optim.learning_rate_rule"] = "tuned"
+                config = replace(sized(base, size), change | tuned)
                 found.setdefault(run_id(config), check(config))
         return list(found.values())
 
-    def report(self, columns: dict[str, Any], law: str | None) -> dict[str, Any]:
-        """report.json: the columns, the law (none: a plan that has none to fit), and how tuned runs are chosen."""
-        within = list(dict.fromkeys((columns["d"], "params_body", "seed")))
-        selected = {"select_by": SELECT_BY, "select_within": within}
-        return columns | selected | ({} if law is None else {"law": law})
+    def report(self) -> dict[str, Any]:
+        """report.json: the columns, how tuned runs are chosen, and the law, if there is one to fit."""
+        within = list(dict.fromkeys((self.COLUMNS["d"], PARAMS, "seed")))
+        selection = {"select_by": OBJECTIVE, "select_within": within}
+        return self.COLUMNS | selection | ({} if self.law == "none" else {"law": self.law})
 
-    def untuned(self: P) -> P:
-        """At one seed and one learning rate: for candidates of runs to add."""
+    def untuned(self) -> Self:
+        """The plan at one seed and one learning rate: enough for candidates of runs to add."""
         return dataclasses.replace(self, seeds=self.seeds[:1], learning_rates=(), learning_rates_from=None)
 
     def _rates(self, base: Config) -> dict[str, Sequence[float]]:
@@ -96,34 +91,33 @@ class Scaled:
         return {size: (rate,) for size, rate in rates.read(self.learning_rates_from, base, self.sizes).items()}
 
 
-def lay_out(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
-    """The runs, resolved, and the file that says how they are read: by the loss that they measure."""
+def layout(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
+    """The runs, resolved; report.json, with the loss that they measure; theory.json where the truth is known."""
     from experiments.plans.theory import theory  # starts jax, which --help need not wait for
     from sessionrec_jax.data.resolve import resolve
     from sessionrec_jax.evaluation.measure import known_truth
 
     resolved = [resolve(config, prepared) for config in configs]
     truth = known_truth(prepared.path, prepared.fingerprint)
-    if resolved[0].data.eval_candidates == "shown":
-        report = report | OF_RANK_LOSS
-        if truth is not None:
-            report["loss"] = "rank_paired_nats_per_exposure"
+    if resolved[0].data.eval_candidates == "shown":  # the runs measure the rank loss alone
+        report = report | FIT_RANK | ({} if truth is None else {"loss": RANK_LOSS_PAIRED})
     known = truth and theory(report, resolved, prepared, truth)
     return Layout(resolved, {"report.json": report} | ({"theory.json": known} if known else {}))
 
 
 def training_users(prepared: Prepared) -> int:
-    """How many a log has."""
+    """The number of training users of a log."""
     return len(prepared.users_of(ROLES.index("train")))
 
 
 def thirds(largest: int, count: int) -> tuple[int, ...]:
-    """`largest` and others below it, each a third of the next, `count` together; ascending."""
+    """Returns `count` numbers in ascending order: `largest`, and others that are each a third of the next."""
     return tuple(sorted({max(1, largest // 3**k) for k in range(count)}))
 
 
-def wider(values: Sequence[float], lowest: float, highest: float) -> tuple[int, ...]:
-    """Whole numbers from `lowest` to `highest`: the values, the geometric means between, and two more at either end."""
+def around_values(values: Sequence[float], lowest: float, highest: float) -> tuple[int, ...]:
+    """Returns whole numbers from `lowest` to `highest`: the values, the geometric means between them, and two more at
+    either end."""
     log = np.log(sorted(set(values)))
     step = np.diff(log).mean() if len(log) > 1 else np.log(3)
     ends = [log[0] - 2 * step, log[0] - step, log[-1] + step, log[-1] + 2 * step]

@@ -1,7 +1,6 @@
-"""Plan `seeds`: one run many times over, for the noise that every other plan has to live with.
+"""Plan `seeds`: one run with several seeds, which measures the noise of all other plans.
 
-What is repeated is said by the settings of a run, as for `sessionrec train`. `sessionrec design --sigma` takes what
-comes out.
+The run is chosen by its settings, as for `sessionrec train`. `sessionrec design --sigma` takes the result.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from experiments.plans.scaling_plan import COLUMNS, lay_out
+from experiments.plans.scaling_plan import layout
 from experiments.sweep.layout import Layout
+from experiments.sweep.row_columns import FIT
 from experiments.sweep.sweep_folder import RunState
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
@@ -32,21 +32,21 @@ class Plan:
     """Seeds to run it with."""
 
     SETS: ClassVar[dict[str, str]] = {"train.seed": "--seeds"}
-    """Settings that the plan decides, and the flag that they are decided by."""
+    """Settings that the plan decides itself, each with the flag that decides it."""
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
-        """Every run, each once. There is no law to fit."""
+        """Returns every run, each once. There is no law to fit. Raises InputError for fewer than two seeds."""
         if len(set(self.seeds)) < 2:
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: one seed shows no noise; wanted two or more")
         configs = [check(replace(base, {"train.seed": seed})) for seed in dict.fromkeys(self.seeds)]
-        return lay_out(configs, prepared, COLUMNS)
+        return layout(configs, prepared, FIT)
 
     def conclude(self, sweep_dir: Path, runs: Sequence[RunState]) -> str:
-        """Tells the noise."""
+        """Returns a sentence with the noise: the standard deviation of the log loss."""
         loss = read_json(sweep_dir / "report.json")["loss"]
         losses = [math.log(run.row[loss]) for run in runs if run.status == "done"]
         if len(losses) < 2:
-            return f"{len(losses)} of {len(runs)} runs are done: there is no noise to tell"
+            return f"{len(losses)} of {len(runs)} runs are done: too few to measure the noise"
         sigma = statistics.stdev(losses)
         return (
             f"log loss differs between seeds by {sigma:.2g} (one standard deviation, of {len(losses)} runs): "

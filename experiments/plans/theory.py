@@ -1,4 +1,4 @@
-"""What a log whose truth is known says of a plan's law: SWEEP/theory.json, which `sessionrec report` draws too."""
+"""The known truth about a plan's law, on a synthetic log: SWEEP/theory.json, which `sessionrec report` draws too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.sweep.row_columns import PARAMS, SESSIONS
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.batches import train_users
 from sessionrec_jax.data.codes import CLICKED
@@ -18,7 +19,7 @@ from sessionrec_jax.evaluation.measure import anchors
 def theory(
     report: dict[str, Any], configs: Sequence[Config], prepared: Prepared, truth: Truth
 ) -> dict[str, Any] | None:
-    """The keys of `scaling.theory`; None where the truth says nothing of the plan's law.
+    """Returns the keys of `scaling.laws.theory`; None where the truth does not determine the plan's law.
 
     Args:
       report: the plan's report.json.
@@ -26,17 +27,17 @@ def theory(
     """
     if report.get("law") not in ("power", "power_floor"):
         return None
-    of_rank_loss = report["loss"].startswith("rank_")
-    floor = truth.rank_floor_nats_per_exposure if of_rank_loss else truth.retrieval_floor_nats_per_item
+    is_rank_loss = report["loss"].startswith("rank_")
+    floor = truth.rank_floor_nats_per_exposure if is_rank_loss else truth.retrieval_floor_nats_per_item
     curve: list[list[float]] = []
     note = "Zipf-intent process: exact floor; "
-    if report["d"] == "params_body" and not configs[0].model.id_width:  # else the ID table stores the facts
+    if report["d"] == PARAMS and not configs[0].model.id_width:  # else the ID table stores the facts
         exponent = truth.capacity_exponent
         note += "excess ~ N^-alpha where N alone is short, of facts that the body stores"
-    elif report["d"] == "sessions_unique":
+    elif report["d"] == SESSIONS:
         exponent = truth.data_exponent
         note += "beta = alpha / (1 + alpha) for an endless catalogue"
-        if of_rank_loss:
+        if is_rank_loss:
             curve = _counting_curve(configs, prepared, truth)
             note += "; the curve is the Bayes learner that counts each (interest, category) in the same sessions"
     else:
@@ -45,7 +46,7 @@ def theory(
 
 
 def _counting_curve(configs: Sequence[Config], prepared: Prepared, truth: Truth) -> list[list[float]]:
-    """(target sessions, excess rank loss) of the Bayes learner on the training users of each size."""
+    """Returns [target sessions, excess rank loss] of the Bayes learner on the training users of each size."""
     log, published_V = prepared.arrays(), np.append(-1, prepared.item_ids().to_numpy())
     user_S = np.repeat(np.arange(log.users), np.diff(log.user_session_offsets_U1))
     is_target_S = np.append(False, user_S[1:] == user_S[:-1])  # nothing comes before a user's first session

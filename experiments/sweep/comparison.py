@@ -1,9 +1,9 @@
-"""Arms of a sweep held against each other: means with intervals, and differences paired by user and seed.
+"""Compares the arms of a sweep: means with intervals, and differences paired by user and seed.
 
-A value varies with the users that happened to be tested and with the seed of the run, so the squared standard error is
-the sum of both: that over users (clustered, delta method for the ratio) of the values averaged over seeds, and the
-variance between seeds over their number. Its degrees of freedom are Satterthwaite's (1946); with three seeds and much
-variance between them they are few, and the interval says so. Letters: S seeds, U users.
+A value varies with the tested users and with the seed of the run, so the squared standard error is a sum of two parts:
+the variance over users (clustered, delta method for the ratio) of the values averaged over seeds, and the variance
+between seeds over their number. The degrees of freedom are Satterthwaite's (1946). With three seeds that differ much
+they are few, and the interval is wide. Letters: S seeds, U users.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sessionrec_jax.errors import InputError, near_miss
 from sessionrec_jax.runfolder.files import read_json, read_row
 
 PER_USER = "per_user.parquet"
-"""Of a run's test sessions: user (place in the log), metric, x, n; the metric is sum(x) / sum(n)."""
+"""File of a run's test sessions: user (index in the log), metric, x, n; the metric is sum(x) / sum(n)."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Estimate:
     low: float
     high: float
     p: float
-    """Two-sided, against zero."""
+    """Two-sided p value against zero."""
 
 
 @dataclass(frozen=True)
-class Line:
+class ArmResult:
     """One arm in one table at one budget."""
 
     table: str
@@ -45,24 +45,24 @@ class Line:
     arm: str
     is_reference: bool
     seeds: int
-    """Seeds with a finished run, of `seeds_planned`."""
+    """Seeds with a finished run."""
     seeds_planned: int
     epochs: float | None
     flops_train: float | None
     params_body: int | None
     learning_rates: tuple[float, ...]
-    """Chosen on validation, a seed each."""
+    """Chosen on validation, one for each seed."""
     values: dict[str, Estimate | None]
-    """By metric; None where it is missing."""
+    """By metric; None if it is missing."""
     differences: dict[str, Estimate | None]
     """Arm minus reference, by metric; p after Holm's correction for the arms of the table."""
 
 
-def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[Line]:
-    """Every arm of a sweep of `paradigm` or `ablation`, in the plan's order.
+def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[ArmResult]:
+    """Returns the result of every arm of a sweep of `paradigm` or `ablation`, in the plan's order.
 
-    Raises InputError where the folder is no such sweep, where no run of it has a metric, and where two arms were not
-    tested on the same sessions.
+    Raises InputError if the folder is no such sweep, if no run of it has a metric, or if two arms were not tested on
+    the same sessions.
     """
     if not (sweep_dir / "comparison.json").exists():
         raise InputError(
@@ -81,13 +81,13 @@ def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[Line]:
 
 
 def _groups(arms: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The arms of each table at each budget; a table whose arms spend the same at every budget stands there once."""
+    """Returns the arms of each table at each budget. A table whose arms are the same at every budget is there once."""
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for arm in arms:
         groups.setdefault(arm["table"], {}).setdefault(arm["budget"], []).append(arm)
     found = []
     for budgets in groups.values():
-        runs = [[arm["runs"] for arm in of_budget] for of_budget in budgets.values()]
+        runs = [[arm["runs"] for arm in group] for group in budgets.values()]
         if len(runs) > 1 and all(other == runs[0] for other in runs[1:]):
             found.append([arm | {"budget": " and ".join(budgets)} for arm in next(iter(budgets.values()))])
         else:
@@ -96,10 +96,10 @@ def _groups(arms: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _chosen(sweep_dir: Path, arm: dict[str, Any], select_by: str) -> dict[str, dict[str, Any]]:
-    """The row of each seed that is best on validation, among those that finished."""
+    """Returns for each seed the finished row that is best on validation."""
     found = {}
     for seed, run_ids in arm["runs"].items():
-        rows = [read_row(sweep_dir / "runs" / name) for name in run_ids]  # which come while a sweep is under way
+        rows = [read_row(sweep_dir / "runs" / name) for name in run_ids]  # they appear while a sweep runs
         rows = [row for row in rows if row and row["status"] == "done" and row.get(select_by) is not None]
         if rows:
             found[seed] = max(rows, key=lambda row: row[select_by])
@@ -107,7 +107,7 @@ def _chosen(sweep_dir: Path, arm: dict[str, Any], select_by: str) -> dict[str, d
 
 
 def _refuse_unknown(sweep_dir: Path, chosen: list[dict[str, dict[str, Any]]], metrics: tuple[str, ...]) -> None:
-    rows = [row for of_seed in chosen for row in of_seed.values()]
+    rows = [row for by_seed in chosen for row in by_seed.values()]
     if not rows:
         raise InputError(f"{sweep_dir}: no run is done yet; `sessionrec status {sweep_dir}` shows how far they are")
     known = {name.removesuffix("_stderr") for row in rows for name in row if name.endswith("_stderr")}
@@ -116,14 +116,14 @@ def _refuse_unknown(sweep_dir: Path, chosen: list[dict[str, dict[str, Any]]], me
             raise InputError(f"no run in {sweep_dir} has the metric {metric!r}; {near_miss(metric, known)}")
 
 
-def _table(sweep_dir: Path, arms: list[Any], metrics: tuple[str, ...]) -> list[Line]:
+def _table(sweep_dir: Path, arms: list[Any], metrics: tuple[str, ...]) -> list[ArmResult]:
     sums = [{seed: _per_user(sweep_dir / "runs" / row["run_id"]) for seed, row in rows.items()} for _, rows in arms]
-    reference = next(of_arm for (arm, _), of_arm in zip(arms, sums, strict=True) if arm["is_reference"])
+    reference = next(arm_sums for (arm, _), arm_sums in zip(arms, sums, strict=True) if arm["is_reference"])
     lines = []
-    for (arm, rows), of_arm in zip(arms, sums, strict=True):
+    for (arm, rows), arm_sums in zip(arms, sums, strict=True):
         first = next(iter(rows.values()), {})
         lines.append(
-            Line(
+            ArmResult(
                 table=arm["table"],
                 budget=arm["budget"],
                 arm=arm["arm"],
@@ -134,9 +134,9 @@ def _table(sweep_dir: Path, arms: list[Any], metrics: tuple[str, ...]) -> list[L
                 flops_train=first.get("flops_train"),
                 params_body=first.get("params_body"),
                 learning_rates=tuple(row["learning_rate_peak"] for row in rows.values()),
-                values={metric: _value(of_arm, metric) for metric in metrics},
+                values={metric: _value(arm_sums, metric) for metric in metrics},
                 differences={
-                    metric: None if arm["is_reference"] else _difference(of_arm, reference, metric)
+                    metric: None if arm["is_reference"] else _difference(arm_sums, reference, metric)
                     for metric in metrics
                 },
             )
@@ -145,17 +145,17 @@ def _table(sweep_dir: Path, arms: list[Any], metrics: tuple[str, ...]) -> list[L
 
 
 def _per_user(run_dir: Path) -> dict[str, pl.DataFrame]:
-    """The sums by user of each metric."""
+    """Returns the sums by user of each metric."""
     path = run_dir / PER_USER
     if not path.exists():
-        raise InputError(f"{path}: no such file, though the run is done; delete {run_dir} and type the sweep again")
+        raise InputError(f"{path}: no such file, though the run is done; delete {run_dir} and start the sweep again")
     sums = pl.read_parquet(path).with_columns(pl.col("x", "n").cast(pl.Float64))
     parts = sums.partition_by("metric", as_dict=True)
     return {str(metric): frame.sort("user") for (metric,), frame in parts.items()}
 
 
-def _value(of_seed: dict[str, dict[str, pl.DataFrame]], metric: str) -> Estimate | None:
-    frames = [frames[metric] for frames in of_seed.values() if metric in frames]
+def _value(by_seed: dict[str, dict[str, pl.DataFrame]], metric: str) -> Estimate | None:
+    frames = [frames[metric] for frames in by_seed.values() if metric in frames]
     if not frames:
         return None
     _refuse_other_targets(frames, metric)
@@ -163,12 +163,12 @@ def _value(of_seed: dict[str, dict[str, pl.DataFrame]], metric: str) -> Estimate
 
 
 def _difference(
-    of_seed: dict[str, dict[str, pl.DataFrame]], reference: dict[str, dict[str, pl.DataFrame]], metric: str
+    by_seed: dict[str, dict[str, pl.DataFrame]], reference: dict[str, dict[str, pl.DataFrame]], metric: str
 ) -> Estimate | None:
     pairs = [
-        (of_seed[seed][metric], reference[seed][metric])
-        for seed in of_seed.keys() & reference.keys()
-        if metric in of_seed[seed] and metric in reference[seed]
+        (by_seed[seed][metric], reference[seed][metric])
+        for seed in by_seed.keys() & reference.keys()
+        if metric in by_seed[seed] and metric in reference[seed]
     ]
     if not pairs:
         return None
@@ -185,13 +185,13 @@ def _refuse_other_targets(frames: list[pl.DataFrame], metric: str) -> None:
 
 
 def estimate(x_SU: np.ndarray, n_U: np.ndarray) -> Estimate:
-    """Mean over seeds of sum(x) / sum(n), with users and seeds as sources of variance; of users alone for one seed."""
+    """Returns the mean over seeds of sum(x) / sum(n); its variance comes from users and from several seeds."""
     seeds, users = x_SU.shape
-    of_seed_S = x_SU.sum(axis=1) / n_U.sum()
-    value = float(of_seed_S.mean())
+    by_seed_S = x_SU.sum(axis=1) / n_U.sum()
+    value = float(by_seed_S.mean())
     residual_U = x_SU.mean(axis=0) - value * n_U
     parts = [(float(np.sum(residual_U**2)) * users / (users - 1) / n_U.sum() ** 2, users - 1)] if users > 1 else []
-    parts += [(float(of_seed_S.var(ddof=1)) / seeds, seeds - 1)] if seeds > 1 else []
+    parts += [(float(by_seed_S.var(ddof=1)) / seeds, seeds - 1)] if seeds > 1 else []
     variance = sum(part for part, _ in parts)
     if not variance:
         return Estimate(value, value, value, 1.0 if value == 0 else 0.0)
@@ -201,8 +201,8 @@ def estimate(x_SU: np.ndarray, n_U: np.ndarray) -> Estimate:
     return Estimate(value, value - half, value + half, float(2 * scipy.stats.t.sf(abs(value) / error, freedom)))
 
 
-def _holm(line: Line, lines: list[Line]) -> Line:
-    """`line` with the p of its differences corrected for the number of arms in its table (Holm 1979)."""
+def _holm(line: ArmResult, lines: list[ArmResult]) -> ArmResult:
+    """Returns `line` with the p of its differences corrected for the number of arms in its table (Holm 1979)."""
     corrected: dict[str, Estimate | None] = {}
     for metric, own in line.differences.items():
         if own is None:

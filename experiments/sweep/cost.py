@@ -1,4 +1,4 @@
-"""N, D and C of a run, before it and after it, and the means to compare models at equal compute."""
+"""Counts N, D and C of a run, before it and after it, and finds epochs of equal compute."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.model.spec_of_log import spec_of
 
 _EPOCHS, _WINDOWS = 16, 20_000
-"""Epochs that are packed to know how many rows one has, fewer where they have so many windows together."""
+"""Epochs that are packed to learn the rows of one, and the windows that they may have together."""
 
 
 def flops_train(config: Config, spec: Spec, items: int, sessions: int, steps: int) -> float:
-    """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw so many packed items and sessions."""
+    """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw these packed items and sessions."""
     kinds = (len(spec.side_values), spec.feedback_kinds, spec.positions, spec.session_items, spec.ids)
     return count.flops_train(config.model, config.loss, *kinds, items=items, sessions=sessions, steps=steps)
 
 
 def parameters(spec: Spec) -> dict[str, int]:
-    """The row's columns of N."""
+    """Returns the row's columns of N."""
     shapes = (spec.ids, spec.side_values, spec.feedback_kinds, spec.positions, spec.id_rows, spec.context_values)
     counted = count.parameters(spec.model, *shapes)
     return {
@@ -38,7 +38,7 @@ def parameters(spec: Spec) -> dict[str, int]:
 
 
 def unique(config: Config, prepared: Prepared) -> dict[str, int]:
-    """The row's columns of distinct data: training sessions that are a target, and their labelled exposures."""
+    """Returns the row's columns of distinct data: target sessions and their labelled exposures."""
     log = prepared.arrays()
     is_target_S = np.repeat(
         np.isin(np.arange(log.users), train_users(config, prepared)), np.diff(log.user_session_offsets_U1)
@@ -50,12 +50,12 @@ def unique(config: Config, prepared: Prepared) -> dict[str, int]:
 
 
 class Epoch(NamedTuple):
-    """One pass over the training sessions of a run: what is packed, whatever the model."""
+    """The contents of one pass over the training sessions of a run, which do not depend on the model."""
 
     items: int
     sessions: int
     rows: float
-    """The mean over some epochs: each has an order of its own, and is packed into a few rows more or less."""
+    """The mean over some epochs: each has its own order, and is packed into a few rows more or less."""
 
     @classmethod
     def of(cls, config: Config, prepared: Prepared) -> Epoch:
@@ -69,34 +69,34 @@ class Epoch(NamedTuple):
 
 
 def flops_per_epoch(config: Config, prepared: Prepared) -> float:
-    """Of one epoch of a resolved `config`."""
+    """Returns the training FLOPs of one epoch of a resolved `config`."""
     epoch = Epoch.of(config, prepared)
     spec = spec_of(config, prepared, train_catalogue(config, prepared))
     return flops_train(config, spec, epoch.items, epoch.sessions, epoch.steps(config))
 
 
 def at_equal_compute(config: Config, reference: Config, prepared: Prepared) -> Config:
-    """`config` for as many epochs as spend the FLOPs of `reference`. Both resolved; epochs to four digits."""
+    """Returns `config` with epochs (to four digits) that spend the FLOPs of `reference`. Both are resolved."""
     ratio = flops_per_epoch(reference, prepared) / flops_per_epoch(config, prepared)
     return replace(config, {"train.epochs": float(f"{reference.train.epochs * ratio:.4g}")})
 
 
 class CostEstimate:
-    """The columns N, D and C of runs before they are made, as their rows will have them.
+    """Estimates the columns N, D and C that the rows of runs will have.
 
-    What runs share (the pass over a part of a log, the distinct sessions in it) is counted once.
+    Numbers that several runs share (the pass over a part of a log, its distinct sessions) are counted once.
     """
 
     def __init__(self):
         self._known: dict[Any, Any] = {}
 
     def row(self, config: Config) -> dict[str, Any]:
-        """Of a resolved `config`; steps, and what follows from them, to within one or two."""
+        """Returns the columns of a resolved `config`. Steps are right to within one or two."""
         data, paradigm = config.data, config.paradigm
         prepared = self._once(data.path, lambda: open_log(Path(data.path)))
         epoch = self._once((data, paradigm), lambda: Epoch.of(config, prepared))
         distinct = self._once((data.path, data.users), lambda: unique(config, prepared))
-        # who is trained on does not matter to its sizes
+        # its sizes do not depend on the training users
         catalogue = self._once((data.path, data.side_columns), lambda: train_catalogue(config, prepared))
         spec = spec_of(config, prepared, catalogue)
         steps = epoch.steps(config, config.train.epochs)

@@ -1,4 +1,4 @@
-"""What a plan lays out: the runs of a sweep, and the files that say how their rows are read."""
+"""The output of a plan: the runs of a sweep, and the JSON files that say how to read their rows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from sessionrec_jax.config.settings import Config
 
 
 class Layout(NamedTuple):
-    """What a plan puts into a sweep folder."""
+    """Everything that a plan puts into a sweep folder."""
 
     configs: list[Config]
     """Resolved, each once."""
     files: dict[str, Any]
-    """JSON files by name, for those who read the sweep."""
+    """Contents of JSON files by name: report.json, comparison.json, theory.json."""

@@ -1,18 +1,18 @@
-"""Who works on which run: leases as files, so that any number of workers on any hosts share a sweep folder.
+"""Leases say who works on which run. They are files, so that any number of workers on any hosts share a sweep folder.
 
     if (lease := leases.take(run_id, leases.newest().get(run_id, 0), on_loss)) is not None:
         with lease:
             ...
             lease.end("released")
 
-The holder of a run is whoever made the file of its highest generation, leases/RUN_ID.K. Nobody takes a file away:
-to take a run over is to make K + 1, by a hard link, which exists whole or not at all and once, on NFS too. What a
-generation came to (released, failed, or neither: its worker died) is what `past` counts.
+A worker holds a run if it made the file of the run's highest generation, leases/RUN_ID.K. Nobody deletes such a file:
+a worker takes a run over by making K + 1. It makes the file by a hard link, which appears whole and at one worker only,
+on NFS too. `past` counts how the generations ended: released, failed, or neither, which means that the worker died.
 
-A lease's mtime is its heartbeat, and the time to hold it against is the mtime of a file that was touched just now, so
-that one clock decides, the file server's. On the holder's own machine its death is known at once: a lock that it held
-is free. A holder that stood still for LEASE_SECONDS finds the higher generation at its next heartbeat, and before it
-writes a row; NFS may hide that name for another minute (acdirmax), in which two do the same work.
+A lease's mtime is its heartbeat. It is compared with the mtime of a file that was touched just now, so that one clock
+decides, the file server's. On the holder's own machine a death is known at once, because the holder's lock is free. A
+holder that was stopped for LEASE_SECONDS finds the higher generation at its next heartbeat, and before it writes a row.
+NFS may hide that name for another minute (acdirmax); in that minute two workers may do the same work.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import write_json
 
 LEASE_SECONDS = 120.0
-"""Without a heartbeat for so long a worker of another machine counts as dead. NFS caches attributes for up to 60."""
+"""A worker of another machine counts as dead after this time without a heartbeat. NFS caches attributes up to 60."""
 _BEATS = 6
-"""Heartbeats in that time."""
+"""Heartbeats in LEASE_SECONDS."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
@@ -46,7 +46,8 @@ class Lost(RuntimeError):
 
 
 def lock(file: IO[str], how: int) -> bool | None:
-    """flock. False where another process holds it (with LOCK_NB), None where the file system knows no locks."""
+    """Locks a file by flock. Returns False if another process holds it (with LOCK_NB), None if the file system has no
+    locks."""
     try:
         fcntl.flock(file, how)
     except BlockingIOError:
@@ -60,20 +61,20 @@ def lock(file: IO[str], how: int) -> bool | None:
 
 @dataclass(frozen=True)
 class Past:
-    """What became of the generations of a run, since its failures were last forgiven."""
+    """The ends of a run's generations, since its failures were last forgiven."""
 
     generation: int = 0
-    """The highest; 0: none."""
+    """The highest; 0 if the run was never held."""
     worker: str | None = None
-    """HOST:PID of the holder, dead or alive; None where the run was let go, or never held."""
+    """HOST:PID of the holder, dead or alive; None if the run was released or never held."""
     is_held: bool = False
     deaths: int = 0
     failures: tuple[str, ...] = ()
-    """Their reasons, the last one first."""
+    """Reasons, the last failure first."""
 
     @property
     def attempts(self) -> int:
-        """Those that came to nothing. A worker that was asked to stop, saved and let go made none."""
+        """Failed ones. A worker that was asked to stop, saved and released the run does not count."""
         return self.deaths + len(self.failures)
 
 
@@ -84,7 +85,7 @@ class Leases:
         self._folder = sweep_dir / "leases"
 
     def newest(self) -> dict[str, int]:
-        """The highest generation by run_id."""
+        """Returns the highest generation of each run_id."""
         highest: dict[str, int] = {}
         for path in self._folder.iterdir() if self._folder.exists() else ():
             run_id, _, generation = path.name.rpartition(".")
@@ -93,28 +94,28 @@ class Leases:
         return highest
 
     def past(self, run_id: str, generation: int) -> Past:
-        """Of the generations up to that one. It is final once somebody has taken a higher one."""
+        """Returns how the generations up to this one ended; it is final once somebody has taken a higher one."""
         worker, is_held, deaths, failures = None, False, 0, []
         for number in range(generation, 0, -1):
             with (self._folder / f"{run_id}.{number}").open() as file:
-                told = json.load(file)
-                if told["state"] == "forgiven":
+                state = json.load(file)
+                if state["state"] == "forgiven":
                     break
-                if told["state"] == "failed":
-                    failures.append(told["reason"])
-                elif told["state"] == "running":
+                if state["state"] == "failed":
+                    failures.append(state["reason"])
+                elif state["state"] == "running":
                     if number == generation:
-                        worker, is_held = told["worker"], self._is_alive(file, told)
+                        worker, is_held = state["worker"], self._is_alive(file, state)
                     deaths += not (number == generation and is_held)
         return Past(generation, worker, is_held, deaths, tuple(failures))
 
-    def _is_alive(self, file: IO[str], told: dict[str, Any]) -> bool:
-        if told["machine"] == _machine(self._folder) and lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
+    def _is_alive(self, file: IO[str], state: dict[str, Any]) -> bool:
+        if state["machine"] == _machine(self._folder) and lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
             return False
         return self._now() - os.fstat(file.fileno()).st_mtime <= LEASE_SECONDS
 
     def _now(self) -> float:
-        """By the clock that stamps the heartbeats; by this host's for one who may read the folder and not write."""
+        """The time by the clock that stamps the heartbeats; by this host's clock if we may only read the folder."""
         try:
             return _touched(self._folder / ".clock")
         except OSError as error:
@@ -123,27 +124,27 @@ class Leases:
             return time.time()
 
     def take(self, run_id: str, newest: int, on_loss: Callable[[], None]) -> Lease | None:
-        """The lease of a run whose highest generation is `newest`; None where its holder is alive, or another process
-        was faster. `on_loss` is called by the thread of its heartbeat."""
+        """Takes a run whose highest generation is `newest`. Returns None if its holder is alive or another process was
+        faster. The thread of the heartbeat calls `on_loss` if the run is lost."""
         if self.past(run_id, newest).is_held:
             return None
         self._folder.mkdir(exist_ok=True)
         (self._folder / ".clock").touch()
-        told = {
+        state = {
             "worker": f"{platform.node()}:{os.getpid()}",
             "machine": _machine(self._folder),
             "state": "running",
             "reason": None,
         }
-        unborn = self._folder / f".{uuid.uuid4().hex}"
-        file = unborn.open("x")
+        unnamed = self._folder / f".{uuid.uuid4().hex}"
+        file = unnamed.open("x")
         try:
             if lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) is None:
-                told["machine"] = None
-            file.write(json.dumps(told))
+                state["machine"] = None
+            file.write(json.dumps(state))
             file.flush()
-            _touched(unborn)
-            os.link(unborn, self._folder / f"{run_id}.{newest + 1}")
+            _touched(unnamed)
+            os.link(unnamed, self._folder / f"{run_id}.{newest + 1}")
         except OSError as error:
             file.close()
             if isinstance(error, FileExistsError):
@@ -151,27 +152,27 @@ class Leases:
             if error.errno not in _NO_LINKS:
                 raise
             raise InputError(
-                f"{self._folder}: its file system has no hard links ({error.strerror}), by which workers agree who "
-                "runs what; a mounted bucket has none. Wanted a local disk, NFS, Lustre or the like; use another --out."
+                f"{self._folder}: its file system has no hard links ({error.strerror}), which workers need to agree "
+                "who runs what (a mounted bucket has none). Wanted a local disk, NFS or Lustre; use another --out."
             ) from None
         finally:
-            unborn.unlink()
-        return Lease(self._folder, run_id, self.past(run_id, newest), told, file, on_loss)
+            unnamed.unlink()
+        return Lease(self._folder, run_id, self.past(run_id, newest), state, file, on_loss)
 
 
 class Lease:
-    """A run that is this process's until it ends it, loses it or dies. Use as a context: leaving it stops the heartbeat
-    and frees the lock."""
+    """A run that this process holds until it ends the lease, loses it or dies. Leaving it as a context stops the
+    heartbeat and frees the lock."""
 
     def __init__(
-        self, folder: Path, run_id: str, past: Past, told: dict[str, Any], file: IO[str], on_loss: Callable[[], None]
+        self, folder: Path, run_id: str, past: Past, state: dict[str, Any], file: IO[str], on_loss: Callable[[], None]
     ):
-        self.run_id, self.worker = run_id, told["worker"]
+        self.run_id, self.worker = run_id, state["worker"]
         self.past = past
-        """Of the generations before this one."""
+        """The generations before this one."""
         own = past.generation + 1
         self._path, self._successor = (folder / f"{run_id}.{number}" for number in (own, own + 1))
-        self._told, self._file, self._on_loss = told, file, on_loss
+        self._state, self._file, self._on_loss = state, file, on_loss
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -184,7 +185,7 @@ class Lease:
         self._file.close()
 
     def renew(self) -> None:
-        """A heartbeat. Raises Lost where another worker has the run now; else it is ours for LEASE_SECONDS more."""
+        """Makes a heartbeat, which keeps the run for LEASE_SECONDS more. Raises Lost if another worker has it now."""
         try:
             _touched(self._path)
         except FileNotFoundError:
@@ -193,9 +194,9 @@ class Lease:
             raise Lost(f"{self._path.name} was taken over by {json.loads(self._successor.read_text())['worker']}")
 
     def end(self, state: Literal["released", "failed", "forgiven"], reason: str | None = None) -> None:
-        """Lets the run go and says how it went."""
+        """Releases the run and records how it went."""
         self._stop_beating()
-        write_json(self._path, self._told | {"state": state, "reason": reason})
+        write_json(self._path, self._state | {"state": state, "reason": reason})
 
     def _stop_beating(self) -> None:
         self._ended.set()
@@ -209,17 +210,18 @@ class Lease:
                 self._on_loss()
                 break
             except OSError:
-                continue  # the file server is away, for the others too
+                continue  # the file server does not answer, to the others neither
 
 
 def _touched(path: Path) -> float:
-    """Sets a file's mtime to the file server's now, and tells it."""
+    """Sets a file's mtime to the file server's time, and returns it."""
     os.utime(path)
     return path.stat().st_mtime
 
 
 def _machine(folder: Path) -> str:
-    """What shares its locks: one mount on one kernel. Containers may be one machine, and two mounts of a bucket two."""
+    """Names the processes that share locks: those of one mount on one kernel. Two containers may be one machine in this
+    sense, and two mounts of a bucket are two."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     kernel = boot.read_text().strip() if boot.exists() else platform.node()
     return f"{kernel} {folder.stat().st_dev}"

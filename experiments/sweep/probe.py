@@ -1,4 +1,4 @@
-"""Seconds and memory of a run's training step on this device, by a few real steps in a process of its own."""
+"""Measures seconds and memory of a run's training step on this device, by a few real steps in its own process."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ _STEPS = 20
 _SECONDS = 2.0
 
 
-class Cost(NamedTuple):
+class StepCost(NamedTuple):
+    """The cost of one training step."""
+
     step_seconds: float
-    """Making its batch included, as the loop waits for it where it takes longer."""
+    """Including the time to make its batch: the loop waits for it if it takes longer."""
     compile_seconds: float
     step_bytes: int
-    """XLA's analysis of the compiled step: arguments + outputs - what they share + temporary buffers."""
+    """By XLA's analysis of the compiled step: arguments + outputs - aliased buffers + temporary buffers."""
     log_bytes: int
-    """The log in the memory of the host."""
+    """Size of the log in the host's memory."""
     device_kind: str
 
 
-def probe(config: Config, workers: int) -> Cost:
-    """Of a resolved run, on a CPU on the share of the cores that one of so many workers has."""
+def probe(config: Config, workers: int) -> StepCost:
+    """Measures a resolved run. On a CPU it uses the share of the cores that one of `workers` workers has."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), keep_to_share, (0, workers)) as pool:
         return pool.submit(_measure, config).result()
 
 
-def _measure(config: Config) -> Cost:
+def _measure(config: Config) -> StepCost:
     import jax
     import numpy as np
 
@@ -63,21 +65,21 @@ def _measure(config: Config) -> Cost:
         put(jax.random.key(0), replicated(mesh)),
         put_replicated(Scalars(np.float32(0), np.float32(0)), mesh),
     )
-    begun = time.perf_counter()
+    start = time.perf_counter()
     lowered = make_step(spec, config.loss, config.optim, mesh, config.train.microbatches).lower(
         state, *put_batch(batches[0], mesh), *rest
     )
     program = lowered.compile()
     compiled = time.perf_counter()
     state, _ = jax.block_until_ready(program(state, *put_batch(batches[0], mesh), *rest))
-    steps, started, now = 0, time.perf_counter(), 0.0
-    while steps < _STEPS and now - started < _SECONDS:
+    steps, loop_start, now = 0, time.perf_counter(), 0.0
+    while steps < _STEPS and now - loop_start < _SECONDS:
         state, _ = jax.block_until_ready(program(state, *put_batch(batches[steps % len(batches)], mesh), *rest))
         steps, now = steps + 1, time.perf_counter()
     memory = program.memory_analysis()
-    return Cost(
-        step_seconds=(now - started) / steps,
-        compile_seconds=compiled - begun,
+    return StepCost(
+        step_seconds=(now - loop_start) / steps,
+        compile_seconds=compiled - start,
         step_bytes=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes

@@ -1,6 +1,6 @@
-"""One run from its Config to its row (contract 3): train, evaluate on validation and test, count, write row.json.
+"""Makes the row of a run from its Config: trains, evaluates on validation and test sessions, counts, writes row.json.
 
-A run that fails or diverges is a row with its status and no loss: never zero, never absent.
+row_columns.py documents the columns. A run that fails or diverges has a row too, with its status and without a loss.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import polars as pl
 from experiments.sweep.comparison import PER_USER
 from experiments.sweep.cost import flops_train, parameters, unique
 from experiments.sweep.lease import lock
+from experiments.sweep.row_columns import LOSS, METRICS, REFERENCES
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import run_id
 from sessionrec_jax.data.batches import train_users
@@ -31,7 +32,6 @@ from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
 from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import known_truth, measure, validated
-from sessionrec_jax.evaluation.metrics import CUTOFFS
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
 from sessionrec_jax.runfolder.files import claim, read_row, write_json
@@ -41,24 +41,16 @@ from sessionrec_jax.training.loop import Diverged, train_together
 
 Row = dict[str, Any]
 
-_HELD_OUT = (
-    "loss_nats_per_item", "rank_nats_per_exposure",
-    "rank_auc", "rank_gauc", "rank_ndcg", "retrieval_auc", "retrieval_gauc", "retrieval_ndcg",
-    *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k in CUTOFFS), "mrr",
-)  # fmt: skip
-_BESIDE = (
-    "loss_baseline_nats_per_item", "loss_bayes_nats_per_item", "rank_baseline_nats_per_exposure",
-    "rank_bayes_nats_per_exposure",
-)  # fmt: skip
+_METRICS = tuple(column.name for column in METRICS)
 
 
 class Job(NamedTuple):
-    """A run to be made."""
+    """A run to do."""
 
     config: Config
     run_dir: Path
     write: Callable[[Path, Row], None] = write_json
-    """Writes row.json, or raises where this process must not any more."""
+    """Writes row.json, or raises if this process may no longer do so."""
 
 
 def run(
@@ -70,18 +62,18 @@ def run(
     stop: Stop = NEVER,
     write: Callable[[Path, Row], None] = write_json,
 ) -> Row:
-    """The row of `config`, trained in `run_dir`; read from there where it is done already, resumed where it was begun.
+    """Returns the row of `config`, trained in `run_dir`. Resumes a run that has a checkpoint there; reads the row of a
+    run that is done. A run whose loss is no longer a number gets a row with status diverged.
 
-    Raises InputError for settings that cannot run, Stopped where `stop` asked and the checkpoint is written. A loss
-    that stops being a number gives a row with that status.
+    Raises InputError for settings that cannot run, and Stopped if `stop` asked, after the checkpoint is written.
     """
     (row,) = run_together([Job(config, run_dir, write)], plan, quiet=quiet, stop=stop)
     return row
 
 
 def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: Stop = NEVER) -> list[Row]:
-    """`run` for runs of one log that can share a program (`train_together`); evaluated one after the other. The row of
-    one that diverged is written at once. What else goes wrong with one of them is raised, and ends the work on all."""
+    """Does what `run` does for several runs of one log that can share a program (`train_together`). They are evaluated
+    one after the other. A run that diverged gets its row at once. Any other error of a run ends all of them."""
     prepared = open_log(jobs[0].config.data.path)
     jobs = [job._replace(config=resolve(job.config, prepared)) for job in jobs]
     new = [job.run_dir for job in jobs if not job.run_dir.exists()]
@@ -105,19 +97,18 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
                 [(job.config, job.run_dir) for job in left], prepared, quiet=quiet, stop=stop, diverged=diverged
             )
         except InputError:
-            # or the right settings would find the folder taken
-            for run_dir in new:
+            for run_dir in new:  # else the corrected settings would find the folder taken
                 if is_process_zero() and not steps_in(run_dir / "checkpoints"):
                     shutil.rmtree(run_dir)
             raise
-        for job, of_run in zip(left, trained, strict=True):
-            if of_run is not None:
-                end(job, {"status": "done"} | _measured(of_run, job.run_dir))
+        for job, model in zip(left, trained, strict=True):
+            if model is not None:
+                end(job, {"status": "done"} | _measured(model, job.run_dir))
         return [rows[job.run_dir] for job in jobs]
 
 
 def identity(config: Config, plan: str) -> Row:
-    """The columns that are known before a run begins."""
+    """Returns the columns that are known before a run starts: EVERY_ROW without `status`."""
     model, loss, optim = config.model, config.loss, config.optim
     return {
         "run_id": run_id(config),
@@ -149,7 +140,7 @@ def identity(config: Config, plan: str) -> Row:
 
 
 def _learning_rate_rule(config: Config) -> str:
-    """tuned at this size, else transferred by mup, else fixed."""
+    """Returns tuned (at this size), or mup (transferred by it), or fixed."""
     if config.optim.learning_rate_rule == "tuned" or config.model.parametrization != "mup":
         return config.optim.learning_rate_rule
     return "mup"
@@ -161,9 +152,9 @@ def _measured(model: TrainedModel, run_dir: Path) -> Row:
     on_process_zero(lambda: _write_per_user(on_test.by_user(), run_dir))
     test = on_test.result()
     row: Row = {"seen_items": config.data.eval_seen, "eval_candidates": config.data.eval_candidates}
-    row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _HELD_OUT for part in ("", "_stderr")}
-    row["loss_stderr"] = row["loss_nats_per_item_stderr"]  # contract 3's name
-    row |= {name: test.get(name) for name in _BESIDE}
+    row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _METRICS for part in ("", "_stderr")}
+    row["loss_stderr"] = row[f"{LOSS}_stderr"]
+    row |= {column.name: test.get(column.name) for column in REFERENCES}
     row |= validated(validation, config)
     row |= {"best_step": history.best and history.best.step, "parameters_step": model.step}
     row["schedule_fraction"] = model.step / history.steps
@@ -176,22 +167,22 @@ def _measured(model: TrainedModel, run_dir: Path) -> Row:
 
 
 def _paired(row: Row, name: str) -> float | None:
-    """The exact floor + the mean difference to the Bayes predictor on the same exposures: the same expectation as the
-    plain loss, without the luck of the test sessions' own draws. None where the truth is not known."""
+    """Returns the exact floor + the mean difference to the Bayes predictor on the same exposures: the same expectation
+    as the plain loss, without the noise of the test sessions' own draws. None if the truth is not known."""
     floor, bayes, loss = (row[name.format(part)] for part in ("floor_", "bayes_", ""))
     return None if floor is None or bayes is None or loss is None else floor + loss - bayes
 
 
 def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
-    """The model's own metrics, for paired comparisons of runs."""
-    own = by_user.filter(pl.col("metric").is_in(_HELD_OUT)).with_columns(pl.col("x", "n").cast(pl.Float32))
+    """Writes the model's own metrics by user, for paired comparisons of runs."""
+    own = by_user.filter(pl.col("metric").is_in(_METRICS)).with_columns(pl.col("x", "n").cast(pl.Float32))
     partial = run_dir / f".{PER_USER}.{os.getpid()}"
     own.write_parquet(partial)
     partial.rename(run_dir / PER_USER)
 
 
 def _counted(model: TrainedModel) -> Row:
-    """N, D and C, made here once: no reader derives them again."""
+    """Returns N, D, C, times and speeds."""
     config, history, seen = model.config, model.history, model.history.counters
     distinct = unique(config, model.log)
     flops = flops_train(config, model.spec, items=seen.items, sessions=seen.sessions, steps=history.steps)
@@ -223,7 +214,7 @@ def _counted(model: TrainedModel) -> Row:
 
 @functools.cache
 def _commit() -> str | None:
-    """The checkout that runs; None outside one."""
+    """Returns the commit of the checkout that runs; None outside one."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
@@ -233,8 +224,8 @@ def _commit() -> str | None:
 
 @contextmanager
 def _alone_in(run_dir: Path) -> Iterator[None]:
-    """Waits until no other run of this machine works in the folder; a killed one lets go by itself. Of several
-    processes the first one holds it for all. Where the file system knows no locks nothing is waited for."""
+    """Waits until no other process of this machine trains in the folder; a killed process frees its lock. If a run has
+    several processes, the first one holds the lock for all. Does not wait if the file system has no locks."""
     if not is_process_zero():
         yield
         return

@@ -1,7 +1,7 @@
-"""A sweep's folder, the one truth about it: sweep.json (the plan and its runs), report.json or comparison.json,
-runs/RUN_ID/, and leases/, who works on which run.
+"""The folder of a sweep, its only state: sweep.json (the plan and its runs), report.json or comparison.json,
+runs/RUN_ID/, and leases/.
 
-No jax here: `sessionrec status` looks at a sweep while it runs.
+This file imports no jax, so that `sessionrec status` starts fast.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ SWEEP_VERSION = 1
 
 @dataclass(frozen=True)
 class RunState:
-    """Where one run of a sweep stands."""
+    """The state of one run of a sweep."""
 
     run_id: str
     config: dict[str, Any]
     status: str
-    """waiting (nobody began it), begun (and let go, or its worker died here), running, stale (its worker is silent;
-    the next one takes it over), or the status of its row: done, diverged, failed."""
+    """waiting (never started), started (and released, or its worker died on this machine), running, stale (its
+    worker does not answer; the next one takes it over), or the status of its row: done, diverged, failed."""
     step: int | None
     steps: int | None
-    """Planned; None where no step was logged yet."""
+    """Planned steps; None if no step was logged yet."""
     seconds_left: float | None
-    """Of training, by the last line of metrics.jsonl."""
+    """Seconds of training left, by the last line of metrics.jsonl."""
     past: Past
-    """Its leases: who has it, what became of those who had it."""
+    """Its leases: who holds it, and how earlier leases ended."""
     row: dict[str, Any] | None
 
 
 def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str, Any]) -> None:
-    """Writes or finds again the sweep of these runs, with the JSON `files` that its readers want. Settings that do not
-    change a run's result (its parts, its checkpoints) are from now on the new ones.
+    """Writes the sweep of these runs, with the JSON `files` for its readers, or checks that it is there. Settings that
+    do not change a run's result (microbatches, checkpoints) are replaced by the new ones.
 
-    Raises InputError where the folder holds a sweep of other runs.
+    Raises InputError if the folder holds a sweep of other runs.
     """
     runs = {run_id(config): to_dict(config) for config in configs}
     if (sweep_dir / "sweep.json").exists():
@@ -75,7 +75,10 @@ def _read(sweep_dir: Path) -> dict[str, Any]:
 
 
 def read(sweep_dir: Path) -> tuple[str, dict[str, Config]]:
-    """The plan's name and its runs by run_id, in the plan's order. Raises InputError where there is no sweep."""
+    """Returns the plan's name and its runs by run_id, in the plan's order.
+
+    Raises InputError if there is no sweep, or one of an older version.
+    """
     sweep = _read(sweep_dir)
     where = str(sweep_dir / "sweep.json")
     return sweep["plan"], {name: from_dict(config, where) for name, config in sweep["runs"].items()}
@@ -86,12 +89,12 @@ def run_dir(sweep_dir: Path, name: str) -> Path:
 
 
 def without_row(sweep_dir: Path, names: Iterable[str]) -> list[str]:
-    """Those of the runs that have no row yet, in their order."""
+    """Returns the runs that have no row yet, in their order."""
     return [name for name in names if not (run_dir(sweep_dir, name) / "row.json").exists()]
 
 
 def states(sweep_dir: Path) -> tuple[str, list[RunState]]:
-    """The plan's name and every run's state, in the plan's order. Raises InputError where there is no sweep."""
+    """Returns the plan's name and every run's state, in the plan's order. Raises InputError if there is no sweep."""
     sweep, leases = _read(sweep_dir), Leases(sweep_dir)
     newest = leases.newest()
     pasts = {name: leases.past(name, newest.get(name, 0)) for name in sweep["runs"]}
@@ -108,12 +111,12 @@ def _state(sweep_dir: Path, name: str, config: dict[str, Any], past: Past) -> Ru
     if past.worker is not None:
         status = "running" if past.is_held else "stale"
     else:
-        status = "begun" if folder.exists() else "waiting"
+        status = "started" if folder.exists() else "waiting"
     return RunState(name, config, status, step, steps, left, past, None)
 
 
 def _last_line(metrics: Path) -> dict[str, Any]:
-    """Of training steps, not of a validation."""
+    """Returns the last line about training steps (others are about a validation), or {}."""
     for line in reversed(metrics.read_text().splitlines() if metrics.exists() else []):
         try:
             if "step_seconds_p50" in (values := json.loads(line)):
@@ -124,8 +127,8 @@ def _last_line(metrics: Path) -> dict[str, Any]:
 
 
 def try_failed_again(sweep_dir: Path) -> None:
-    """Takes failed rows back and forgives their attempts: the disk may have room now. A diverged run would diverge
-    again and stays."""
+    """Deletes failed rows and forgives their attempts, because the disk may have room now. A diverged run would diverge
+    again and keeps its row."""
     leases = Leases(sweep_dir)
     newest = leases.newest()
     for name in _read(sweep_dir)["runs"]:
@@ -135,7 +138,7 @@ def try_failed_again(sweep_dir: Path) -> None:
         if lease is None:
             continue
         with lease:
-            if _has_failed(run_dir(sweep_dir, name)):  # still: another sweep may have been typed at the same time
+            if _has_failed(run_dir(sweep_dir, name)):  # still: the same sweep may have been started twice
                 (run_dir(sweep_dir, name) / "row.json").unlink()
             lease.end("forgiven")
 

@@ -1,4 +1,4 @@
-"""A sweep as it goes: a bar on a terminal, and a line for each row."""
+"""The progress of a sweep: a bar on a terminal, and a line for each new row."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.console import escape
 from experiments.sweep import sweep_folder
-from experiments.sweep.varying import told, varying
+from experiments.sweep.row_columns import LOSS, RANK_LOSS, baseline_of
+from experiments.sweep.varying import label, varying
 from sessionrec_jax.config.values import to_dict
 from sessionrec_jax.runfolder.files import read_row
 
 
 class Ticker:
-    """`with Ticker(sweep_dir) as ticker`: every `ticker.look()` tells the rows that have come, whoever wrote them."""
+    """`with Ticker(sweep_dir) as ticker`: each `ticker.refresh()` prints the new rows, whoever wrote them."""
 
     def __init__(self, sweep_dir: Path):
         self._sweep_dir = sweep_dir
@@ -43,27 +44,26 @@ class Ticker:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         for name in tuple(self._missing):
             if (row := read_row(sweep_folder.run_dir(self._sweep_dir, name))) is not None:
                 self._missing.remove(name)
-                self._tell(row)
+                self._print_row(row)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
 
-    def _tell(self, row: dict[str, Any]) -> None:
+    def _print_row(self, row: dict[str, Any]) -> None:
         self._bar.update(self._task, advance=1)
-        label = self._labels[row["run_id"]].items()
-        name = ", ".join([row["run_id"], *(f"{field.rpartition('.')[2]} {told(value)}" for field, value in label)])
+        name = ", ".join(filter(None, (row["run_id"], label(self._labels[row["run_id"]]))))
         if row["status"] != "done":
             result = f"[red]{row['status']}[/]: {escape(row['reason'])}"
         else:
             losses = {
-                "nats an item": row["loss_nats_per_item"],
-                "popularity": row["loss_baseline_nats_per_item"],
-                "rank": row["rank_nats_per_exposure"],
+                "nats an item": row[LOSS],
+                "popularity": row[baseline_of(LOSS)],
+                "rank": row[RANK_LOSS],
             }
             measured = (f"{what} {value:.4f}" for what, value in losses.items() if value is not None)
             result = f"{', '.join(measured)}, {row['wall_seconds']:.0f} s"
-        self.say(f"{len(self._labels) - len(self._missing)}/{len(self._labels)}  {name}; {result}")
+        self.print(f"{len(self._labels) - len(self._missing)}/{len(self._labels)}  {name}; {result}")

@@ -1,1 +1,1 @@
-"""Mirrors of a sweep in programs that draw curves. Each reads run folders; no run knows of them."""
+"""Mirrors of a sweep in programs that draw curves. They only read run folders; the runs do not know of them."""

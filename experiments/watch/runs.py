@@ -1,7 +1,7 @@
-"""The runs of a sweep, or one run, read as they go: what each `look` finds new.
+"""Reads the runs of a sweep, or one run, as they go: each `poll` returns what is new.
 
-Nothing is asked of the runs themselves, so workers on any host need no extra, no login and no network, and a sweep may
-be mirrored while it runs or years after. No jax here.
+The runs themselves do nothing for it, so workers on any host need no extra, no login and no network, and a sweep may be
+mirrored while it runs or years later. This file imports no jax.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.sweep import sweep_folder
-from experiments.sweep.varying import told, varying
+from experiments.sweep.varying import label, varying
 from sessionrec_jax.config.values import run_id, to_dict
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import read_config, read_row
 
-Line = dict[str, Any]
+MetricsLine = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Read:
-    """How far a run was read: bytes of metrics.jsonl, a hash of them, and a hash of its row (None: it had none)."""
+class ReadMark:
+    """The end of the part of a run that was read: bytes of metrics.jsonl, their hash, the hash of its row."""
 
     size: int = 0
     hash: str = hashlib.sha256().hexdigest()
@@ -35,54 +35,53 @@ class Read:
 
 @dataclass(frozen=True)
 class News:
-    """What a run has written since the last look."""
+    """Everything that a run has written since the last poll."""
 
-    lines: tuple[Line, ...]
-    """Of metrics.jsonl."""
-    anew: bool
-    """Lines that were found before are taken back, and these are all that there are: a run that was killed goes on from
-    its checkpoint."""
+    lines: tuple[MetricsLine, ...]
+    """New lines of metrics.jsonl."""
+    rewritten: bool
+    """True if earlier lines are no longer valid and `lines` are all lines: a killed run went on from its checkpoint."""
     row: dict[str, Any] | None
-    """Its row, where it was not found before."""
+    """Its row, if it is new."""
     seconds: float
-    """When metrics.jsonl was last written, since 1970. Lines do not tell their own time."""
+    """The time when metrics.jsonl was last written, since 1970. Lines have no time of their own."""
 
 
-class Run:
-    """One run and how far it was read."""
+class WatchedRun:
+    """One run and the part of it that was read."""
 
     def __init__(self, folder: Path, name: str, config: dict[str, Any], settings: dict[str, Any]):
-        """`settings`: those of `config` that the runs of the sweep differ in, by dotted name."""
+        """`settings`: settings of `config` that vary in the sweep, by dotted name."""
         self.name, self.config, self.settings = name, config, settings
-        self.label = ", ".join(f"{field.rpartition('.')[2]} {told(value)}" for field, value in settings.items()) or name
-        self.read = Read()
-        """Set it to go on from where another process has read."""
+        self.label = label(settings) or name
+        self.read = ReadMark()
+        """Set it to go on after the part that another process has read."""
         self._folder, self._stamp = folder, (0, 0)
 
     @property
     def has_row(self) -> bool:
         return self.read.row is not None
 
-    def look(self) -> News | None:
-        """None where nothing is new. A row is looked for first, so that all of a run's lines are there with its row.
+    def poll(self) -> News | None:
+        """Returns None if nothing is new. Reads the row first, so that all of a run's lines are there with its row.
 
         Raises InputError for a file that holds no JSON.
         """
         row = read_row(self._folder)
         raw, seconds = self._raw()
-        anew = raw is not None and _hash(raw[: self.read.size]) != self.read.hash
-        unread = b"" if raw is None else raw if anew else raw[self.read.size :]
+        rewritten = raw is not None and _hash(raw[: self.read.size]) != self.read.hash
+        unread = b"" if raw is None else raw if rewritten else raw[self.read.size :]
         row_hash = None if row is None else _hash(json.dumps(row).encode())
-        came = row is not None and (anew or row_hash != self.read.row)
+        is_new = row is not None and (rewritten or row_hash != self.read.row)
         size, lines_hash = (self.read.size, self.read.hash) if raw is None else (len(raw), _hash(raw))
-        self.read = Read(size, lines_hash, row_hash)
-        if not (unread or anew or came):
+        self.read = ReadMark(size, lines_hash, row_hash)
+        if not (unread or rewritten or is_new):
             return None
-        return News(self._parsed(unread), anew, row if came else None, seconds)
+        return News(self._parsed(unread), rewritten, row if is_new else None, seconds)
 
     def _raw(self) -> tuple[bytes | None, float]:
-        """(whole lines, None where the file is as it was, when they were written). Read from the start, since speeds
-        alone may tell a line that was written again; a run logs one line every few steps."""
+        """Returns (whole lines, or None if the file has not changed; time when it was written). Reads from the start,
+        because a line that was written again may differ in its speeds only."""
         try:
             with (self._folder / "metrics.jsonl").open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -91,9 +90,9 @@ class Run:
                 self._stamp, raw = stamp, file.read()
         except FileNotFoundError:
             return None, time.time()
-        return raw[: raw.rfind(b"\n") + 1], status.st_mtime  # the end of a line may be yet to come
+        return raw[: raw.rfind(b"\n") + 1], status.st_mtime  # the rest of the last line may not be written yet
 
-    def _parsed(self, raw: bytes) -> tuple[Line, ...]:
+    def _parsed(self, raw: bytes) -> tuple[MetricsLine, ...]:
         try:
             return tuple(json.loads(line) for line in raw.splitlines())
         except ValueError as error:
@@ -107,38 +106,39 @@ def _hash(raw: bytes) -> str:
 
 
 class Mirror(Protocol):
-    """Where runs are written to. What it is given twice must not stand there twice."""
+    """A program that shows runs. A line that is written twice must not appear twice."""
 
-    def write(self, run: Run, news: News) -> None: ...
+    def write(self, run: WatchedRun, news: News) -> None: ...
 
     def close(self) -> None: ...
 
 
-def runs_of(path: Path) -> list[Run]:
-    """Of a sweep folder, in the plan's order, or the one of a run folder. Raises InputError where it is neither."""
+def runs_of(path: Path) -> list[WatchedRun]:
+    """Returns the runs of a sweep folder, in the plan's order, or the run of a run folder. Raises InputError for any
+    other folder."""
     if (path / "sweep.json").exists():
         configs = {name: to_dict(config) for name, config in sweep_folder.read(path)[1].items()}
         settings = varying(list(configs.values()))
         return [
-            Run(sweep_folder.run_dir(path, name), name, config, settings)
+            WatchedRun(sweep_folder.run_dir(path, name), name, config, settings)
             for (name, config), settings in zip(configs.items(), settings, strict=True)
         ]
     if (path / "config.json").exists():
         config = read_config(path)
-        return [Run(path, run_id(config), to_dict(config), {})]
+        return [WatchedRun(path, run_id(config), to_dict(config), {})]
     raise InputError(
         f"{path} is neither a sweep (it has no sweep.json) nor a run (no config.json); wanted what `sessionrec sweep` "
         "or `sessionrec train` wrote with --out"
     )
 
 
-def values(line: Line) -> Mapping[str, float]:
-    """The numbers of a line, by their names; those that are missing are left out."""
+def values(line: MetricsLine) -> Mapping[str, float]:
+    """Returns the numbers of a line by their names, without missing ones."""
     return {
         name: value for name, value in line.items() if name not in ("step", "steps") and isinstance(value, (int, float))
     }
 
 
 def measured(row: dict[str, Any]) -> Mapping[str, float]:
-    """What was measured on the test sessions: the columns of a row that have a standard error."""
+    """Returns the metrics of the test sessions: the columns of a row that have a standard error."""
     return {name: row[name] for name in row if f"{name}_stderr" in row and isinstance(row[name], (int, float))}

@@ -1,7 +1,7 @@
-"""What starts workers and keeps them alive until every run of a sweep folder has a row: a file each.
+"""Launchers: each starts workers and keeps them alive until every run of a sweep folder has a row. One file each.
 
-The leases know who runs what and what became of it, so a launcher keeps no books: it starts again what has no row and
-no holder.
+The leases record who does what and how it ended, so a launcher keeps no records: it starts workers for runs that have
+no row and no holder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from experiments.sweep.worker import Run, WorkerOptions
+from experiments.sweep.worker_options import DoRun, WorkerOptions
 from sessionrec_jax.errors import InputError, near_miss
 
 LAUNCHERS = ("local", "ray", "slurm")
@@ -22,29 +22,30 @@ class Launcher(Protocol):
 
     @property
     def workers(self) -> int:
-        """With how many --dry-run reckons."""
+        """The number of workers that --dry-run assumes."""
 
     def check(self) -> None:
-        """Raises InputError for flags that cannot be, and where what the launcher needs is not installed."""
+        """Raises InputError for wrong flags, and if the package that the launcher needs is not installed."""
 
     def launch(
         self,
         sweep_dir: Path,
-        run: Run,
+        run: DoRun,
         *,
-        handling: WorkerOptions,
-        look: Callable[[], None],
-        say: Callable[[str], None],
+        options: WorkerOptions,
+        refresh: Callable[[], None],
+        report: Callable[[str], None],
     ) -> None:
-        """Returns when every run has a row. `look` is called every second or so, `say` hears of workers that died.
+        """Returns when every run has a row. Calls `refresh` every second or so, and `report` with a sentence about
+        workers that died.
 
-        SIGTERM and SIGINT are passed on to the workers, which save and go; then Stopped is raised. A worker that ends
-        with an error which is no run's ends the sweep: InputError or SystemExit.
+        SIGTERM and SIGINT are passed on to the workers, which save and end; then Stopped is raised. A worker that ends
+        with an error that is not a run's error ends the sweep: InputError or SystemExit.
         """
 
 
 def by_name(name: str) -> type[Launcher]:
-    """Raises InputError for a name that is none."""
+    """Returns the launcher of this name. Raises InputError for an unknown name."""
     if name not in LAUNCHERS:
         raise InputError(f"unknown launcher {name!r}; {near_miss(name, LAUNCHERS)}")
     return importlib.import_module(f"experiments.sweep.launch.{name}").Launcher

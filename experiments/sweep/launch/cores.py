@@ -1,7 +1,7 @@
-"""The cores of a CPU worker that a scheduler has started: as many as it was given, and nobody else's.
+"""Keeps a CPU worker that a scheduler started to its own cores: as many as it was given.
 
-Ray and SLURM count cores, and leave it to settings that many clusters do not have (cgroups, task/affinity) that a
-process keeps to its own. XLA makes a thread for each core that it may run on, so it must not see them all.
+Ray and SLURM count cores. They leave it to settings that many clusters do not have (cgroups, task/affinity) to keep a
+process to its own. XLA makes a thread for each core that it may run on, so it must not see them all.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import IO
 from experiments.sweep.lease import lock
 
 _held: list[IO[str]] = []
-"""Locks of this process's cores: free for others when it ends, whatever ends it."""
+"""Locks of this process's cores. They are free again when the process ends, whatever ends it."""
 
 
 def keep_to(count: int) -> None:
-    """This process runs from now on on `count` cores that no other such process of this user and machine has, and on
-    all that it may where so many are not free or it has no more."""
+    """Keeps this process to `count` cores that no other such process of this user and machine has. Changes nothing if
+    fewer are free, or if the process may run on `count` cores or fewer."""
     if not hasattr(os, "sched_setaffinity"):
         return
     allowed = sorted(os.sched_getaffinity(0))

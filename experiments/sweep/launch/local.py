@@ -1,5 +1,4 @@
-"""Worker processes on this machine: each is `worker.work` on the sweep folder, replaced when it dies, gone when the
-sweep is.
+"""Worker processes on this machine. Each calls `worker.work` on the sweep folder; a new one replaces one that dies.
 
 On a CPU each keeps to its share of the cores: two pinned processes do 1.6-1.95 times the steps of one process on both.
 """
@@ -19,17 +18,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from experiments.sweep import sweep_folder
-from experiments.sweep.worker import DEFAULT_OPTIONS, Run, WorkerOptions, work
-from sessionrec_jax.errors import InputError
+from experiments.sweep.worker import work
+from experiments.sweep.worker_options import DEFAULT_OPTIONS, DoRun, WorkerOptions, check_least
 from sessionrec_jax.runfolder.stopping import Stopped, StopSignals
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
 
 
 def default_workers() -> int:
-    """One a core, and at most four: each worker holds the log and a jax of its own. One where there is an accelerator,
-    since every worker would take all of its memory."""
+    """Returns one worker for each core, at most four, because each holds the log and its own jax. Returns one where
+    there is an accelerator, because every worker would take all of its memory."""
     if any(Path(device).exists() for device in _ACCELERATORS):
         return 1
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -41,20 +40,19 @@ class Launcher:
 
     workers: int = field(default_factory=default_workers)
     """Worker processes; on a CPU each keeps to its share of the cores. Left out: one where there is an accelerator,
-    else one a core and at most four. 0: write the folder and leave its runs to `sessionrec worker`."""
+    else one for each core and at most four. 0: write the folder and leave its runs to `sessionrec worker`."""
 
     def check(self) -> None:
-        if self.workers < 0:
-            raise InputError(f"--workers {self.workers}; wanted at least 0")
+        check_least(self, workers=0)
 
     def launch(
         self,
         sweep_dir: Path,
-        run: Run,
+        run: DoRun,
         *,
-        handling: WorkerOptions = DEFAULT_OPTIONS,
-        look: Callable[[], None] = lambda: None,
-        say: Callable[[str], None] = lambda _: None,
+        options: WorkerOptions = DEFAULT_OPTIONS,
+        refresh: Callable[[], None] = lambda: None,
+        report: Callable[[str], None] = lambda _: None,
     ) -> None:
         missing = list(sweep_folder.read(sweep_dir)[1])
 
@@ -65,8 +63,8 @@ class Launcher:
         context = multiprocessing.get_context("spawn")  # jax does not survive a fork
 
         def start(number: int) -> BaseProcess:
-            of_worker = (number, self.workers, sweep_dir, run, handling, os.getpid())
-            worker = context.Process(target=_work, args=of_worker)
+            arguments = (number, self.workers, sweep_dir, run, options, os.getpid())
+            worker = context.Process(target=_work, args=arguments)
             worker.start()
             return worker
 
@@ -74,16 +72,16 @@ class Launcher:
             crew = {number: start(number) for number in range(min(self.workers, left()))}
             try:
                 while crew and not asked():
-                    multiprocessing.connection.wait([worker.sentinel for worker in crew.values()], _LOOK_SECONDS)
-                    look()
+                    multiprocessing.connection.wait([worker.sentinel for worker in crew.values()], _POLL_SECONDS)
+                    refresh()
                     for number, code in [(number, worker.exitcode) for number, worker in crew.items()]:
-                        if code in (1, 2):  # it has told why
+                        if code in (1, 2):  # it has printed why
                             raise SystemExit(code)
                         if code is None or (code and asked()):
                             continue
                         is_replaced = code != 0 and left() > 0
                         if code:  # -9: SIGKILL, often for memory
-                            say(f"a worker ended with {code}" + ("; another takes its place" if is_replaced else ""))
+                            report(f"a worker ended with {code}" + ("; another takes its place" if is_replaced else ""))
                         if is_replaced:
                             crew[number] = start(number)
                         else:
@@ -97,18 +95,18 @@ class Launcher:
                 raise Stopped(f"with {left()} runs left", asked())
 
 
-def _work(number: int, workers: int, sweep_dir: Path, run: Run, handling: WorkerOptions, parent: int) -> None:
+def _work(number: int, workers: int, sweep_dir: Path, run: DoRun, options: WorkerOptions, parent: int) -> None:
     """The process of one worker."""
     from experiments.exit_code import exit_code
 
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the sweep's own passes it on
     keep_to_share(number, workers)
 
     def quietly() -> int:
         try:
-            work(sweep_dir, run, handling)
-        except Stopped as stopped:  # the sweep tells it
+            work(sweep_dir, run, options)
+        except Stopped as stopped:  # the sweep's own process prints it
             return stopped.exit_code
         return 0
 
@@ -116,14 +114,14 @@ def _work(number: int, workers: int, sweep_dir: Path, run: Run, handling: Worker
 
 
 def keep_to_share(number: int, workers: int) -> None:
-    """This process runs on the cores of worker `number` from now on, where the system can do that."""
+    """Keeps this process to the cores of worker `number`, if the system can do that."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[number % len(cores) :: workers])
 
 
-def _leave_with(parent: int) -> None:
-    """A killed sweep leaves no workers behind: they save and go."""
+def _end_with(parent: int) -> None:
+    """Ends this worker, which saves first, when its sweep is killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,8 +1,8 @@
 """Tasks on a Ray cluster: one for each run that nobody has, with the run's share of a node.
 
-A task takes its run's lease, does it and ends. Ray starts it again when its worker process or its node dies; it goes on
-from the checkpoint, after a node's death when the lease is stale. Until then, and while a worker outside of Ray has the
-run, no task waits: the sweep starts one when the run is free.
+A task takes its run's lease, does the run and ends. Ray starts it again when its worker process or its node dies; the
+run then goes on from its checkpoint, after a node's death when the lease is stale. While the run is not free, no task
+waits for it: the sweep starts one when it is.
 """
 
 from __future__ import annotations
@@ -23,122 +23,123 @@ from typing import Any, ClassVar
 from experiments.sweep import sweep_folder
 from experiments.sweep.launch.cores import keep_to
 from experiments.sweep.lease import Leases
-from experiments.sweep.worker import DEFAULT_OPTIONS, Run, WorkerOptions, costliest_first, work
+from experiments.sweep.worker import costliest_first, work
+from experiments.sweep.worker_options import DEFAULT_OPTIONS, DoRun, WorkerOptions, check_least
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.stopping import Stopped, StopSignals
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _CONNECT_SECONDS = 10.0
 _SAVE_SECONDS = 180.0
-"""In which a task that was asked to stop has saved."""
+"""Time for tasks that were asked to stop: they save."""
 
 
 @dataclass(frozen=True)
 class Launcher:
     """--launcher ray: a task of a Ray cluster for each run. Every node needs this Python and sessionrec, and DATA and
-    SWEEP under the same paths. Ctrl-C and SIGTERM cancel the tasks, which save. Ray kills the workers of a node that
-    it stops: they lose the steps since the last checkpoint."""
+    SWEEP under the same paths. Ctrl-C and SIGTERM cancel the tasks, which save. If Ray stops a node, it kills the
+    workers there: they lose the steps since the last checkpoint."""
 
     address: str = "auto"
     """HOST:PORT of the cluster's head. Left out: RAY_ADDRESS, else the cluster that this machine is part of."""
     cpus: int = 1
-    """Cores of a run; one on the CPU keeps to so many."""
+    """Cores of a run. A run on the CPU keeps to this number."""
     gpus: int | None = None
     """GPUs of a run. Left out: one where a node has any."""
     tpus: int | None = None
-    """TPU chips of a run. Left out: one where a node has any, and none has GPUs."""
+    """TPU chips of a run. Left out: one where a node has any and no node has GPUs."""
 
     workers: ClassVar[int] = 1
 
     def check(self) -> None:
-        for flag, value, least in (("cpus", self.cpus, 1), ("gpus", self.gpus, 0), ("tpus", self.tpus, 0)):
-            if value is not None and value < least:
-                raise InputError(f"--{flag} {value}; wanted at least {least}")
+        check_least(self, cpus=1, gpus=0, tpus=0)
         _ray()
 
     def launch(
         self,
         sweep_dir: Path,
-        run: Run,
+        run: DoRun,
         *,
-        handling: WorkerOptions = DEFAULT_OPTIONS,
-        look: Callable[[], None],
-        say: Callable[[str], None],
+        options: WorkerOptions = DEFAULT_OPTIONS,
+        refresh: Callable[[], None],
+        report: Callable[[str], None],
     ) -> None:
         ray, leases = _ray(), Leases(sweep_dir)
         missing = costliest_first(sweep_folder.read(sweep_dir)[1])
         with _connected(self.address), StopSignals() as asked:
-            options = self._options([node["Resources"] for node in ray.nodes() if node["Alive"]])
-            # One more than the run is tried again: the last one finds that it was tried often enough and says so.
-            task = ray.remote(**options, max_retries=handling.retries + 1)(_task)
-            cores = 0 if options["num_gpus"] or options["resources"] else self.cpus
-            flying: dict[Any, str] = {}
+            wanted = self._wanted([node["Resources"] for node in ray.nodes() if node["Alive"]])
+            # One more than the retries: the last task finds that the run was tried often enough and writes its row.
+            task = ray.remote(**wanted, max_retries=options.retries + 1)(_task)
+            cores = 0 if wanted["num_gpus"] or wanted["resources"] else self.cpus
+            tasks: dict[Any, str] = {}
             while (missing := sweep_folder.without_row(sweep_dir, missing)) and not asked():
                 newest = leases.newest()
                 for name in missing:
-                    if name not in flying.values() and not leases.past(name, newest.get(name, 0)).is_held:
-                        of_task = (sweep_dir.absolute(), name, run, handling, cores)
-                        flying[task.options(name=name).remote(*of_task)] = name
-                for reference in _ended(flying):
-                    _raise_what_is_no_runs(reference, flying.pop(reference))
-                look()
-            for reference in flying:
+                    if name not in tasks.values() and not leases.past(name, newest.get(name, 0)).is_held:
+                        named = task.options(name=name)
+                        tasks[named.remote(sweep_dir.absolute(), name, run, options, cores)] = name
+                for reference in _ended(tasks):
+                    _raise_other_errors(reference, tasks.pop(reference))
+                refresh()
+            for reference in tasks:
                 ray.cancel(reference)
-            if missing and flying:
-                ray.wait(list(flying), num_returns=len(flying), timeout=_SAVE_SECONDS)
+            if missing and tasks:
+                ray.wait(list(tasks), num_returns=len(tasks), timeout=_SAVE_SECONDS)
             if asked() and (missing := sweep_folder.without_row(sweep_dir, missing)):
                 raise Stopped(f"with {len(missing)} runs left", asked())
 
-    def _options(self, nodes: list[dict[str, float]]) -> dict[str, Any]:
-        """What a task asks for. Raises InputError where no node has it: Ray would wait for one for ever."""
+    def _wanted(self, nodes: list[dict[str, float]]) -> dict[str, Any]:
+        """The resources of a task. Raises InputError if no node has them, since Ray would wait for ever."""
         has = {what: any(node.get(what) for node in nodes) for what in ("GPU", "TPU")}
         gpus = int(has["GPU"] and not self.tpus) if self.gpus is None else self.gpus
         tpus = int(has["TPU"] and not gpus) if self.tpus is None else self.tpus
         wanted = {what: count for what, count in (("CPU", self.cpus), ("GPU", gpus), ("TPU", tpus)) if count}
         if not any(all(node.get(what, 0) >= count for what, count in wanted.items()) for node in nodes):
-            kinds = sorted({_told({what: node.get(what, 0) for what in ("CPU", "GPU", "TPU")}) for node in nodes})
+            kinds = sorted({_text({what: node.get(what, 0) for what in ("CPU", "GPU", "TPU")}) for node in nodes})
             raise InputError(
-                f"a run wants {_told(wanted)}; no node of the Ray cluster has that. Its nodes have {'; '.join(kinds)}. "
+                f"a run wants {_text(wanted)}; no node of the Ray cluster has that. Its nodes have {'; '.join(kinds)}. "
                 "Ask for less by --cpus, --gpus or --tpus, or add such a node."
             )
         return {"num_cpus": self.cpus, "num_gpus": gpus, "resources": {"TPU": tpus} if tpus else {}}
 
 
-def _told(resources: dict[str, float]) -> str:
+def _text(resources: dict[str, float]) -> str:
     return ", ".join(f"{count:g} {what}" for what, count in resources.items() if count) or "nothing"
 
 
-def _task(sweep_dir: Path, name: str, run: Run, handling: WorkerOptions, cores: int) -> None:
-    """The body of a task. That it was asked to stop is no error: its run has no row then, and that tells."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # by it Ray cancels; a shell's `ray start &` ignores it
+def _task(sweep_dir: Path, name: str, run: DoRun, options: WorkerOptions, cores: int) -> None:
+    """The body of a task. A task that was asked to stop ends without an error; the missing row shows it."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # Ray cancels by SIGINT, which a shell's `ray start &` ignores
     if cores:
         keep_to(cores)
     with contextlib.suppress(Stopped, SystemExit, KeyboardInterrupt):
-        work(sweep_dir, run, handling, only=name, waits=False)
+        work(sweep_dir, run, options, only=name, waits=False)
 
 
-def _ended(flying: dict[Any, str]) -> list[Any]:
-    """Tasks that ended, after a second at the latest."""
-    if not flying:
-        time.sleep(_LOOK_SECONDS)
+def _ended(tasks: dict[Any, str]) -> list[Any]:
+    """Returns the tasks that ended, after a second at the latest."""
+    if not tasks:
+        time.sleep(_POLL_SECONDS)
         return []
-    return _ray().wait(list(flying), num_returns=len(flying), timeout=_LOOK_SECONDS)[0]
+    return _ray().wait(list(tasks), num_returns=len(tasks), timeout=_POLL_SECONDS)[0]
 
 
-def _raise_what_is_no_runs(reference: Any, name: str) -> None:
-    """A task ends well, whatever became of its run."""
+def _raise_other_errors(reference: Any, name: str) -> None:
+    """Raises the error of a task. An error of its run is not one: the task then ends normally."""
     ray = _ray()
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, InputError) else error from None
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"Ray gave the task of run {name} up, before its worker could hold the run") from error
+        raise RuntimeError(f"Ray gave up the task of run {name} before its worker held the run") from error
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """Raises InputError where no cluster answers: Ray itself takes a minute to say so and ends the process."""
+    """Connects to the cluster. Raises InputError if none answers; Ray would end the process after a minute."""
     ray = _ray()
     host, _, port = address.rpartition(":")
     try:
@@ -148,9 +149,9 @@ def _connected(address: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, SystemExit) as error:
         raise InputError(
             f"--address {address}: no Ray cluster to join there ({error}). Wanted HOST:PORT of a running one, as "
-            "`ray start --head --port PORT` tells it, of the same versions of Ray and Python as here."
+            "`ray start --head --port PORT` prints it, with the same versions of Ray and Python as here."
         ) from None
-    with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of workers and nodes that died
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there which workers and nodes died
         try:
             yield
         finally:
@@ -158,9 +159,11 @@ def _connected(address: str) -> Iterator[None]:
 
 
 def _ray() -> Any:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns that it will be so
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # the future default, which Ray otherwise warns about
     try:
         import ray
     except ImportError as error:
-        raise InputError(f"--launcher ray wants Ray ({error}): pip install 'sessionrec-jax[ray]'") from None
+        raise InputError(f"--launcher ray needs Ray ({error}): pip install 'sessionrec-jax[ray]'") from None
     return ray
