@@ -136,9 +136,7 @@ def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
 
     def flops(positions: int) -> float:
         seen = {"items": log.item_N.size, "sessions": batch.user_of_session_GRL.size, "steps": 1}
-        return count.flops_train(
-            config.model, config.loss, 0, FEEDBACK_KINDS, positions, longest, CATALOGUE + 1, **seen
-        )
+        return count.flops_train(spec._replace(max_positions=positions), config.loss, **seen)
 
     memory = compiled.memory_analysis()
     peak_bytes = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes

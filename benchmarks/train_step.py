@@ -192,16 +192,15 @@ def case(body: str, items: int, args: argparse.Namespace) -> dict[str, Any]:
     wall = [[seconds / turn.steps for seconds in of_turns] for of_turns, turn in zip(wall, turns, strict=True)]
     cpu = [turn.cpu_seconds[1:] for turn in turns]  # less the warm-up
     sessions = args.rows * SLOTS
-    flops = count.flops_train(
-        spec.model, LOSS, 0, FEEDBACK_KINDS, SLOTS, ITEMS, spec.ids, sessions * ITEMS, sessions, steps=1
-    )
+    counted = spec._replace(session_items=ITEMS)
+    flops = count.flops_train(counted, LOSS, items=sessions * ITEMS, sessions=sessions, steps=1)
     peak = peak_flops_per_second(jax.devices()[:1], args.compute)
 
     def of_sides(value: Callable[[float], float], seconds: list[list[float]]) -> dict[str, float]:
         return {side: significant(value(median(s))) for side, s in zip(SIDES, seconds, strict=True)}
 
     return {
-        "body": count.parameters(spec.model, spec.ids, (), FEEDBACK_KINDS, SLOTS).body,
+        "body": count.parameters(spec).body,
         "width": spec.model.width,
         "items": items,
         **ratio(*wall),

@@ -51,12 +51,14 @@ class Registry(Generic[T]):
         if name in self._added:
             return self._added[name]
         if name not in self._modules:
-            raise InputError(
-                f"unknown {self.kind} {name!r}; {near_miss(name, self)} "
-                "(if a module of yours registers it, add --plugin MODULE)"
-            )
+            raise InputError(self.unknown(name))
         module = importlib.import_module(self._modules[name])
         return getattr(module, self._attribute) if self._attribute else module
+
+    def unknown(self, name: str) -> str:
+        """Returns the error message for a name that is not here."""
+        plugin = f"if a module of yours registers {name!r}, add --plugin MODULE"
+        return f"unknown {self.kind} {name!r}; {near_miss(name, self)} ({plugin})"
 
     def help(self, opening: str) -> str:
         """Returns a text for --help: the opening, then the first line of each built-in extension's file."""

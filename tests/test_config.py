@@ -126,6 +126,25 @@ def test_items_are_scored_by_what_the_model_sees(log, settings, message):
         resolve(replace(Config(), settings), log)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("model.session_encoder", "typed_men", "unknown session encoder 'typed_men'; did you mean 'typed_mean'"),
+        ("model.sequence_encoder", "lstm", "'lstm'; known: gru, hstu, transformer .*--plugin MODULE"),
+        ("loss.rank", "pairwse", "unknown rank loss 'pairwse'; did you mean 'pairwise'"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, value, message):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')}: .*{message}"):
+        check(replace(Config(), {name: value}))
+
+
+def test_an_encoder_without_attention_uses_no_positions():
+    message = "--model.positions is rotary, but the sequence encoder gru cannot use it; wanted auto"
+    with pytest.raises(InputError, match=message):
+        check(replace(Config(), {"model.sequence_encoder": "gru", "model.positions": "rotary"}))
+
+
 @pytest.mark.parametrize(("base_width", "base_heads"), [(64, 3), (1, 2), (64, 0)])
 def test_the_heads_of_a_base_model_divide_its_width(base_width, base_heads):
     of_base = {"model.base_width": base_width, "model.base_heads": base_heads, "model.parametrization": "mup"}
@@ -161,7 +180,7 @@ def test_run_id_does_not_depend_on_the_order_of_overrides():
         ({"model.widht": 8}, "'widht'; did you mean 'width'"),
         ({"modle.width": 8}, "'modle'; did you mean 'model'"),
         ({"width": 8}, "unknown config section: 'width'"),
-        ({"model.session_encoder": "median"}, "'median'; wanted one of 'mean', 'sum'"),
+        ({"loss.retrieval": "softmax"}, "'softmax'; wanted one of 'sampled_softmax', 'full_softmax'"),
         ({"model.width": 8.0}, "8.0; wanted int"),
         ({"model.width": True}, "True; wanted int"),
         ({"loss.alpha": "1"}, "'1'; wanted float"),

@@ -57,9 +57,8 @@ def traced_step(model: Model, loss: Loss, rows: int, slots: int):
 
 
 def counted(model: Model, loss: Loss, rows: int, slots: int) -> float:
-    sessions = rows * slots
-    shape = (len(COLUMNS), KINDS, slots, ITEMS, IDS)
-    return count.flops_train(model, loss, *shape, items=sessions * ITEMS, sessions=sessions, steps=1)
+    spec, sessions = Spec(model, IDS, COLUMNS, KINDS, slots, ITEMS), rows * slots
+    return count.flops_train(spec, loss, items=sessions * ITEMS, sessions=sessions, steps=1)
 
 
 # Between them every choice that changes a product.
@@ -111,8 +110,8 @@ def kept(model: Model) -> Model:
 
 def test_flops_grow_by_the_same_for_every_layer_and_every_step():
     def flops(layers: int, steps: int = 1) -> float:
-        shape = (2, KINDS, 32, ITEMS, IDS)
-        return count.flops_train(Model(layers=layers), Loss(), *shape, 1_000 * steps, 100 * steps, steps)
+        spec = Spec(Model(layers=layers), IDS, COLUMNS, KINDS, 32, ITEMS)
+        return count.flops_train(spec, Loss(), items=1_000 * steps, sessions=100 * steps, steps=steps)
 
     assert flops(3) - flops(2) == flops(2) - flops(1) > 0
     assert flops(2, steps=10) == pytest.approx(10 * flops(2))

@@ -256,7 +256,7 @@ def test_processes_that_do_not_meet_end(short, log, tmp_path):
         ("coordinator=a,count=2,index=0", "coordinator is 'a'; wanted HOST:PORT"),
         ("coordinator=a:1,count=2,index=2", "index is 2; wanted from 0 to 1"),
         ("coordinator=a:1,index=0", "count is 0; wanted the number of processes"),
-        ("coordinator=auto,count=2", "count is 2; wanted left out, since the launcher tells it"),
+        ("coordinator=auto,count=2", "count is 2; wanted left out, since the launcher sets it"),
         ("count=2,index=0", "count is 2; wanted left out, since no coordinator is named"),
     ],
 )

@@ -21,7 +21,7 @@ from sessionrec_jax.devices.mesh import make_mesh
 from sessionrec_jax.devices.sharding import is_table
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import count, sessionrec
-from sessionrec_jax.model.sequence_encoder import attention_mask
+from sessionrec_jax.model.attention import attention_mask
 from sessionrec_jax.model.spec import Inputs, Spec
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import initial_state
@@ -264,9 +264,10 @@ CONTEXT = (("device", 3), ("hour_of_day", 24))
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_are_counted_by_group(name):
     model, side_values = VARIANTS[name]
-    tree = shapes(Spec(model, 1_001, side_values, 4, 32, 8, context_values=CONTEXT))
+    spec = Spec(model, 1_001, side_values, 4, 32, 8, context_values=CONTEXT)
+    tree = shapes(spec)
     sizes = [(is_table(path), leaf.size) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    counted = count.parameters(model, 1_001, side_values, feedback_kinds=4, positions=32, context_values=CONTEXT)
+    counted = count.parameters(spec)
     assert counted.item_table == sum(size for table, size in sizes if table)
     assert counted.body == sum(size for table, size in sizes if not table)
     assert counted.total == counted.item_table + counted.body

@@ -17,7 +17,7 @@ from sessionrec_jax.data.catalogue import Catalogue, from_counts
 from sessionrec_jax.devices.mesh import make_mesh
 from sessionrec_jax.devices.sharding import is_table
 from sessionrec_jax.loss.session import proposal
-from sessionrec_jax.model import parametrization, sessionrec
+from sessionrec_jax.model import parameters, parametrization, sessionrec
 from sessionrec_jax.model.embedding import ItemEmbedding
 from sessionrec_jax.model.sessionrec import SessionRec
 from sessionrec_jax.model.spec import Inputs, Params, Spec
@@ -62,15 +62,15 @@ def fan_ins(model: Model) -> dict[str, int]:
 def test_the_rate_of_what_sums_over_the_width_falls_with_it_and_no_other(variant):
     base, wide = fan_ins(replace(MUP, **variant)), fan_ins(replace(MUP, width=96, **variant))
     for path, fan_in in wide.items():
-        multiplier = parametrization.learning_rate_multiplier(replace(MUP, width=96, **variant), path)
+        multiplier = parameters.learning_rate_multiplier(replace(MUP, width=96, **variant), path)
         assert multiplier == pytest.approx(base[path] / fan_in), path
-        assert parametrization.learning_rate_multiplier(replace(BASE, width=96, **variant), path) == 1.0
+        assert parameters.learning_rate_multiplier(replace(BASE, width=96, **variant), path) == 1.0
 
 
-@pytest.mark.parametrize("path", ["item_embedding/mlp_middle", "blocks/qkv", "heads/retrieval/more"])
+@pytest.mark.parametrize("path", ["item_embedding/mlp_middle", "blocks/qkv", "heads/rank/more", "sequence_encoder/qkv"])
 def test_a_parameter_that_the_table_does_not_know_is_refused(path):
     with pytest.raises(ValueError, match=f"{path}' matches 0 rows"):
-        parametrization.learning_rate_multiplier(MUP, path)
+        parameters.learning_rate_multiplier(MUP, path)
 
 
 @pytest.mark.parametrize("model", [MUP, replace(BASE, width=96, layers=7, heads=3)], ids=["base of mup", "standard"])
@@ -275,7 +275,7 @@ def test_the_first_step_moves_each_parameter_by_its_own_learning_rate(table_rule
             rate = np.sqrt(np.mean(rates.reshape(len(x), -1) ** 2, axis=1)).max()
             assert rate == pytest.approx(settings.table_rate_ratio, rel=0.01), path
         else:
-            assert rates.max() == pytest.approx(parametrization.learning_rate_multiplier(model, path), rel=0.01), path
+            assert rates.max() == pytest.approx(parameters.learning_rate_multiplier(model, path), rel=0.01), path
 
 
 def by_path(params: Params) -> dict[str, np.ndarray]:

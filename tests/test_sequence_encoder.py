@@ -13,10 +13,10 @@ import pytest
 
 from sessionrec_jax.config.settings import Mesh, Model
 from sessionrec_jax.devices.mesh import make_mesh, over_batch
-from sessionrec_jax.model import count
+from sessionrec_jax.model import sequence_encoder
 from sessionrec_jax.model.attention import TIME_BUCKETS, rotary_angle, rotate, slots_of, time_bucket
 from sessionrec_jax.model.dropout import Noise, drop, row_keys
-from sessionrec_jax.model.sequence_encoder import SequenceEncoder
+from sessionrec_jax.model.sequence_encoder import SequenceEncoderModule
 from sessionrec_jax.model.sequence_encoders.transformer import TransformerBlock
 
 ROWS, SLOTS, WIDTH = 2, 6, 8
@@ -41,18 +41,18 @@ every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: Model, params, s_RLD, user_RL, position_RL, seconds_RL, noise):
-    return SequenceEncoder(model, SLOTS).apply({"params": params}, s_RLD, user_RL, position_RL, seconds_RL, noise)
+    return SequenceEncoderModule(model, SLOTS).apply({"params": params}, s_RLD, user_RL, position_RL, seconds_RL, noise)
 
 
 def encode(model, params, s_RLD=S_RLD, user_RL=USER_RL, position_RL=POSITION_RL, seconds_RL=SECONDS_RL, noise=None):
     return np.asarray(_encode(model, params, *map(jnp.asarray, (s_RLD, user_RL, position_RL, seconds_RL)), noise))
 
 
-def shapes(model: Model, positions: int = SLOTS):
-    slots = jax.ShapeDtypeStruct((1, positions), jnp.int32)
-    s_RLD = jax.ShapeDtypeStruct((1, positions, model.width), jnp.float32)
+def shapes(model: Model, max_positions: int = SLOTS):
+    slots = jax.ShapeDtypeStruct((1, max_positions), jnp.int32)
+    s_RLD = jax.ShapeDtypeStruct((1, max_positions, model.width), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    init = functools.partial(SequenceEncoder(model, positions).init, noise=None)
+    init = functools.partial(SequenceEncoderModule(model, max_positions).init, noise=None)
     return jax.eval_shape(init, key, s_RLD, slots, slots, slots)["params"]
 
 
@@ -239,7 +239,7 @@ def test_relative_bias_starts_at_nothing():
     """HSTU by relative time starts as HSTU without places."""
     model = MODELS["hstu relative_time"]
     arrays = map(jnp.asarray, (S_RLD, USER_RL, POSITION_RL, SECONDS_RL))
-    init = jax.jit(functools.partial(SequenceEncoder(model, SLOTS).init, noise=None))
+    init = jax.jit(functools.partial(SequenceEncoderModule(model, SLOTS).init, noise=None))
     blocks = init(jax.random.key(0), *arrays)["params"]["blocks"]
     assert not np.any(blocks["time_bias"])
     assert not np.any(blocks["place_bias"])
@@ -254,7 +254,7 @@ def test_rematerialisation_changes_neither_value_nor_gradient(name):
     def loss(params, model):
         noise = Noise(jax.random.key(3), jnp.arange(ROWS))
         inputs = map(jnp.asarray, (S_RLD, USER_RL, POSITION_RL, SECONDS_RL))
-        return jnp.sum(jnp.sin(SequenceEncoder(model, SLOTS).apply({"params": params}, *inputs, noise)))
+        return jnp.sum(jnp.sin(SequenceEncoderModule(model, SLOTS).apply({"params": params}, *inputs, noise)))
 
     model = replace(MODELS[name], dropout=0.3)
     value_and_gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
@@ -288,7 +288,7 @@ def test_a_dropped_value_is_zero_and_a_kept_one_is_scaled_so_that_the_mean_stays
 def test_dropout_depends_on_the_row_and_not_on_the_device(name):
     """Eight devices of one row, one of eight rows, and the rows in another order."""
     model = replace(MODELS[name], dropout=0.3)
-    encoder, params = SequenceEncoder(model, SLOTS), {"params": parameters(model)}
+    encoder, params = SequenceEncoderModule(model, SLOTS), {"params": parameters(model)}
     slots = [jnp.asarray(np.repeat(x_RL[1:], 8, axis=0)) for x_RL in (S_RLD, USER_RL, POSITION_RL, SECONDS_RL)]
     key, row_R = jax.random.key(5), 100 + jnp.arange(8)
 
@@ -345,5 +345,5 @@ def test_parameters_are_counted():
     for model in models:
         if model.sequence_encoder == "gru" and model.positions != "auto":
             continue
-        leaves = jax.tree.leaves(shapes(model, positions=7))
-        assert count._sequence_encoder(model, 7) == sum(leaf.size for leaf in leaves)
+        leaves = jax.tree.leaves(shapes(model, max_positions=7))
+        assert sequence_encoder.cost(model, 7).parameters == sum(leaf.size for leaf in leaves)

@@ -15,7 +15,8 @@ from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.codes import CLICKED, IGNORED
 from sessionrec_jax.model import count
 from sessionrec_jax.model.segment import LEAST_BLOCK
-from sessionrec_jax.model.session_encoder import SessionEncoder
+from sessionrec_jax.model.session_encoder import SessionEncoderModule
+from sessionrec_jax.registry import SESSION_ENCODERS
 
 KINDS, WIDTH, HEADS, SESSIONS, ITEMS = 3, 8, 2, 7, 24
 LENGTHS = np.array([3, 1, 0, 9, 2, 0, 5])
@@ -35,8 +36,8 @@ def without(model: Model, left_out: tuple[int, ...]) -> Model:
     return replace(model, ignored_in_input=IGNORED not in left_out, clicked_in_input=CLICKED not in left_out)
 
 
-def encoder(model: Model, session_items: int = 9) -> SessionEncoder:
-    return SessionEncoder(model, KINDS, session_items)
+def encoder(model: Model, session_items: int = 9) -> SessionEncoderModule:
+    return SESSION_ENCODERS.find(model.session_encoder).module(model, KINDS, session_items)
 
 
 def e_TD(seed: int = 0) -> np.ndarray:

@@ -22,14 +22,12 @@ _EPOCHS, _WINDOWS = 16, 20_000
 
 def flops_train(config: Config, spec: Spec, items: int, sessions: int, steps: int) -> float:
     """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw these packed items and sessions."""
-    kinds = (len(spec.side_values), spec.feedback_kinds, spec.positions, spec.session_items, spec.ids)
-    return count.flops_train(config.model, config.loss, *kinds, items=items, sessions=sessions, steps=steps)
+    return count.flops_train(spec, config.loss, items=items, sessions=sessions, steps=steps)
 
 
 def parameters(spec: Spec) -> dict[str, int]:
     """Returns the row's columns of N."""
-    shapes = (spec.ids, spec.side_values, spec.feedback_kinds, spec.positions, spec.id_rows, spec.context_values)
-    counted = count.parameters(spec.model, *shapes)
+    counted = count.parameters(spec)
     return {
         "params_item_table": counted.item_table,
         "params_body": counted.body,

@@ -1,4 +1,4 @@
-"""What a Config must hold to be able to run: every rule, and every pair of choices that exclude each other."""
+"""The rules that a Config must keep to be able to run, and the choices that exclude each other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from sessionrec_jax.config.settings import Config, Hosts, Model
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.registry import RANK_LOSSES, SEQUENCE_ENCODERS, SESSION_ENCODERS
 
 
 def check(config: Config) -> Config:
-    """Returns `config`, or raises InputError naming every field that cannot work and what it should be."""
+    """Returns `config`. Raises InputError that names every field that cannot work and what it should be."""
     data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
     rules = [
         ("data.users", data.users >= 0, "0 (all) or more"),
@@ -58,7 +59,7 @@ def check(config: Config) -> Config:
         ("train.log_every_steps", train.log_every_steps >= 1, "at least 1"),
         ("train.profile_steps", train.profile_steps >= 0, "0 (none) or more"),
     ]  # fmt: skip
-    wrong = list(_contradictions(config))
+    wrong = list(_unknown_names(config)) or list(_contradictions(config))
     for path, holds, wanted in rules:
         room, _, name = path.partition(".")
         came = getattr(getattr(config, room), name)
@@ -71,17 +72,17 @@ def check(config: Config) -> Config:
 
 
 def check_hosts(hosts: Hosts) -> Hosts:
-    """Returns `hosts`, or raises InputError naming every field that cannot work and what it should be."""
+    """Returns `hosts`. Raises InputError that names every field that cannot work and what it should be."""
     host, _, port = hosts.coordinator.rpartition(":")
-    is_told = hosts.coordinator not in ("", "auto")
-    launched = "left out, since " + ("the launcher tells it" if hosts.coordinator else "no coordinator is named")
+    is_given = hosts.coordinator not in ("", "auto")
+    launched = "left out, since " + ("the launcher sets it" if hosts.coordinator else "there is no coordinator")
     rules = [
-        ("coordinator", not is_told or (host and port.isdecimal() and 0 < int(port) < 2**16),
+        ("coordinator", not is_given or (host and port.isdecimal() and 0 < int(port) < 2**16),
          "HOST:PORT of the process of index 0, or auto"),
-        ("count", hosts.count >= 1 if is_told else hosts.count == 0,
-         "the number of processes" if is_told else launched),
-        ("index", 0 <= hosts.index < max(hosts.count, 1) if is_told else hosts.index == -1,
-         f"from 0 to {max(hosts.count, 1) - 1}, count - 1" if is_told else launched),
+        ("count", hosts.count >= 1 if is_given else hosts.count == 0,
+         "the number of processes" if is_given else launched),
+        ("index", 0 <= hosts.index < max(hosts.count, 1) if is_given else hosts.index == -1,
+         f"from 0 to {max(hosts.count, 1) - 1}, count - 1" if is_given else launched),
         ("timeout_seconds", 1 <= hosts.timeout_seconds < math.inf, "1 or more"),
         ("lost_after_seconds", 1 <= hosts.lost_after_seconds < math.inf, "1 or more"),
     ]  # fmt: skip
@@ -91,18 +92,28 @@ def check_hosts(hosts: Hosts) -> Hosts:
     return hosts
 
 
+def _unknown_names(config: Config) -> Iterator[str]:
+    for flag, registry, name in (
+        ("--model.session-encoder", SESSION_ENCODERS, config.model.session_encoder),
+        ("--model.sequence-encoder", SEQUENCE_ENCODERS, config.model.sequence_encoder),
+        ("--loss.rank", RANK_LOSSES, config.loss.rank),
+    ):
+        if name not in registry:
+            yield f"{flag}: {registry.unknown(name)}"
+
+
 def _contradictions(config: Config) -> Iterator[str]:
-    """Choices that exclude each other."""
+    """Yields a sentence for each pair of choices that exclude each other."""
     model, loss = config.model, config.loss
     if config.paradigm == "nipp" and loss.alpha:
         yield (
-            f"--loss.alpha is {loss.alpha}, but --paradigm nipp sees clicked items only and has nothing to rank them "
-            "against; wanted --loss.alpha 0"
+            f"--loss.alpha is {loss.alpha}, but --paradigm nipp sees clicked items only, so there is nothing to rank "
+            "them against; wanted --loss.alpha 0"
         )
-    if config.paradigm == "nipp_plus" and loss.alpha and loss.rank != "pointwise":
+    if config.paradigm == "nipp_plus" and loss.alpha and RANK_LOSSES.find(loss.rank).compares:
         yield (
-            f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure a slot and so no pairs; wanted "
-            "--loss.rank pointwise, or --loss.alpha 0"
+            f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure in each slot and so no pairs; "
+            "wanted --loss.rank pointwise, or --loss.alpha 0"
         )
     if config.data.eval_candidates == "shown":
         for came, why, wanted in (
@@ -124,8 +135,12 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"--model.positions is rotary, which turns pairs of features, but a head has width "
             f"{model.width // model.heads}; wanted an even --model.width / --model.heads"
         )
-    if model.sequence_encoder == "gru" and model.positions != "auto":
-        yield f"--model.positions is {model.positions}, but the GRU has no attention; wanted auto"
+    usable = ("auto", *SEQUENCE_ENCODERS.find(model.sequence_encoder).positions)
+    if model.positions not in usable:
+        yield (
+            f"--model.positions is {model.positions}, but the sequence encoder {model.sequence_encoder} cannot use it; "
+            f"wanted {' or '.join(usable)}"
+        )
     if not model.id_width:
         for name in ("id_init_std", "id_dropout"):
             if (came := getattr(model, name)) != (default := getattr(Model(), name)):
@@ -142,4 +157,4 @@ def _contradictions(config: Config) -> Iterator[str]:
                     f"--model.parametrization mup, or {flag} {default}"
                 )
     if config.train.evaluated == "best" and not config.train.validations:
-        yield "--train.evaluated is best, but --train.validations is 0, so nothing is best; wanted 1 or more of them"
+        yield "--train.evaluated is best, but --train.validations is 0; wanted --train.validations 1 or more"

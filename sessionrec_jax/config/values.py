@@ -1,4 +1,5 @@
-"""A Config as a value: replaced by dotted names, stored as JSON, named by everything that can change its numbers."""
+"""A Config as a value: fields replaced by dotted names, stored as JSON, and named by everything that can change its
+numbers."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from typing import Any, Literal, TypeVar
 from sessionrec_jax.config.settings import CONFIG_VERSION, Config, Optim, Train
 from sessionrec_jax.errors import InputError, near_miss
 
-# Where a run lies, where its settings are from, how it is watched and how its steps are spread over devices and time
-# cannot change its result.
+# These cannot change the result of a run: its folder, the origin of a setting, logs, and how its steps are spread over
+# devices and time.
 _NOT_IN_RUN_ID = (
     ("data", "path"),
     ("optim", "learning_rate_rule"),
@@ -28,8 +29,8 @@ _NOT_IN_RUN_ID = (
 
 
 def replace(config: Config, overrides: dict[str, Any]) -> Config:
-    """`config` with dotted fields replaced, e.g. {"model.width": 128}. Unknown names and values of another type
-    raise InputError."""
+    """Returns `config` with dotted fields replaced, such as {"model.width": 128}. Raises InputError for unknown names
+    and for values of the wrong type."""
     for path, value in overrides.items():
         room, _, name = path.partition(".")
         _known(room, _names(Config), "config section")
@@ -52,8 +53,8 @@ def replace(config: Config, overrides: dict[str, Any]) -> Config:
 
 
 def program_of(config: Config) -> Config:
-    """`config` with defaults for what the compiled step takes as an argument, or only the host knows: equal for runs
-    that can be trained together."""
+    """Returns `config` with defaults for every field that the compiled step gets as an argument or that only the host
+    reads. Runs that can be trained together have equal results."""
     default = Optim()
     optim = dataclasses.replace(
         config.optim,
@@ -66,11 +67,13 @@ def program_of(config: Config) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the fields by section, with the version, ready for JSON."""
     return {"config_version": CONFIG_VERSION, **dataclasses.asdict(config)}
 
 
 def from_dict(values: Any, where: str = "config") -> Config:
-    """The Config that `to_dict` wrote. Raises InputError on another version, unknown fields and wrong types."""
+    """Returns the Config that `to_dict` wrote. Raises InputError for another version, unknown fields and wrong
+    types."""
     if not isinstance(values, dict):
         raise InputError(
             f"{where}: wanted a JSON object with the sections {_names(Config)}, got {type(values).__name__}"
@@ -130,7 +133,7 @@ def _known(name: str, known: Any, what: str) -> None:
 
 
 def run_id(config: Config) -> str:
-    """Twelve hex digits that name everything that can change the run's numbers."""
+    """Returns twelve hex digits: a hash of every setting that can change the run's numbers."""
     values = to_dict(config)
     for room, name in _NOT_IN_RUN_ID:
         del values[room][name]

@@ -48,6 +48,7 @@ from sessionrec_jax.loss.session import rank_logits, rank_loss_sums, targets
 from sessionrec_jax.loss.targets import Targets
 from sessionrec_jax.model.embedding import Side
 from sessionrec_jax.model.spec import Inputs, Params, Spec
+from sessionrec_jax.registry import RANK_LOSSES
 
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 
@@ -173,7 +174,7 @@ class _Terms:
         nats_E = np.logaddexp(0, np.where(self.clicked_E, -logit_E, logit_E))
         trained = slice(None if config.loss.alpha else 0)  # a head that was not leaves its metrics without a term
         add_within_session(self.metrics, "rank", logit_E[trained], *(x_E[trained] for x_E in of_exposure))
-        calibrated = trained if config.loss.rank == "pointwise" else slice(0)
+        calibrated = trained if RANK_LOSSES.find(config.loss.rank).is_calibrated else slice(0)
         self.metrics.add("rank_nats_per_exposure", nats_E[calibrated], self.user_T[exposed][calibrated])
 
     def add_popularity_nats(self, catalogue: Catalogue) -> None:

@@ -18,6 +18,7 @@ from sessionrec_jax.loss.rank import rank_logits, rank_loss_sums, rank_terms
 from sessionrec_jax.loss.retrieval import Rows, bce_sums, catalogue_log_sum, full_softmax_sums, sampled_softmax_sums
 from sessionrec_jax.loss.targets import Targets, targets
 from sessionrec_jax.model.spec import Queries
+from sessionrec_jax.registry import RANK_LOSSES
 
 __all__ = [
     "Negatives",
@@ -91,7 +92,7 @@ def session_loss(
     if config.alpha == 0:
         return Sums(*retrieval, jnp.zeros(()), jnp.zeros(()))
     rank_bias = heads["rank_bias"]
-    if config.rank != "pointwise":  # differences do not see it: its gradient is rounding, which Adam would blow up
+    if RANK_LOSSES.find(config.rank).compares:
         rank_bias = jax.lax.stop_gradient(rank_bias)
     logit_T = rank_logits(queries.rank_SD, e_TD, targets, rank_bias)
     # The query names the session: of all sessions only slot 0, never a target, shares its query with another.

@@ -12,19 +12,30 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.catalogue import ITEM_ID
+from sessionrec_jax.model.facts import Parameter, matrix_out, vector
 from sessionrec_jax.model.linear import linear
 
 Side = dict[str, Int[Array, "V W"]]
+"""Codes of each column of side information, by item."""
+PARAMETERS = (
+    Parameter("side_.*"),
+    Parameter("mlp_in", ("fsdp", "model")),
+    Parameter("linear", ("fsdp", None)),
+    vector("mlp_bias"),
+    matrix_out("mlp_out"),
+)
 
 
 class ItemEmbedding(nn.Module):
-    """e = W2 silu(W1 x + b1) + W3 x for the concatenation x. The linear path is our choice: an ID must be able to pass
-    unbent. A list column enters as the mean of its values; a missing value as zero, and so does one out of the
-    vocabulary: a row of its own would learn from negatives only, and throw the scores of new items far off (LOG.md)."""
+    """e = W2 silu(W1 x + b1) + W3 x for the concatenation x.
+
+    The linear path is our choice: an ID can pass through it unchanged. A list column enters as the mean of its values.
+    A missing value enters as zero, and so does a value out of the vocabulary: a row of its own would learn from
+    negatives only, and would push the scores of new items far off (LOG.md)."""
 
     config: Model
     rows: int
-    """Of the ID table."""
+    """Rows of the ID table."""
     side_values: tuple[tuple[str, int], ...]
     """Side columns and their number of values; the code above them is out of the vocabulary."""
 
@@ -32,8 +43,8 @@ class ItemEmbedding(nn.Module):
     def __call__(
         self, item_N: Int[Array, " N"], side: Side, has_id_N: Bool[Array, " N"] | None = None, *, scored: bool = False
     ) -> Float[Array, "N D"]:
-        """`has_id_N`: which items are known by their ID; None: all. `scored`: as they are scored, so that what
-        `scored_by` leaves out is zero."""
+        """Returns the embeddings of any items. `has_id_N`: the items that enter with their ID; None: all. `scored`: for
+        scoring, so that columns that `scored_by` does not name are zero."""
         config, parts = self.config, []
         seen = {ITEM_ID, *dict(self.side_values)}
         left_out = seen.difference(config.scored_by) if scored and config.scored_by else set()
@@ -55,7 +66,7 @@ class ItemEmbedding(nn.Module):
             known_NW = is_known_NW.astype(jnp.float32)
             mean_NE = jnp.einsum("NWE,NW->NE", table_CE[jnp.where(is_known_NW, code_NW, 0)], known_NW)
             parts.append(mean_NE / jnp.maximum(known_NW.sum(axis=1, keepdims=True), 1.0))
-        # Rounded after the lookup, so that the gradients of an item's many places are added up in float32.
+        # Rounded after the lookup, so that the gradients of an item that occurs several times add up in float32.
         x_NE = jnp.concatenate(parts, axis=1).astype(config.compute)
         width, matrix = config.width, nn.initializers.lecun_normal()
         h_ND = linear(self, "mlp_in", matrix, x_NE, width)

@@ -1,5 +1,5 @@
-"""What is known of a session when it starts (device, hour of day), as a part of its vector. Letters: C codes, R rows, L
-session slots, D width.
+"""Session context: what a service knows when a session starts, such as device and hour of day. Letters: C codes,
+R rows, L session slots, D width.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config.settings import Model
+from sessionrec_jax.model.facts import Parameter
+
+PARAMETERS = (Parameter("context_.*"),)
 
 
 class SessionContext(nn.Module):
-    """A sum of embeddings, one a column, that is added to the session's vector. A missing value adds nothing, and so
-    does one out of the vocabulary, as of items (embedding.py). At the start none adds anything: the model is then the
-    one without context. All of this is our choice."""
+    """A sum of embeddings, one for each column, that is added to the session's vector. A missing value adds zero, and
+    so does a value out of the vocabulary, as for items (embedding.py). All embeddings start at zero, so the model
+    starts as the model without context. All of this is our choice."""
 
     config: Model
     values: tuple[tuple[str, int], ...]

@@ -1,9 +1,9 @@
 """SessionRec as two pure functions: `init(spec, key, catalogue) -> params`, `apply(...)` -> queries and embeddings.
 
-Parameters are a plain nested dict. At the first step retrieval is the popularity baseline and the rank
-score the global click rate: the heads start at zero, the item bias at the smoothed log popularity and the rank bias at
-the log odds of the click rate. With `score="cosine"` retrieval does not start there: a query of length zero has no
-direction to learn from, so its head starts at random.
+Parameters are a plain nested dict. At the first step retrieval is the popularity baseline and the rank score the global
+click rate: the heads start at zero, the item bias at the smoothed log popularity and the rank bias at the log odds of
+the click rate. With `score="cosine"` the retrieval head starts at random values, because a query of length zero has no
+direction to learn from.
 """
 
 from __future__ import annotations
@@ -20,41 +20,46 @@ from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.model.dropout import kept_slots
+from sessionrec_jax.model.dropout import Noise, kept_slots
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
+from sessionrec_jax.model.facts import projection, vector
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.parametrization import readout_scales
-from sessionrec_jax.model.sequence_encoder import Noise, SequenceEncoder
+from sessionrec_jax.model.sequence_encoder import SequenceEncoderModule
 from sessionrec_jax.model.session_context import SessionContext
-from sessionrec_jax.model.session_encoder import SessionEncoder
 from sessionrec_jax.model.spec import Inputs, Params, Queries, Spec
+from sessionrec_jax.registry import SESSION_ENCODERS
+
+HEAD_PARAMETERS = (projection("retrieval|rank"), vector("rank_bias|log_temperature"))
 
 
 class SessionRec(nn.Module):
-    """Score of item c after session t: retrieval q_t . e_c / temperature + bias_c, rank r_t . e_c + bias, with q and r
-    projections of o_t. The paper scores o_t . e_c for both; two projections are our choice, since the one carries
-    popularity and the other must not (LOG.md). With `score="cosine"` q_t and the e_c that are scored have length one
-    (our choice); the session encoder reads the e_c as they are."""
+    """Scores item c after session t: retrieval q_t . e_c / temperature + bias_c, rank r_t . e_c + bias, with q and r
+    projections of o_t. The paper scores o_t . e_c for both. Two projections are our choice, because the retrieval score
+    carries popularity and the rank score must not (LOG.md). With `score="cosine"` q_t and the scored e_c have length
+    one (our choice); the session encoder reads the e_c with their own length."""
 
     spec: Spec
 
     def setup(self) -> None:
         spec = self.spec
         self.item_embedding = ItemEmbedding(spec.model, spec.id_table_rows, spec.side_values)
-        self.session_encoder = SessionEncoder(spec.model, spec.feedback_kinds, spec.session_items)
+        session_encoder = SESSION_ENCODERS.find(spec.model.session_encoder).module
+        self.session_encoder = session_encoder(spec.model, spec.feedback_kinds, spec.session_items)
         if spec.context_values:
             self.session_context = SessionContext(spec.model, spec.context_values)
-        self.sequence_encoder = SequenceEncoder(spec.model, spec.positions)
+        self.sequence_encoder = SequenceEncoderModule(spec.model, spec.max_positions)
         self.heads = Heads(spec)
 
     def embed(self, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
-        """Of items as they are scored."""
+        """Returns the embeddings that score items."""
         return self._scored(self.item_embedding(item_N, side, scored=True))
 
     def _scored(self, e_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
         return unit_length(e_ND) if self.spec.model.score == "cosine" else e_ND
 
     def __call__(self, inputs: Inputs, side: Side, noise: Noise | None = None) -> tuple[Float[Array, "T D"], Queries]:
+        """Returns the embeddings that score the batch's items, and the queries of its sessions."""
         user_RL = inputs.user_of_session_RL
         has_id_T = None
         if noise is not None and self.spec.model.id_dropout:
@@ -72,6 +77,8 @@ class SessionRec(nn.Module):
 
 
 class Heads(nn.Module):
+    """The projections of o that score the items, and the biases of both scores."""
+
     spec: Spec
 
     @nn.compact
@@ -93,7 +100,7 @@ class Heads(nn.Module):
 
 
 def unit_length(x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """Rows over their Euclidean length; a row shorter than 1e-6 becomes zero, with gradient zero."""
+    """Divides each row by its Euclidean length. A row shorter than 1e-6 becomes zero, with gradient zero."""
     square_N1 = jnp.sum(x_ND.astype(jnp.float32) ** 2, axis=1, keepdims=True)
     long_N1 = square_N1 > 1e-12
     scale_N1 = jax.lax.rsqrt(jnp.where(long_N1, square_N1, 1.0))
@@ -101,15 +108,16 @@ def unit_length(x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
 
 
 def init(spec: Spec, key: Array, catalogue: Catalogue) -> Params:
-    """Parameters as a nested dict of float32 arrays; the two biases start at the popularity baseline. Raises InputError
-    as `popularity` does."""
+    """Returns the parameters as a nested dict of float32 arrays, with both biases at the popularity baseline. Raises
+    InputError as `popularity` does."""
     return init_with_biases(spec, key, popularity(spec, catalogue))
 
 
 def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
-    """Where the two biases start: the log-odds of a click, and of every row of the catalogue the log popularity.
+    """Returns the initial values of the two biases: the log odds of a click, and the log popularity of every row of the
+    item tables.
 
-    Raises InputError where items would have neither an ID table nor side information.
+    Raises InputError if items would have neither an ID table nor side information.
     """
     if not (spec.side_values or spec.model.id_width):
         raise InputError(
@@ -124,16 +132,17 @@ def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
     }
 
 
-def init_with_biases(spec: Spec, key: Array, of_heads: dict[str, Any]) -> Params:
-    """Random parameters, but for some of the heads'."""
+def init_with_biases(spec: Spec, key: Array, biases: dict[str, Any]) -> Params:
+    """Returns random parameters, except for the given biases of the heads."""
     params = init_params(spec, key)
-    return params | {"heads": params["heads"] | {name: jnp.asarray(x) for name, x in of_heads.items()}}
+    return params | {"heads": params["heads"] | {name: jnp.asarray(x) for name, x in biases.items()}}
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(spec: Spec, key: Array) -> Params:
+    """Returns random parameters; the same key gives the same bits on every mesh."""
     one = jnp.zeros((1,), jnp.int32)
-    slots = jnp.zeros((1, spec.positions), jnp.int32)
+    slots = jnp.zeros((1, spec.max_positions), jnp.int32)
     inputs = Inputs(one, one, one, slots, slots, slots, {name: slots for name, _ in spec.context_values})
     side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
     return SessionRec(spec).init(key, inputs, side)["params"]
@@ -142,17 +151,17 @@ def init_params(spec: Spec, key: Array) -> Params:
 def apply(
     spec: Spec, params: Params, inputs: Inputs, side: Side, noise: Noise | None = None
 ) -> tuple[Float[Array, "T D"], Queries]:
-    """Embeddings of the batch's items and the queries of its sessions, for one shard. `noise`: of dropout, in training
-    only."""
+    """Returns the embeddings of the batch's items and the queries of its sessions, for one shard. `noise`: for dropout,
+    in training only."""
     return SessionRec(spec).apply({"params": params}, inputs, side, noise)
 
 
 def embed(spec: Spec, params: Params, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
-    """Item embeddings e for any items, candidates and negatives alike."""
+    """Returns the embeddings that score any items, candidates or negatives."""
     return SessionRec(spec).apply({"params": params}, item_N, side, method="embed")
 
 
 def id_table_norm(params: Params) -> Float[Array, ""]:
-    """Squared norm of the ID table; zero for a model without one."""
+    """Returns the squared norm of the ID table; zero for a model without one."""
     table_VE = params["item_embedding"].get("item_table")
     return jnp.zeros(()) if table_VE is None else jnp.sum(table_VE**2)

@@ -13,31 +13,33 @@ from sessionrec_jax.config.settings import Model
 
 Params = dict[str, Any]
 ROW_MULTIPLE = 64
-"""Of the rows of the item tables: they spread over every number of devices that divides it."""
+"""The number of rows of each item table is a multiple of this, so that any divisor of it can shard them evenly."""
 
 
 class Spec(NamedTuple):
-    """All that decides the parameters' shapes; hashable, so that programs are compiled once for each."""
+    """Everything that decides the shapes of the parameters. Hashable, so that each Spec is compiled once."""
 
     model: Model
     ids: int
-    """Items + 1."""
+    """Items + 1; id 0 is padding."""
     side_values: tuple[tuple[str, int], ...]
+    """Columns of side information and their number of values."""
     feedback_kinds: int
-    positions: int
+    max_positions: int
+    """Session slots of a row: the longest history."""
     session_items: int
-    """Most exposures of a session."""
+    """Exposures of the longest session."""
     extra_rows: int = 0
-    """Rows of the item tables past `ids`, of no item: with them the rows spread evenly over devices."""
+    """Rows of the item tables after `ids` that belong to no item: they make the rows divisible by ROW_MULTIPLE."""
     id_rows: int = 0
-    """Rows of the ID table where rare items share them; 0: each id has its own. `embed` and `apply` want 0: of shared
-    rows catalogue_read.py makes one an item."""
+    """Rows of the ID table if rare items share rows; 0: each id has its own row. `embed` and `apply` expect 0, because
+    devices/gathered_rows.py gives each item its own copy first."""
     context_values: tuple[tuple[str, int], ...] = ()
     """Columns of session context and their number of values."""
 
     @property
     def rows(self) -> int:
-        """Rows of the item tables."""
+        """Rows of the item tables, with the extra ones."""
         return self.ids + self.extra_rows
 
     @property
@@ -46,7 +48,7 @@ class Spec(NamedTuple):
 
     @property
     def in_float32(self) -> Spec:
-        """The same model, for evaluation: scores rounded to bfloat16 would tie."""
+        """The same model in float32, for evaluation: scores rounded to bfloat16 would tie."""
         return self._replace(model=dataclasses.replace(self.model, compute="float32"))
 
 
@@ -64,7 +66,7 @@ class Inputs(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """What the sequence encoder's output o asks of the items; S = R * L session slots."""
+    """The vectors that score the items: projections of the sequence encoder's output o."""
 
     retrieval_SD: Float[Array, "S D"]
     rank_SD: Float[Array, "S D"]

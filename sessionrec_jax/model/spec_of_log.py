@@ -19,7 +19,7 @@ def spec_of(config: Config, log: Prepared, catalogue: Catalogue) -> Spec:
         ids=catalogue.items + 1,
         side_values=tuple(catalogue.side_values.items()),
         feedback_kinds=len(log.feedback_names),
-        positions=config.data.sessions_per_row,
+        max_positions=config.data.sessions_per_row,
         session_items=log.manifest["max_session_items"] if config.paradigm == "nspp" else 1,
         extra_rows=-(catalogue.items + 1) % ROW_MULTIPLE,
         id_rows=catalogue.id_rows if config.model.id_width else 0,

@@ -34,6 +34,7 @@ from sessionrec_jax.evaluation.seen import exposed_items
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model.embedding import Side
 from sessionrec_jax.model.spec import Inputs, Params, Spec
+from sessionrec_jax.registry import SESSION_ENCODERS
 from sessionrec_jax.runfolder.progress import Bar
 from sessionrec_jax.serving.histories import Histories
 
@@ -87,15 +88,15 @@ def _recent(histories: Histories, run: TrainedModel) -> Windows:
 def _refuse_long_sessions(histories: Histories, run: TrainedModel, recent: Windows) -> None:
     """Attention within a session looks as far as the longest session of the run's log, and would pass over the rest."""
     most, log = run.spec.session_items, recent.log
-    if run.config.model.session_encoder != "transformer":
+    if not SESSION_ENCODERS.find(run.config.model.session_encoder).is_bounded:
         return
     for session in np.flatnonzero(log.session_items_S > most):
         user = np.searchsorted(log.user_session_offsets_U1, session, side="right") - 1
         if session >= recent.first_W[user]:
             raise InputError(
                 f"a session of user {histories.users[user]!r} has {log.session_items_S[session]} exposures, but this "
-                f"model's session encoder (transformer) reads at most {most}, as many as the log it was trained on "
-                "has; leave out ignored ones"
+                f"model's session encoder ({run.config.model.session_encoder}) reads at most {most}, the most in the "
+                "log it was trained on; leave out ignored ones"
             )
 
 

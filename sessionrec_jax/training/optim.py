@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -11,12 +12,12 @@ import optax
 
 from sessionrec_jax.config.settings import Model, Optim
 from sessionrec_jax.devices.sharding import is_table
-from sessionrec_jax.model.parametrization import learning_rate_multiplier
+from sessionrec_jax.model.parameters import learning_rate_multiplier, parameter
 
 
 def learning_rate(config: Optim, step: int, steps: int) -> float:
-    """Linear warm-up over `warmup_fraction` of `steps`, then cosine decay to zero at the last step. On the host, so
-    that runs of different length or rate share one compiled program."""
+    """Returns the learning rate of a step: linear warm-up over `warmup_fraction` of `steps`, then cosine decay to zero
+    at the last step. It is computed on the host, so that runs of different length or rate share one program."""
     warmup_steps = max(1, round(config.warmup_fraction * steps))
     if step < warmup_steps:
         return config.learning_rate_peak * (step + 1) / warmup_steps
@@ -25,16 +26,17 @@ def learning_rate(config: Optim, step: int, steps: int) -> float:
 
 
 def chain(config: Optim, model: Model) -> optax.GradientTransformation:
-    """Clipping, then AdamW for the body and `table_rule` for the item tables; the update is a direction, still to be
-    scaled by -learning_rate. Under `mup` Adam's part of the body's is scaled by matrix (parametrization.py).
+    """Returns the optimizer: clipping, then AdamW for the body and `table_rule` for the item tables. Its update is a
+    direction, which the caller multiplies by -learning_rate. Under `mup` Adam's part of the body's update has a scale
+    for each matrix (parametrization.py).
 
-    A rare row sees a gradient once in hundreds of steps. Adam forgets its scale in between, so that the row jumps by
-    the full rate whenever it is seen; Adagrad does not forget.
+    A rare row gets a gradient once in hundreds of steps. Adam forgets the gradient's scale in between, so the row jumps
+    by the full rate each time; Adagrad does not forget.
     """
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2)
     if model.parametrization == "mup":
         adam = optax.chain(adam, _scale_by_path(model))
-    body = optax.chain(adam, optax.add_decayed_weights(config.weight_decay, mask=_matrices))
+    body = optax.chain(adam, optax.add_decayed_weights(config.weight_decay, mask=functools.partial(_decays, model)))
     rule = _scale_by_row_rss() if config.table_rule == "adagrad" else optax.scale_by_adam(config.beta1, config.beta2)
     tables = optax.chain(rule, optax.scale(config.table_rate_ratio))
     return optax.chain(
@@ -46,26 +48,24 @@ def _groups(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: "tables" if is_table(path) else "body", params)
 
 
-def _matrices(params: Any) -> Any:
-    """What decays. The layers of a scan lie stacked, so that the number of axes alone does not tell a matrix."""
+def _decays(model: Model, params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: parameter(model, _name(path)).decays, params)
 
-    def decays(path: Any, leaf: Any) -> bool:
-        name = path[-1].key
-        return leaf.ndim >= 2 and not name.startswith("norm") and "bias" not in name
 
-    return jax.tree_util.tree_map_with_path(decays, params)
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(part.key for part in path)
 
 
 def _scale_by_path(model: Model) -> optax.GradientTransformation:
     def scaled(path: Any, leaf: jax.Array) -> jax.Array:
-        return leaf * learning_rate_multiplier(model, "/".join(part.key for part in path))
+        return leaf * learning_rate_multiplier(model, _name(path))
 
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
 def _scale_by_row_rss() -> optax.GradientTransformation:
     """Row-wise Adagrad: divides each row by the root of the summed mean squares of its past gradients (Duchi et al.
-    2011; one accumulator a row as in Naumov et al. 1906.00091)."""
+    2011; one accumulator for each row as in Naumov et al. 1906.00091)."""
 
     def init(params: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[:1], jnp.float32), params)

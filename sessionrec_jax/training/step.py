@@ -18,8 +18,8 @@ from sessionrec_jax.devices.mesh import put, put_replicated, replicated, side_by
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.session import Proposal, Sums, Targets, draw_negatives, session_loss, targets, terms_of
 from sessionrec_jax.model import sessionrec
+from sessionrec_jax.model.dropout import Noise
 from sessionrec_jax.model.embedding import Side
-from sessionrec_jax.model.sequence_encoder import Noise
 from sessionrec_jax.model.spec import Inputs, Params, Queries, Spec
 from sessionrec_jax.training import optim
 

@@ -1,4 +1,6 @@
-"""The layer of a gated recurrent unit (Cho et al. 1406.1078): the recurrent baseline (GRU4Rec's family, 1511.06939).
+"""gru: a gated recurrent unit, the recurrent baseline.
+
+The unit is by Cho et al. (1406.1078); as a recommender it is GRU4Rec's family (1511.06939).
 
 Letters: R rows, L session slots, D width, G three gates' widths.
 """
@@ -12,31 +14,36 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.model.dropout import drop
+from sessionrec_jax.model.facts import matrix_in, vector
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
 from sessionrec_jax.model.parametrization import branch_scale
+from sessionrec_jax.model.sequence_encoder import LayerCost, SequenceEncoder
 
 
-def first_of_user(user_RL: Int[Array, "R L"]) -> Bool[Array, "R L"]:
-    """True at the first slot of each packed user, and of the padding."""
+def first_of_user(
+    config: Model, user_RL: Int[Array, "R L"], position_RL: Int[Array, "R L"], seconds_RL: Int[Array, "R L"]
+) -> Bool[Array, "R L"]:
+    """Returns True at the first slot of each user of a row, and at the first slot of the padding."""
+    del config, position_RL, seconds_RL
     differs_RL = user_RL[:, 1:] != user_RL[:, :-1]
     return jnp.pad(differs_RL, ((0, 0), (1, 0)), constant_values=True)
 
 
 class GruBlock(nn.Module):
-    """x + h, where h runs over x' = norm(x) from zero at the first session of each user:
+    """x + h. The state h runs over x' = norm(x) and starts from zero at the first session of each user:
 
         r  = sigmoid(W_r x' + U_r h + b_r)
         z  = sigmoid(W_z x' + U_z h + b_z)
         h~ = tanh(W_h x' + b_h + r * (U_h h))
         h  = z * h + (1 - z) * h~
 
-    The reset gate acts after the product with U_h (Cho et al. put it before), so that a slot costs one product of the
+    The reset gate acts after the product with U_h (Cho et al. put it before). A slot then costs one product of the
     state with U, and W x' of all slots is one product outside the recurrence. The state is float32.
     """
 
     config: Model
-    positions: int
+    max_positions: int
 
     @nn.compact
     def __call__(
@@ -49,9 +56,9 @@ class GruBlock(nn.Module):
         state_DG = self.param("gates_state", matrix, (width, 3 * width)).astype(x_RLD.dtype)
 
         def slot(
-            h_RD: Float32[Array, "R D"], of_slot: tuple[Float[Array, "R G"], Bool[Array, " R"]]
+            h_RD: Float32[Array, "R D"], inputs: tuple[Float[Array, "R G"], Bool[Array, " R"]]
         ) -> tuple[Float32[Array, "R D"], Float[Array, "R D"]]:
-            input_RG, first_R = of_slot
+            input_RG, first_R = inputs
             h_RD = jnp.where(first_R[:, None], 0, h_RD)
             from_state_RG = (h_RD.astype(x_RLD.dtype) @ state_DG).astype(jnp.float32)
             input_r, input_z, input_h = jnp.split(input_RG.astype(jnp.float32), 3, axis=1)
@@ -65,3 +72,17 @@ class GruBlock(nn.Module):
         _, out_LRD = jax.lax.scan(slot, start_RD, (input_RLG.swapaxes(0, 1), first_RL.swapaxes(0, 1)))
         out_RLD = out_LRD.swapaxes(0, 1) * branch_scale(self.config)
         return x_RLD + drop(out_RLD, self.config.dropout, key_R), None
+
+
+def _layer_cost(model: Model, max_positions: int) -> LayerCost:
+    matrices, biases_and_norm = 6 * model.width**2, 4 * model.width
+    return LayerCost(parameters=matrices + biases_and_norm, multiplications=matrices)
+
+
+ENCODER = SequenceEncoder(
+    GruBlock,
+    parameters=(matrix_in("gates_in|gates_state"), vector("gates_bias|norm")),
+    layer_cost=_layer_cost,
+    positions=(),
+    prepare_slots=first_of_user,
+)

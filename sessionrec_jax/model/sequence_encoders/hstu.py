@@ -1,4 +1,6 @@
-"""The layer of HSTU, the hierarchical sequential transduction unit (Zhai et al. 2402.17152, equations 1 to 3).
+"""hstu: pointwise SiLU attention with gating (Zhai et al. 2402.17152).
+
+HSTU is the hierarchical sequential transduction unit; equations 1 to 3 of the paper.
 
 Letters: R rows, L session slots of the query, M of the key, D width, E four widths, N heads, H head width.
 """
@@ -11,28 +13,37 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sessionrec_jax.config.settings import Model
-from sessionrec_jax.model.attention import Slots, attention_logits, split_heads
+from sessionrec_jax.model.attention import (
+    BIAS_PARAMETERS,
+    Slots,
+    attention_logits,
+    attention_multiplications,
+    bias_parameters,
+    split_heads,
+)
 from sessionrec_jax.model.dropout import drop
+from sessionrec_jax.model.facts import matrix_in, matrix_out, vector
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
 from sessionrec_jax.model.parametrization import branch_scale, head_width_ratio, initial_layers
+from sessionrec_jax.model.sequence_encoder import LayerCost, SequenceEncoder
 
 
 class HstuBlock(nn.Module):
-    """Each head looks by pointwise SiLU in place of a softmax, so that intensity counts and not only preference:
+    """Each head weights by a pointwise SiLU instead of a softmax, so that intensity counts and not only preference:
 
         U, V, Q, K = split(silu(f1(norm(X))))                             (1)
-        A V        = silu(Q K^T + rab) / positions * mask  V              (2)
+        A V        = silu(Q K^T + rab) / max_positions * mask  V              (2)
         X          = X + f2(norm(A V) * U)                                (3)
 
-    rab is the bias by place and time, where `positions` is relative_time. As in the authors' released code: Q K^T is
-    not scaled, the divisor is the constant number of slots (the norm after it cancels any constant, up to its
-    epsilon), and that norm is over all D features, the heads together. Our choice: RMS norms with a learned scale where
-    theirs are layer norms without one, no bias in f2, heads of width D / N for all four of U, V, Q and K.
+    rab is the bias by position and time, under `--model.positions relative_time`. As in the authors' released code,
+    Q K^T is not scaled, the divisor is the constant number of slots (the norm after it cancels any constant, up to its
+    epsilon), and that norm is over all D features, the heads together. Our choice: RMS norms with a learned scale (they
+    use layer norms without one), no bias in f2, heads of width D / N for all four of U, V, Q and K.
     """
 
     config: Model
-    positions: int
+    max_positions: int
 
     @nn.compact
     def __call__(
@@ -45,9 +56,25 @@ class HstuBlock(nn.Module):
         uvqk_RLE = jax.nn.silu(linear(self, "uvqk", nn.initializers.lecun_normal(), h_RLD, 4 * width))
         u_RLD, v_RMD, q_RLD, k_RMD = jnp.split(uvqk_RLE, 4, axis=-1)
         scale = 1 / head_width_ratio(config)
-        logit_RNLM = attention_logits(self, config, self.positions, q_RLD, k_RMD, slots, scale)
-        weight_RNLM = jnp.where(slots.mask_RLM[:, None], jax.nn.silu(logit_RNLM) / self.positions, 0)
+        logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale)
+        weight_RNLM = jnp.where(slots.mask_RLM[:, None], jax.nn.silu(logit_RNLM) / self.max_positions, 0)
         a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM.astype(x_RLD.dtype), split_heads(v_RMD, config.heads))
         gated_RLD = rms_norm(self, "norm_attention", a_RLNH.reshape(x_RLD.shape)) * u_RLD
         branch_RLD = linear(self, "out", small, gated_RLD, width) * branch_scale(config)
         return x_RLD + drop(branch_RLD, config.dropout, key_R), None
+
+
+def _layer_cost(model: Model, max_positions: int) -> LayerCost:
+    matrices, norms = 5 * model.width**2, 2 * model.width
+    return LayerCost(
+        parameters=matrices + norms + bias_parameters(model, max_positions),
+        multiplications=matrices + attention_multiplications(model, max_positions),
+    )
+
+
+ENCODER = SequenceEncoder(
+    HstuBlock,
+    parameters=(matrix_in("uvqk"), matrix_out("out"), vector("norm_in|norm_attention"), BIAS_PARAMETERS),
+    layer_cost=_layer_cost,
+    positions=("relative_time", "learned", "rotary"),
+)

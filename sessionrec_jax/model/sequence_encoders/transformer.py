@@ -1,4 +1,6 @@
-"""The layer of a pre-norm causal Transformer (SASRec's family, Kang & McAuley 1808.09781); its details are our choice.
+"""transformer: pre-norm causal softmax attention and an MLP, as in SASRec.
+
+SASRec is by Kang & McAuley (1808.09781); the details are our choice.
 
 Letters: R rows, L session slots of the query, M of the key, D width, E three widths, N heads, H head width, F hidden
 width.
@@ -12,22 +14,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sessionrec_jax.config.settings import Model
-from sessionrec_jax.model.attention import Slots, attention_logits, split_heads
+from sessionrec_jax.model.attention import (
+    BIAS_PARAMETERS,
+    Slots,
+    attention_logits,
+    attention_multiplications,
+    bias_parameters,
+    split_heads,
+)
 from sessionrec_jax.model.dropout import drop
+from sessionrec_jax.model.facts import matrix_in, matrix_out, vector
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
 from sessionrec_jax.model.parametrization import branch_scale, head_width_ratio, initial_layers
+from sessionrec_jax.model.sequence_encoder import LayerCost, SequenceEncoder
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)). Output projections start small so that depth does not.
+    """x + attention(norm(x)), then x + MLP(norm(x)). Output projections start smaller in deeper models.
 
-    MLP `gelu`: W_out gelu(W_in x). `swiglu`: W_out (silu(W_gate x) * W_in x) (Shazeer 2002.05202), of the same hidden
-    width mlp_ratio * D and so with half as many weights again: compare the two at equal N, not at equal mlp_ratio.
+    MLP `gelu`: W_out gelu(W_in x). `swiglu`: W_out (silu(W_gate x) * W_in x) (Shazeer 2002.05202). Both have the hidden
+    width mlp_ratio * D, so `swiglu` has half as many weights again: compare the two at equal N, not at equal mlp_ratio.
     """
 
     config: Model
-    positions: int
+    max_positions: int
 
     @nn.compact
     def __call__(
@@ -40,7 +51,7 @@ class TransformerBlock(nn.Module):
         h_RLD = rms_norm(self, "norm_attention", x_RLD)
         q_RLD, k_RMD, v_RMD = jnp.split(linear(self, "qkv", matrix, h_RLD, 3 * width), 3, axis=-1)
         scale = (width // config.heads * head_width_ratio(config)) ** -0.5
-        logit_RNLM = attention_logits(self, config, self.positions, q_RLD, k_RMD, slots, scale)
+        logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale)
         weight_RNLM = jax.nn.softmax(jnp.where(slots.mask_RLM[:, None], logit_RNLM, -1e30), axis=-1).astype(x_RLD.dtype)
         a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM, split_heads(v_RMD, config.heads))
         branch_RLD = linear(self, "attention_out", small, a_RLNH.reshape(x_RLD.shape), width)
@@ -54,3 +65,24 @@ class TransformerBlock(nn.Module):
             h_RLF = jax.nn.gelu(linear(self, "mlp_in", matrix, h_RLD, hidden))
         branch_RLD = linear(self, "mlp_out", small, h_RLF, width)
         return x_RLD + drop(branch_RLD * branch_scale(config), config.dropout, key_R, site=1), None
+
+
+def _layer_cost(model: Model, max_positions: int) -> LayerCost:
+    matrices = (4 + (3 if model.mlp == "swiglu" else 2) * model.mlp_ratio) * model.width**2
+    norms = 2 * model.width
+    return LayerCost(
+        parameters=matrices + norms + bias_parameters(model, max_positions),
+        multiplications=matrices + attention_multiplications(model, max_positions),
+    )
+
+
+ENCODER = SequenceEncoder(
+    TransformerBlock,
+    parameters=(
+        matrix_in("qkv|mlp_in|mlp_gate"),
+        matrix_out("attention_out|mlp_out"),
+        vector("norm_attention|norm_mlp"),
+        BIAS_PARAMETERS,
+    ),
+    layer_cost=_layer_cost,
+)
