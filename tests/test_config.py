@@ -1,4 +1,4 @@
-"""Settings: what cannot run is refused by name, and a run's id holds all that decides its numbers."""
+"""Settings that cannot run are refused by name, and a run's id contains everything that decides its numbers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ WATCHED_ONLY = {
 
 
 def fields(config: Config = Config()) -> dict[str, typing.Any]:  # noqa: B008  a frozen value
-    """Every setting by its dotted name."""
+    """Returns every setting by its dotted name."""
     found = {}
-    for of_config in dataclasses.fields(config):
-        name, room = of_config.name, getattr(config, of_config.name)
+    for part in dataclasses.fields(config):
+        name, room = part.name, getattr(config, part.name)
         if dataclasses.is_dataclass(room):
             found |= {f"{name}.{f.name}": getattr(room, f.name) for f in dataclasses.fields(room)}
         else:
@@ -40,7 +40,7 @@ NUMBERS = sorted(
 
 
 def changed(config: Config, name: str) -> Config:
-    """`config` with another valid value of one setting."""
+    """Returns `config` with another valid value of one setting."""
     value = fields(config)[name]
     if isinstance(value, tuple):
         return replace(config, {name: (*value, "other")})
@@ -106,7 +106,7 @@ def test_scoring_the_shown_alone_needs_a_rank_loss_and_masks_nothing(name, value
 
 
 @pytest.mark.parametrize(("name", "value"), [("id_init_std", 0.0), ("id_dropout", 0.1)])
-def test_what_is_said_of_ids_is_refused_where_there_are_none(name, value):
+def test_settings_of_ids_are_refused_without_ids(name, value):
     without = replace(Config(), {"model.id_width": 0})
     assert check(without) == without
     with pytest.raises(InputError, match=f"model.{name} is {value}, but --model.id-width is 0, so there is no ID"):
@@ -152,7 +152,7 @@ def test_the_heads_of_a_base_model_divide_its_width(base_width, base_heads):
         check(replace(Config(), of_base))
 
 
-def test_every_fault_is_told_at_once():
+def test_all_faults_are_reported_together():
     with pytest.raises(InputError, match=r"--data.rows is 0; .*--train.epochs is 0.0"):
         check(replace(Config(), {"data.rows": 0, "train.epochs": 0.0}))
 
@@ -213,7 +213,7 @@ def test_a_dict_that_does_not_fit_is_refused_with_its_place(edit, message):
 
 
 def test_an_older_config_reads_as_what_it_was():
-    """A setting that came later has the value that the release before had for all; else CONFIG_VERSION is raised."""
+    """A later setting has a default that equals the older behaviour; otherwise CONFIG_VERSION grows."""
     values, later = to_dict(Config()), ("parametrization", "base_width", "base_layers", "base_heads")
     values["model"] = {name: value for name, value in values["model"].items() if name not in later}
     assert from_dict(values) == Config()

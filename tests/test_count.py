@@ -96,7 +96,7 @@ XLA_SHAPES = {
 
 @pytest.mark.parametrize("name", XLA_SHAPES)
 def test_training_flops_are_within_two_percent_of_what_xla_counts_of_the_compiled_step(name):
-    """XLA counts softmax, norms, gelu and the optimizer too: little beside the products of a body of this width."""
+    """XLA counts softmax, norms, gelu and the optimizer too; they are small at this width."""
     model, loss = XLA_SHAPES[name]
     model = dataclasses.replace(model, width=512, layers=1)
     of_xla = traced_step(kept(model), loss, rows=32, slots=16).lower().compile().cost_analysis()["flops"]
@@ -104,7 +104,7 @@ def test_training_flops_are_within_two_percent_of_what_xla_counts_of_the_compile
 
 
 def kept(model: Model) -> Model:
-    """With activations kept, since the convention leaves recomputation out."""
+    """Keeps the activations, because the convention leaves recomputation out."""
     return dataclasses.replace(model, remat=False)
 
 

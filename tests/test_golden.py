@@ -38,7 +38,7 @@ RUNS = {
 
 
 def machine() -> dict[str, str]:
-    """What the order of additions depends on: the compiler, and the vector instructions that it may use."""
+    """Returns what decides the order of additions: the compiler, and the vector instructions that it may use."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])

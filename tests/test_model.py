@@ -1,4 +1,4 @@
-"""The model: it sees a user's past and nothing else, starts at popularity, and costs what count.py says."""
+"""The model reads a user's past and nothing else, starts at popularity, and costs what count.py computes."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def spec_with(model: Model = MODEL, kinds: int = 3, side_values=SIDE_VALUES, con
 
 
 def side() -> dict[str, jax.Array]:
-    """Up to two of five tags an item; some have none."""
+    """Returns up to two of five tags for each item; some items have no tag."""
     return {"tag": jnp.asarray(np.random.default_rng(5).integers(0, 6, (IDS, 2)))}
 
 
 @functools.cache
 def parameters(spec: Spec):
-    """Parameters away from their start, so that nothing is zero by design."""
+    """Returns parameters away from their initial values, so that no parameter is zero by design."""
     clicks_V = np.arange(IDS)
     values = sessionrec.init(spec, jax.random.key(0), from_counts(clicks_V, 2 * clicks_V, {}, {}))
     rng = np.random.default_rng(0)
@@ -67,12 +67,12 @@ def unlike_sessions() -> Inputs:
 
 @functools.partial(jax.jit, static_argnums=0)
 def queries(spec: Spec, params, inputs: Inputs) -> jax.Array:
-    """Both queries of every session, [S, 2 D]."""
+    """Returns both queries of every session, [S, 2 D]."""
     return jnp.concatenate(sessionrec.apply(spec, params, inputs, side())[1], axis=1)
 
 
 def may_see() -> np.ndarray:
-    """[S, S]: True where the session (first S) may depend on the other."""
+    """Returns [S, S]: True where the session (the first S) may depend on the other."""
     row_S, user_S, place_S = np.repeat(np.arange(ROWS), SLOTS), USER_RL.reshape(-1), np.tile(np.arange(SLOTS), ROWS)
     same = (row_S[:, None] == row_S) & (user_S[:, None] == user_S) & (user_S > 0)
     return same & (place_S[:, None] >= place_S)
@@ -245,7 +245,7 @@ def test_items_need_an_id_or_side_information():
 
 
 def shapes(spec: Spec):
-    """The parameters' shapes, without making them."""
+    """Returns the shapes of the parameters without creating them."""
     ones_V = np.ones(spec.ids, int)
     return jax.eval_shape(lambda: sessionrec.init(spec, jax.random.key(0), from_counts(ones_V, ones_V, {}, {})))
 

@@ -1,4 +1,4 @@
-"""muP and CompleteP: a few steps change as much in any width and depth, and under standard they do not."""
+"""Under muP and CompleteP a few steps change the model equally in any width and depth; under standard they do not."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WATCHED = ("item_embedding", "session_encoder", "sequence_encoder")
 
 
 def fan_ins(model: Model) -> dict[str, int]:
-    """What each body parameter sums over; 1 for a vector. The layers of the scan lie stacked."""
+    """Returns the fan-in of each body parameter, 1 for a vector. The scan stacks the layers on a leading axis."""
     spec = spec_of(model)._replace(side_values=(*TAG, ("a/b", 3)), context_values=(("device", 4),))
     shapes = jax.eval_shape(lambda: start(spec, 0))
     found = {}
@@ -180,7 +180,7 @@ def flat_catalogue() -> Catalogue:
 
 
 def slopes(base: Model, parametrization: str, table_rule: str = "adagrad") -> dict[str, float]:
-    """Of log change in log size, by activation, from `base`, where both are the same, to TIMES its width and depth."""
+    """Returns the slope of log change in log size for each activation, from `base` to TIMES its width and depth."""
     one, other = changes(base, table_rule), changes(grown(base, parametrization), table_rule)
     return {name: math.log(other[name] / one[name]) / math.log(TIMES) for name in one}
 

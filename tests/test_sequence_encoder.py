@@ -1,4 +1,4 @@
-"""The sequence encoders: each is its equations, sees a user's past and nothing else, and costs what count.py says."""
+"""Each sequence encoder equals its equations, reads a user's past and nothing else, and costs what it states."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def shapes(model: Model, max_positions: int = SLOTS):
 
 @functools.cache
 def parameters(model: Model):
-    """Parameters of order one, so that nothing is zero, or one, by design."""
+    """Returns parameters of order one, so that no parameter is zero or one by design."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.5 + 0.1, jnp.float32), shapes(model))
 
@@ -87,14 +87,14 @@ def gelu(x):
 
 
 def turned(x_H, place: int):
-    """Rotary positions as multiplication of complex numbers."""
+    """Applies rotary positions as a multiplication of complex numbers."""
     half = len(x_H) // 2
     pair = (x_H[:half] + 1j * x_H[half:]) * np.exp(1j * place * 10_000.0 ** (-np.arange(half) / half))
     return np.concatenate([pair.real, pair.imag])
 
 
 def attended(model: Model, p, q_LD, k_LD, v_LD, position_L, seconds_L):
-    """Attention of one user's sessions in float64, heads side by side."""
+    """Returns the attention over one user's sessions in float64, with the heads concatenated."""
     out_LD = np.zeros_like(v_LD)
     for head in range(model.heads):
         of_head = slice(head * WIDTH // model.heads, (head + 1) * WIDTH // model.heads)
@@ -176,7 +176,7 @@ def test_a_bucket_of_time_is_half_an_octave():
 
 
 def may_see(row: int, slot: int) -> np.ndarray:
-    """[R, L]: True where an output may depend on the session in this slot."""
+    """Returns [R, L]: True where an output may depend on the session in this slot."""
     seen_RL = np.zeros((ROWS, SLOTS), bool)
     seen_RL[row] = (USER_RL[row] == USER_RL[row, slot]) & (np.arange(SLOTS) >= slot)
     return seen_RL
@@ -236,7 +236,7 @@ def test_a_rotation_keeps_lengths_and_place_zero_turns_nothing():
 
 
 def test_relative_bias_starts_at_nothing():
-    """HSTU by relative time starts as HSTU without places."""
+    """HSTU with relative time starts as HSTU without positions."""
     model = MODELS["hstu relative_time"]
     arrays = map(jnp.asarray, (S_RLD, USER_RL, POSITION_RL, SECONDS_RL))
     init = jax.jit(functools.partial(SequenceEncoderModule(model, SLOTS).init, noise=None))
@@ -286,7 +286,7 @@ def test_a_dropped_value_is_zero_and_a_kept_one_is_scaled_so_that_the_mean_stays
 
 @pytest.mark.parametrize("name", ["transformer learned", "hstu relative_time", "gru"])
 def test_dropout_depends_on_the_row_and_not_on_the_device(name):
-    """Eight devices of one row, one of eight rows, and the rows in another order."""
+    """Eight devices with one row, one device with eight rows, and the rows in another order give the same masks."""
     model = replace(MODELS[name], dropout=0.3)
     encoder, params = SequenceEncoderModule(model, SLOTS), {"params": parameters(model)}
     slots = [jnp.asarray(np.repeat(x_RL[1:], 8, axis=0)) for x_RL in (S_RLD, USER_RL, POSITION_RL, SECONDS_RL)]

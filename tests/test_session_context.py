@@ -1,4 +1,4 @@
-"""Session context: one value a session, vocabularies of the training part alone, and the way into batches."""
+"""Session context: one value for each session, vocabularies from the training part only, and the way into batches."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_held_out_sessions_change_no_vocabulary_and_the_values_of_records_are_th
     ],
 )
 def test_kinds_of_columns(tmp_path, values, vocabulary):
-    """Of users whose device is never told beside it."""
+    """The log has this column and no device."""
     users = {str(user): ["- -"] * 3 for user in range(6)}
     column = pl.Series([values[int(user) % 3] for user in users for _ in range(6)])
     log = prepared(log_of(users, **{"session/kind": column}), tmp_path)
@@ -157,8 +157,8 @@ CHOICES = {(): ["device", "hour_of_day"], ("hour_of_day",): ["hour_of_day"], ("n
 
 
 def test_clicks_that_follow_from_the_device_alone_are_learned(tmp_path):
-    """In a session the device of the one before is clicked, one of three by lot, and nothing else tells it: without the
-    column no model is below log 3 = 1.10 nats."""
+    """Each session clicks the device of the session before, one of three at random. Without the column no model can be
+    below log 3 = 1.10 nats."""
     device = np.random.default_rng(0).integers(0, 3, (300, 6))
     rows = [
         (user, device[user, session - 1], START_MS + 5 * session * HOUR_MS, True, device[user, session])
@@ -179,7 +179,7 @@ def test_clicks_that_follow_from_the_device_alone_are_learned(tmp_path):
 LINE = {"user": 1, "sessions": [[{"item": 1, "clicked": True}], [{"item": 5, "clicked": True}], []]}
 
 
-def test_a_history_may_tell_its_context_and_hours_follow_from_its_times(tmp_path):
+def test_a_history_may_give_its_context_and_hours_follow_from_its_times(tmp_path):
     log = prepared(log_of(), tmp_path, session_time=("hour_of_day",))
     told = {"context": [{"device": "tv"}, {"device": "zither"}, {}], "times": [START_MS // 1000 + n for n in (0, 1, 2)]}
     untold = {"context": [{"device": None}, {}, {}], "times": [START_MS // 1000 + n * 15 * 3_600 for n in (0, 1, 2)]}

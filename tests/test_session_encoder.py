@@ -1,4 +1,4 @@
-"""The session encoders: each is what it says, in numpy; sees its own session only, in no order; costs what is said."""
+"""Each session encoder equals a numpy version, reads one session only and in any order, and costs what it states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from products import multiplications
 
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.codes import CLICKED, IGNORED
-from sessionrec_jax.model import count
 from sessionrec_jax.model.segment import LEAST_BLOCK
 from sessionrec_jax.model.session_encoder import SessionEncoderModule
 from sessionrec_jax.registry import SESSION_ENCODERS
@@ -46,7 +45,7 @@ def e_TD(seed: int = 0) -> np.ndarray:
 
 @functools.cache
 def parameters(model: Model):
-    """Away from the start, so that nothing is zero by design."""
+    """Returns parameters away from their initial values, so that no parameter is zero by design."""
     arrays = (jnp.zeros((1, WIDTH)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
     values = jax.jit(encoder(model).init, static_argnums=4)(jax.random.key(0), *arrays, SESSIONS)
     rng = np.random.default_rng(0)
@@ -76,7 +75,7 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 def of_one_session(model: Model, x_ID: np.ndarray, feedback_I: np.ndarray, p: dict) -> np.ndarray:
-    """The session's vector before the projection (of typed_mean: after it), from its I items alone."""
+    """Returns the session's vector before the projection (after it for typed_mean), from its I items alone."""
     kind = model.session_encoder
     if kind == "typed_mean":
         own = [x_ID[feedback_I == k] for k in range(KINDS)]
@@ -108,7 +107,7 @@ def of_one_session(model: Model, x_ID: np.ndarray, feedback_I: np.ndarray, p: di
 @every_model
 @every_input
 def test_a_session_vector_is_that_of_its_items_alone_in_numpy(model, left_out):
-    """So it sees no other session, and items of a kind that does not enter are as good as removed."""
+    """It reads no other session, and items of a kind that is left out have no effect."""
     model = without(model, left_out)
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters(model)["params"])
     x_TD = e_TD() + p["feedback"][FEEDBACK_T]
@@ -145,7 +144,7 @@ def test_the_order_of_a_sessions_items_does_not_matter(model):
 
 @every_model
 def test_ignored_items_left_out_are_items_removed(model):
-    """By one program with the ignored items and by another without; of session 1 nothing is left."""
+    """Compares a program with the ignored items and one without them. Session 1 keeps no item."""
     kept_T = FEEDBACK_T != IGNORED
     spare = ITEMS - kept_T.sum()
     removed = (
@@ -161,7 +160,7 @@ def test_ignored_items_left_out_are_items_removed(model):
 
 @every_model
 def test_gradients_are_finite_and_reach_every_parameter(model):
-    """Where a session has no item too."""
+    """Some sessions have no item."""
     arrays = (jnp.asarray(e_TD()), jnp.asarray(FEEDBACK_T), jnp.asarray(SESSION_T))
     gradient = jax.grad(lambda p: jnp.sum(jnp.sin(_encode(model, p, *arrays))))(parameters(model))
     for leaf in jax.tree.leaves(gradient):
@@ -169,7 +168,7 @@ def test_gradients_are_finite_and_reach_every_parameter(model):
         assert np.any(leaf != 0)
 
 
-def test_a_sum_and_not_a_mean_tells_the_number_of_items_through_a_norm():
+def test_a_sum_and_not_a_mean_shows_the_number_of_items_through_a_norm():
     e_XD, feedback_X, session_X = (
         np.tile(e_TD()[:1], (3, 1)),
         np.ones(3, int),
@@ -213,11 +212,12 @@ def test_parameters_and_multiplications_are_counted(model, session_items):
     arrays = (array((items, WIDTH), dtype=jnp.float32), array((items,)), array((items,)))
     module = encoder(model, session_items)
     values = jax.eval_shape(lambda *a: module.init(jax.random.key(0), *a, sessions), *arrays)
-    assert count._session_encoder(model, KINDS) == sum(leaf.size for leaf in jax.tree.leaves(values))
+    cost = SESSION_ENCODERS.find(model.session_encoder).cost(model, KINDS, session_items)
+    feedback = KINDS * model.width
+    assert cost.parameters + feedback == sum(leaf.size for leaf in jax.tree.leaves(values))
 
     program = jax.make_jaxpr(lambda p, *a: module.apply(p, *a, sessions))(values, *arrays)
-    of_item, of_session = count._session_encoder_multiplications(model, KINDS, session_items)
-    assert multiplications(program.jaxpr) == items * of_item + sessions * of_session
+    assert multiplications(program.jaxpr) == items * cost.per_item + sessions * cost.per_session
 
 
 @pytest.mark.parametrize("name", ["mean", "typed_mean"])

@@ -26,6 +26,7 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import count
+from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.training.checkpoint import newest_whole
 
 
@@ -248,7 +249,8 @@ def test_a_plan_is_its_product_less_what_costs_too_much():
 
 
 def test_the_ladder_climbs():
-    bodies = [count.parameters(sized(Config(), size).model, 1_001, (("digit", 10),), 3, 32).body for size in SIZES]
+    specs = [Spec(sized(Config(), size).model, 1_001, (("digit", 10),), 3, 32, 8) for size in SIZES]
+    bodies = [count.parameters(spec).body for spec in specs]
     ratios = [large / small for small, large in itertools.pairwise(bodies)]
     assert all(2 < ratio < 5 for ratio in ratios), ratios
 

@@ -14,6 +14,7 @@ from experiments.sweep.layout import Layout
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.registry import RANK_LOSSES, SESSION_ENCODERS
 
 _NEGATIVES = (64, 512, 2048)
 _ALPHAS = (0.01, 0.1, 1.0)
@@ -43,11 +44,9 @@ class Plan(ArmsPlan):
 
 def _changes(table: Table, base: Config) -> list[dict[str, Any]]:
     if table == "session encoder":
-        names = ("mean", "sum", "max", "typed_mean", "attention", "transformer")
-        return [{"model.session_encoder": name} for name in names]
+        return [{"model.session_encoder": name} for name in SESSION_ENCODERS]
     if table == "rank loss":
-        kinds = ("pointwise", "pairwise", "listwise")
-        return [{"loss.alpha": 0.0}] + [{"loss.rank": kind, "loss.alpha": a} for kind in kinds for a in _ALPHAS]
+        return [{"loss.alpha": 0.0}] + [{"loss.rank": loss, "loss.alpha": a} for loss in RANK_LOSSES for a in _ALPHAS]
     if table == "retrieval loss":
         return [
             *({"loss.negatives": n} for n in _NEGATIVES),

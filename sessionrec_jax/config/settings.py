@@ -84,7 +84,7 @@ class Model:
     sequence_encoder: SequenceEncoderName = "transformer"
     positions: Literal["auto", "learned", "rotary", "relative_time"] = "auto"
     """Position and time in the sequence encoder's attention.
-    auto: the encoder's own choice: relative_time for hstu, learned for other attention, nothing without attention
+    auto: the sequence encoder's own choice
     learned: an embedding of the position is added to the session's vector
     rotary: queries and keys are turned by the position
     relative_time: a learned bias by the distance in positions and in time"""

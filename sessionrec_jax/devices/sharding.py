@@ -1,4 +1,4 @@
-"""How each parameter, and its optimizer state, is spread over the mesh.
+"""The sharding of each parameter, and of its optimizer state, over the mesh.
 
 The item tables are sharded by rows; every other parameter by the axes that its module states (model/facts.py).
 """

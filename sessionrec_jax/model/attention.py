@@ -23,7 +23,7 @@ _HALF_OCTAVE = 3_037_000_500  # the first integer above sqrt(2) * 2^31
 
 
 class Slots(NamedTuple):
-    """What all attention layers read in addition to the session vectors. Made once a step."""
+    """The arrays that all attention layers read in addition to the session vectors; made once a step."""
 
     mask_RLM: Bool[Array, "R L M"]
     angle_RLJ: Float32[Array, "R L J"] | None

@@ -121,7 +121,7 @@ def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
     """
     if not (spec.side_values or spec.model.id_width):
         raise InputError(
-            "--model.id-width is 0 and the log has no side information, so nothing tells items apart; "
+            "--model.id-width is 0 and the log has no side information, so all items look the same; "
             "use --model.id-width 32, or prepare the log with an item table"
         )
     rate = np.clip(catalogue.click_rate, 1e-6, 1 - 1e-6)

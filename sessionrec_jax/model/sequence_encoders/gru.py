@@ -1,4 +1,4 @@
-"""gru: a gated recurrent unit, the recurrent baseline.
+"""gru: a gated recurrent unit, the recurrent baseline, without positions.
 
 The unit is by Cho et al. (1406.1078); as a recommender it is GRU4Rec's family (1511.06939).
 

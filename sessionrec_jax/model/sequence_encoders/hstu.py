@@ -1,4 +1,4 @@
-"""hstu: pointwise SiLU attention with gating (Zhai et al. 2402.17152).
+"""hstu: pointwise SiLU attention with gating (Zhai et al. 2402.17152); auto positions are relative_time.
 
 HSTU is the hierarchical sequential transduction unit; equations 1 to 3 of the paper.
 

@@ -1,4 +1,4 @@
-"""transformer: pre-norm causal softmax attention and an MLP, as in SASRec.
+"""transformer: pre-norm causal softmax attention and an MLP, as in SASRec; auto positions are learned.
 
 SASRec is by Kang & McAuley (1808.09781); the details are our choice.
 
