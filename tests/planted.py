@@ -1,4 +1,4 @@
-"""Laws with known parameters and tables made by them, for the tests of budgets: C = 6 N D."""
+"""Makes laws with known parameters and tables from them, for the tests of budgets: C = 6 N D."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ BUDGETS = np.geomspace(1e17, 1e20, 5)
 
 
 def planted(law: str = "chinchilla", **natural: float) -> FittedLaw:
-    """A law with parameters as its formula writes them; HOFFMANN where none is given. It has no cloud."""
+    """Returns a fit of a law with parameters as its formula writes them (HOFFMANN by default), without a cloud of
+    draws.
+    """
     form = registry.by_name(law)
     values = {name: HOFFMANN.get(name, 1.0) for name in form.params} | natural
     centre = {axis: CENTRE[axis] for axis in form.axes}
@@ -38,7 +40,9 @@ def table_of(n, d, loss, **columns) -> RunTable:
 def isoflop_grid(
     law: FittedLaw, budgets=BUDGETS, half_width: float = 1.5, sizes: int = 7, off_centre=0.0, noise: float = 0.0
 ) -> RunTable:
-    """At each budget sizes around the best N: `off_centre` (one, or one a budget) and `half_width` in log N."""
+    """Returns sizes around the best N of each budget: `off_centre` (one, or one a budget) and `half_width` are in
+    log N.
+    """
     from scaling.compute.optima import optima
 
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Laws with known parameters, written down as their papers do, and tables of runs made from them.
+"""Writes laws with known parameters as their papers do, and makes tables of runs from them.
 
 Letters: R rows.
 """
@@ -64,12 +64,14 @@ PLANTED: dict[str, dict[str, float]] = {
     "metric_sigmoid": {"M_max": 0.8, "k": 2.5, "L_0": 2.4},
     "metric_exponential": {"M_0": 0.05, "M_1": 4.0, "k": 1.3},
 }
-"""A point of each law, its parameters as the formula writes them."""
+"""Maps each law to one point, with parameters as the formula writes them."""
 FLOORED = tuple(name for name, law in registry.LAWS.items() if law.has_floor)
 
 
 def points(law: str) -> Points:
-    """Seven N by seven D over three decades each (with "u" five by five, new and repeated), or 24 of one axis."""
+    """Returns seven N by seven D over three decades each (with "u" five by five, new and repeated), or 24 of one
+    axis.
+    """
     axes = registry.LAWS[law].axes
     if axes == ("d",):
         return {"d": np.geomspace(1e4, 1e9, 24)}
@@ -82,17 +84,17 @@ def points(law: str) -> Points:
 
 
 def exact(law: str, x: Points | None = None, **changed: float) -> np.ndarray:
-    """The planted law's response at `x`, [R]."""
+    """Returns the planted law's response at `x`, [R]."""
     return FORMULA[law](points(law) if x is None else x, **PLANTED[law] | changed)
 
 
 def noise(rows: int, sigma: float, seed: int) -> np.ndarray:
-    """[R] factors, log-normal."""
+    """Returns log-normal factors [R]."""
     return np.exp(sigma * np.random.default_rng(seed).normal(size=rows))
 
 
 def planted(law: str, sigma: float = 0.0, seed: int = 0, x: Points | None = None, **changed: float) -> RunTable:
-    """A table of the planted law with noise of `sigma` nats on its log response."""
+    """Returns a table of the planted law with noise of `sigma` nats on its log response."""
     x = points(law) if x is None else x
     y = exact(law, x, **changed)
     y = y * noise(len(y), sigma, seed)
@@ -102,7 +104,7 @@ def planted(law: str, sigma: float = 0.0, seed: int = 0, x: Points | None = None
 
 
 def table(loss: np.ndarray, *, d=None, n=None, u=None, metric=None, cluster=None, drop_worst: int = 0) -> RunTable:
-    """A RunTable of arrays [R]; each row has a seed of its own."""
+    """Returns a RunTable of arrays [R]; each row has a seed of its own."""
     given = {"loss": loss, "d": d, "n": n, "unique": u, "metric": metric, "cluster": cluster}
     named = {name: name for name, values in given.items() if values is not None}
     frame = pl.DataFrame({name: given[name] for name in named} | {"seed": np.arange(len(loss))})
@@ -110,7 +112,7 @@ def table(loss: np.ndarray, *, d=None, n=None, u=None, metric=None, cluster=None
 
 
 def line(floor: float = 0.37, sigma: float = 0.0, seed: int = 0, sizes: int = 6, repeats: int = 3) -> RunTable:
-    """L = floor + 30 D^-0.37 at some D over two and a half decades, each D with some seeds."""
+    """Returns runs of L = floor + 30 D^-0.37 over two and a half decades of D, each D with some seeds."""
     d = np.repeat(np.geomspace(3e4, 1e7, sizes), repeats)
     return planted("power_floor", sigma, seed, {"d": d}, E=floor)
 
@@ -122,7 +124,7 @@ def problem_of(runs: RunTable, law: str, known_floor: float | None = None) -> Pr
 def truth(
     law: str, x: Points, known_floor: float | None = None, **changed: float
 ) -> tuple[dict[str, float], np.ndarray]:
-    """The centre of `x`, and the planted parameters as theta [P] around it."""
+    """Returns the centre of `x`, and the planted parameters as theta [P] around it."""
     values = PLANTED[law] | changed
     if known_floor is not None:
         values = {name: value for name, value in values.items() if name != "E"}

@@ -1,4 +1,4 @@
-"""The matrix products of a traced program, counted one by one: what count.py must give in closed form."""
+"""Counts the matrix products of a traced program one by one. count.py must give the same in closed form."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 def multiplications(jaxpr: Any) -> int:
-    """Multiply-adds of every dot_general of `jaxpr` and of the programs inside it, a scan's as often as it turns.
+    """Returns the multiply-adds of every dot_general of `jaxpr` and of the programs inside it, a scan's once a turn.
 
-    XLA's own cost analysis counts the body of a loop once, and elementwise work beside the products.
+    XLA's own cost analysis counts the body of a loop once, and includes elementwise work.
     """
     return sum(count for _, count in products(jaxpr))
 
 
 def products(jaxpr: Any, turns: int = 1) -> Iterator[tuple[tuple[Any, Any], int]]:
-    """((type of one side, of the other), multiply-adds) of each of them."""
+    """Yields ((type of one side, type of the other), multiply-adds) for each dot_general."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]

@@ -1,4 +1,4 @@
-"""Tables of planted runs, which the tests of the report share."""
+"""Makes tables of planted runs for the tests of the report."""
 
 import functools
 import json
@@ -16,11 +16,11 @@ OF_BOTH = Columns(loss="loss", d="d", n="n")
 OF_RUNS = {"loss_against_data", "excess_against_data", "loss_against_size", "residuals", "residuals_against_size"} | {
     "residuals_against_predicted", "residuals_quantiles",
 }  # fmt: skip
-"""The figures of a law of N and D that show runs."""
+"""Lists the figures of a law of N and D that show runs."""
 
 
 def runs(count: int = 18) -> pl.DataFrame:
-    """Six D by three N, planted beta 1/3, and a failed run."""
+    """Returns runs at six D by three N with planted beta 1/3, and a failed run."""
     d, n = (x.ravel()[:count] for x in np.meshgrid(np.geomspace(1e3, 3e5, 6), [1e4, 3e4, 1e5]))
     loss = (0.37 + d ** (-1 / 3)) * np.exp(1e-3 * np.random.default_rng(0).normal(size=count))
     good = pl.DataFrame({"run_id": [f"run{i}" for i in range(count)], "d": d, "n": n, "loss": loss})
@@ -34,7 +34,7 @@ def surface(n: np.ndarray, d: np.ndarray) -> pl.DataFrame:
 
 
 def isoflop_runs() -> pl.DataFrame:
-    """Four budgets of five sizes; those of the largest budget are all above the best size."""
+    """Returns four budgets of five sizes; all sizes of the largest budget are above the best."""
     n, d = [], []
     for c in np.geomspace(1e14, 1e17, 4):
         sizes = 0.12 * (c / 6) ** 0.5 * np.exp([0.7, 1.2, 1.7, 2.2, 2.7] if c > 5e16 else [-1.6, -0.8, 0, 0.8, 1.6])
@@ -43,7 +43,7 @@ def isoflop_runs() -> pl.DataFrame:
 
 
 def layers_of(chart: dict) -> list[tuple[dict, list[dict]]]:
-    """(its mark, its rows) of every layer in every panel of a chart."""
+    """Yields (mark, rows) of every layer in every panel of a chart."""
 
     def walk(spec: dict, data: dict | None) -> list[tuple[dict, list[dict]]]:
         data = spec.get("data", data)
@@ -61,6 +61,6 @@ def rows_of(chart: dict) -> list[dict]:
 
 @functools.cache
 def without_floor() -> tuple[RunTable, scaling.Fit]:
-    """Runs of a power law that has no floor, and a fit whose floor is open."""
+    """Returns runs of a power law without a floor, and a fit whose floor is open."""
     table = from_frame(runs().with_columns(loss=pl.col("d") ** -0.3), Columns(loss="loss", d="d"))
     return table, scaling.fit(table, "power_floor", bootstrap=100)

@@ -1,4 +1,6 @@
-"""Runs on an accelerator, as processes of their own, against runs on the CPU. Skipped where jax finds none."""
+"""Compares runs on an accelerator with runs on the CPU, in processes of their own. Skipped where jax finds no
+accelerator.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ ON_CPU = UNBOUND | {"JAX_PLATFORMS": "cpu"}
 EXACT = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 """By default accelerators multiply float32 in fewer bits."""
 FIXED_ORDER = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
-"""By default a GPU adds up what falls into one row in whatever order it comes."""
+"""By default a GPU adds the values of one row in any order."""
 VARIANTS = {
     "transformer": {},
     "sparse tables": {"optim.table_update": "sparse", "optim.table_rule": "adagrad"},

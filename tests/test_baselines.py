@@ -1,4 +1,6 @@
-"""Baselines against dense transcriptions of their definitions, on a log small enough to sort every list in full."""
+"""Compares baselines with dense transcriptions of their definitions, on a log small enough to sort every list in
+full.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ IDS = 9
 
 
 def flat_log(users: list[list[list[tuple[int, int]]]], held_out: int = 0) -> FlatLog:
-    """Users as sessions of (item, feedback); the last `held_out` sessions of each are test sessions."""
+    """Makes a log of users given as sessions of (item, feedback); the last `held_out` sessions of each are test
+    sessions.
+    """
     sessions = [session for user in users for session in user]
     roles = [np.where(np.arange(len(user)) < len(user) - held_out, TRAIN, TEST) for user in users]
     return FlatLog(
@@ -35,7 +39,7 @@ def flat_log(users: list[list[list[tuple[int, int]]]], held_out: int = 0) -> Fla
 
 @pytest.fixture(scope="module")
 def small() -> FlatLog:
-    """25 users of up to 6 sessions of up to 4 exposures, some without a click and some with the same item twice; one
+    """Makes 25 users of up to 6 sessions of up to 4 exposures, some without a click, some with an item twice; one
     user has no session."""
     rng = np.random.default_rng(3)
 
@@ -110,7 +114,7 @@ def test_ranks_are_places_in_the_sorted_list_of_candidates(masked):
 
 
 def test_repeating_the_last_session_ranks_its_clicks_first(catalogue):
-    """Shown: 3 ignored, 5 and 4 clicked, 1 as context, 4 again ignored. Popularity order is 2 1 4 5 3."""
+    """The history shows 3 ignored, 5 and 4 clicked, 1 as context, 4 again ignored. Popularity order is 2 1 4 5 3."""
     shown = [(3, IGNORED), (5, CLICKED), (4, CLICKED), (1, CONTEXT), (4, IGNORED), (5, CLICKED)]
     log = flat_log([[[(1, CLICKED)], shown, [(2, CLICKED), (5, CLICKED), (3, CLICKED)]]])
     block = HeldOut(np.array([2]), np.array([0]), np.zeros(3, int), np.array([2, 5, 3]), csr_array((1, 6)))
@@ -119,7 +123,7 @@ def test_repeating_the_last_session_ranks_its_clicks_first(catalogue):
     assert rank_N.tolist() == [4, 1, 3]  # the whole list: 4 5, then 1 3, then 2
 
 
-# What was seen.
+# Seen items.
 
 
 def test_seen_items_are_the_exposures_of_earlier_sessions(small):
@@ -139,7 +143,7 @@ def test_seen_items_are_the_exposures_of_earlier_sessions(small):
 
 @pytest.mark.parametrize("decay", [0.5, 1.0])
 def test_session_knn_equals_its_definition(small, decay, monkeypatch):
-    """Neighbours in a full sort of all transitions; held-out sessions are never among them."""
+    """Finds neighbours by a full sort of all transitions, without held-out sessions."""
     monkeypatch.setattr("sessionrec_jax.evaluation.knn._ENTRIES", 40)  # many parts
     is_trained_S = small.session_role_S == TRAIN
     user_S = users_of(small, np.arange(len(is_trained_S)))
@@ -195,6 +199,6 @@ def test_what_is_chosen_and_counted_does_not_depend_on_the_sessions_that_are_sco
     of_few, _ = measure_baselines(fewer, log, catalogue, TEST)
     assert chosen["recent_popularity_part"] in baselines.RECENT_PARTS
     few = log.users_of(TEST)[:5]
-    for name in ("popularity_mrr", "repeat_last_mrr"):  # the others' choice looks at fewer validation users too
+    for name in ("popularity_mrr", "repeat_last_mrr"):  # the choice of the others reads fewer validation users too
         np.testing.assert_allclose(sums.sums[name][0][few], of_few.sums[name][0][few])
         assert of_few.sums[name][1].sum() == of_few.sums[name][1][few].sum()

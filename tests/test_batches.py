@@ -32,7 +32,9 @@ ROLES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 def one_pass(config, prepared, role: int, shards: int = 1) -> Batches:
-    """Each window of a role once; training ones too in the log's order, so that the pass ends where the windows do."""
+    """Reads each window of a role once, training windows too in the log's order, so that the pass ends with the
+    windows.
+    """
     shape = shape_of(config, shards)
     if role != TRAIN:
         return eval_batches(config, prepared, shape, role)
@@ -44,19 +46,19 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 class Packed(NamedTuple):
-    """One session as a batch holds it."""
+    """One session in a batch."""
 
     user: tuple[int, int, int]
-    """Shard, row, packed user."""
+    """The shard, the row and the number of the packed user."""
     position: int
     seconds: int
     target: bool
     items: list[tuple[int, int]]
-    """Item and feedback of each exposure."""
+    """The item and the feedback of each exposure."""
 
 
 def sessions(batch: Batch) -> list[Packed]:
-    """The packed sessions of a batch in the order of slots, read by contract 2 alone."""
+    """Yields the packed sessions of a batch in the order of slots, read by contract 2 alone."""
     found = []
     for shard, row, place in np.argwhere(batch.user_of_session_GRL):
         slot = row * batch.user_of_session_GRL.shape[2] + place
@@ -69,13 +71,13 @@ def sessions(batch: Batch) -> list[Packed]:
 
 
 def stored(log: FlatLog, session: int) -> list[tuple[int, int]]:
-    """Items and feedback of a session of the log."""
+    """Returns the items and feedback of a session of the log."""
     places = slice(*log.session_item_offsets_S1[session : session + 2])
     return list(zip(log.item_N[places], log.feedback_N[places], strict=True))
 
 
 def windows_of(batches: Batches) -> list[list[Packed]]:
-    """Packed sessions, window by window."""
+    """Yields packed sessions, window by window."""
     found: list[list[Packed]] = []
     for batch in batches:
         by_user: dict[tuple, list[Packed]] = {}
@@ -87,14 +89,14 @@ def windows_of(batches: Batches) -> list[list[Packed]]:
 
 @pytest.fixture(scope="module", params=["held_out_users", "leave_one_session_out"])
 def split_log(request, tmp_path_factory):
-    """A log with roles by user, and with roles along each history."""
+    """Returns a log with roles by user, and one with roles along each history."""
     raw = synthetic.read(synthetic.Options(users=150, base=4, depth=3, seed=2))
     return prepare(raw, tmp_path_factory.mktemp("data") / "log", Settings(split=request.param))
 
 
 @pytest.fixture(scope="module")
 def by_content(split_log):
-    """Content of every session of the log -> its number; unlike ones only, which is nearly all."""
+    """Maps the content of a session to its number in the log, for the sessions whose content is unique (nearly all)."""
     flat = split_log.arrays()
     found = {}
     for session in range(len(flat.session_items_S)):
@@ -150,7 +152,7 @@ def test_the_arrays_keep_contract_2(config, log, shards):
         padding_GT = batch.item_GT == 0
         assert np.all(np.diff(batch.session_of_item_GT) >= 0)
         assert np.array_equal(padding_GT, batch.session_of_item_GT == slots)
-        assert np.all(np.diff(padding_GT.astype(int)) >= 0)  # padding stands last
+        assert np.all(np.diff(padding_GT.astype(int)) >= 0)  # padding is last
         assert np.all(batch.feedback_GT[padding_GT] == 0)
         user_GRL = batch.user_of_session_GRL
         packed_GRL = user_GRL > 0
@@ -193,7 +195,7 @@ def test_a_stream_goes_on_from_every_place_it_was_left(config, log):
     assert len(wanted) == len(stream)
     for place in range(0, len(wanted), 5):
         resumed = train_batches(config, log, shape)
-        next(resumed)  # a stream that has begun is set back, too
+        next(resumed)  # a stream that has started is set back, too
         resumed.set_state(json.loads(states[place]))
         rest = list(resumed)
         assert len(rest) == len(wanted) - place
@@ -213,7 +215,9 @@ def test_every_epoch_has_every_window_once_in_an_order_of_its_own(config, log):
 
 
 def test_epochs_follow_each_other_without_a_gap(config, log):
-    """Seven epochs, more than are remembered, hold each training session seven times, but for the last batch's rest."""
+    """Seven epochs, more than the loader remembers, hold each training session seven times, except the rest of the
+    last batch.
+    """
     packer = train_batches(replace(config, {"train.epochs": 7.0}), log, shape_of(config, 1)).packer
     targets = sum(packer[index].counts().target_sessions for index in range(len(packer)))
     per_batch = packer[0].user_of_session_GRL.size
@@ -257,7 +261,7 @@ def test_the_scarcer_slots_waste_little(config, log):
     assert min(waste) < 0.04
 
 
-# What cannot be packed.
+# Errors.
 
 
 def test_rows_that_do_not_spread_name_ones_that_do(config):

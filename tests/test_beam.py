@@ -17,13 +17,13 @@ from sessionrec_jax.data.preparation.beam import Beam
 from sessionrec_jax.errors import InputError
 
 pytest.importorskip("apache_beam")
-pytestmark = pytest.mark.filterwarnings("ignore")  # of Beam and of what it brings along
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of Beam and of its dependencies
 
 WORKERS = ("runner=DirectRunner", "direct_num_workers=2", "direct_running_mode=multi_processing")
 
 
 def dirty() -> pl.DataFrame:
-    """With duplicates, null ids, times that are none, a session that is too long, and devices, some met by one worker
+    """Makes a log with duplicates, null ids, missing times, a session too long, and devices that a worker reads
     alone."""
     rows = [("u1", f"i{n}", NOW_MS + 9 * HOUR_MS + n, 1) for n in range(600)]
     odd = [(None, "i1", NOW_MS, 1), ("u1", "i1", 5, 0), ("u3", None, NOW_MS, 0)]
@@ -34,7 +34,7 @@ def dirty() -> pl.DataFrame:
 
 
 class Watched(Beam):
-    """Sees what stands beside the log to be while a call's results are taken."""
+    """Records the files next to the log while the results of a call are taken."""
 
     beside: ClassVar[set[str]] = set()
 
@@ -62,7 +62,7 @@ def test_beam_with_several_workers_writes_what_one_machine_writes(tmp_path, monk
     assert hour["values"] == 3
     assert_same_log(there, here)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "log.csv", "there"]
-    assert {".there.partial", "here", "log.csv"} == Watched.beside  # so the next preparation removes what a kill leaves
+    assert {".there.partial", "here", "log.csv"} == Watched.beside  # the next preparation removes a killed one's files
 
 
 def refuse(value: int) -> int:
@@ -71,7 +71,7 @@ def refuse(value: int) -> int:
     return value
 
 
-def test_what_a_worker_refuses_is_told(tmp_path):
+def test_an_error_of_a_worker_is_reported(tmp_path):
     engine = Beam(["runner=DirectRunner"], tmp_path)
     assert list(engine(refuse, [0, 1])) == [0, 1]
     with pytest.raises(InputError, match="not this one"):
@@ -79,7 +79,7 @@ def test_what_a_worker_refuses_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_options_and_a_missing_beam_are_told(tmp_path, monkeypatch):
+def test_wrong_options_and_a_missing_beam_are_reported(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"Beam does not take the options runner=Nowhere"):
         Beam(["runner=Nowhere"], tmp_path)
     monkeypatch.setitem(sys.modules, "apache_beam", None)

@@ -1,4 +1,4 @@
-"""The card of a prepared log: its distributions are those of the log, and its page stands alone."""
+"""Tests the card of a prepared log: its distributions are those of the log, and its page needs no other file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line on wrong input: exit code 2, one message that says what came, what was wanted, what to change."""
+"""Wrong input on the command line gives exit code 2 and one message: what came, what was wanted, what to change."""
 
 from __future__ import annotations
 

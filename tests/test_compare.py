@@ -1,4 +1,4 @@
-"""Comparisons: intervals that cover, differences paired by user, plans whose arms spend what they say."""
+"""Tests comparisons: intervals cover, differences are paired by user, and the arms of a plan spend the stated FLOPs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USERS = 400
 
 @pytest.mark.parametrize("between_seeds", [0.0, 0.5])
 def test_the_interval_covers_the_truth_in_nineteen_of_twenty(between_seeds):
-    """Users differ, and so do seeds: new users and new seeds each time."""
+    """Draws new users and new seeds each time; both differ."""
     rng = np.random.default_rng(0)
     times, hits = 600, 0
     for _ in range(times):
@@ -58,17 +58,19 @@ def write_run(sweep, name: str, validation: float, x_U: np.ndarray, n_U: np.ndar
 
 
 def write_plan(sweep, arms: dict[str, dict[str, list[str]]]) -> None:
-    told = [
+    cells = [
         {"table": "t", "budget": "equal epochs", "arm": arm, "is_reference": place == 0, "runs": runs}
         for place, (arm, runs) in enumerate(arms.items())
     ]
-    plan = {"select_by": "validation_ndcg_at_50", "arms": told}
+    plan = {"select_by": "validation_ndcg_at_50", "arms": cells}
     (sweep / "comparison.json").write_text(json.dumps(plan))
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Three arms, two seeds, two trials each: a is the reference, b is better by .02 for every user, c is the same."""
+    """Makes three arms of two seeds and two trials: a is the reference, b is better by .02 for every user, c is
+    the same.
+    """
     rng = np.random.default_rng(1)
     user_U = rng.uniform(0, 1, USERS)
     arms = {arm: {str(seed): [f"{arm}{seed}{trial}" for trial in "xy"] for seed in (0, 1)} for arm in "abc"}
@@ -87,7 +89,7 @@ def test_arms_are_chosen_on_validation_and_compared_user_by_user(sweep):
     assert a.differences["ndcg_at_50"] is None
     gain, none = b.differences["ndcg_at_50"], c.differences["ndcg_at_50"]
     assert gain.value == pytest.approx(0.02, abs=0.002)
-    assert gain.low > 0.015  # the users' own spread, thirty times as large, is not in it
+    assert gain.low > 0.015  # without the users' own spread, which is thirty times as large
     assert gain.p < 1e-3
     assert none.low < 0 < none.high
     assert none.p > 0.05
@@ -106,7 +108,7 @@ def test_the_p_of_each_difference_is_corrected_for_the_number_of_arms(sweep):
     assert p_b < p_c
 
 
-def test_a_table_that_both_budgets_share_stands_there_once(sweep):
+def test_a_table_that_both_budgets_share_appears_once(sweep):
     plan = json.loads((sweep / "comparison.json").read_text())
     doubled = plan["arms"] + [arm | {"budget": "equal compute"} for arm in plan["arms"]]
     (sweep / "comparison.json").write_text(json.dumps(plan | {"arms": doubled}))
@@ -118,7 +120,7 @@ def test_a_table_that_both_budgets_share_stands_there_once(sweep):
     assert [line.budget for line in compare(sweep, ("ndcg_at_50",))] == ["equal epochs"] * 3 + ["equal compute"] * 3
 
 
-def test_a_seed_without_a_finished_run_is_told(sweep, capsys):
+def test_a_seed_without_a_finished_run_is_reported(sweep, capsys):
     for trial in "xy":
         (sweep / "runs" / f"b1{trial}" / "row.json").write_text('{"status": "diverged", "reason": "step 3"}')
     _, b, _ = compare(sweep, ("ndcg_at_50",))

@@ -1,4 +1,4 @@
-"""Computing in bfloat16: which products, what stays float32, and how far the gradients move."""
+"""Tests computing in bfloat16: which products use it, which arrays stay float32, and how far the gradients move."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIANTS = {
     scope="module", params=[pytest.param(name, marks=() if name == "hstu" else pytest.mark.slow) for name in VARIANTS]
 )
 def pair(request, config, log):
-    """A step in float32 and the same step in bfloat16."""
+    """Runs a step in float32 and the same step in bfloat16."""
     varied = replace(config, VARIANTS[request.param])
     return tuple(OneStep(replace(varied, {"model.compute": compute}), log, 1) for compute in ("float32", "bfloat16"))
 
@@ -42,7 +42,7 @@ def test_losses_and_gradients_are_those_of_float32_to_the_rounding_of_bfloat16(p
             off = np.linalg.norm(by_name(rounded.state.optimizer)[name] - one) / np.linalg.norm(one)
             assert off < 0.08, name
             moved = max(moved, off)
-    assert moved > 1e-4  # or nothing was rounded
+    assert moved > 1e-4  # equal losses would mean that nothing was rounded
 
 
 def test_parameters_and_the_optimizer_stay_float32(pair):

@@ -1,4 +1,4 @@
-"""Runs that are killed and asked to stop, as processes of their own: they end with the bits of an undisturbed one."""
+"""Runs that are killed or asked to stop, in processes of their own, end with the bits of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_FLAG = ("data.path", "data.fingerprint")
 
 
 def start(config, log, folder: Path, environment: Mapping[str, str] = os.environ) -> subprocess.Popen:
-    """`sessionrec train` that saves all the time."""
+    """Starts a `sessionrec train` that saves all the time."""
     config = replace(config, {"train.checkpoint_every_seconds": 0.02})
     changed = varying([to_dict(Config()), to_dict(config)])[1]
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items() if name not in NO_FLAG]
@@ -40,7 +40,7 @@ def start(config, log, folder: Path, environment: Mapping[str, str] = os.environ
 
 
 def die(process: subprocess.Popen, folder: Path, number: int) -> str:
-    """Sends the signal at some moment after the first save of this life. Returns what it said."""
+    """Sends the signal at some moment after the first save of this process. Returns its output."""
     before = newest(folder)
     while process.poll() is None and newest(folder) == before:
         time.sleep(0.005)
@@ -99,33 +99,33 @@ def test_twenty_kills_leave_no_trace(config, log, tmp_path):
 
 
 @pytest.fixture
-def heard():
-    """Signals that reach the handler which was there before."""
-    heard = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
-    yield heard
+def received():
+    """Records the signals that reach the earlier handler."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    yield received
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_signal_is_told_once_and_the_handlers_come_back(heard):
-    told = []
+def test_a_signal_is_reported_once_and_the_handlers_come_back(received):
+    answers = []
     with contextlib.suppress(RuntimeError), StopSignals(again=signal.SIG_IGN) as asked:
         for _ in range(2):  # the second one does what `again` says
-            told.append(asked())
+            answers.append(asked())
             os.kill(os.getpid(), signal.SIGTERM)
-        told.append(asked())
+        answers.append(asked())
         raise RuntimeError
-    assert told == [0, signal.SIGTERM, signal.SIGTERM]
-    assert heard == []
+    assert answers == [0, signal.SIGTERM, signal.SIGTERM]
+    assert received == []
     os.kill(os.getpid(), signal.SIGTERM)
-    assert heard == [signal.SIGTERM]
+    assert received == [signal.SIGTERM]
 
 
-def test_a_signal_that_nobody_asked_for_is_sent_again(heard):
+def test_a_signal_that_nobody_asked_for_is_sent_again(received):
     with StopSignals():
         os.kill(os.getpid(), signal.SIGTERM)
-        assert heard == []
-    assert heard == [signal.SIGTERM]
+        assert received == []
+    assert received == [signal.SIGTERM]
 
 
 def test_an_ignored_signal_stays_ignored():

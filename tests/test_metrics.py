@@ -1,4 +1,6 @@
-"""Metrics against their definitions, session by session, and against scikit-learn; what has no term stays missing."""
+"""Compares metrics with their definitions, session by session, and with scikit-learn; a metric without a term
+stays missing.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,14 @@ def rng():
 
 
 def shuffled_sessions(rng: np.random.Generator, most: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Session of each term in random order, and the places of each session's terms."""
+    """Returns the session of each term in random order, and the places of each session's terms."""
     session_N = rng.permutation(np.repeat(np.arange(SESSIONS), rng.integers(1, most, SESSIONS)))
     return session_N, [np.flatnonzero(session_N == s) for s in range(SESSIONS)]
 
 
 @pytest.fixture
 def ranked(rng):
-    """Random catalogue ranks of the clicked items of each session."""
+    """Returns random catalogue ranks of the clicked items of each session."""
     session_N, places = shuffled_sessions(rng, 70)
     rank_N = np.empty(len(session_N), np.int64)
     for place in places:
@@ -38,18 +40,18 @@ def ranked(rng):
 
 @pytest.fixture
 def exposed(rng):
-    """Random scores with many ties, and labels, of the exposures of each session."""
+    """Returns random scores with many ties, and labels, of the exposures of each session."""
     session_N, places = shuffled_sessions(rng, 12)
     return session_N, places, rng.integers(0, 4, len(session_N)) / 2, rng.random(len(session_N)) < 0.4
 
 
-def of_ranks(rank_N, session_N):
+def rank_metrics(rank_N, session_N):
     metrics = Metrics(USERS)
     add_ranking(metrics, rank_N, session_N + 1_000, USER_OF_SESSION[session_N])
     return metrics
 
 
-def of_scores(score_N, clicked_N, session_N):
+def score_metrics(score_N, clicked_N, session_N):
     metrics = Metrics(USERS)
     add_within_session(metrics, "rank", score_N, clicked_N, session_N, USER_OF_SESSION[session_N])
     return metrics
@@ -57,7 +59,7 @@ def of_scores(score_N, clicked_N, session_N):
 
 def test_ranking_equals_its_definition(ranked):
     session_N, places, rank_N = ranked
-    metrics = of_ranks(rank_N, session_N)
+    metrics = rank_metrics(rank_N, session_N)
     for k in CUTOFFS:
         recall, hit, ndcg = [], [], []
         for place in places:
@@ -75,20 +77,20 @@ def test_with_one_click_recall_and_hit_rate_are_the_top_k_accuracy(rng):
     item_S, score_SV = rng.integers(0, CATALOGUE, SESSIONS), rng.normal(size=(SESSIONS, CATALOGUE))
     score_SV[np.arange(SESSIONS), item_S] += 2
     rank_S = np.sum(score_SV > score_SV[np.arange(SESSIONS), item_S][:, None], axis=1)
-    metrics = of_ranks(rank_S, np.arange(SESSIONS))
+    metrics = rank_metrics(rank_S, np.arange(SESSIONS))
     for k in CUTOFFS:
         accuracy = top_k_accuracy_score(item_S, score_SV, k=k, labels=np.arange(CATALOGUE))
         assert metrics.mean(f"recall_at_{k}") == metrics.mean(f"hit_at_{k}") == pytest.approx(accuracy)
 
 
 def test_a_perfect_ranking_scores_one():
-    metrics = of_ranks(np.array([0, 1, 2, 0]), np.array([0, 0, 0, 1]))
+    metrics = rank_metrics(np.array([0, 1, 2, 0]), np.array([0, 0, 0, 1]))
     assert {metrics.mean(name) for name in metrics.sums} == {1.0}
 
 
 def test_order_within_the_session_equals_scikit_learns(exposed):
     session_N, places, score_N, clicked_N = exposed
-    metrics = of_scores(score_N, clicked_N, session_N)
+    metrics = score_metrics(score_N, clicked_N, session_N)
     both = [place for place in places if 0 < clicked_N[place].sum() < len(place)]
     assert 1 < len(both) < SESSIONS
     auc = [roc_auc_score(clicked_N[place], score_N[place]) for place in both]
@@ -99,17 +101,17 @@ def test_order_within_the_session_equals_scikit_learns(exposed):
 
 
 def test_ties_are_worth_what_a_random_order_of_them_gives():
-    """Three exposures with one score: the mean over all orders, by enumeration."""
+    """Enumerates all orders of three exposures with one score and takes the mean."""
     clicked_N, session_N = np.array([True, False, False]), np.zeros(3, np.int64)
-    tied = of_scores(np.zeros(3), clicked_N, session_N)
-    orders = [of_scores(np.array(order, float), clicked_N, session_N) for order in itertools.permutations(range(3))]
+    tied = score_metrics(np.zeros(3), clicked_N, session_N)
+    orders = [score_metrics(np.array(order, float), clicked_N, session_N) for order in itertools.permutations(range(3))]
     for name in ("rank_auc", "rank_gauc", "rank_ndcg"):
         assert tied.mean(name) == pytest.approx(np.mean([metrics.mean(name) for metrics in orders]))
 
 
 def test_a_rising_function_of_the_score_changes_nothing(exposed):
     session_N, _, score_N, clicked_N = exposed
-    plain, bent, turned = (of_scores(score, clicked_N, session_N) for score in (score_N, np.exp(score_N), -score_N))
+    plain, bent, turned = (score_metrics(score, clicked_N, session_N) for score in (score_N, np.exp(score_N), -score_N))
     assert plain.result() == bent.result()
     assert turned.mean("rank_auc") == pytest.approx(1 - plain.mean("rank_auc"))
 
@@ -129,11 +131,11 @@ def test_the_order_of_batches_does_not_matter_and_a_user_may_be_in_several(rng):
 
 
 def test_the_standard_error_is_the_bootstraps_over_users(rng):
-    """Users of unequal size whose terms are alike: taking the terms as independent would be far too sure."""
+    """Users differ in size and the terms of a user are the same: taking terms as independent would be far too sure."""
     users = 300
     user_N = np.repeat(np.arange(users), rng.geometric(0.2, users))
     x_N = rng.normal(size=users)[user_N] + 0.3 * rng.normal(size=len(user_N)) + 5
-    metrics = Metrics(users + 50)  # users without a term are none
+    metrics = Metrics(users + 50)  # users without a term do not count
     metrics.add("loss", x_N, user_N)
 
     x_U, n_U = np.bincount(user_N, x_N), np.bincount(user_N)
@@ -145,7 +147,7 @@ def test_the_standard_error_is_the_bootstraps_over_users(rng):
 
 def test_the_sums_by_user_give_the_means_back(ranked):
     session_N, _, rank_N = ranked
-    metrics = of_ranks(rank_N, session_N)
+    metrics = rank_metrics(rank_N, session_N)
     frame = metrics.by_user()
     assert frame.columns == ["user", "metric", "x", "n"]
     assert frame.filter(metric="mrr")["user"].to_list() == sorted(set(USER_OF_SESSION))

@@ -22,7 +22,9 @@ ITEM_LEVEL = ("nipp", "nipp_plus")
 
 
 def random_log(seed: int, users: int = 30) -> FlatLog:
-    """Users of one to six sessions of one to four exposures, ignored, clicked and context; roles along the history."""
+    """Makes users of one to six sessions of one to four exposures, ignored, clicked and context, with roles along
+    the history.
+    """
     rng = np.random.default_rng(seed)
     sessions_U = rng.integers(1, 7, users)
     items_S = rng.integers(1, 5, sessions_U.sum())
@@ -38,7 +40,7 @@ def random_log(seed: int, users: int = 30) -> FlatLog:
 
 
 def histories(log: FlatLog) -> list[list[tuple[list[tuple[int, int]], int, int]]]:
-    """By user its sessions, each as (exposures, seconds, role)."""
+    """Returns the sessions of each user, each as (exposures, seconds, role)."""
     exposures = list(zip(log.item_N.tolist(), log.feedback_N.tolist(), strict=True))
     item_S1, of_user = log.session_item_offsets_S1, log.user_session_offsets_U1
     whole = [
@@ -49,7 +51,7 @@ def histories(log: FlatLog) -> list[list[tuple[list[tuple[int, int]], int, int]]
 
 
 def expected_slots(history, name: str) -> list:
-    """A user's history slot by slot, by the definition."""
+    """Returns a user's history slot by slot, by the definition."""
     kept = [[x for x in content if name == "nipp_plus" or x[1] == CLICKED] for content, _, _ in history]
     found = [] if kept[0] else [([], history[0][1], TRAIN)]
     return found + [([x], seconds, role) for one, (_, seconds, role) in zip(kept, history, strict=True) for x in one]
@@ -82,7 +84,7 @@ def test_on_sessions_of_one_clicked_item_all_paradigms_are_the_same():
 
 @pytest.mark.parametrize("name", ITEM_LEVEL)
 @pytest.mark.parametrize("history", [1, 3, 40])
-def test_a_held_out_session_stands_whole_behind_the_slots_of_its_history(name, history):
+def test_a_held_out_session_follows_whole_after_the_slots_of_its_history(name, history):
     log = random_log(2)
     users = np.arange(3, log.users)
     for role in (VALIDATION, TEST):
@@ -105,7 +107,7 @@ def test_every_training_label_of_next_session_prediction_is_one_of_the_baselines
     log = random_log(3)
 
     def labels(view: FlatLog) -> Counter:
-        """Clicked items of training targets with the second they were clicked in."""
+        """Returns the clicked items of training targets with the second of the click."""
         windows = make_windows(view, np.arange(view.users), TRAIN, sessions=200, items=200)
         found: Counter = Counter()
         for first, last in zip(windows.first_target_W, windows.last_W, strict=True):

@@ -1,4 +1,6 @@
-"""The reporting checklist and the LaTeX table: nothing is guessed, and what is missing says what would supply it."""
+"""Tests the reporting checklist and the LaTeX table: nothing is guessed, and a missing entry names what would
+supply it.
+"""
 
 import dataclasses
 import re
@@ -32,7 +34,7 @@ COLUMN_OF = {
 
 @pytest.fixture(scope="module")
 def with_floor():
-    """(table, fit) of a law of D with a floor."""
+    """Returns (table, fit) of a law of D with a floor."""
     table = from_frame(runs(), OF_BOTH)
     return table, scaling.fit(table, "power_floor", bootstrap=100)
 
@@ -48,16 +50,16 @@ def test_an_answer_is_missing_exactly_when_its_column_is(question, column):
         return {item.question: item for item in checklist(table, None)}[question]
 
     bare = surface(np.geomspace(1e5, 1e6, 4), np.geomspace(1e6, 1e7, 4))
-    missing, told = item(bare), item(bare.with_columns(pl.lit(column[1]).alias(column[0])))
+    missing, given = item(bare), item(bare.with_columns(pl.lit(column[1]).alias(column[0])))
     assert missing.answer is None
     assert column[0] in missing.source
-    assert told.answer
-    assert column[0] in told.source
+    assert given.answer
+    assert column[0] in given.source
     empty = item(bare.with_columns(pl.lit(None).alias(column[0]))) if column[0] != "status" else missing
     assert empty.answer is None
 
 
-def test_the_checklist_of_a_fit_is_told_by_the_fit(with_floor):
+def test_the_checklist_of_a_fit_comes_from_the_fit(with_floor):
     table, fit = with_floor
     items = checklist(table, fit)
     by_question = {item.question: item for item in items}

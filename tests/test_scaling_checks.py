@@ -1,4 +1,4 @@
-"""Which tables may carry which law: a refusal has its reason and its cure, and no input makes anything else."""
+"""Tests which tables may carry which law: a refusal names its reason and its cure, and no input gives another error."""
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ REPEATED, BROKEN, OF_LOSS = (LAWS[name] for name in ("repeated", "broken", "metr
 
 
 def grid(sizes: int = 6, datas: int = 6) -> pl.DataFrame:
-    """A table that carries every law of the project."""
+    """Returns a table that carries every law of the project."""
     n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, sizes), np.geomspace(1e7, 1e10, datas)))
     loss = 1.7 + 400 * n**-0.34 + 900 * d**-0.29
     ids = [f"run{i}" for i in range(len(n))]
@@ -140,7 +140,7 @@ def test_the_repeated_law_wants_repetition():
             refuse(seen(epochs), REPEATED, None)
 
 
-def test_repeated_data_on_a_ray_is_told_apart_by_its_distinct_part():
+def test_repeated_data_on_a_ray_is_identified_by_its_distinct_part():
     free = ray(36).with_columns(u=pl.col("d") / np.tile([1.0, 4, 16], 12))
     refuse(table(free, unique="u"), REPEATED, None)
     tied = ray(36).with_columns(u=pl.col("d") / 4)
@@ -187,7 +187,7 @@ def test_what_is_warned_of():
 
 
 def corrupt(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """One thing wrong with one column, or with the rows."""
+    """Makes one thing wrong with one column, or with the rows."""
     name = str(rng.choice(frame.columns))
     column = frame[name]
     some = rng.random(len(frame)) < rng.choice([0.03, 0.3, 1.0])
@@ -229,7 +229,7 @@ NAMED = (
 )
 
 
-def test_whatever_is_wrong_with_a_table_is_told_or_listed():
+def test_every_fault_of_a_table_is_refused_or_listed():
     good = grid().with_columns(
         unique=pl.col("d") / 2, flops=6 * pl.col("n") * pl.col("d"), baseline=9.0, floor=1.7, cluster=pl.col("run_id")
     )

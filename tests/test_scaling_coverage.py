@@ -27,7 +27,7 @@ PLANTED = {
     "power_floor": {"A": 30.0, "E": 0.37, "beta": 0.37},
 }
 FARTHER = 10.0
-"""How far past the largest run a prediction is checked, in N D, or in D on the data axis."""
+"""The factor past the largest run at which a prediction is checked, in N D, or in D on the data axis."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Design:
 
 
 def grid() -> Design:
-    """Seven N by six D; three seeds at the corners."""
+    """Returns seven N by six D, with three seeds at the corners."""
     n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, 7), np.geomspace(1e7, 1e10, 6)))
     corner = np.isin(n, [n[0], n[-1]]) & np.isin(d, [d[0], d[-1]])
     n, d = (np.repeat(x, np.where(corner, 3, 1)) for x in (n, d))
@@ -46,7 +46,7 @@ def grid() -> Design:
 
 
 def isoflop() -> Design:
-    """Six budgets, seven sizes around the best of each."""
+    """Returns six budgets, with seven sizes around the best of each."""
     A, B, alpha, beta = (PLANTED["chinchilla"][name] for name in ("A", "B", "alpha", "beta"))
     nd = np.geomspace(1e14, 1e19, 6)
     best = (alpha * A / (beta * B) * nd**beta) ** (1 / (alpha + beta))
@@ -55,13 +55,13 @@ def isoflop() -> Design:
 
 
 def data_axis() -> Design:
-    """Seven D, three seeds."""
+    """Returns seven D with three seeds."""
     d = np.repeat(np.geomspace(3e4, 3e7, 7), 3)
     return Design(LAWS["power_floor"], {"d": d}, np.arange(len(d)))
 
 
 def checkpoints() -> Design:
-    """Seven N by six D, and two earlier checkpoints of each run, which share its noise."""
+    """Returns seven N by six D, and two earlier checkpoints of each run, which share its noise."""
     n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, 7), np.geomspace(1e7, 1e10, 6)))
     points = {"n": np.tile(n, 3), "d": np.concatenate([d, d / 1.6, d / 2.5])}
     return Design(LAWS["chinchilla"], points, np.tile(np.arange(len(n)), 3))
@@ -75,13 +75,13 @@ NOISES = {
 
 
 def growing(random: np.random.Generator, size: int) -> np.ndarray:
-    """From .3 % for the first run to 1.5 % for the last."""
+    """Returns noise from .3 % for the first run to 1.5 % for the last."""
     return 0.01 * (0.3 + 1.2 * (np.arange(size) / size) ** 3) * random.normal(size=size)
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one table says of one quantity."""
+class Estimate:
+    """One table's estimate of one quantity."""
 
     estimate: float
     bootstrap: tuple[float | None, float | None]
@@ -89,7 +89,7 @@ class Told:
 
 
 class FromTruth(Problem):
-    """Begins at the planted law alone: the minimum that many starts find, in a fifth of the time."""
+    """Starts only at the planted law: it finds the minimum of many starts, in a fifth of the time."""
 
     def minima(self, objective: Objective, **_) -> Solution:
         start_P = from_natural(self.law, PLANTED[self.law.name], self.centre, None)
@@ -97,7 +97,7 @@ class FromTruth(Problem):
 
 
 def table_of(design: Design, noise, random: np.random.Generator) -> RunTable:
-    """One table of the planted law with log-normal noise; rows of one cluster share theirs but for a third of it."""
+    """Makes one table of the planted law with log-normal noise; rows of one cluster share two thirds of theirs."""
     runs = int(design.cluster.max()) + 1
     noise_R = noise(random, runs)[design.cluster]
     if runs < len(noise_R):
@@ -114,22 +114,22 @@ def planted(design: Design) -> FittedLaw:
 
 
 def quantities(fitted: FittedLaw) -> dict[str, float]:
-    """The parameters as the formula writes them, and the terms of N and D at the centre."""
+    """Returns the parameters as the formula writes them, and the terms of N and D at the centre."""
     at_centre = dict(zip(fitted.free, np.exp(fitted.theta_P), strict=True))
     sizes = {f"{name} at centre": float(at_centre[name]) for name in fitted.law.sizes if name != "E"}
     return {name: float(value[0]) for name, value in fitted.natural().items()} | sizes
 
 
 def ahead(design: Design) -> dict[str, dict[str, np.ndarray]]:
-    """{name: the largest run, and one FARTHER from it}."""
+    """Returns {name: the largest run, and one FARTHER from it}."""
     at = int(np.argmax(np.prod(list(design.points.values()), axis=0)))
     factor = FARTHER ** (1 / len(design.points))
     largest = {axis: x[at : at + 1] for axis, x in design.points.items()}
     return {"largest run": largest, f"{FARTHER:g} times": {axis: x * factor for axis, x in largest.items()}}
 
 
-def tell(design: Design, table: RunTable, seed: int) -> dict[str, Told]:
-    """{quantity: what this table says of it}, by the library's own steps."""
+def estimates_of(design: Design, table: RunTable, seed: int) -> dict[str, Estimate]:
+    """Returns {quantity: this table's estimate}, by the library's own steps."""
     problem = FromTruth.of(table, design.law, None)
     objective, _ = problem.adaptive()
     minima = problem.minima(objective)
@@ -140,42 +140,42 @@ def tell(design: Design, table: RunTable, seed: int) -> dict[str, Told]:
     _, interval95, bounds = intervals(problem, theta_P, cloud_SP, walked)
     _, centre95 = sizes_at_centre(problem, theta_P, cloud_SP)
     fitted = dataclasses.replace(planted(design), theta_P=theta_P, cloud_SP=cloud_SP)
-    told = {}
+    seen = {}
     for name, estimate in quantities(fitted).items():
         bare = name.removesuffix(" at centre")
         if bare == name:
             of_profile = None if name in design.law.sizes and name != "E" else walked[name].interval95
-            told[name] = Told(estimate, bounds.get(name) or interval95[name], of_profile)
+            seen[name] = Estimate(estimate, bounds.get(name) or interval95[name], of_profile)
         else:
-            told[name] = Told(estimate, centre95[bare], walked[bare].interval95)
+            seen[name] = Estimate(estimate, centre95[bare], walked[bare].interval95)
     for name, points in ahead(design).items():
         estimate, low, high = (float(x[0]) for x in fitted.band(points))
-        told[name] = Told(estimate, (low, high), None)
-    return told
+        seen[name] = Estimate(estimate, (low, high), None)
+    return seen
 
 
-def simulate(design: Design, noise, stream: int) -> tuple[dict[str, float], dict[str, list[Told]]]:
-    """({quantity: its true value}, {quantity: what each of the tables says of it})."""
+def simulate(design: Design, noise, stream: int) -> tuple[dict[str, float], dict[str, list[Estimate]]]:
+    """Returns ({quantity: its true value}, {quantity: the estimate of each table})."""
     truth = quantities(planted(design))
     truth |= {name: float(planted(design).loss_at(points)[0, 0]) for name, points in ahead(design).items()}
-    told: dict[str, list[Told]] = {name: [] for name in truth}
+    seen: dict[str, list[Estimate]] = {name: [] for name in truth}
     for seed in range(TABLES):
         random = np.random.default_rng(np.random.SeedSequence([seed, stream]))
-        for name, one in tell(design, table_of(design, noise, random), seed).items():
-            told[name].append(one)
-    return truth, told
+        for name, one in estimates_of(design, table_of(design, noise, random), seed).items():
+            seen[name].append(one)
+    return truth, seen
 
 
 def coverage(truth: float, intervals95: list[tuple[float | None, float | None]]) -> float:
-    """Share of the intervals that hold the truth; an end that is None holds everything."""
+    """Returns the share of intervals that hold the truth; an end of `None` is open."""
     return float(
         np.mean([(low is None or low <= truth) and (high is None or truth <= high) for low, high in intervals95])
     )
 
 
-def line(truth: dict[str, float], told: dict[str, list[Told]], method: str) -> str:
+def line(truth: dict[str, float], seen: dict[str, list[Estimate]], method: str) -> str:
     cells = []
-    for name, tellings in told.items():
+    for name, tellings in seen.items():
         ends = [getattr(one, method) for one in tellings]
         if None in ends:
             continue
@@ -192,19 +192,19 @@ def line(truth: dict[str, float], told: dict[str, list[Told]], method: str) -> s
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_intervals_cover(design, noise):
-    truth, told = simulate(design(), NOISES[noise], list(NOISES).index(noise))
-    print(f"\n{design.__name__}, {noise}:", line(truth, told, "bootstrap"), line(truth, told, "profile"), sep="\n")
-    for name, tellings in told.items():
+    truth, seen = simulate(design(), NOISES[noise], list(NOISES).index(noise))
+    print(f"\n{design.__name__}, {noise}:", line(truth, seen, "bootstrap"), line(truth, seen, "profile"), sep="\n")
+    for name, tellings in seen.items():
         assert 0.90 <= coverage(truth[name], [one.bootstrap for one in tellings]) <= 0.99, name
 
 
 @pytest.mark.slow
 def test_intervals_cover_where_the_noise_grows_and_profiles_do_not():
-    truth, told = simulate(data_axis(), growing, len(NOISES))
-    print("\ndata_axis, growing noise:", line(truth, told, "bootstrap"), line(truth, told, "profile"), sep="\n")
-    for name, tellings in told.items():
+    truth, seen = simulate(data_axis(), growing, len(NOISES))
+    print("\ndata_axis, growing noise:", line(truth, seen, "bootstrap"), line(truth, seen, "profile"), sep="\n")
+    for name, tellings in seen.items():
         assert 0.90 <= coverage(truth[name], [one.bootstrap for one in tellings]) <= 0.99, name
-    assert coverage(truth["E"], [one.profile for one in told["E"]]) < 0.90
+    assert coverage(truth["E"], [one.profile for one in seen["E"]]) < 0.90
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -226,7 +226,7 @@ def test_intervals_widen_for_few_runs_alone():
 
 
 def drawn(floor: float, copies: int = 1) -> tuple[Problem, np.ndarray, np.ndarray, RunTable]:
-    """The point and the bootstrap's draws of a line with 1 % noise; `copies` rows a run."""
+    """Returns the point and the bootstrap's draws of a line with 1 % noise and `copies` rows a run."""
     d = np.repeat(np.geomspace(3e4, 3e7, 7), 2)
     loss = (floor + 30 * d**-0.37) * np.exp(0.01 * np.random.default_rng(3).normal(size=len(d)))
     rows = {"d": np.tile(d, copies), "loss": np.tile(loss, copies), "run": np.tile(np.arange(len(d)), copies)}
@@ -242,7 +242,7 @@ def test_widening_moves_curves_by_its_factor(floor):
     log_R, draws_SR, cloud_SR = (
         problem.bound.log(theta) for theta in (theta_P[None], draws_SP, widened(problem, theta_P, draws_SP, 14))
     )
-    # where no floor is left to lower, the nearest law is not the moved curve itself
+    # where the floor cannot be lowered, the nearest law is not the moved curve itself
     miss_S = np.abs(cloud_SR - log_R - widening(14, 3) * (draws_SR - log_R)).max(axis=1)
     assert np.median(miss_S / np.abs(draws_SR - log_R).max(axis=1)) < 0.05
 

@@ -18,7 +18,7 @@ from scaling.table.run_table import from_frame
 
 @pytest.fixture(scope="module")
 def iso():
-    """(table, fit) of N and D."""
+    """Returns (table, fit) of N and D."""
     table = from_frame(isoflop_runs(), OF_BOTH)
     return table, scaling.fit(table, "chinchilla", bootstrap=120)
 
@@ -29,7 +29,7 @@ def charts(iso):
 
 
 def drawn(table, fit, theory=None) -> dict[str, dict]:
-    """The figures as plain Vega-Lite, each held against Altair's schema."""
+    """Returns the figures as plain Vega-Lite, each checked by Altair's schema."""
     minima = compute.isoflop_of(table, fit)
     charts = all_figures(
         table, fit, theory, None if isinstance(minima, Refusal) else minima, compute.frontier_of(table, fit)
@@ -48,7 +48,7 @@ def test_every_figure_shows_every_run_once(iso, charts):
             assert sorted(marked) == sorted(table.row_id * 2)
 
 
-def test_hovering_tells_the_run_and_its_settings():
+def test_hovering_shows_the_run_and_its_settings():
     table = from_frame(runs().with_columns(seed=7, width=64), COLUMNS)
     spec = json.dumps(drawn(table, None)["loss_against_data"])
     assert all(f'"field": "{name}"' in spec for name in ("run", "n", "d", "seed", "width"))

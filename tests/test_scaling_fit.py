@@ -1,4 +1,6 @@
-"""Fits: what must not matter does not, known floors are kept, intervals hold the truth, variants are separate fits."""
+"""Tests fits: order and units do not matter, known floors are kept, intervals hold the truth, variants are
+separate fits.
+"""
 
 import os
 import subprocess
@@ -96,11 +98,11 @@ def permuted(runs, order):
 
 
 UNIT = {"n": 1e-3, "d": 50.0, "u": 50.0, "l": 4.0, "response": 0.5}
-"""So many of the new units are one of the old."""
+"""The number of new units in one old unit."""
 
 
 def in_new_units(law: str, p: dict[str, float]) -> dict[str, float]:
-    """What each parameter must become."""
+    """Returns the expected value of each parameter."""
     n, d, upstream, response = UNIT["n"], UNIT["d"], UNIT["l"], UNIT["response"]
     by_size, by_data = n ** p.get("alpha", 0.0), d ** p.get("beta", p.get("alpha", 0.0))
     factor = dict.fromkeys(("E", "M_max", "M_0", "M_1"), response)
@@ -284,7 +286,7 @@ def test_warnings_are_kept():
     assert checks.refuse(runs, registry.LAWS["power"], None) == ()
 
 
-def test_a_summary_names_every_parameter_and_tells_the_known_from_the_open():
+def test_a_summary_names_every_parameter_and_separates_known_from_open():
     summary = scaling.fit(line(0.0, 3e-3, 1), "power_floor", bootstrap=100, full=False).summary()
     assert "E      open: below" in summary
     assert "beta   0.3" in summary

@@ -1,4 +1,6 @@
-"""Forms: the largest runs choose the form that made them, no refit sees them, and what cannot be held out is told."""
+"""Tests forms: the largest runs choose the form that made them, no refit sees them, and a fraction that cannot be
+held out is reported.
+"""
 
 import dataclasses
 from functools import cache
@@ -48,7 +50,7 @@ def test_with_little_noise_the_form_that_made_the_runs_is_chosen(law):
 
 
 def test_a_turn_that_the_smaller_half_does_not_show_is_still_chosen_by_the_rest():
-    """Where the broken law cannot be fitted without half of the runs, all forms are judged by the other fractions."""
+    """If the broken law cannot be fitted without half of the runs, the other fractions judge all forms."""
     forms = forms_of("broken", seed=0)
     refused = [row for row in forms.rows if row.refused is not None]
     assert [(row.law, row.fraction_held) for row in refused] == [("broken", 0.5)]
@@ -59,7 +61,7 @@ def test_a_turn_that_the_smaller_half_does_not_show_is_still_chosen_by_the_rest(
 
 
 def test_a_law_inside_a_larger_one_is_as_good_and_the_larger_is_near():
-    """On tied runs one exponent more does no harm and no good: which of the two is chosen, noise decides."""
+    """On tied runs one more exponent neither helps nor harms, so noise decides which form is chosen."""
     forms = forms_of("tied")
     assert set(forms.near) >= {"tied", "chinchilla"}
     assert {"chinchilla_no_floor", "kaplan"}.isdisjoint(forms.near)
@@ -88,7 +90,7 @@ def test_runs_of_one_size_stay_together():
 
 
 def changed_at_the_top(runs: RunTable, law: str, fraction_held: float, factor: float) -> tuple[RunTable, np.ndarray]:
-    """The table with another response in its largest runs, and which they are."""
+    """Returns the table with another response in its largest runs, and which runs those are."""
     size = reach(runs, law_of(law))
     held = size >= np.sort(size)[len(size) - round(fraction_held * len(size))]
     field = law_of(law).response
@@ -111,10 +113,10 @@ def test_no_refit_sees_what_it_must_predict():
 @pytest.mark.parametrize("law", ["power_floor", "chinchilla"])
 def test_the_held_out_check_predicts_the_same_whatever_was_measured_there(law):
     runs = line(sigma=1e-3) if law == "power_floor" else planted(law, 1e-3, 1)
-    told: list[str] = []
-    plain = predict_heldout(runs, law_of(law), Objective("huber", 2e-3), None, 20, 0, told)
+    notes: list[str] = []
+    plain = predict_heldout(runs, law_of(law), Objective("huber", 2e-3), None, 20, 0, notes)
     other, held = changed_at_the_top(runs, law, len(plain) / len(runs), 1.3)
-    again = predict_heldout(other, law_of(law), Objective("huber", 2e-3), None, 20, 0, told)
+    again = predict_heldout(other, law_of(law), Objective("huber", 2e-3), None, 20, 0, notes)
     assert [run.run for run in plain] == [runs.row_id[i] for i in np.flatnonzero(held)]
     assert [run.predicted for run in plain] == [run.predicted for run in again]
     assert [run.predicted95 for run in plain] == [run.predicted95 for run in again]
@@ -122,14 +124,14 @@ def test_the_held_out_check_predicts_the_same_whatever_was_measured_there(law):
         assert run.relative_error == pytest.approx(run.predicted / run.loss - 1)
         assert run.predicted95[0] < run.predicted < run.predicted95[1]
         assert abs(run.relative_error) < 0.01
-    assert not told
+    assert not notes
 
 
 def test_where_the_rest_cannot_carry_the_law_the_check_says_so():
-    runs, told = line(sizes=5, repeats=2, sigma=1e-3), []
-    assert predict_heldout(runs, law_of("power_floor"), LEAST_SQUARES, None, 0, 0, told) == ()
-    assert told[0].startswith("No held-out check: without the 4 largest runs, ")
-    assert "3 distinct D for 3 free parameters" in told[0]
+    runs, notes = line(sizes=5, repeats=2, sigma=1e-3), []
+    assert predict_heldout(runs, law_of("power_floor"), LEAST_SQUARES, None, 0, 0, notes) == ()
+    assert notes[0].startswith("No held-out check: without the 4 largest runs, ")
+    assert "3 distinct D for 3 free parameters" in notes[0]
 
 
 def test_a_form_that_the_rest_cannot_carry_has_its_reason_in_its_row():

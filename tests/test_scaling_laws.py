@@ -21,7 +21,7 @@ every_law = pytest.mark.parametrize(("law", "floor_known"), LAW_AND_FLOOR)
 
 
 def jittered(law: str, known_floor: float | None) -> tuple[dict[str, float], np.ndarray]:
-    """The centre, and three theta [3, P] within a tenth of the planted one."""
+    """Returns the centre, and three theta [3, P] within a tenth of the planted one."""
     centre, theta_P = truth(law, points(law), known_floor)
     return centre, theta_P * (1 + 0.1 * np.random.default_rng(0).uniform(-1, 1, size=(3, len(theta_P))))
 
@@ -118,7 +118,7 @@ def test_no_fit_by_absolute_deviation_is_worse_than_the_truth(law):
 
 
 def surface(law: str, **changed: float) -> np.ndarray:
-    """The planted chinchilla's parameters under another law of N and D, as the library computes it."""
+    """Returns the planted chinchilla's parameters under another law of N and D."""
     x = points("repeated")
     x = {axis: x[axis] for axis in LAWS[law].axes}
     values = PLANTED["chinchilla"] | changed
@@ -154,7 +154,9 @@ def test_equal_exponents_are_the_tied_law_and_no_floor_is_a_floor_of_nothing():
 
 
 def test_kaplans_law_goes_as_one_over_d():
-    """The last thing that its authors ask of it: analytic in 1 / D, so that the first correction is linear in it."""
+    """Tests the last requirement of its authors: it is analytic in 1 / D, so the first correction is linear in 1 /
+    D.
+    """
     values, centre = PLANTED["kaplan"], {"n": 1e8, "d": 1e20}
     x = {"n": np.full(3, 1e8), "d": np.array([1e20, 1e13, 0.5e13])}
     log_R = bind(LAWS["kaplan"], x, centre, None).log(from_natural(LAWS["kaplan"], values, centre, None)[None])[0]
@@ -224,7 +226,7 @@ def test_parameters_that_make_no_law(values, known_floor, message):
         from_natural(LAWS["chinchilla"], values, {"n": 1e8, "d": 1e9}, known_floor)
 
 
-def test_an_unknown_law_is_told_its_near_miss():
+def test_the_error_for_an_unknown_law_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'chinchilla'"):
         by_name("chinchila")
 

@@ -1,4 +1,4 @@
-"""Seed noise and the F test: what was planted comes back, and the test is wrong as often as it says."""
+"""Tests seed noise and the F test: planted noise comes back, and the test is wrong as often as it states."""
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ def repeated(rng: np.random.Generator, points: int = 8, seeds: int = 3, bend: fl
 
 
 def least_squares(table: RunTable) -> np.ndarray:
-    """Residuals of the law power, for which the F test is exact."""
+    """Returns residuals of the power law, for which the F test is exact."""
     x = np.stack([np.ones(len(table)), np.log(table.d)], axis=1)
     y = np.log(table.loss)
     return y - x @ np.linalg.lstsq(x, y, rcond=None)[0]

@@ -1,4 +1,4 @@
-"""Profiles: the textbook's interval where there is one, an open end where the data give none, sensible widths."""
+"""Tests profiles: textbook intervals where they exist, open ends where the data give no bound, sensible widths."""
 
 import numpy as np
 import pytest
@@ -22,18 +22,18 @@ LEAST_SQUARES, HUBER, SMALL_DELTA, LAD = (
 SIXTY = dict(
     zip("nd", (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, 10), np.geomspace(1e7, 1e10, 6))), strict=True)
 )
-"""Sixty runs over three decades of N and of D."""
+"""Returns sixty runs over three decades of N and of D."""
 
 
 def walked(runs: RunTable, law: str, objective: Objective) -> tuple[Problem, np.ndarray, Profiles]:
-    """The problem, its lowest minimum [P] and the profiles around it."""
+    """Returns the problem, its lowest minimum [P] and the profiles around it."""
     problem = problem_of(runs, law)
     theta_P = problem.minima(objective).theta_SP[0]
     return problem, theta_P, profile(problem, objective, theta_P, runs.cluster)
 
 
 def as_theta(problem: Problem, theta_P: np.ndarray, name: str, ends: tuple[float, float]) -> list[float]:
-    """The ends of an interval as theta holds them."""
+    """Returns the ends of an interval in the units of theta."""
     if name in problem.law.sizes:
         return [float(np.log(end)) for end in ends]  # of a size the profile is at the centre
     values = registry.natural(problem.law, theta_P[None], problem.centre, None)
@@ -119,16 +119,16 @@ def test_on_a_good_design_it_is_about_as_wide_as_the_bootstrap(objective):
 
 
 def test_rows_that_share_a_cluster_count_as_their_cluster():
-    """Three rows a run that share most of their noise: as wide as the cluster bootstrap, not as without clusters."""
+    """Three rows a run share most of their noise: the profile is as wide as the cluster bootstrap."""
     rng = np.random.default_rng(5)
     x = {axis: np.repeat(values, 3) for axis, values in SIXTY.items()}
     cluster = np.repeat(np.arange(60), 3)
     loss = exact("chinchilla", x) * np.exp(0.01 * rng.normal(size=60)[cluster] + 0.003 * rng.normal(size=180))
-    told, untold = table(loss, **x, cluster=cluster), table(loss, **x)
-    problem, theta_P, found = walked(told, "chinchilla", LEAST_SQUARES)
-    _, _, naive = walked(untold, "chinchilla", LEAST_SQUARES)
+    clustered, bare = table(loss, **x, cluster=cluster), table(loss, **x)
+    problem, theta_P, found = walked(clustered, "chinchilla", LEAST_SQUARES)
+    _, _, naive = walked(bare, "chinchilla", LEAST_SQUARES)
     minima = problem.minima(LEAST_SQUARES)
-    cloud_SP = problem.bootstrap(LEAST_SQUARES, minima, told.cluster, 300, seed=0, stream=0)
+    cloud_SP = problem.bootstrap(LEAST_SQUARES, minima, clustered.cluster, 300, seed=0, stream=0)
     width = widths(problem, theta_P, found.by_name)
     np.testing.assert_allclose(width / (3.92 * cloud_SP.std(axis=0)), 1, atol=0.35)
     np.testing.assert_allclose(width / widths(problem, theta_P, naive.by_name), np.sqrt(3), rtol=0.15)
@@ -174,7 +174,7 @@ def test_where_not_even_a_minimum_is_left_the_law_is_refused():
 
 
 def test_without_corner_runs_gamma_is_open():
-    """Runs near D = 20 N only: where size or data alone binds is not seen, and gamma trades with both exponents."""
+    """Runs near D = 20 N only do not show where size or data alone binds, and gamma trades with both exponents."""
     n = np.repeat(np.geomspace(1e6, 1e9, 8), 3)
     x = {"n": n, "d": 20 * n * np.tile([0.5, 1.0, 2.0], 8)}
     _, _, found = walked(planted("gamma", 0.01, 1, x), "gamma", LEAST_SQUARES)
@@ -184,7 +184,7 @@ def test_without_corner_runs_gamma_is_open():
     assert low < 0.6 < high
 
 
-def test_a_profile_that_walks_into_a_lower_minimum_tells_it():
+def test_a_profile_that_finds_a_lower_minimum_reports_it():
     runs = planted("broken", 0.05, seed=0)
     problem = problem_of(runs, "broken")
     minima = problem.minima(HUBER)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not CSV.exists(), reason=f"{CSV.name} is not bes
 
 @pytest.fixture(scope="module")
 def runs() -> RunTable:
-    """The 240 points that remain without the five of highest loss."""
+    """Returns the 240 points that remain without the five of highest loss."""
     return scaling.read(CSV, COLUMNS, drop_worst=5)
 
 
@@ -31,7 +31,7 @@ def fit(runs) -> scaling.Fit:
 
 
 def lowest(runs: RunTable, objective: Objective) -> tuple[float, dict[str, float]]:
-    """The objective at its lowest minimum, and the parameters there."""
+    """Returns the objective at its lowest minimum, and the parameters there."""
     problem = problem_of(runs, "chinchilla")
     minima = problem.minima(objective)
     values = registry.natural(problem.law, minima.theta_SP[:1], problem.centre, None)
@@ -39,7 +39,7 @@ def lowest(runs: RunTable, objective: Objective) -> tuple[float, dict[str, float
 
 
 def assert_printed(got: dict[str, float], printed: dict[str, str]) -> None:
-    """`got` rounds to what is printed, to the last digit of it give or take one."""
+    """Asserts that `got` rounds to the printed number, give or take one of its last digit."""
     for name, text in printed.items():
         last = 10.0 ** -len(text.partition(".")[2])
         assert got[name] == pytest.approx(float(text), abs=last), name
@@ -55,7 +55,7 @@ def test_the_usual_objective_to_the_digit(fit):
 
 
 def test_the_gradient_there_is_zero(fit):
-    """Against a derivative of the objective alone, so that not the minimiser's own word is taken for it."""
+    """Checks with a derivative of the objective itself, independent of the minimiser."""
     problem = problem_of(fit.table, "chinchilla")
 
     def objective(theta_P):

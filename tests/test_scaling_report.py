@@ -1,4 +1,4 @@
-"""Reports: self-contained, complete whatever the runs did, and written whole or not at all."""
+"""Tests reports: they are self-contained, complete for any outcome of the runs, and written whole or not at all."""
 
 import dataclasses
 import functools
@@ -42,7 +42,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def iso():
-    """(table, fit) of N and D."""
+    """Returns (table, fit) of N and D."""
     table = from_frame(isoflop_runs(), OF_BOTH)
     return table, scaling.fit(table, "chinchilla", bootstrap=120, full=False)
 
@@ -54,7 +54,7 @@ def no_files(monkeypatch):
 
 @pytest.fixture
 def no_extras(monkeypatch):
-    """Fits without profiles and held-out checks, which take their time."""
+    """Fits without profiles and held-out checks, which are slow."""
     monkeypatch.setattr(scaling, "fit", functools.partial(scaling.fit, full=False))
 
 
@@ -78,7 +78,7 @@ def test_the_page_needs_no_network(written):
     assert len(re.findall(r"</script>", page)) == 2
 
 
-def test_every_figure_is_in_the_page_and_beside_it(written):
+def test_every_figure_is_in_the_page_and_in_a_file_of_its_own(written):
     names = OF_RUNS - {"residuals_against_size"} | {"profile", "forms"}
     assert shown(written) == names
     beside = {f"{n}.{s}" for n in names for s in ("svg", "png", "pdf")}
@@ -92,7 +92,7 @@ def test_every_figure_is_in_the_page_and_beside_it(written):
     assert "exact reference" in in_excess
 
 
-def test_a_fit_beside_the_page_can_be_loaded(written):
+def test_the_fit_saved_with_the_page_can_be_loaded(written):
     assert scaling.load(written / "page_figures" / "fit_power_floor.json").law.name == "power_floor"
 
 
@@ -142,7 +142,7 @@ def test_the_answer_is_a_sentence_with_intervals(iso, no_files, tmp_path):
     assert "A = " not in answer  # a size at N = 1 says nothing
 
 
-def test_every_run_and_every_exclusion_is_told_and_escaped(written):
+def test_every_run_and_every_exclusion_is_shown_and_escaped(written):
     page = (written / "page.html").read_text()
     assert all(f"<td>{name}</td>" in page for name in runs()["run_id"])
     assert "status is &#x27;failed&#x27;" in page
@@ -170,7 +170,7 @@ def test_a_table_without_a_single_run_left(tmp_path, no_files):
     assert "No run is left to draw" in (tmp_path / "page.html").read_text()
 
 
-def test_an_open_interval_is_what_the_report_cannot_tell(tmp_path, no_files):
+def test_an_open_interval_is_what_the_report_cannot_say(tmp_path, no_files):
     table, fit = without_floor()
     report.write(tmp_path / "page.html", table, [("power_floor", fit)])
     assert "power_floor: the value of E; open" in (tmp_path / "page.html").read_text()
@@ -211,7 +211,7 @@ def test_where_it_cannot_be_written(tmp_path, name, message):
 
 
 def report_of(frame: pl.DataFrame, folder, *arguments: str) -> tuple[int, str]:
-    """(exit code, the page or "") of `sessionrec report`."""
+    """Returns (exit code, the page or "") of `sessionrec report`."""
     frame.write_csv(folder / "runs.csv")
     page = folder / "page.html"
     code = main(["report", str(folder / "runs.csv"), "--out", str(page), "--bootstrap", "0", *arguments])

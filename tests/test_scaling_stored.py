@@ -1,4 +1,6 @@
-"""fit.json keeps contract 4 and predicts as the fit did, to the bit; what is no fit is refused; what predict wants."""
+"""fit.json keeps contract 4 and predicts as the fit did, to the bit; other files and wrong calls of predict are
+refused.
+"""
 
 import json
 
@@ -20,7 +22,7 @@ GIVEN = {"n": "N", "d": "D", "u": "U", "l": "L"}
 
 @pytest.fixture(scope="module")
 def fit() -> scaling.Fit:
-    """A full one, with an open floor, profiles, held-out runs, forms and variants."""
+    """Returns a full fit, with an open floor, profiles, held-out runs, forms and variants."""
     return scaling.fit(line(0.0, 0.01, seed=1), "power_floor", bootstrap=100)
 
 
@@ -133,7 +135,7 @@ def edited(text: str, **changed) -> str:
         (lambda text: edited(text, ranges=[]), "is damaged: ranges"),
     ],
 )
-def test_what_is_no_fit_is_told(stored, damage, message):
+def test_what_is_no_fit_is_reported(stored, damage, message):
     stored.write_text(damage(stored.read_text()))
     with pytest.raises(InputError, match=message):
         scaling.load(stored)

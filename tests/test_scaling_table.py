@@ -1,4 +1,4 @@
-"""Tables of runs: what is refused, what is left out and why, and that nothing goes missing."""
+"""Tests tables of runs: which are refused, which rows are left out and why, and that no row goes missing."""
 
 import dataclasses
 import itertools
@@ -141,7 +141,7 @@ def test_d_from_flops():
     assert table.flops_per_nd == 6
 
 
-def test_flops_beside_d_tell_what_a_parameter_and_an_example_cost():
+def test_flops_and_d_give_the_cost_of_a_parameter_and_an_example():
     cost = [8e3, 16e3, 24e3, 32e3, 40e3, None]
     columns = Columns(loss="loss", n="n", d="d", flops="c")
     table = from_frame(frame(c=cost), columns)
@@ -263,7 +263,7 @@ def test_part_of_a_table_keeps_every_column():
     assert part.cluster.tolist() == [2, 2]
 
 
-def test_the_hash_tells_a_loss_from_an_error():
+def test_the_hash_separates_a_loss_from_an_error():
     runs = frame(hit=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     hashes = {
         from_frame(runs, Columns(d="d", **named)).data_hash()
@@ -285,7 +285,7 @@ def test_a_floor_column_without_numbers_is_no_floor():
 
 
 def sweep(folder: Path, runs: int) -> list[Path]:
-    """A sweep folder of planned runs; of their row.json the paths."""
+    """Makes a sweep folder of planned runs. Returns the paths of their row.json."""
     names = [f"run{i}" for i in range(runs)]
     folder.mkdir(exist_ok=True)
     (folder / "sweep.json").write_text(json.dumps({"runs": {name: {} for name in names}}))
@@ -294,7 +294,7 @@ def sweep(folder: Path, runs: int) -> list[Path]:
     return [folder / "runs" / name / "row.json" for name in names]
 
 
-def test_a_sweep_under_way_tells_every_planned_run(tmp_path):
+def test_a_sweep_under_way_lists_every_planned_run(tmp_path):
     done, failed, under_way, _ = sweep(tmp_path, 4)
     (under_way.parent / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"no run is done yet \(1 under way or dead, 3 waiting\)"):
@@ -309,7 +309,7 @@ def test_a_sweep_under_way_tells_every_planned_run(tmp_path):
 
 
 def test_a_table_is_whole_while_rows_come_and_go(tmp_path):
-    """Every planned run is in it, or left out with a reason, at every moment."""
+    """Every planned run is in the table, or left out with a reason, at every moment."""
     kept, *others = sweep(tmp_path, 6)
     kept.write_text(json.dumps({"run_id": "run0", "status": "done", "d": 1, "loss": 2.0}))
     is_over, seen = threading.Event(), set()

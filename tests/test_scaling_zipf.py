@@ -15,12 +15,14 @@ from sessionrec_jax.data.synthetic.truth import Truth
 EXACT = ZipfSurface()
 N_7 = np.geomspace(1e3, 1e6, 7)
 D_7 = np.geomspace(1e5, 1e9, 7)
-"""Both limits are in reach: at the corners nearly all of the excess is of capacity, or of data."""
+"""Returns a grid that reaches both limits: at its corners nearly all of the excess comes from capacity, or from
+data.
+"""
 
 
 @dataclass(frozen=True)
 class EvenTruth(Truth):
-    """The project's own truth with every coin the same and categories of equal mass; the mean over both coins has no
+    """The project's own truth with every coin the same and categories of equal mass: the mean over both coins has no
     draw left in it."""
 
     coin: bool = False
@@ -65,7 +67,7 @@ def test_each_limit_alone_has_its_exponent(alpha):
 
 
 def test_far_out_only_the_ratio_of_data_to_capacity_matters():
-    """L - E = N^-alpha F(D / N^(1 + alpha)): what any law of the gamma form with these exponents also says."""
+    """Checks L - E = N^-alpha F(D / N^(1 + alpha)), as any law of the gamma form with these exponents has it."""
     ratio, n = np.geomspace(1e-2, 1e2, 5), np.array([[1e6], [1e8]])
     shape = EXACT.excess(n, ratio * n**1.5) * n**0.5
     np.testing.assert_allclose(shape[0], shape[1], rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The score: lengths and angles under cosine, the temperature, and dot as the plain case of both."""
+"""Tests the score: lengths and angles under cosine, the temperature, and dot as the plain case."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ apply = jax.jit(sessionrec.apply, static_argnums=0)
 
 @functools.cache
 def build(**settings):
-    """Spec, parameters away from their start, embeddings and queries of INPUTS."""
+    """Returns spec, parameters away from their start, embeddings and queries of INPUTS."""
     spec = Spec(replace(MODEL, **settings), IDS, (), 2, 3, 2)
     clicks_V = np.arange(IDS)
     params = sessionrec.init(spec, jax.random.key(0), from_counts(clicks_V, 2 * clicks_V, {}, {}))

@@ -1,4 +1,4 @@
-"""What a reader at a terminal sees of a sweep: whole numbers, what goes on first, and nothing is left behind."""
+"""Tests the status of a sweep at a terminal: whole numbers, active runs first, and no line left behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ REASON = "worker HOST:1 said: XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory
 
 @pytest.fixture
 def sweep(tmp_path):
-    """(its folder, run_ids): four settings vary; three runs failed, two are done, one is under way, two wait."""
+    """Returns (folder, run_ids) of a sweep: four settings vary; three runs failed, two are done, one is under way,
+    two wait.
+    """
     varied = itertools.product((500, 16000), (1e-3, 3e-3), (32, 48))
     configs = [
         replace(
@@ -52,7 +54,7 @@ def sweep(tmp_path):
         yield tmp_path, names
 
 
-def test_no_number_is_cut_and_every_reason_is_told(sweep, monkeypatch, capsys):
+def test_no_number_is_cut_and_every_reason_is_shown(sweep, monkeypatch, capsys):
     folder, names = sweep
     assert main(["status", str(folder)]) == 0
     in_a_file = capsys.readouterr().out
@@ -72,7 +74,7 @@ def test_no_number_is_cut_and_every_reason_is_told(sweep, monkeypatch, capsys):
 
 
 def test_a_screen_that_is_too_small_is_left_clean(sweep):
-    """It shows what goes on first; what it cannot hold does not stay above it when it ends."""
+    """The table shows active runs first; lines that it cannot hold do not stay above it when it ends."""
     folder, names = sweep
     terminal, inside = pty.openpty()
     argv = [sys.executable, "-m", "experiments", "status", str(folder), "--follow"]

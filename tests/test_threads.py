@@ -1,4 +1,4 @@
-"""The engine of preparation on one machine: `map` by two threads."""
+"""Tests the engine of preparation on one machine: `map` with two threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_two_calls_run_at_a_time_and_results_come_in_order():
             yield value
 
     def call(value: int) -> int:
-        both.wait()  # only a call beside this one lets it end
+        both.wait()  # only a second call at the same time lets it end
         return value
 
     for result in threaded(call, values()):

@@ -1,4 +1,4 @@
-"""L(N, D) of the Zipf-intent process without noise, to 1e-9: a surface whose floor and exponents are known by theory.
+"""Computes L(N, D) of the Zipf-intent process without noise, to 1e-9: theory knows its floor and exponents.
 
     ZipfSurface(alpha=0.5).loss(n, d)           # arrays, broadcast
     ZipfSurface(items=32**3).excess(np.inf, d)  # a finite catalogue, capacity without end
@@ -43,23 +43,25 @@ class ZipfSurface:
     items: float = np.inf
 
     def loss(self, n: np.ndarray | float, d: np.ndarray | float) -> np.ndarray:
-        """Nats per exposure at N = `n` facts and D = `d` exposures, broadcast; infinity is allowed for both."""
+        """Returns nats per exposure at N = `n` facts and D = `d` exposures, broadcast; infinity is allowed for both."""
         return self.floor + self.excess(n, d)
 
     @property
     def floor(self) -> float:
-        """Loss (nats per exposure) of the predictor that knows every coin."""
+        """Returns the loss (nats per exposure) of the predictor that knows every coin."""
         q_2 = np.array(self.click_probabilities)
         return float((entr(q_2) + entr(1 - q_2)).mean())
 
     @property
     def click_probabilities(self) -> tuple[float, float]:
-        """In the next session, where the coin fell low and where it fell high: drift pulls both to the mean."""
+        """Returns the click probabilities in the next session for a low and a high coin: drift pulls both to the
+        mean.
+        """
         mean, keep = (self.click_low + self.click_high) / 2, self.keep_interest
         return keep * self.click_low + (1 - keep) * mean, keep * self.click_high + (1 - keep) * mean
 
     def excess(self, n: np.ndarray | float, d: np.ndarray | float) -> np.ndarray:
-        """`loss` - `floor`, without the rounding of the subtraction."""
+        """Returns `loss` - `floor`, without the rounding of the subtraction."""
         n, d = np.broadcast_arrays(np.asarray(n, float), np.asarray(d, float))
         if not (np.all(n >= 0) and np.all(d >= 0)):
             raise ValueError(f"N {n} and D {d}; wanted numbers from 0 on, and no NaN")
@@ -86,7 +88,7 @@ class ZipfSurface:
         return known_R + unseen * self._mass_past(stored_R)
 
     def _nats(self, rank_Z: np.ndarray, d: float) -> np.ndarray:
-        """What the facts of these ranks add to the excess when they are stored."""
+        """Returns the share of the excess that the facts of these ranks add when they are stored."""
         p_Z = rank_Z ** -(1 + self.alpha) / self._norm
         return p_Z * risk(d * p_Z / self.categories, *self.click_probabilities)
 
@@ -101,19 +103,21 @@ class ZipfSurface:
         return _zipf_sum_past(0.0, self.items, self.alpha)
 
     def _mass_past(self, rank_R: np.ndarray) -> np.ndarray:
-        """Popularity of the ranks past these; a fraction of a rank counts as that share of its facts."""
+        """Returns the popularity of the ranks past these; a fraction of a rank counts as that share of its facts."""
         part_R, whole_R = np.modf(rank_R)
         next_R = (whole_R + 1) ** -(1 + self.alpha) * (whole_R < self.items)
         return (_zipf_sum_past(whole_R, self.items, self.alpha) - part_R * next_R) / self._norm
 
 
 def _zipf_sum_past(rank, items, alpha):
-    """sum of z^-(1 + alpha) over rank < z <= items."""
+    """Returns the sum of z^-(1 + alpha) over rank < z <= items."""
     return zeta(1 + alpha, rank + 1) - (zeta(1 + alpha, items + 1) if np.isfinite(items) else 0.0)
 
 
 def risk(mean_L: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Expected KL(truth || posterior mean) in nats, averaged over the coin, after Poisson(mean) exposures; [L]."""
+    """Returns the expected KL(truth || posterior mean) in nats, averaged over the coin, after Poisson(mean)
+    exposures; [L].
+    """
     risk_T = _risk_after(low, high)
     seen_T = np.arange(SEEN_MAX)
     # Past half the table nothing is left to learn, and the Poisson mass past its end is nothing.
@@ -127,7 +131,7 @@ def risk(mean_L: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @cache
 def _risk_after(low: float, high: float) -> np.ndarray:
-    """The same after exactly 0, 1, ..., SEEN_MAX - 1 exposures, [T]."""
+    """Returns the same after exactly 0, 1, ..., SEEN_MAX - 1 exposures, [T]."""
     risk_T = np.empty(SEEN_MAX)
     for seen in range(SEEN_MAX):
         clicks = np.arange(seen + 1)
@@ -142,5 +146,5 @@ def _risk_after(low: float, high: float) -> np.ndarray:
             ]
         )
     if risk_T[SEEN_MAX // 2] > 1e-12:
-        raise ValueError(f"click probabilities {low} and {high} are too near to be told apart in {SEEN_MAX} exposures")
+        raise ValueError(f"click probabilities {low} and {high} are too near to be separated in {SEEN_MAX} exposures")
     return risk_T
