@@ -1,22 +1,17 @@
-"""Plans: what to run. One file for each plan; a plan turns one Config into the list of Configs of a sweep.
+"""Plans decide what to run. Each is one file, which turns one Config into the list of Configs of a sweep.
 
 A Config and a prepared log come in; a Layout goes out: the runs, and the file that says which columns a fit reads.
-A plan of your own is a module with a dataclass like those here; `register_plan("mine", Plan)` adds it.
+A plan is a dataclass `Plan`, most often based on ScalingPlan or ArmsPlan. `register_plan("mine", Plan)` adds one from
+outside.
 """
+
+from pathlib import Path
 
 from sessionrec_jax.registry import Registry
 
-PLANS: Registry[type] = Registry(
-    "plan",
-    "Plan",
-    {
-        name: f"experiments.plans.{name}"
-        for name in (
-            "grid", "isoflop", "unlimited_data", "epochs", "history", "learning_rate", "seeds", "catalogue",
-            "paradigm", "ablation",
-        )
-    },
-)  # fmt: skip
+_FILES = sorted(path for path in Path(__file__).parent.glob("*.py") if "\nclass Plan" in path.read_text())
+PLANS = Registry[type]("plan", "Plan", {path.stem: f"experiments.plans.{path.stem}" for path in _FILES})
+"""Every file here that defines a class `Plan` is a plan, by its name."""
 
 
 def register_plan(name: str, plan: type) -> None:

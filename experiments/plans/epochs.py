@@ -5,17 +5,15 @@ In the law, repeated data count less and less (2305.16264): R_D says after how m
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from experiments.plans.scaling_plan import ScalingPlan, around_values, thirds, training_users
+from experiments.plans.scaling_plan import ScalingPlan, around_values, thirds
 from experiments.plans.sizes import around
 from experiments.sweep.row_columns import FIT, PARAMS, SESSIONS, SESSIONS_SEEN
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.store import Prepared
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,13 @@ class Plan(ScalingPlan):
     def report(self) -> dict[str, Any]:
         return super().report() | {"select_within": [SESSIONS, PARAMS, "seed", "epochs_planned"]}
 
-    def wider(self, base: Config, prepared: Prepared) -> Plan:
-        """More users, epochs and sizes: runs that may be added."""
-        most = training_users(prepared)
-        return dataclasses.replace(
-            self.untuned(),
-            users=around_values(self._users(most), 1, most),
-            epochs=tuple(map(float, around_values(self.epochs, 1, 4 * max(self.epochs)))),
-            sizes=around(self.sizes),
-        )
+    def more(self, base: Config, users: int) -> dict[str, Any]:
+        """More users, epochs and sizes."""
+        return {
+            "users": around_values(self._users(users), 1, users),
+            "epochs": tuple(map(float, around_values(self.epochs, 1, 4 * max(self.epochs)))),
+            "sizes": around(self.sizes),
+        }
 
     def _users(self, most: int) -> tuple[int, ...]:
         return self.users or thirds(most, 3)

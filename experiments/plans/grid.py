@@ -6,17 +6,15 @@ The test sessions are the same for all runs and choose nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from experiments.plans.scaling_plan import ScalingPlan, around_values, thirds, training_users
+from experiments.plans.scaling_plan import ScalingPlan, around_values, thirds
 from experiments.plans.sizes import around
 from scaling.laws import registry
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.store import Prepared
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,14 @@ class Plan(ScalingPlan):
             if epochs == min(self.epochs) or count * epochs <= self.user_epochs_max:
                 yield {"data.users": count, "train.epochs": epochs}
 
-    def wider(self, base: Config, prepared: Prepared) -> Plan:
-        """More users and sizes, as far as the log and the ladder reach: runs that may be added."""
-        most = training_users(prepared)
-        return dataclasses.replace(
-            self.untuned(),
-            users=around_values(self._users(most), 1, most),
-            sizes=around(self.sizes) if "n" in registry.by_name(self.law).axes else self.sizes,
-            epochs=(min(self.epochs),),
-        )
+    def more(self, base: Config, users: int) -> dict[str, Any]:
+        """More users and sizes, as far as the log and the ladder reach."""
+        has_n = "n" in registry.by_name(self.law).axes
+        return {
+            "users": around_values(self._users(users), 1, users),
+            "sizes": around(self.sizes) if has_n else self.sizes,
+            "epochs": (min(self.epochs),),
+        }
 
     def _users(self, most: int) -> tuple[int, ...]:
         return self.users or thirds(most, 6)

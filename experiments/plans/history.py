@@ -5,7 +5,6 @@ Every run has the same rows, the same targets and the same test sessions; only h
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -13,7 +12,6 @@ from typing import Any, ClassVar, Literal
 from experiments.plans.scaling_plan import ScalingPlan, around_values
 from experiments.sweep.row_columns import FIT, WINDOW
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 
 
@@ -37,10 +35,9 @@ class Plan(ScalingPlan):
             )
         return [{"data.window": slots} for slots in self._windows(base)]
 
-    def wider(self, base: Config, prepared: Prepared) -> Plan:
-        """More windows, as far as a row reaches: runs that may be added."""
-        windows = around_values(self._windows(base), 2, base.data.sessions_per_row)
-        return dataclasses.replace(self.untuned(), windows=windows)
+    def more(self, base: Config, users: int) -> dict[str, Any]:
+        """More windows, as far as a row reaches."""
+        return {"windows": around_values(self._windows(base), 2, base.data.sessions_per_row)}
 
     def _windows(self, base: Config) -> tuple[int, ...]:
         return self.windows or tuple(2**k for k in range(1, base.data.sessions_per_row.bit_length()))

@@ -7,9 +7,8 @@ through the minima.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from experiments.plans.scaling_plan import ScalingPlan, layout, training_users
 from experiments.plans.sizes import around, size_of
@@ -62,9 +61,9 @@ class Plan(ScalingPlan):
         ]
         return layout(configs, prepared, self.report())
 
-    def wider(self, base: Config, prepared: Prepared) -> Plan:
-        """More sizes at the same budgets: runs that may be added."""
-        return dataclasses.replace(self.untuned(), sizes=around(self.sizes))
+    def more(self, base: Config, users: int) -> dict[str, Any]:
+        """More sizes at the same budgets."""
+        return {"sizes": around(self.sizes)}
 
 
 def _spending(budget: float, whole: Config, users: float, most: int, cost: CostEstimate) -> Config:

@@ -79,9 +79,14 @@ class ScalingPlan:
         selection = {"select_by": OBJECTIVE, "select_within": within}
         return self.COLUMNS | selection | ({} if self.law == "none" else {"law": self.law})
 
-    def untuned(self) -> Self:
-        """The plan at one seed and one learning rate: enough for candidates of runs to add."""
-        return dataclasses.replace(self, seeds=self.seeds[:1], learning_rates=(), learning_rates_from=None)
+    def more(self, base: Config, users: int) -> dict[str, Any]:
+        """Fields with more values, for candidates of runs to add if this plan cannot identify its law."""
+        return {}
+
+    def wider(self, base: Config, prepared: Prepared) -> Self:
+        """The plan with `more` values, at one seed and one learning rate."""
+        untuned = {"seeds": self.seeds[:1], "learning_rates": (), "learning_rates_from": None}
+        return dataclasses.replace(self, **untuned, **self.more(base, training_users(prepared)))
 
     def _rates(self, base: Config) -> dict[str, Sequence[float]]:
         if self.learning_rates_from is None:

@@ -8,7 +8,6 @@ of memory an exposure). On the known truth the excess over the floor then falls 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,7 +16,6 @@ from experiments.plans.scaling_plan import ScalingPlan
 from experiments.plans.sizes import around
 from experiments.sweep.row_columns import FIT, PARAMS
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 
 
@@ -43,6 +41,5 @@ class Plan(ScalingPlan):
             raise InputError(f"--epochs is {self.epochs:g}; wanted at most 1, so that no session is seen twice")
         return [{"train.epochs": self.epochs}]
 
-    def wider(self, base: Config, prepared: Prepared) -> Plan:
-        """More sizes: runs that may be added."""
-        return dataclasses.replace(self.untuned(), sizes=around(self.sizes))
+    def more(self, base: Config, users: int) -> dict[str, Any]:
+        return {"sizes": around(self.sizes)}
