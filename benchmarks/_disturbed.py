@@ -1,4 +1,4 @@
-"""Empty runs in a sweep whose workers are killed at random, and what became of them: for sweep.py and for the tests."""
+"""Empty runs in a sweep whose workers are killed at random, and a record of them: for sweep.py and for the tests."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.runfolder.stopping import Stop
 
 RUN_SECONDS = 0.2
-"""The longest of the runs, which sleep for a random part of it."""
+"""A run sleeps for a random part of this time."""
 LIFE_SECONDS = 1.0
-"""What a worker lives on average, from its first run on."""
+"""Average life of a worker, from its first run on."""
 
 
 class Disturbed(NamedTuple):
-    """What became of the runs. Lost are those without a row; `faults` tells of those that two did."""
+    """A record of the runs. Runs without a row are lost."""
 
     seconds: float
     kills: int
     rows: int
     leases: int
-    """Times that a worker took a run, which may have been done by then."""
-    begun: int
-    """Times that a worker began one."""
+    """The number of times that a worker took a run, which may have been done by then."""
+    starts: int
+    """The number of times that a worker started a run."""
     rows_written: int
     faults: list[str]
-    """A run that was begun while another worker was in it, or had its row."""
+    """Runs that were started while another worker was in them, or after their row."""
 
 
 def disturbed(sweep_dir: Path, runs: int, launcher: Launcher) -> Disturbed:
@@ -43,45 +43,45 @@ def disturbed(sweep_dir: Path, runs: int, launcher: Launcher) -> Disturbed:
     configs = [replace(Config(), {"train.seed": number}) for number in range(runs)]
     sweep_folder.begin(sweep_dir, "empty", configs, {})
     kills: list[str] = []
-    begun = time.monotonic()
+    start = time.monotonic()
     launcher.launch(sweep_dir, sleep, options=WorkerOptions(retries=runs), refresh=lambda: None, report=kills.append)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     folders = [sweep_folder.run_dir(sweep_dir, run_id(config)) for config in configs]
-    told = [line for folder in folders for line in _lines(folder / "told")]
+    events = [line for folder in folders for line in _lines(folder / "events")]
     return Disturbed(
         seconds,
         len(kills),
         sum((folder / "row.json").exists() for folder in folders),
         len(list((sweep_dir / "leases").glob("[!.]*"))),
-        told.count("begun"),
-        told.count("row"),
-        [line for line in told if line not in ("begun", "row")],
+        events.count("start"),
+        events.count("row"),
+        [line for line in events if line not in ("start", "row")],
     )
 
 
 def sleep(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> None:
-    """A run that tells what must not happen."""
+    """A run that records what must not happen."""
     if not any(signal.getitimer(signal.ITIMER_REAL)):  # its signal ends the process, whatever it does then
         signal.setitimer(signal.ITIMER_REAL, random.expovariate(1 / LIFE_SECONDS))
     with (run_dir / "inside").open("w") as inside:
         if not lock(inside, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            _tell(run_dir, "begun beside another")
+            _record(run_dir, "start while another runs")
         if (run_dir / "row.json").exists():
-            _tell(run_dir, "begun after its row")
-        _tell(run_dir, "begun")
+            _record(run_dir, "start after its row")
+        _record(run_dir, "start")
         time.sleep(random.uniform(0, RUN_SECONDS))
         write(run_dir / "row.json", {"run_id": run_id(config), "status": "done"})
-        _tell(run_dir, "row")
+        _record(run_dir, "row")
 
 
 def at_once(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> None:
-    """A run that is nothing but its row."""
+    """A run that only writes its row."""
     write(run_dir / "row.json", {"run_id": run_id(config), "status": "done"})
 
 
-def _tell(run_dir: Path, what: str) -> None:
-    with (run_dir / "told").open("a") as told:
-        told.write(f"{what}\n")
+def _record(run_dir: Path, what: str) -> None:
+    with (run_dir / "events").open("a") as events:
+        events.write(f"{what}\n")
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""A sweep of two small runs that train, as a command, and what became of it: for the tests of every launcher."""
+"""A sweep of two small runs that train, as a command, and its results: for the tests of every launcher."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = (
     "--train.log-every-steps 1 --train.checkpoint-every-seconds 0.2"
 )
 ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-OF_THE_CLOCK = (
+TIMES = (
     "wall_seconds", "compile_seconds", "sessions_per_second", "items_per_second", "model_flops_utilization",
     "peak_flops_per_second_measured", "peak_flops_per_second_measured_bfloat16", "commit",
 )  # fmt: skip
@@ -33,7 +33,7 @@ def command(log, out, epochs: int = 3, launcher: str = "--workers 2") -> list[st
 
 def rows(out) -> dict[str, dict]:
     found = {path.parent.name: json.loads(path.read_text()) for path in out.glob("runs/*/row.json")}
-    return {name: {k: v for k, v in row.items() if k not in OF_THE_CLOCK} for name, row in found.items()}
+    return {name: {k: v for k, v in row.items() if k not in TIMES} for name, row in found.items()}
 
 
 def until(what, seconds: float = 180) -> None:
@@ -43,29 +43,29 @@ def until(what, seconds: float = 180) -> None:
         time.sleep(0.02)
 
 
-def begun(out) -> dict[str, int]:
-    """The worker's process of each run that trains, by run_id."""
+def running(out) -> dict[str, int]:
+    """Returns the process id of the worker of each run that trains, by run_id."""
     names = {path.parent.parent.name for path in out.glob("runs/*/checkpoints/[0-9]*")}
     newest = Leases(out).newest()
-    told = {name: json.loads((out / "leases" / f"{name}.{newest[name]}").read_text()) for name in names}
-    return {name: int(each["worker"].rpartition(":")[2]) for name, each in told.items() if each["state"] == "running"}
+    leases = {name: json.loads((out / "leases" / f"{name}.{newest[name]}").read_text()) for name in names}
+    return {name: int(each["worker"].rpartition(":")[2]) for name, each in leases.items() if each["state"] == "running"}
 
 
 def attempts(out) -> dict[str, int]:
-    """That came to nothing, by run_id."""
+    """Returns the number of failed attempts of each run, by run_id."""
     leases = Leases(out)
     return {name: leases.past(name, generation).attempts for name, generation in leases.newest().items()}
 
 
 def first_line(out, name: str) -> str:
-    """Of a run's metrics: its seconds are others where the run was begun anew."""
+    """The first line of a run's metrics. Its seconds would differ if the run had started over."""
     return (out / "runs" / name / "metrics.jsonl").read_text().splitlines()[0]
 
 
 def end_of(sweep) -> tuple[int, str]:
-    """The exit code of a process, and what it said on stderr."""
-    said = sweep.communicate(timeout=120)[1]
-    return sweep.returncode, said
+    """Waits for a process and returns its exit code and its stderr."""
+    stderr = sweep.communicate(timeout=120)[1]
+    return sweep.returncode, stderr
 
 
 def start(argv: list[str], environment: dict[str, str] = ENVIRONMENT):
@@ -73,11 +73,11 @@ def start(argv: list[str], environment: dict[str, str] = ENVIRONMENT):
 
 
 def begin_sleeping(out, runs: int) -> None:
-    """A sweep of runs for `sleep_long`."""
+    """Makes a sweep of runs for `sleep_long`."""
     sweep_folder.begin(out, "grid", [replace(Config(), {"train.seed": seed}) for seed in range(runs)], {})
 
 
 def sleep_long(config, run_dir, plan, *, stop, write) -> None:
-    """A run that is still there when its worker is asked to stop."""
+    """A run that lasts until its worker is asked to stop."""
     for _ in range(600):
         time.sleep(0.1)

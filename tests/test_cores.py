@@ -22,7 +22,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def kept(tmp_path):
-    """Starts a process of a machine with four cores; gives it and its cores, none where it has all."""
+    """Starts a process on a machine with four cores; gives it and its cores, or no cores if it has all."""
     processes = []
 
     def keep(count: int):
@@ -36,7 +36,7 @@ def kept(tmp_path):
         process.communicate()
 
 
-def test_each_has_its_own_and_leaves_them_when_it_dies(kept):
+def test_each_process_has_its_own_cores_and_frees_them_when_it_dies(kept):
     first, cores = kept(2)
     assert cores == [0, 1]
     assert kept(1)[1] == [2]

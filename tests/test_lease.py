@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, by the file server's clock; who lost it writes nothing; what came of it is counted."""
+"""Leases: one holder at a time, by the file server's clock; a loser writes nothing; failed attempts are counted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ for _ in range(16):
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """Every look comes from another machine: no lock tells of a death, heartbeats alone do."""
+    """Every look comes from another machine: heartbeats alone show a death, not locks."""
     machines = itertools.count()
     monkeypatch.setattr(lease, "_machine", lambda folder: str(next(machines)))
 
@@ -68,7 +68,7 @@ def past(leases, run="run"):
 
 
 @pytest.mark.parametrize("newest", [0, 1])
-def test_of_sixteen_processes_one_gets_a_free_lease_and_one_a_stale_one(tmp_path, newest):
+def test_one_of_sixteen_processes_gets_a_free_or_a_stale_lease(tmp_path, newest):
     for run in map(str, range(20 * newest)):
         with take(Leases(tmp_path), run):
             pass  # its holder died
@@ -101,31 +101,31 @@ def test_a_holder_that_finds_out_late_writes_no_row(tmp_path, server, elsewhere)
     row = tmp_path / "runs" / run_id(Config()) / "row.json"
     others, there = [], []
 
-    def stands_still(config, run_dir, plan, *, stop, write):
+    def pauses(config, run_dir, plan, *, stop, write):
         server.now += LEASE_SECONDS + 1
         with take(Leases(tmp_path), run_id(config)) as other:
             others.append(other)
             try:
-                write(row, {"by": "the one that stood still"})
+                write(row, {"by": "the one that paused"})
             finally:
                 there.append(row.exists())
 
-    worker.work(tmp_path, stands_still, refresh=lambda: row.write_text('{"by": "the other"}'))
+    worker.work(tmp_path, pauses, refresh=lambda: row.write_text('{"by": "the other"}'))
     assert len(others) == 1
     assert there == [False]
     assert row.read_text() == '{"by": "the other"}'
 
 
-def test_a_holder_whose_heartbeat_finds_out_is_told(tmp_path, elsewhere, monkeypatch):
+def test_a_heartbeat_that_finds_the_loss_calls_on_loss(tmp_path, elsewhere, monkeypatch):
     monkeypatch.setattr(lease, "LEASE_SECONDS", 0.3)
-    told = []
+    lost = []
     leases = Leases(tmp_path)
-    with leases.take("run", 0, lambda: told.append(True)):
+    with leases.take("run", 0, lambda: lost.append(True)):
         (tmp_path / "leases" / "run.2").write_text('{"worker": "other:1"}')
         deadline = time.monotonic() + 10
-        while not told and time.monotonic() < deadline:
+        while not lost and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert told == [True]
+    assert lost == [True]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_holder_whose_heartbeat_finds_out_is_told(tmp_path, elsewhere, monkeyp
         (("failed 1", "forgiven", "died", "failed 2"), 1, ("failed 2",)),
     ],
 )
-def test_what_became_of_the_generations_is_counted(tmp_path, endings, deaths, failures):
+def test_the_ends_of_generations_are_counted(tmp_path, endings, deaths, failures):
     leases = Leases(tmp_path)
     for ending in endings:
         with take(leases) as held:

@@ -1,4 +1,4 @@
-"""Sweeps on a Ray cluster of three nodes: whatever dies, each run has one row, and goes on where it was."""
+"""Sweeps on a Ray cluster of three nodes: workers and a node are killed; each run resumes and has one row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweeps import ENVIRONMENT, attempts, begun, command, end_of, first_line, rows, start, until
+from sweeps import ENVIRONMENT, attempts, command, end_of, first_line, rows, running, start, until
 
 from experiments.__main__ import main
 from experiments.sweep.launch.ray import Launcher
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 TESTS = Path(__file__).parent
-# Of the nodes: what their workers import and how they compile.
+# The environment of the nodes: it says what their workers import and how they compile.
 NODES = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS.parent / "benchmarks")))}
 DISTURBED = """
 import sys
@@ -30,8 +30,8 @@ from pathlib import Path
 from _disturbed import disturbed
 from experiments.sweep.launch.ray import Launcher
 
-told = disturbed(Path(sys.argv[2]), 16, Launcher(sys.argv[1]))
-print(told.rows, told.rows_written, told.begun, *told.faults)
+found = disturbed(Path(sys.argv[2]), 16, Launcher(sys.argv[1]))
+print(found.rows, found.rows_written, found.starts, *found.faults)
 """
 
 
@@ -63,9 +63,9 @@ def cluster():
 def test_a_killed_worker_is_resumed_and_a_stopped_sweep_saves(log, tmp_path, cluster):
     argv = command(log, tmp_path, epochs=6, launcher=f"--launcher ray --address {cluster.address}")
     sweep = start(argv)
-    until(lambda: sweep.poll() is not None or len(begun(tmp_path)) == 2)
+    until(lambda: sweep.poll() is not None or len(running(tmp_path)) == 2)
     assert sweep.poll() is None, end_of(sweep)
-    killed, pid = begun(tmp_path).popitem()
+    killed, pid = running(tmp_path).popitem()
     first = first_line(tmp_path, killed)
     os.kill(pid, signal.SIGKILL)
     until(lambda: "attempt 2" in (tmp_path / "runs" / killed / "log.txt").read_text())
@@ -85,14 +85,14 @@ def test_no_run_is_lost_or_done_twice_when_workers_and_a_node_are_killed(tmp_pat
     sweep = subprocess.Popen(argv, env=NODES, stdout=subprocess.PIPE, text=True)
     until(lambda: len(rows(tmp_path)) >= 3)
     cluster.kill_a_node()
-    told = sweep.communicate(timeout=60)[0].split()
+    printed = sweep.communicate(timeout=60)[0].split()
     assert sweep.returncode == 0
-    written, taken = map(int, told[1:])  # and no faults
-    assert len(rows(tmp_path)) == int(told[0]) == 16
+    written, taken = map(int, printed[1:])  # and no faults
+    assert len(rows(tmp_path)) == int(printed[0]) == 16
     assert written <= 16 <= taken
 
 
-def test_what_a_task_asks_for():
+def test_the_resources_of_a_task():
     def asked(*nodes, **flags):
         return Launcher(**flags)._wanted(list(nodes))
 

@@ -1,4 +1,4 @@
-"""Sweeps on the real daemons of a SLURM of two nodes: whatever dies or is queued again, each run has one row."""
+"""Sweeps on the real daemons of a SLURM of two nodes: jobs die or are queued again; each run has one row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import ENVIRONMENT, attempts, begun, command, end_of, first_line, rows, start, until
+from sweeps import ENVIRONMENT, attempts, command, end_of, first_line, rows, running, start, until
 
 from experiments.__main__ import main
 
@@ -62,8 +62,8 @@ from pathlib import Path
 from _disturbed import disturbed
 from experiments.sweep.launch.slurm import Launcher
 
-told = disturbed(Path(sys.argv[1]), 20, Launcher(workers=2))
-print(told.rows, told.rows_written, told.begun, *told.faults)
+found = disturbed(Path(sys.argv[1]), 20, Launcher(workers=2))
+print(found.rows, found.rows_written, found.starts, *found.faults)
 """
 SLEEPING = """
 import sys
@@ -80,7 +80,7 @@ sys.exit(exit_code(lambda: Launcher(workers=2).launch(Path(sys.argv[1]), sleep_l
 
 
 def free_ports() -> list[int]:
-    """One, and two in a row."""
+    """Returns three ports in a row, of which the first is surely free."""
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))
         port = first.getsockname()[1]
@@ -89,7 +89,7 @@ def free_ports() -> list[int]:
 
 @pytest.fixture(scope="module")
 def daemons(tmp_path_factory):
-    """The environment of its commands."""
+    """Starts SLURM's daemons; gives the environment of its commands."""
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "state").mkdir()
     (folder / "key").write_bytes(os.urandom(128))
@@ -122,13 +122,13 @@ def daemons(tmp_path_factory):
 
 @pytest.fixture
 def slurm(daemons):
-    """The same, with nothing in the queue."""
+    """The environment of a SLURM with an empty queue."""
     yield daemons
-    told(daemons, "scancel", "--me")
-    until(lambda: not told(daemons, "squeue", "--noheader"))
+    output_of(daemons, "scancel", "--me")
+    until(lambda: not output_of(daemons, "squeue", "--noheader"))
 
 
-def told(environment, *argv: str) -> str:
+def output_of(environment, *argv: str) -> str:
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
 
 
@@ -138,16 +138,16 @@ def job_of(pid: int) -> str:
 
 
 def test_a_worker_that_dies_or_is_out_of_time_is_resumed(log, tmp_path, slurm):
-    """One worker is killed, the other is told that its time is up."""
+    """One worker is killed, the other is warned that its time is up."""
     sweep = start(command(log, tmp_path, epochs=6, launcher="--launcher slurm --workers 2"), slurm)
-    until(lambda: sweep.poll() is not None or len(begun(tmp_path)) == 2)
+    until(lambda: sweep.poll() is not None or len(running(tmp_path)) == 2)
     assert sweep.poll() is None, end_of(sweep)
-    (killed, pid), (warned, other) = begun(tmp_path).items()
+    (killed, pid), (warned, other) = running(tmp_path).items()
     first = [first_line(tmp_path, name) for name in (killed, warned)]
     job = job_of(other)
-    told(slurm, "scancel", "--signal=USR2", job)  # what SLURM sends ahead of the time limit
+    output_of(slurm, "scancel", "--signal=USR2", job)  # SLURM sends it before the time limit
     os.kill(pid, signal.SIGKILL)
-    until(lambda: " Restarts=1 " in told(slurm, "scontrol", "show", "job", job))
+    until(lambda: " Restarts=1 " in output_of(slurm, "scontrol", "show", "job", job))
     code, said = end_of(sweep)
     assert code == 0, said
     assert [row["status"] for row in rows(tmp_path).values()] == ["done", "done"]
@@ -158,15 +158,15 @@ def test_a_worker_that_dies_or_is_out_of_time_is_resumed(log, tmp_path, slurm):
 def test_a_preempted_worker_is_queued_again_and_a_sweep_that_is_asked_to_stop_cancels_its_jobs(tmp_path, slurm):
     sweep = start([sys.executable, "-c", SLEEPING, str(tmp_path)], slurm)
     until(lambda: len(list(tmp_path.glob("runs/*/log.txt"))) == 2)
-    told(slurm, "sbatch", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
+    output_of(slurm, "sbatch", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
     restarts = ("squeue", "--noheader", "--array", "--partition=low", "--Format=RestartCnt")
-    until(lambda: told(slurm, *restarts).split() == ["1", "1"])
+    until(lambda: output_of(slurm, *restarts).split() == ["1", "1"])
     assert sorted(attempts(tmp_path).values()) == [0, 0]
     sweep.send_signal(signal.SIGTERM)
     code, said = end_of(sweep)
     assert code == 143, said
     assert "stopped by SIGTERM with 3 runs left" in said
-    assert told(slurm, "squeue", "--noheader", "--partition=low") == ""
+    assert output_of(slurm, "squeue", "--noheader", "--partition=low") == ""
 
 
 def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, slurm):
@@ -177,7 +177,7 @@ def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, slurm):
     assert written <= 20 <= taken
 
 
-def test_what_sbatch_refuses_is_told_in_its_words(log, tmp_path, slurm):
+def test_a_refusal_by_sbatch_is_repeated_in_its_words(log, tmp_path, slurm):
     code, said = end_of(start(command(log, tmp_path, launcher="--launcher slurm --partition none"), slurm))
     assert code == 2
     assert said.startswith("error: no job: sbatch: error: invalid partition specified: none")

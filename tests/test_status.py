@@ -102,5 +102,5 @@ def test_a_screen_that_is_too_small_is_left_clean(sweep):
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # its other side is closed
+    except OSError:  # the other side is closed
         return b""

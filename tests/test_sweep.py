@@ -1,4 +1,4 @@
-"""Sweeps: whoever is killed, they end with the same rows; failed runs are rows; wrong folders are refused."""
+"""Sweeps: whatever is killed, they end with the same rows; failed runs are rows; wrong folders are refused."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from experiments.sweep import sweep_folder, worker
 from experiments.sweep.launch.local import Launcher
 from experiments.sweep.lease import Leases
 from experiments.sweep.varying import varying
-from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.settings import CONFIG_VERSION, Config
 from sessionrec_jax.config.values import replace, run_id, to_dict
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import count
 from sessionrec_jax.model.spec import Spec
+from sessionrec_jax.runfolder.files import claim
 from sessionrec_jax.training.checkpoint import newest_whole
 
 
@@ -44,8 +45,8 @@ def assert_gone(workers: list[int]) -> None:
 
 @pytest.mark.slow  # Ray's and SLURM's tests kill and resume workers of real runs too
 def test_a_killed_worker_and_a_killed_sweep_end_with_the_rows_of_an_undisturbed_one(log, tmp_path):
-    """A worker's run is taken over where its checkpoint stands; then the sweep is killed, and a worker that is started
-    by hand finishes what is left beside the sweep that is typed again."""
+    """A killed worker's run is resumed from its checkpoint. Then the sweep is killed; the same sweep, started again,
+    and a worker that is started by hand finish the rest together."""
     subprocess.run(command(log, tmp_path / "calm", epochs=12), env=ENVIRONMENT, check=True, capture_output=True)
     out = tmp_path / "killed"
     sweep = subprocess.Popen(command(log, out, epochs=12), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
@@ -68,7 +69,9 @@ def test_a_killed_worker_and_a_killed_sweep_end_with_the_rows_of_an_undisturbed_
     assert len(calm) == 2
     assert all(row["status"] == "done" and row["loss_nats_per_item"] > 0 for row in calm.values())
     assert rows(out) == calm
-    assert (run / "metrics.jsonl").read_text().splitlines()[0] == first_line  # its seconds would be others, begun anew
+    assert (run / "metrics.jsonl").read_text().splitlines()[
+        0
+    ] == first_line  # its seconds would differ if it had started over
     leases = Leases(out)
     assert leases.past(run.name, leases.newest()[run.name]).attempts == 1  # a killed sweep's workers let go
     assert main(["status", str(out), "--follow"]) == 0
@@ -120,7 +123,7 @@ def test_a_run_that_fails_is_tried_again_and_is_then_a_row_with_the_end_of_its_l
     def fails(config, run_dir, plan, *, stop, write):
         """The first one once, the second one always."""
         tried.append(names.index(run_id(config)))
-        os.write(2, b"heard by nobody\n")
+        os.write(2, b"printed to stderr\n")
         if tried[-1] == 1 or tried == [0]:
             raise OSError(f"attempt {len(tried)}")
         write(run_dir / "row.json", {"run_id": run_id(config), "status": "done"})
@@ -132,7 +135,7 @@ def test_a_run_that_fails_is_tried_again_and_is_then_a_row_with_the_end_of_its_l
     assert (second["status"], second["plan"], second["reason"]) == ("failed", "grid", "OSError: attempt 5")
     assert "loss_nats_per_item" not in second
     assert second["log_tail"].splitlines()[-1] == "OSError: attempt 5"
-    assert "heard by nobody" in second["log_tail"]
+    assert "printed to stderr" in second["log_tail"]
     sweep_folder.try_failed_again(tmp_path)
     assert set(rows(tmp_path)) == {names[0], names[2]}
     worker.work(tmp_path, fails, worker.WorkerOptions(retries=0))
@@ -169,12 +172,12 @@ def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
 
 @pytest.mark.parametrize("runs", [150, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, runs):
-    told = _disturbed.disturbed(tmp_path, runs, Launcher(8))
-    assert told.kills > runs / 50
-    assert told.rows == runs
-    assert told.faults == []
-    assert told.rows_written <= runs
-    assert runs <= told.begun <= runs + told.kills  # a run is taken again where its worker died, and only there
+    found = _disturbed.disturbed(tmp_path, runs, Launcher(8))
+    assert found.kills > runs / 50
+    assert found.rows == runs
+    assert found.faults == []
+    assert found.rows_written <= runs
+    assert runs <= found.starts <= runs + found.kills  # a run is taken again where its worker died, and only there
 
 
 def test_a_folder_holds_one_sweep(tmp_path):
@@ -184,6 +187,19 @@ def test_a_folder_holds_one_sweep(tmp_path):
     assert sweep_folder.read(tmp_path)[1][run_id(first)].train.microbatches == 4  # as it was typed last
     with pytest.raises(InputError, match="settings differ"):
         sweep_folder.begin(tmp_path, "grid", [second], {})
+
+
+def test_sweeps_and_runs_of_an_older_version_are_refused_with_one_message(tmp_path, capsys):
+    empty_sweep(tmp_path / "sweep", 1)
+    claim(tmp_path / "run", Config())
+    for path in (tmp_path / "sweep" / "sweep.json", tmp_path / "run" / "config.json"):
+        path.write_text(path.read_text().replace(f'"config_version": {CONFIG_VERSION}', '"config_version": 2'))
+    for subcommand, name in (("worker", "sweep"), ("watch", "sweep"), ("watch", "run")):
+        assert (
+            main([subcommand, str(tmp_path / name), *(["--to", "tensorboard"] if subcommand == "watch" else [])]) == 2
+        )
+        message = capsys.readouterr().err
+        assert f"has config_version 2; this release reads {CONFIG_VERSION}. Run it again" in message.replace("\n", " ")
 
 
 def test_diverged_runs_are_not_tried_again(tmp_path):
@@ -198,8 +214,8 @@ def test_diverged_runs_are_not_tried_again(tmp_path):
 
 def test_the_states_of_runs(tmp_path, capsys):
     names, leases = empty_sweep(tmp_path, 6), Leases(tmp_path)
-    _, begun, running, stale, done, failing = ((tmp_path / "runs" / name) for name in names)
-    for folder in (begun, running, stale, done, failing):
+    _, started, running, stale, done, failing = ((tmp_path / "runs" / name) for name in names)
+    for folder in (started, running, stale, done, failing):
         folder.mkdir(parents=True)
     line = '{"step": 9, "steps": 30, "step_seconds_p50": 0.5}\n'
     (running / "metrics.jsonl").write_text(line + '{"step": 9, "validation_objective": 1}\n{"st')
@@ -218,11 +234,11 @@ def test_the_states_of_runs(tmp_path, capsys):
     assert [(state.step, state.steps) for state in states[2:5]] == [(9, 30), (None, None), (11, 11)]
     assert [state.seconds_left for state in states] == [None, None, 10.0, None, None, None]
     assert "10 of 30" in text
-    told = json.loads(capsys.readouterr().out)
-    assert told["counts"] == {"waiting": 1, "started": 2, "running": 1, "stale": 1, "done": 1}
-    assert told["by_run"][failing.name]["failures"] == ["OSError: no [room]"]
-    assert told["by_run"][running.name]["worker"].endswith(f":{os.getpid()}")
-    assert [told["by_run"][name]["deaths"] for name in names] == [0, 0, 0, 1, 0, 0]
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"] == {"waiting": 1, "started": 2, "running": 1, "stale": 1, "done": 1}
+    assert found["by_run"][failing.name]["failures"] == ["OSError: no [room]"]
+    assert found["by_run"][running.name]["worker"].endswith(f":{os.getpid()}")
+    assert [found["by_run"][name]["deaths"] for name in names] == [0, 0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +255,7 @@ def test_a_setting_that_the_plan_decides_is_refused(log, tmp_path, capsys, argv,
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_plan_is_its_product_less_what_costs_too_much():
+def test_a_grid_is_its_product_without_runs_of_too_many_epochs():
     plan = Plan(users=(10, 100), sizes=("xxs", "s"), learning_rates=(1e-3,), epochs=(1.0, 4.0), user_epochs_max=100)
     configs = plan.configs(Config(), 1_000)
     assert len(configs) == len({run_id(config) for config in configs})
@@ -255,7 +271,7 @@ def test_the_ladder_climbs():
     assert all(2 < ratio < 5 for ratio in ratios), ratios
 
 
-def test_runs_are_told_apart_by_what_varies_and_nothing_else():
+def test_labels_are_the_settings_that_vary_and_no_others():
     configs = [to_dict(replace(Config(), change)) for change in (
         {"train.seed": 1, "data.items_per_row": 8}, {"train.seed": 2}, {"train.seed": 2, "paradigm": "nipp_plus"},
     )]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Mirrors of a sweep hold what its runs hold, each step once, whatever is taken back and however often it is typed."""
+"""Mirrors of a sweep hold what its runs hold, each step once, even if lines are rewritten or `watch` starts again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROW = {"status": "done", "steps": STEPS, "loss_nats_per_item": 2.5, "loss_nats_p
 
 @pytest.fixture
 def sweep(tmp_path) -> tuple[Path, list[Path]]:
-    """A sweep of three seeds, and its run folders: the first one under way, the others not begun."""
+    """A sweep of three seeds, and its run folders: the first one is running, the others wait."""
     configs = [replace(Config(), {"train.seed": seed}) for seed in range(3)]
     sweep_folder.begin(tmp_path / "sweep", "seeds", configs, {})
     folders = [sweep_folder.run_dir(tmp_path / "sweep", run_id(config)) for config in configs]
@@ -38,7 +38,7 @@ def sweep(tmp_path) -> tuple[Path, list[Path]]:
 
 def train(folder: Path, first: int, last: int) -> None:
     """Logs the steps [first, last) as the loop does, with a validation at each line of a whole ten; steps from `first`
-    on that are in the file already are taken back."""
+    on that are in the file already are rewritten."""
     folder.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(folder / "metrics.jsonl", first, STEPS, EVERY)
     for step in range(first, last):
@@ -69,12 +69,12 @@ def test_a_poll_returns_what_is_new_and_says_what_was_rewritten(sweep):
     assert run.poll() is None
     train(folder, 0, 10)
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 11, "re')  # the rest is yet to come
+        file.write('{"step": 11, "re')  # the rest is not written yet
     assert [line["step"] for line in run.poll().lines] == [4, 9, 9]
     assert run.poll() is None
     train(folder, 10, 20)
     news = run.poll()
-    assert not news.rewritten  # the half line was nobody's yet
+    assert not news.rewritten  # the half line had not been read
     assert [line["step"] for line in news.lines] == [14, 19, 19]
     train(folder, 15, 25)
     news = run.poll()
@@ -90,7 +90,7 @@ def test_a_poll_returns_what_is_new_and_says_what_was_rewritten(sweep):
 
 
 def curves(folder: Path) -> Callable[[], dict[str, dict[int, float]]]:
-    """What a TensorBoard that stays open shows of one run."""
+    """Returns a function that reads one run as a TensorBoard that stays open does."""
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="the extra tensorboard is not installed"
     ).EventAccumulator(str(folder), size_guidance={"scalars": 0})
@@ -101,7 +101,7 @@ def curves(folder: Path) -> Callable[[], dict[str, dict[int, float]]]:
         for name in accumulator.Tags()["scalars"]:
             events = accumulator.Scalars(name)
             found[name] = {event.step: event.value for event in events}
-            assert len(found[name]) == len(events), f"{name}: a step stands twice"
+            assert len(found[name]) == len(events), f"{name}: a step is there twice"
         return found
 
     return read
@@ -180,7 +180,7 @@ def _plugin_data(accumulator, tag: str) -> bytes:
     return accumulator.SummaryMetadata(tag).plugin_data.content
 
 
-def test_it_follows_until_every_run_has_a_row_and_a_run_alone_may_be_watched(sweep, tmp_path):
+def test_it_follows_until_every_run_has_a_row_and_it_watches_a_single_run(sweep, tmp_path):
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     folder, runs = sweep
     command = [sys.executable, "-m", "experiments", "watch", "--to", "tensorboard", "--follow"]
@@ -205,7 +205,7 @@ def test_it_follows_until_every_run_has_a_row_and_a_run_alone_may_be_watched(swe
 
 
 def test_wandb_files_hold_each_step_of_a_run_once(sweep, tmp_path, monkeypatch):
-    """Offline: a folder for each time that something was new, which `wandb sync` joins."""
+    """Offline: a folder for each call that found something new, which `wandb sync` joins."""
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -252,7 +252,7 @@ def _offline(out: Path, name: str) -> tuple[list[tuple[int, dict[str, float]]], 
 
 
 def _records(raw: bytes) -> Iterator[bytes]:
-    """Of a file of W&B's, which is a log of LevelDB (doc/log_format.md) behind seven bytes."""
+    """Yields the records of a W&B file, which is a log of LevelDB (doc/log_format.md) after seven bytes."""
     found, at = b"", 7
     while at < len(raw):
         if (left := 32768 - at % 32768) < 7:
@@ -279,7 +279,7 @@ def test_wrong_input_is_one_message(arguments, message, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("extra", ["tensorboard", "wandb"])
-def test_a_missing_extra_is_told_with_its_command(extra, sweep, monkeypatch, capsys):
+def test_a_missing_extra_is_named_with_its_command(extra, sweep, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, extra, None)
     monkeypatch.setitem(sys.modules, f"{extra}.compat.proto", None)
     assert main(["watch", str(sweep[0]), "--to", extra]) == 2
