@@ -11,9 +11,11 @@ import pytest
 from report_runs import OF_BOTH, runs, surface, without_floor
 
 import scaling
+from experiments.cli.report_columns import REPORT_COLUMNS
 from scaling.errors import Refusal
 from scaling.report import latex
-from scaling.report.checklist import CATEGORIES, answered, checklist
+from scaling.report.checklist import answered
+from scaling.report.checklist import checklist as checklist_of
 from scaling.table.run_table import from_frame
 
 COLUMN_OF = {
@@ -37,6 +39,10 @@ def with_floor():
     """Returns (table, fit) of a law of D with a floor."""
     table = from_frame(runs(), OF_BOTH)
     return table, scaling.fit(table, "power_floor", bootstrap=100)
+
+
+def checklist(table, fit):
+    return checklist_of(table, fit, REPORT_COLUMNS)
 
 
 def rows_in_latex(source: str) -> list[str]:
@@ -63,7 +69,9 @@ def test_the_checklist_of_a_fit_comes_from_the_fit(with_floor):
     table, fit = with_floor
     items = checklist(table, fit)
     by_question = {item.question: item for item in items}
-    assert set(CATEGORIES) == {item.category for item in items}
+    assert {item.category for item in items} == {
+        "scaling law hypothesis", "training setup", "data collection", "fitting algorithm"
+    }  # fmt: skip
     assert len(by_question) == len(items)
     assert fit.law.formula in by_question["Which form does the law have?"].answer
     assert f"delta {fit.objective.delta:.3g}" in by_question["Which objective?"].answer

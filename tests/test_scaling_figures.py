@@ -8,11 +8,13 @@ import pytest
 from report_runs import COLUMNS, OF_BOTH, OF_RUNS, isoflop_runs, layers_of, rows_of, runs, without_floor
 
 import scaling
+from experiments.cli.report_columns import REPORT_COLUMNS
 from scaling.errors import Refusal
 from scaling.report import compute
 from scaling.report.figures import parts, trust
 from scaling.report.figures.compute import BEYOND
 from scaling.report.figures.gallery import all_figures
+from scaling.report.figures.parts import Subject
 from scaling.table.run_table import from_frame
 
 
@@ -31,9 +33,9 @@ def charts(iso):
 def drawn(table, fit, theory=None) -> dict[str, dict]:
     """Returns the figures as plain Vega-Lite, each checked by Altair's schema."""
     minima = compute.isoflop_of(table, fit)
-    charts = all_figures(
-        table, fit, theory, None if isinstance(minima, Refusal) else minima, compute.frontier_of(table, fit)
-    )
+    isoflop = None if isinstance(minima, Refusal) else minima
+    subject = Subject(table, fit, REPORT_COLUMNS.tooltip)
+    charts = all_figures(subject, theory=theory, isoflop=isoflop, frontier=compute.frontier_of(table, fit))
     return {name: chart.to_dict() for name, chart in charts.items()}
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import scaling
 from experiments.cli.columns import table_of
+from experiments.cli.report_columns import REPORT_COLUMNS
 from experiments.plans.grid import Plan
 from experiments.sweep.launch import local
 from experiments.sweep.layout import Layout
@@ -134,9 +135,10 @@ def main(argv: list[str]) -> int:
     fit.to_json(command.out / "fit.json")
     say("[bold]4/4[/] the reports")
     known = read_theory(sweep_dir / "theory.json")
-    report.write(command.out / "report.html", runs, [(REPORT["law"], fit)], known, title="Loss against data")
+    shown = {"theory": known, "columns": REPORT_COLUMNS}
+    report.write(command.out / "report.html", runs, [(REPORT["law"], fit)], title="Loss against data", **shown)
     sizes = _runs(sweep_dir, [*REPORT["select_within"], REPORT["n"]])
-    report.write(command.out / "sizes.html", sizes, [_try(sizes, "chinchilla")], known, title="Every body size")
+    report.write(command.out / "sizes.html", sizes, [_try(sizes, "chinchilla")], title="Every body size", **shown)
     _tell(command.out, runs, fit, known)
     return 0
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 import scaling
 from experiments.cli.columns import ColumnArgs, chosen_for, columns_of, names, table_of
+from experiments.cli.report_columns import REPORT_COLUMNS
 from experiments.cli.tell import tell
 from scaling import report
 from scaling.errors import Refusal
@@ -51,7 +52,8 @@ def main(argv: list[str]) -> int:
     theory_file = args.sweep / "theory.json"
     theory = read_theory(theory_file) if theory_file.exists() else None
     fits = [(law, _fit(runs, law, args)) for law in names(chosen.get("law", _law(runs)))]
-    folder = report.write(args.out, runs, fits, theory, title=f"Scaling report: {args.sweep.resolve().stem}")
+    title = f"Scaling report: {args.sweep.resolve().stem}"
+    folder = report.write(args.out, runs, fits, theory, title=title, columns=REPORT_COLUMNS)
     console = Console()
     for law, fit in fits:
         if isinstance(fit, Refusal):

@@ -8,6 +8,7 @@ Letters: S bootstrap draws, B budgets.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ class BudgetAdvice:
 
 def advise(
     fitted: FittedLaw,
-    budgets_B: list[float] | np.ndarray,
+    budgets_B: Sequence[float] | np.ndarray,
     *,
     open_params: tuple[str, ...] = (),
     unique: float | None = None,

@@ -1,7 +1,8 @@
-"""One page about a table of runs: figures, fits and what they cannot tell, every run and why some were left out.
+"""A report of a table of runs: figures, fits and their limits, every run, and why some were excluded.
 
-The page is self-contained: it opens from disk with no network. Beside it lies `<page's stem>_figures/`: every figure as
-SVG, PNG and PDF, `fits.tex` for a paper, `fit_LAW.json` of each fit and `checklist.json`.
+In: a RunTable, its fits or their refusals, and the names of the columns to show.
+Out: one page that opens from disk with no network, and the folder `<page's stem>_figures/` with every figure as SVG,
+PNG and PDF, `fits.tex` for a paper, `fit_LAW.json` of each fit and `checklist.json`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from scaling.errors import InputError, Refusal
 from scaling.fitting.fit import Fit
 from scaling.laws.theory import Theory
 from scaling.report.checklist import checklist
+from scaling.report.columns import ReportColumns
 from scaling.table.run_table import RunTable
 
 
@@ -21,42 +23,60 @@ def write(
     table: RunTable,
     fits: Sequence[tuple[str, Fit | Refusal]],
     theory: Theory | None = None,
+    *,
     title: str = "Scaling report",
+    columns: ReportColumns | None = None,
 ) -> Path:
-    """Writes the page and what lies beside it, the page last and each file whole.
+    """Writes the folder of figures and then the page, each file whole or not at all.
 
     Args:
       out: the .html file; its folder must exist.
       table: the runs.
-      fits: (law's name, its fit or why there is none); the first fit is drawn.
-      theory: what is known of the truth, if anything is.
+      fits: (law's name, its fit or the reason for the refusal); the first fit is drawn.
+      theory: what is known about the truth, if anything.
+      columns: the names of the columns that are shown besides the fitted ones.
 
     Returns: the folder of the figures.
 
-    Raises InputError for an `out` that is no .html file or whose folder is missing.
+    Raises InputError if `out` is not an .html file or its folder is missing.
     """
+    # Altair takes seconds to import, and only a report needs it
     from scaling.report.compute import frontier_of, isoflop_of
     from scaling.report.exports import replace, write_figures, write_fits
     from scaling.report.figures.gallery import CAPTIONS, all_figures
-    from scaling.report.page import page
+    from scaling.report.figures.parts import Subject
+    from scaling.report.page import Content, page
 
     out = Path(out)
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"the report is {out}; wanted a name that ends in .html")
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no folder {out.parent}")
+    columns = ReportColumns() if columns is None else columns
     drawn = next((fit for _, fit in fits if isinstance(fit, Fit)), None)
     charts, isoflop, frontier = {}, isoflop_of(table, drawn), frontier_of(table, drawn)
     if len(table):
         minima = None if isinstance(isoflop, Refusal) else isoflop
-        drawings = all_figures(table, drawn, theory, minima, frontier)
+        subject = Subject(table, drawn, columns.tooltip)
+        drawings = all_figures(subject, theory=theory, isoflop=minima, frontier=frontier)
         charts = {name: chart.to_dict(validate=False) for name, chart in drawings.items()}
     for chart in charts.values():
-        del chart["$schema"]  # an address, and the page has none
-    items = checklist(table, drawn)
+        del chart["$schema"]  # it is a web address, and the page has none
+    items = checklist(table, drawn, columns)
     folder = out.with_name(f"{out.stem}_figures")
     folder.mkdir(exist_ok=True)
     write_figures(charts, list(CAPTIONS), folder)
     write_fits(fits, items, folder)
-    replace(out, page(title, table, fits, theory, isoflop, frontier, items, charts).encode())
+    content = Content(
+        title=title,
+        table=table,
+        fits=fits,
+        theory=theory,
+        isoflop=isoflop,
+        frontier=frontier,
+        items=items,
+        charts=charts,
+        columns=columns,
+    )
+    replace(out, page(content).encode())
     return folder

@@ -1,8 +1,7 @@
-"""What a reader needs to repeat a scaling fit, answered from the table and the fit, or marked as missing.
+"""The facts that a reader needs to repeat a scaling fit, taken from the table and the fit.
 
-The categories are those that Li et al. (2502.18969) find under-reported: the hypothesis, the training setup, the data
-collection and the fitting algorithm. The questions are this project's own. An answer is never guessed: where no column
-says it, it is missing, and `source` names the column or flag that would say it.
+The categories are those that Li et al. (2502.18969) find under-reported. The questions are this project's own. An
+answer is never guessed: if no column has it, it is missing, and `source` names what would supply it.
 """
 
 from __future__ import annotations
@@ -11,243 +10,226 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from scaling.fitting.fit import Fit
 from scaling.fitting.minimize import DECREMENT_TOLERANCE, STEP_TOLERANCE
 from scaling.fitting.problem import SCREEN_KEEPS
+from scaling.report.columns import ReportColumns
 from scaling.table.run_table import RunTable
 
-HYPOTHESIS, TRAINING = "scaling law hypothesis", "training setup"
-COLLECTION, FITTING = "data collection", "fitting algorithm"
-CATEGORIES = (HYPOTHESIS, TRAINING, COLLECTION, FITTING)
-COUNTED_IN_N = {
-    "params_body": "without item tables and embeddings",
-    "params_total": "with item tables and embeddings",
-    "params_item_table": "item tables alone",
-}
-"""What this project's own columns of N hold; of any other column the name does not tell."""
 VALUES_SHOWN = 4
+NO_FIT = "a fit: this one was refused"
 
 
-@dataclass(frozen=True)
-class Item:
-    category: str
+class Answer(NamedTuple):
     question: str
     answer: str | None
     """None: missing."""
     source: str
-    """Where the answer is from; of a missing one, what would supply it."""
+    """The origin of the answer, or what would supply a missing one."""
 
 
-def checklist(table: RunTable, fit: Fit | None) -> list[Item]:
-    """The checklist of a fit, or of a table whose fit was refused (None): then what only a fit tells is missing.
+@dataclass(frozen=True)
+class Item:
+    """An answer in its category: one entry of checklist.json."""
+
+    category: str
+    question: str
+    answer: str | None
+    source: str
+
+
+def checklist(table: RunTable, fit: Fit | None, columns: ReportColumns) -> list[Item]:
+    """Returns the checklist of a fit. Without a fit, the answers that only a fit gives are missing.
 
     Categories after Li et al. 2025 (2502.18969).
     """
-    return [*_hypothesis(table, fit), *_training(table), *_collection(table), *_fitting(fit)]
+    read = _ColumnReader(table)
+    answers = {
+        "scaling law hypothesis": _hypothesis(table, fit),
+        "training setup": [*_runs(table, columns), *_training(table, columns, read)],
+        "data collection": _collection(table, columns, read),
+        "fitting algorithm": _unfitted() if fit is None else [*_algorithm(fit), *_trust(fit)],
+    }
+    return [Item(category, a.question, a.answer, a.source) for category, group in answers.items() for a in group]
 
 
 def answered(items: Sequence[Item]) -> int:
-    """How many of the items have an answer."""
+    """Counts the items that have an answer."""
     return sum(item.answer is not None for item in items)
 
 
-def _hypothesis(table: RunTable, fit: Fit | None) -> list[Item]:
-    columns = table.columns
-    law, source = fit and fit.law, "the fit" if fit else "a fit: this one was refused"
-    compared = fit and fit.forms and sorted({row.law for row in fit.forms.rows if row.refused is None})
-    variables = [
-        f"{what} from {name!r}"
-        for what, name in (
-            ("N", columns.n),
-            ("D", columns.d),
-            ("C", columns.flops),
-            ("unique D", columns.unique),
-            ("loss", columns.loss),
-            ("metric", columns.metric),
-        )
-        if name
-    ]
-    floor = None
-    if fit:
-        floor = "known, not fitted" if fit.known_floor is not None else "fitted" if fit.law.has_floor else "none: 0"
-    return [
-        Item(HYPOTHESIS, "Which form does the law have?", law and f"{law.name}: {law.formula}", source),
-        Item(HYPOTHESIS, "Where is the form from?", law and law.source, source),
-        Item(HYPOTHESIS, "What does it assume?", law and law.assumptions, source),
-        Item(
-            HYPOTHESIS,
-            "How many parameters are fitted?",
-            law and f"{len(law.free_params(fit.known_floor))}: {', '.join(law.free_params(fit.known_floor))}",
-            source,
-        ),
-        Item(HYPOTHESIS, "Which columns are its variables?", "; ".join(variables) or None, "the named columns"),
-        Item(HYPOTHESIS, "Is the irreducible loss fitted, known or absent?", floor, source),
-        Item(
-            HYPOTHESIS,
-            "Which other forms were tried?",
-            ", ".join(compared) if compared else None,
-            "the held-out comparison of forms" if compared else "a table large enough to hold runs out of every form",
-        ),
-    ]
-
-
-def _training(table: RunTable) -> list[Item]:
-    columns = table.columns
-    return [
-        Item(
-            TRAINING,
-            "How many runs, of how many sizes and data sizes?",
-            f"{len(table)} runs, {_distinct('N', table.n)}, {_distinct('D', table.d)}",
-            "the table",
-        ),
-        Item(TRAINING, "Over which range of N?", _range(table.n), columns.n or "a column of N (--n)"),
-        Item(TRAINING, "Over which range of D?", _range(table.d), columns.d or columns.flops or "a column of D (--d)"),
-        Item(TRAINING, "Over which range of D / N?", _ratio(table), "N and D" if table.n is not None else "--n"),
-        Item(
-            TRAINING,
-            "Are item tables or embeddings counted in N?",
-            COUNTED_IN_N.get(columns.n),
-            columns.n if columns.n in COUNTED_IN_N else "N from params_body or params_total",
-        ),
-        Item(TRAINING, "What does D count?", _data_unit(table), columns.d or columns.flops or "--d"),
-        _repeats(table),
-        _of_column(TRAINING, table, "How are FLOPs counted?", ("flops_convention",)),
-        _of_column(TRAINING, table, "On which data?", ("dataset_fingerprint", "dataset", "data")),
-        _of_column(
-            TRAINING,
-            table,
-            "Which architecture?",
-            ("architecture", "paradigm", "session_encoder", "sequence_encoder"),
-            every=True,
-        ),
-        _of_column(TRAINING, table, "Which optimizer?", ("optimizer",)),
-        _of_column(
-            TRAINING, table, "Which learning-rate schedule?", ("schedule", "learning_rate_schedule", "lr_schedule")
-        ),
-        _of_column(TRAINING, table, "By which rule is the learning rate set?", ("learning_rate_rule", "lr_rule")),
-        _of_column(TRAINING, table, "Which batch size?", ("batch_size", "batch_sessions", "batch_tokens")),
-        Item(
-            TRAINING,
-            "Are settings tuned for each size?",
-            f"yes: the lowest {columns.select_by} within {', '.join(columns.select_within)}"
-            if columns.select_by
-            else None,
-            "--select-by" if columns.select_by else "--select-by and --select-within, with the runs of all settings",
-        ),
-        _of_column(TRAINING, table, "How many seeds?", (columns.seed_column or "seed",), "{distinct} ({values})"),
-        _of_column(
-            TRAINING, table, "Which code and versions trained?", ("commit", "jax_version", "torch_version"), every=True
-        ),
-        _of_column(TRAINING, table, "On which hardware?", ("device_kind", "hardware")),
-    ]
-
-
-def _collection(table: RunTable) -> list[Item]:
-    columns = table.columns
-    rules = ", ".join(f"{count} {rule}" for rule, count in table.excluded_by_rule().items())
-    several = columns.cluster is not None and len(np.unique(table.cluster)) < len(table)
-    final = None
-    if several:
-        final = f"several rows a run, told apart by {columns.cluster!r}"
-    elif columns.progress is not None or "status" in table.frame.columns:
-        final = "final values of finished runs, one row a run"
-    what = columns.loss or columns.metric
-    return [
-        Item(COLLECTION, "Which measure is the response?", what, "the named column"),
-        _of_column(COLLECTION, table, "Measured on which data?", ("evaluation_set", "dataset_fingerprint", "dataset")),
-        Item(
-            COLLECTION,
-            "Final losses or checkpoints?",
-            final,
-            columns.cluster
-            or columns.progress
-            or ("status" if final else "a column status, or --progress or --cluster"),
-        ),
-        _of_column(
-            COLLECTION, table, "How exact is each measured value?", (f"{what}_stderr", "loss_stderr"), "from {name}"
-        ),
-        Item(COLLECTION, "Which rows were left out, and why?", rules or "none", "the rules of exclusion"),
-        Item(
-            COLLECTION,
-            "Which rows exactly?",
-            f"SHA-256 {table.data_hash()[:16]} of {Path(table.source).name}",
-            "the table",
-        ),
-    ]
-
-
-def _fitting(fit: Fit | None) -> list[Item]:
-    def item(question: str, answer: str | None, missing: str = "a fit: this one was refused") -> Item:
-        return Item(FITTING, question, answer, "the fit" if answer is not None else missing)
-
+def _hypothesis(table: RunTable, fit: Fit | None) -> list[Answer]:
+    names = table.columns
+    fields = {
+        "N": names.n, "D": names.d, "C": names.flops, "unique D": names.unique, "loss": names.loss,
+        "metric": names.metric,
+    }  # fmt: skip
+    variables = "; ".join(f"{what} from {name!r}" for what, name in fields.items() if name)
+    asked = ("Which form does the law have?", "Where is the form from?", "What does it assume?")
     if fit is None:
-        questions = ("objective", "algorithm", "starting points", "competing minima", "uncertainty", "check")
-        return [item(f"Which {name}?", None) for name in questions]
-    gaps = fit.minima[1].gap if len(fit.minima) > 1 else None
+        law = [Answer(question, None, NO_FIT) for question in (*asked, "How many parameters are fitted?")]
+        floor, compared = None, []
+    else:
+        free = fit.law.free_params(fit.known_floor)
+        facts = (f"{fit.law.name}: {fit.law.formula}", fit.law.source, fit.law.assumptions)
+        law = [Answer(question, fact, "the fit") for question, fact in zip(asked, facts, strict=True)]
+        law.append(Answer("How many parameters are fitted?", f"{len(free)}: {', '.join(free)}", "the fit"))
+        floor = "known, not fitted" if fit.known_floor is not None else "fitted" if fit.law.has_floor else "none: 0"
+        compared = [] if fit.forms is None else sorted({row.law for row in fit.forms.rows if row.refused is None})
+    held_out = "the held-out comparison of forms" if compared else "a table large enough to hold runs out of every form"
+    return [
+        *law,
+        Answer("Which columns are its variables?", variables or None, "the named columns"),
+        Answer("Is the irreducible loss fitted, known or absent?", floor, NO_FIT if fit is None else "the fit"),
+        Answer("Which other forms were tried?", ", ".join(compared) or None, held_out),
+    ]
+
+
+def _runs(table: RunTable, columns: ReportColumns) -> list[Answer]:
+    names = table.columns
+    sizes = f"{len(table)} runs, {_distinct('N', table.n)}, {_distinct('D', table.d)}"
+    counted = columns.counted_in_n.get(names.n or "")
+    of_n = f"N from {' or '.join(columns.counted_in_n) or 'a column that says what it counts'}"
+    return [
+        Answer("How many runs, of how many sizes and data sizes?", sizes, "the table"),
+        Answer("Over which range of N?", _range(table.n), names.n or "a column of N (--n)"),
+        Answer("Over which range of D?", _range(table.d), names.d or names.flops or "a column of D (--d)"),
+        Answer("Over which range of D / N?", _ratio(table), "N and D" if table.n is not None else "--n"),
+        Answer("Are item tables or embeddings counted in N?", counted, names.n or of_n if counted else of_n),
+        Answer("What does D count?", _data_unit(table), names.d or names.flops or "--d"),
+    ]
+
+
+def _training(table: RunTable, columns: ReportColumns, read: _ColumnReader) -> list[Answer]:
+    names = table.columns
+    tuned = f"yes: the lowest {names.select_by} within {', '.join(names.select_within)}" if names.select_by else None
+    flags = "--select-by" if tuned else "--select-by and --select-within, with the runs of all settings"
+    if table.unique is None or table.d is None:
+        repeats = read.first("Is data repeated within a run?", columns.epochs, "{name} {values}")
+    else:
+        times = table.d / table.unique
+        text = f"D is {times.min():.3g} to {times.max():.3g} times the distinct data"
+        repeats = Answer("Is data repeated within a run?", text, "--unique")
+    return [
+        repeats,
+        read.first("How are FLOPs counted?", columns.flops_convention),
+        read.first("On which data?", columns.data),
+        read.every("Which architecture?", columns.architecture),
+        read.first("Which optimizer?", columns.optimizer),
+        read.first("Which learning-rate schedule?", columns.learning_rate_schedule),
+        read.first("By which rule is the learning rate set?", columns.learning_rate_rule),
+        read.first("Which batch size?", columns.batch_size),
+        Answer("Are settings tuned for each size?", tuned, flags),
+        read.first("How many seeds?", (names.seed_column or "seed",), "{distinct} ({values})"),
+        read.every("Which code and versions trained?", columns.versions),
+        read.first("On which hardware?", columns.hardware),
+    ]
+
+
+def _collection(table: RunTable, columns: ReportColumns, read: _ColumnReader) -> list[Answer]:
+    names = table.columns
+    rules = ", ".join(f"{count} {rule}" for rule, count in table.excluded_by_rule().items())
+    final = None
+    if names.cluster is not None and len(np.unique(table.cluster)) < len(table):
+        final = f"several rows a run, which {names.cluster!r} names"
+    elif names.progress is not None or "status" in table.frame.columns:
+        final = "final values of finished runs, one row a run"
+    source = "status" if final else "a column status, or --progress or --cluster"
+    exact = f"SHA-256 {table.data_hash()[:16]} of {Path(table.source).name}"
+    stderr = (f"{names.response}_stderr", *columns.stderr)
+    return [
+        Answer("Which measure is the response?", names.response, "the named column"),
+        read.first("Measured on which data?", columns.evaluation_data),
+        Answer("Final losses or checkpoints?", final, names.cluster or names.progress or source),
+        read.first("How exact is each measured value?", stderr, "from {name}"),
+        Answer("Which rows were excluded, and why?", rules or "none", "the rules of exclusion"),
+        Answer("Which rows exactly?", exact, "the table"),
+    ]
+
+
+def _unfitted() -> list[Answer]:
+    questions = ("objective", "algorithm", "starting points", "competing minima", "uncertainty", "check")
+    return [Answer(f"Which {name}?", None, NO_FIT) for name in questions]
+
+
+def _algorithm(fit: Fit) -> list[Answer]:
     delta = f", delta {fit.objective.delta:.3g} nats" if fit.objective.name == "huber" else ""
-    draws = f"{len(fit.cloud_SP)} bootstrap draws of whole clusters, 95 % percentile intervals, seed {fit.seed}"
-    held = max((run.extrapolation_factor for run in fit.heldout), default=None)
     is_usual = fit.law.name == "chinchilla" and fit.known_floor is None
     usual = " and the 4,500 of Hoffmann et al. 2022" if is_usual else ""
-    noise, misfit = fit.seed_noise, fit.lack_of_fit
+    algorithm = (
+        f"damped Newton with the exact Hessian, until its step is below {STEP_TOLERANCE:g} or its decrement below "
+        f"{DECREMENT_TOLERANCE:g} of the objective"
+    )
+    starts = f"a grid of shapes with the sizes in closed form{usual}; the best {SCREEN_KEEPS} go on"
+    minima = "none found"
+    if len(fit.minima) > 1:
+        minima = f"{len(fit.minima) - 1}, the next {fit.minima[1].gap:.2g} above in the objective"
     return [
-        item("Which objective?", f"sum of {fit.objective.name} of residuals in log response{delta}"),
-        item(
-            "Which algorithm, stopped by what?",
-            f"damped Newton with the exact Hessian, until its step is below {STEP_TOLERANCE:g} or its decrement below "
-            f"{DECREMENT_TOLERANCE:g} of the objective",
-        ),
-        item(
-            "Which starting points?",
-            f"a grid of shapes with the sizes in closed form{usual}; the best {SCREEN_KEEPS} go on",
-        ),
-        item(
-            "Are there competing minima?",
-            "none found" if gaps is None else f"{len(fit.minima) - 1}, the next {gaps:.2g} above in the objective",
-        ),
-        item("How is uncertainty measured?", draws if len(fit.cloud_SP) else None, "--bootstrap above 0"),
-        item(
-            "Was the law held to runs it had not seen?",
-            None if held is None else f"{len(fit.heldout)} largest runs, up to {held:.3g} times past the fitted ones",
-            "enough runs to refit without the largest",
-        ),
-        item(
-            "Which parameters are open?",
-            ", ".join(fit.open_intervals) or "none" if len(fit.cloud_SP) else None,
-            "--bootstrap above 0",
-        ),
-        item(
-            "How large is the noise between repeats?",
-            noise
-            and f"standard deviation {noise.sigma:.2g} of log response, {noise.degrees_of_freedom} degrees of freedom",
-            "runs that differ in the seed alone",
-        ),
-        item(
-            "Does the law misfit beyond that noise?",
-            misfit and f"F test, p = {misfit.p_value:.2g}",
-            "runs that differ in the seed alone",
-        ),
-        item("With which software?", _version(), "an installed package"),
+        _of_fit("Which objective?", f"sum of {fit.objective.name} of residuals in log response{delta}"),
+        _of_fit("Which algorithm, stopped by what?", algorithm),
+        _of_fit("Which starting points?", starts),
+        _of_fit("Are there competing minima?", minima),
     ]
 
 
-def _of_column(
-    category: str, table: RunTable, question: str, names: Sequence[str], text: str = "{values}", every: bool = False
-) -> Item:
-    """Answered by the first of the columns that the table has with any value, or by `every` one of them."""
-    present = [n for n in names if n in table.frame.columns and table.frame[n].null_count() < len(table.frame)]
-    if not present:
-        return Item(category, question, None, f"a column {' or '.join(dict.fromkeys(names))}")
-    shown = present if every else present[:1]
-    parts = []
-    for name in shown:
-        distinct = table.frame[name].drop_nulls().unique(maintain_order=True).to_list()
-        values = f"{name} {_values(distinct)}" if every else _values(distinct)
-        parts.append(text.format(name=name, values=values, distinct=len(distinct)))
-    return Item(category, question, "; ".join(parts), ", ".join(shown))
+def _trust(fit: Fit) -> list[Answer]:
+    draws = opened = held = sigma = misfit = None
+    if len(fit.cloud_SP):
+        draws = f"{len(fit.cloud_SP)} bootstrap draws of whole clusters, 95 % percentile intervals, seed {fit.seed}"
+        opened = ", ".join(fit.open_intervals) or "none"
+    if fit.heldout:
+        furthest = max(run.extrapolation_factor for run in fit.heldout)
+        held = f"{len(fit.heldout)} largest runs, up to {furthest:.3g} times past the fitted ones"
+    if fit.seed_noise is not None:
+        noise = fit.seed_noise
+        sigma = f"standard deviation {noise.sigma:.2g} of log response, {noise.degrees_of_freedom} degrees of freedom"
+    if fit.lack_of_fit is not None:
+        misfit = f"F test, p = {fit.lack_of_fit.p_value:.2g}"
+    enough, seeds = "enough runs to refit without the largest", "runs that differ in the seed alone"
+    return [
+        _of_fit("How is uncertainty measured?", draws, "--bootstrap above 0"),
+        _of_fit("Was the law held to runs it had not seen?", held, enough),
+        _of_fit("Which parameters are open?", opened, "--bootstrap above 0"),
+        _of_fit("How large is the noise between repeats?", sigma, seeds),
+        _of_fit("Does the law misfit beyond that noise?", misfit, seeds),
+        _of_fit("With which software?", _version(), "an installed package"),
+    ]
+
+
+def _of_fit(question: str, answer: str | None, missing: str = "") -> Answer:
+    return Answer(question, answer, "the fit" if answer is not None else missing)
+
+
+@dataclass(frozen=True)
+class _ColumnReader:
+    """Answers questions from the columns of a table."""
+
+    table: RunTable
+
+    def first(self, question: str, names: Sequence[str], text: str = "{values}") -> Answer:
+        """Answers from the first of the columns that has values."""
+        return self._answer(question, names, self._present(names)[:1], text)
+
+    def every(self, question: str, names: Sequence[str]) -> Answer:
+        """Answers from all of the columns that have values."""
+        return self._answer(question, names, self._present(names), "{name} {values}")
+
+    def _present(self, names: Sequence[str]) -> list[str]:
+        frame = self.table.frame
+        return [name for name in names if name in frame.columns and frame[name].null_count() < len(frame)]
+
+    def _answer(self, question: str, names: Sequence[str], shown: Sequence[str], text: str) -> Answer:
+        if not shown:
+            return Answer(question, None, f"a column {' or '.join(dict.fromkeys(names))}".rstrip())
+        parts = []
+        for name in shown:
+            distinct = self.table.frame[name].drop_nulls().unique(maintain_order=True).to_list()
+            parts.append(text.format(name=name, values=_values(distinct), distinct=len(distinct)))
+        return Answer(question, "; ".join(parts), ", ".join(shown))
 
 
 def _values(distinct: list) -> str:
@@ -270,15 +252,7 @@ def _range(values: np.ndarray | None) -> str | None:
 
 
 def _ratio(table: RunTable) -> str | None:
-    return None if table.n is None or table.d is None or not len(table) else _range(table.d / table.n)
-
-
-def _repeats(table: RunTable) -> Item:
-    question = "Is data repeated within a run?"
-    if table.unique is None:
-        return _of_column(TRAINING, table, question, ("epochs", "epochs_planned"), "{name} {values}")
-    times = table.d / table.unique
-    return Item(TRAINING, question, f"D is {times.min():.3g} to {times.max():.3g} times the distinct data", "--unique")
+    return None if table.n is None or table.d is None else _range(table.d / table.n)
 
 
 def _data_unit(table: RunTable) -> str | None:

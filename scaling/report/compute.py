@@ -1,4 +1,4 @@
-"""What a report tells of compute: the IsoFLOP minima and the compute-optimal path of the fit that it draws."""
+"""The compute section of a report: the IsoFLOP minima, and the compute-optimal path of the fit that is drawn."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 BUDGETS = 41
 REACH = 30.0
-"""The path is drawn to so many times the largest compute of the runs."""
+"""The path is drawn to this many times the largest compute of the runs."""
 
 
 def isoflop_of(table: RunTable, fit: Fit | None) -> IsoFlop | Refusal | None:
-    """The IsoFLOP analysis, or why the table has none; None where the fit is not of N and D."""
+    """Returns the IsoFLOP analysis or its refusal; None if the fit is not of N and D."""
     from scaling.compute.isoflop import isoflop
 
-    if not _of_both(fit):
+    if fit is None or not _is_of_both(fit):
         return None
     try:
         return isoflop(table, fit)
@@ -32,19 +32,20 @@ def isoflop_of(table: RunTable, fit: Fit | None) -> IsoFlop | Refusal | None:
 
 
 def frontier_of(table: RunTable, fit: Fit | None) -> Frontier | None:
-    """The path over the runs' compute and beyond; None where the fit is not of N and D, or its unique data vary."""
+    """Returns the path over the runs' compute and beyond; None if the fit is not of N and D or unique data vary."""
     from scaling.compute.frontier import frontier
 
-    if not _of_both(fit):
+    if fit is None or not _is_of_both(fit):
         return None
     unique = None
     if "u" in fit.law.axes:
-        if len(np.unique(table.unique)) > 1:
+        amounts = np.unique(table.need("unique"))
+        if len(amounts) > 1:
             return None
-        unique = float(table.unique[0])
-    flops = fit.flops_per_nd * table.n * table.d
+        unique = float(amounts[0])
+    flops = fit.flops_per_nd * table.need("n") * table.need("d")
     return frontier(fit, np.geomspace(flops.min(), REACH * flops.max(), BUDGETS), unique)
 
 
-def _of_both(fit: Fit | None) -> bool:
-    return fit is not None and {"n", "d"} <= set(fit.law.axes)
+def _is_of_both(fit: Fit) -> bool:
+    return {"n", "d"} <= set(fit.law.axes)

@@ -1,4 +1,4 @@
-"""What lies beside the page: each figure as SVG, PNG and PDF, the fits as LaTeX and as JSON, the checklist."""
+"""The files in the folder of figures: each figure as SVG, PNG and PDF, the fits as LaTeX and JSON, the checklist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from scaling.errors import Refusal
 from scaling.fitting.fit import Fit
@@ -20,14 +19,14 @@ SUFFIXES = (".svg", ".png", ".pdf")
 
 
 def write_figures(charts: dict[str, dict], known: Sequence[str], folder: Path) -> None:
-    """Writes each chart {stem: Vega-Lite} in three formats, and takes away those of `known` stems that are no more."""
+    """Writes each chart {stem: Vega-Lite} in three formats, and deletes files of `known` stems without a chart."""
     import vl_convert
 
     for name in known:
         files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
         if name not in charts:
             for file in files:
-                file.unlink(missing_ok=True)  # of an earlier report of this name
+                file.unlink(missing_ok=True)  # left by an earlier report of this name
             continue
         svg = vl_convert.vegalite_to_svg(charts[name])
         images = (svg.encode(), vl_convert.svg_to_png(svg, ppi=PNG_PIXELS_PER_INCH), vl_convert.svg_to_pdf(svg))
@@ -36,7 +35,7 @@ def write_figures(charts: dict[str, dict], known: Sequence[str], folder: Path) -
 
 
 def write_fits(fits: Sequence[tuple[str, Fit | Refusal]], items: Sequence[Item], folder: Path) -> None:
-    """Writes fits.tex, a table for a paper; fit_LAW.json of each fit, which `scaling.load` reads; checklist.json."""
+    """Writes fits.tex, fit_LAW.json of each fit (`scaling.load` reads it), and checklist.json (null: no answer)."""
     replace(folder / "fits.tex", latex.table(fits).encode())
     done = {name: fit for name, fit in fits if isinstance(fit, Fit)}
     for name in LAWS:
@@ -44,16 +43,9 @@ def write_fits(fits: Sequence[tuple[str, Fit | Refusal]], items: Sequence[Item],
             done[name].to_json(folder / f"fit_{name}.json")
         else:
             (folder / f"fit_{name}.json").unlink(missing_ok=True)
-    replace(folder / "checklist.json", (json.dumps(checklist_dict(items), indent=1) + "\n").encode())
-
-
-def checklist_dict(items: Sequence[Item]) -> dict[str, Any]:
-    """JSON's types: a missing answer is null."""
-    return {
-        "answered": answered(items),
-        "of": len(items),
-        "items": [dataclasses.asdict(item) for item in items],
-    }
+    listed = [dataclasses.asdict(item) for item in items]
+    values = {"answered": answered(items), "of": len(items), "items": listed}
+    replace(folder / "checklist.json", (json.dumps(values, indent=1) + "\n").encode())
 
 
 def replace(path: Path, content: bytes) -> None:

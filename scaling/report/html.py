@@ -1,4 +1,4 @@
-"""Pieces of a page: tables, lists, numbers as text, and how it looks."""
+"""Pieces of a page: elements, tables, lists, numbers as text, and the style. Only this file escapes HTML."""
 
 from __future__ import annotations
 
@@ -25,24 +25,36 @@ ul.notes { padding-left: 1.2rem; } ul.notes li { margin: .3rem 0; } .warn { colo
 """
 
 
+def element(tag: str, text: str, kind: str = "", inner: str = "") -> str:
+    """Returns an element of escaped text, with a CSS class if one is given, and with `inner` HTML after the text."""
+    return f"<{tag}{f' class={kind}' if kind else ''}>{escape(text)}{inner}</{tag}>"
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return element("p", text, kind)
+
+
+def notes(lines: Iterable[str], kind: str = "") -> str:
+    """Returns a list."""
+    return f'<ul class="notes {kind}">' + "".join(element("li", line) for line in lines) + "</ul>"
+
+
 def table(
     heads: Sequence[str],
     rows: Sequence[Sequence[str]],
     numbers: Iterable[int] = (),
     marks: Sequence[str] | None = None,
 ) -> str:
-    """An HTML table of escaped cells.
+    """Returns a table of escaped cells.
 
     Args:
       numbers: the columns that are aligned to the right.
       marks: a CSS class for each row, or "".
     """
-    numbers = set(numbers)
+    right = set(numbers)
 
     def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if i in numbers else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells)
-        )
+        return "".join(element(tag, cell, "number" if i in right else "") for i, cell in enumerate(cells))
 
     marks = marks or [""] * len(rows)
     body = "".join(
@@ -51,16 +63,8 @@ def table(
     return f"<div class=scroll><table><thead><tr>{line(heads, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def notes(lines: Iterable[str], kind: str = "") -> str:
-    return f'<ul class="notes {kind}">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def paragraph(text: str, kind: str = "") -> str:
-    return f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>"
-
-
 def short(value: Any) -> str:
-    """A cell: six digits, thousands apart, a dash where it is missing."""
+    """Returns a cell: six digits, thousands separated, a dash for a missing value."""
     if value is None or value != value:
         return "-"
     if isinstance(value, float) and not (value.is_integer() and abs(value) < 1e9):
@@ -68,7 +72,12 @@ def short(value: Any) -> str:
     return f"{value:,.0f}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
+def number(value: float | None, form: str) -> str:
+    """Returns the formatted value, or a dash if it is missing."""
+    return "-" if value is None or value != value else f"{value:{form}}"
+
+
 def interval(ends: tuple[float | None, float | None] | None) -> str:
-    """[low, high], with a dash for an end that is missing."""
+    """Returns [low, high], with a dash for a missing end."""
     low, high = ends or (None, None)
-    return "[" + ", ".join("-" if end is None or end != end else f"{end:.5g}" for end in (low, high)) + "]"
+    return f"[{number(low, '.5g')}, {number(high, '.5g')}]"

@@ -1,4 +1,4 @@
-"""All fits as one LaTeX table (booktabs), a block a law; it wants \\usepackage{booktabs} and nothing else."""
+"""All fits as one LaTeX table, a block a law. It needs \\usepackage{booktabs} and nothing else."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ESCAPES = {
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
+    """Returns text that LaTeX prints unchanged."""
     return "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
 
 
 def math(formula: str) -> str:
-    """A law's formula, or a parameter's name, in math mode: "A / N^alpha" gives $A / N^{\\alpha}$."""
+    """Returns a law's formula, or a parameter's name, in math mode: "A / N^alpha" gives $A / N^{\\alpha}$."""
     braced = re.sub(r"\^-?(\w+|\([^()]*\))", lambda found: "^{" + found.group(0)[1:].strip("()") + "}", formula)
     braced = re.sub(r"_(\w+)", r"_{\1}", braced).replace(" * ", r" \cdot ")
     worded = re.sub(r"\\?[A-Za-z]+", lambda found: _word(found.group(0)), braced)
@@ -38,7 +38,7 @@ def _word(word: str) -> str:
 
 
 def written_at_1(fit: Fit) -> set[str]:
-    """The sizes that the formula writes at N = 1 or D = 1, far from the data: to be told at the centre instead."""
+    """Returns the sizes that the formula gives at N = 1 or D = 1: far from the data, so reports use the centre."""
     point = fit.natural(fit.theta_P[None])
     return {
         name
@@ -48,16 +48,16 @@ def written_at_1(fit: Fit) -> set[str]:
 
 
 def number(value: float, digits: int = 7) -> str:
-    """In math mode, with a power of ten where the number has an exponent."""
+    """Returns the number in math mode, with a power of ten if it has an exponent."""
     mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
     return f"${mantissa}$" if not exponent else rf"${mantissa} \times 10^{{{int(exponent)}}}$"
 
 
 def table(fits: Sequence[tuple[str, Fit | Refusal]]) -> str:
-    """The LaTeX source of (law's name, its fit or why there is none): four columns in every row.
+    """Returns the LaTeX source for (law's name, its fit or the refusal), with four columns in every row.
 
-    A size is the term's part of the loss at the centre of the data, where fits can be compared; an open parameter has
-    no value but its bound.
+    A size is the term's part of the loss at the centre of the data, where fits can be compared. An open parameter has
+    a bound in place of a value.
     """
     blocks = [_refused(name, fit) if isinstance(fit, Refusal) else _block(name, fit) for name, fit in fits]
     lines = [
@@ -95,10 +95,10 @@ def _block(name: str, fit: Fit) -> list[str]:
 
 
 def _value(fit: Fit, name: str) -> str:
-    if name in fit.bounds:
+    value = fit.params[name]
+    if name in fit.bounds or value is None:
         return "open"
-    known = " (known)" if name == "E" and fit.known_floor is not None else ""
-    return number(fit.params[name]) + known
+    return number(value) + (" (known)" if name == "E" and fit.known_floor is not None else "")
 
 
 def _ends(fit: Fit, name: str) -> str:

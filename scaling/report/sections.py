@@ -1,18 +1,16 @@
-"""The sections of a page about the fits: parameters, how far to trust them, compute, the checklist, the runs."""
+"""The sections of a page: parameters, checks of the fits, compute, the checklist, the runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import polars as pl
 
 from scaling.errors import Refusal
 from scaling.fitting.fit import Fit
+from scaling.fitting.forms import Forms
 from scaling.report.answer import forms_sentence, path_sentence
 from scaling.report.checklist import Item, answered
-from scaling.report.html import interval, notes, paragraph, short, table
+from scaling.report.html import element, interval, notes, number, paragraph, short, table
 from scaling.report.latex import written_at_1
 from scaling.table.run_table import RunTable
 
@@ -22,13 +20,11 @@ if TYPE_CHECKING:
 
 HELDOUT_SHOWN = 20
 PATH_SHOWN = 9
-RUN_COLUMNS = ("seed", "learning_rate_peak", "epochs", "status")
-"""Columns that the table of runs shows beside the fitted ones, where they exist."""
 
 
 def one_fit(name: str, fit: Fit | Refusal) -> str:
     if isinstance(fit, Refusal):
-        return f"<h3>{escape(name)}</h3>" + paragraph(f"Refused: {fit}", "refusal")
+        return element("h3", name) + paragraph(f"Refused: {fit}", "refusal")
     delta = f", delta {fit.objective.delta:.4g}" if fit.objective.name == "huber" else ""
     minima = "1 minimum" if len(fit.minima) == 1 else f"{len(fit.minima)} competing minima"
     facts = (
@@ -37,14 +33,15 @@ def one_fit(name: str, fit: Fit | Refusal) -> str:
         "draws."
     )
     parts = [
-        f"<h3>{escape(name)}: <span class=formula>{escape(fit.law.formula)}</span></h3>",
+        element("h3", f"{name}: ", inner=element("span", fit.law.formula, "formula")),
         paragraph(f"{facts} {fit.law.assumptions} {fit.law.source}.", "soft"),
         _parameters(fit),
     ]
     if fit.free_floor is not None:
-        verdict = {True: "which agrees with the known one", False: "which does not hold the known one"}
-        says = verdict.get(fit.free_floor.agrees, "which cannot be told")
-        parts.append(paragraph(f"A freely fitted floor lies in {interval(fit.free_floor.interval95)}, {says}."))
+        ends, agrees = interval(fit.free_floor.interval95), fit.free_floor.agrees
+        verdict = "which contains the known floor" if agrees else "which does not contain the known floor"
+        says = "and the fit does not bound it well enough to compare" if agrees is None else verdict
+        parts.append(paragraph(f"If the floor is fitted too, its 95 % interval is {ends}, {says}."))
     return "\n".join(parts + ([notes(fit.warnings, "warn")] if fit.warnings else []))
 
 
@@ -59,13 +56,13 @@ def _parameters(fit: Fit) -> str:
 
 
 def heldout(name: str, fit: Fit) -> str:
-    """The runs that a refit predicted without seeing them, the furthest first."""
+    """Shows the runs that a refit predicted without seeing them, the furthest first."""
     furthest = sorted(fit.heldout, key=lambda run: -run.extrapolation_factor)
     rows = [
         (
             run.run, short(run.n), short(run.d), f"{run.extrapolation_factor:.3g}×", f"{run.loss:.6g}",
             f"{run.predicted:.6g}", interval(run.predicted95), f"{run.relative_error:+.2%}",
-            "-" if run.excess_relative_error is None else f"{run.excess_relative_error:+.1%}",
+            number(run.excess_relative_error, "+.1%"),
         )
         for run in furthest[:HELDOUT_SHOWN]
     ]  # fmt: skip
@@ -75,45 +72,42 @@ def heldout(name: str, fit: Fit) -> str:
     return paragraph(text) + table(heads, rows, numbers=range(1, 9))
 
 
-def forms(fit: Fit) -> str:
-    """Every form's error at every share that was held out, or why it has none."""
+def forms(of: Forms) -> str:
+    """Shows every form's error at every held-out share, or why it has no error."""
     rows = [
         (
             row.law, f"{row.fraction_held:.0%}", str(row.runs_held), f"{row.extrapolation_factor:.3g}×",
-            *(_number(x, ".2g") for x in (row.rms_log_error, row.mean_log_error, row.worst_log_error)),
+            *(number(x, ".2g") for x in (row.rms_log_error, row.mean_log_error, row.worst_log_error)),
             row.refused or "",
         )
-        for row in fit.forms.rows
+        for row in of.rows
     ]  # fmt: skip
     heads = ("form", "held out", "runs", "past the data", "rms error", "mean", "worst", "refused because")
-    return paragraph(forms_sentence(fit)) + table(heads, rows, numbers=range(1, 7))
+    return paragraph(forms_sentence(of)) + table(heads, rows, numbers=range(1, 7))
 
 
 def isoflop_section(of: IsoFlop) -> str:
-    """The best N of every budget by every method, the lines through them, what was refused and why."""
+    """Shows the best N of every budget by every method, the lines through them, and the refusals with their reasons."""
     rows = [
-        (f"{budget.flops:.3g}", str(len(budget.curve.n_G)), *(_minimum(m) for m in budget.minima.values()))
+        (f"{budget.flops:.3g}", str(len(budget.curve.n_G)), *(_best_n(m) for m in budget.minima.values()))
         for budget in of.budgets
     ]
-    methods = list(of.lines)
     lines = []
     for line in of.lines.values():
         a = line.n_exponent
-        lines.append(
-            f"{line.method}: refused. {line.refused}"
-            if line.refused
-            else f"{line.method}: N grows as C^{a.value:.3f} {interval((a.low, a.high))}."
-        )
+        grows = f"N grows as C^{number(a.value, '.3f')} {interval((a.low, a.high))}."
+        lines.append(f"{line.method}: " + (f"refused. {line.refused}" if line.refused else grows))
     refused: dict[tuple[str, str], list[str]] = {}
     for budget in of.budgets:
-        for minimum in budget.minima.values():
-            if minimum.refused:
-                refused.setdefault((minimum.method, minimum.refused), []).append(f"{budget.flops:.3g}")
+        for best in budget.minima.values():
+            if best.refused:
+                refused.setdefault((best.method, best.refused), []).append(f"{budget.flops:.3g}")
+    methods = list(of.lines)
     parts = [
         "<h3>Runs of equal compute (IsoFLOP)</h3>",
         paragraph(
             "The best N at each compute, found three ways: on the fitted law (surface), by a parabola through the runs "
-            "in log N, and by the runs nearest to the lowest (local). In brackets: 95 % intervals."
+            "in log N, and by the runs nearest to the lowest one (local). In brackets: 95 % intervals."
         ),
         table(("C", "sizes", *(f"best N, {method}" for method in methods)), rows, numbers=range(2 + len(methods))),
         notes(lines),
@@ -126,32 +120,29 @@ def isoflop_section(of: IsoFlop) -> str:
     return "\n".join(parts + ([notes(of.warnings, "warn")] if of.warnings else []))
 
 
-def _minimum(minimum: BestN) -> str:
-    if minimum.refused:
+def _best_n(best: BestN) -> str:
+    if best.refused:
         return "refused"
-    ends = minimum.n_interval95
-    return f"{minimum.n:.4g}" + (f" {interval(ends)}" if ends else "")
+    ends = best.n_interval95
+    return f"{best.n:.4g}" + (f" {interval(ends)}" if ends else "")
 
 
 def variants(fit: Fit) -> str:
-    """The same law under other choices, to see what the answer owes to them."""
+    """Shows the same law under other choices, and so how much the answer depends on them."""
     names = [name for name in fit.params if name not in written_at_1(fit)]
     rows = [
         (
-            v.name,
-            str(v.rows),
-            _number(v.delta, ".3g"),
-            f"{v.objective:.6g}",
+            v.name, str(v.rows), number(v.delta, ".3g"), f"{v.objective:.6g}",
             *(f"{v.params[name]:.5g}" for name in names),
         )
         for v in fit.variants
-    ]
-    text = "The same law under other objectives, and with the runs back that were dropped for their high loss:"
+    ]  # fmt: skip
+    text = "The same law under other objectives, and with the runs that were dropped for their high loss:"
     return paragraph(text) + table(("choice", "runs", "delta", "objective", *names), rows, range(1, 4 + len(names)))
 
 
 def path(of: Frontier, is_measured: bool) -> str:
-    """The compute-optimal path in words, and at some budgets."""
+    """Describes the compute-optimal path in words, and at some budgets in numbers."""
     text = paragraph(path_sentence(of, is_measured))
     if of.open_reason:
         text += paragraph(f"Open: {of.open_reason}.", "warn")
@@ -159,23 +150,22 @@ def path(of: Frontier, is_measured: bool) -> str:
     for i in range(0, len(of.budgets_B), max(1, len(of.budgets_B) // PATH_SHOWN)):
         cells = [f"{of.budgets_B[i]:.3g}", f"{of.extrapolation_B[i]:.3g}×"]
         for band in (of.n, of.d, of.loss):
-            cells += [_number(band.value_B[i], ".4g"), interval((band.low_B[i], band.high_B[i]))]
+            cells += [number(band.value_B[i], ".4g"), interval((band.low_B[i], band.high_B[i]))]
         rows.append(cells)
-    heads = ("C", "of the largest C", "best N", "95 %", "best D", "95 %", "loss", "95 %")
+    heads = ("C", "over the largest C", "best N", "95 %", "best D", "95 %", "loss", "95 %")
     return text + table(heads, rows, numbers=range(8))
 
 
 def checklist(items: Sequence[Item]) -> str:
-    """By category, the missing ones marked."""
+    """Shows the items by category, and marks the missing ones."""
     rows: list[tuple[str, str, str]] = []
     marks: list[str] = []
     for category in dict.fromkeys(item.category for item in items):
         rows.append((category, "", ""))
         marks.append("group")
         for item in (item for item in items if item.category == category):
-            missing = item.answer is None
-            rows.append((item.question, "missing" if missing else item.answer, item.source))
-            marks.append("missing" if missing else "")
+            rows.append((item.question, "missing" if item.answer is None else item.answer, item.source))
+            marks.append("missing" if item.answer is None else "")
     text = (
         f"{answered(items)} of {len(items)} answered. The categories are those of Li et al. 2025 (arXiv 2502.18969). "
         "A missing answer names what would supply it."
@@ -183,42 +173,35 @@ def checklist(items: Sequence[Item]) -> str:
     return "<h2>Reporting checklist</h2>" + paragraph(text) + table(("question", "answer", "from"), rows, marks=marks)
 
 
-def runs(of: RunTable) -> str:
-    columns = of.columns
-    named = {"run": columns.run_id, "N": columns.n, "D": columns.d or columns.flops, "loss": columns.loss}
-    named |= {"metric": columns.metric}
-    named |= {"baseline": columns.baseline, "floor": columns.floor_column, "tuned by": columns.select_by}
+def runs(of: RunTable, more: Sequence[str]) -> str:
+    """Shows every run: the fitted ones, then the excluded ones with the rule. `more` columns follow the fitted ones."""
+    names = of.columns
+    named = {"run": names.run_id, "N": names.n, "D": names.d or names.flops, "loss": names.loss}
+    named |= {"metric": names.metric}
+    named |= {"baseline": names.baseline, "floor": names.floor_column, "tuned by": names.select_by}
     shown = {head: name for head, name in named.items() if name is not None}
-    shown |= {name.replace("_", " "): name for name in RUN_COLUMNS if name in of.frame.columns}
+    shown |= {name.replace("_", " "): name for name in more if name in of.frame.columns}
     rule = {row.row: row.rule for row in of.excluded}
-
-    def rows(frame: pl.DataFrame, names: Iterable[str]) -> list[tuple[str, ...]]:
-        ids = list(names)
-        return [
-            (*(short(run[name]) for name in shown.values()), rule.get(ids[i], ""))
-            for i, run in enumerate(frame.iter_rows(named=True))
-        ]
-
-    without_row = len(of.excluded) - len(of.left_out)
     out_ids = [row.row for row in of.excluded]
-    if columns.run_id is not None:
-        out_ids = [str(v) for v in of.left_out[columns.run_id]]
-    used = rows(of.frame.sort(columns.d or columns.flops or columns.loss), [""] * len(of))
-    out = rows(of.left_out, out_ids)
+    if names.run_id is not None:
+        out_ids = [str(value) for value in of.left_out[names.run_id]]
+    used_frame = of.frame.sort(names.d or names.flops or names.response)
+    used = [(*(short(run[name]) for name in shown.values()), "") for run in used_frame.iter_rows(named=True)]
+    out = [
+        (*(short(run[name]) for name in shown.values()), rule.get(out_ids[i], ""))
+        for i, run in enumerate(of.left_out.iter_rows(named=True))
+    ]
+    without_row = len(of.excluded) - len(of.left_out)
+    note = f" {without_row} more have no row; they are listed below." if without_row else ""
     numbers = [i for i, head in enumerate(shown) if head not in ("run", "status")]
-    note = f" {without_row} more have no row and stand below." if without_row else ""
-    heads = (*shown, "left out because")
     marks = [""] * len(used) + ["out"] * len(out)
-    return f"<h2>Runs</h2><p class=soft>The fitted ones first.{note}</p>" + table(heads, used + out, numbers, marks)
+    text = paragraph(f"The fitted runs come first.{note}", "soft")
+    return f"<h2>Runs</h2>{text}" + table((*shown, "excluded because"), used + out, numbers, marks)
 
 
 def exclusions(of: RunTable) -> str:
     if not of.excluded:
-        return "<h2>Left out</h2><p>No run.</p>"
+        return "<h2>Excluded runs</h2><p>No run.</p>"
     counts = ", ".join(f"{count} {rule}" for rule, count in of.excluded_by_rule().items())
     rows = [(row.row, row.rule, row.reason) for row in of.excluded]
-    return f"<h2>Left out</h2>{paragraph(counts + '.')}" + table(("run", "rule", "reason"), rows)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None or value != value else f"{value:{form}}"
+    return f"<h2>Excluded runs</h2>{paragraph(counts + '.')}" + table(("run", "rule", "reason"), rows)

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from scaling.report.figures import parts
-from scaling.report.figures.parts import FIT, INK, REFERENCE
+from scaling.report.figures.parts import FIT, INK, REFERENCE, Colour, Layers, Stroke, Subject
 from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:
@@ -19,27 +19,31 @@ if TYPE_CHECKING:
 
 SHAPES = {"surface": "diamond", "parabola": "triangle-down", "local": "square"}
 SIZES = {"surface": 55, "parabola": 110, "local": 190}
-"""The smaller marks lie upon the larger ones."""
+"""Smaller marks are drawn on top of larger ones."""
 CURVE_POINTS = 40
 WITHIN, BEYOND = "within the data", "extrapolation"
 
 
 def frontier(table: RunTable, path: Frontier) -> alt.HConcatChart:
-    """N* and D* over C with 95 % bands: dashed beyond the runs' compute, which is shaded; dots are the runs."""
-    flops = path.flops_per_nd * table.n * table.d
-    text = parts.labels(table)
-    panels = [
-        _optimum(table, path, band, flops, values, f"best {title}")
-        for band, values, title in ((path.n, table.n, text.n), (path.d, table.d, text.d))
-    ]
-    return alt.hconcat(*panels, spacing=40).properties(title="Compute-optimal path")
+    """Draws N* and D* over C with 95 % bands, dashed beyond the runs' compute, which is shaded. Dots are the runs."""
+    n, d = table.need("n"), table.need("d")
+    flops, text = path.flops_per_nd * n * d, parts.labels(table)
+    best_n = _optimum(path, path.n, runs=_runs(table, flops, n), title=f"best {text.n}")
+    best_d = _optimum(path, path.d, runs=_runs(table, flops, d), title=f"best {text.d}")
+    return alt.hconcat(best_n, best_d, spacing=40).properties(title="Compute-optimal path")
 
 
-def isoflop(table: RunTable, of: IsoFlop, fit: Fit | None) -> alt.LayerChart:
-    """Loss over N, one colour a budget: the runs, the law, the parabola, and the minima; refused ones are hollow.
+def _runs(table: RunTable, flops: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
+    return [{"run": table.row_id[i], "c": flops[i], "response": values[i]} for i in range(len(table))]
 
-    Of many budgets the ones with the most sizes are shown.
+
+def isoflop(subject: Subject, of: IsoFlop) -> Layers:
+    """Draws loss over N, one colour a budget: the runs, the law, the parabola and the minima. Refused ones are hollow.
+
+    If there are many budgets, those with the most sizes are shown.
     """
+    table, fit = subject.table, subject.fit
+    n_R = table.need("n")
     text = parts.labels(table, fit and fit.law)
     loss = parts.response(table, fit and fit.law)
     by_sizes = sorted(range(len(of.budgets)), key=lambda i: -len(of.budgets[i].curve.n_G))
@@ -49,17 +53,18 @@ def isoflop(table: RunTable, of: IsoFlop, fit: Fit | None) -> alt.LayerChart:
         flops_R[budget.row_R] = budget.flops
     shown = np.isfinite(flops_R)
     minima = [_mark(budget, budget.minima[method]) for method in reversed(SIZES) for budget in budgets]
-    x = parts.log_x("n", text.n, np.concatenate([table.n[shown], [mark["n"] for mark in minima]]))
+    x = parts.log_x("n", text.n, np.concatenate([n_R[shown], [mark["n"] for mark in minima]]))
     y = parts.log_y(text.response, np.concatenate([loss[shown], [mark["response"] for mark in minima]]))
-    colours = (flops_R[shown], "C: training FLOPs")
-    colour = parts.colour_of(*colours, ".2~e")
+    colours = Colour(flops_R[shown], "C: training FLOPs", ".2~e")
+    colour = parts.colour_of(colours)
     layers = []
     for name, dash in (("parabola", [3, 3]), ("law", [1, 0])):
         drawn = [row for budget in budgets for row in _curve(budget, name, of.flops_per_nd, fit)]
         if drawn:
             line = alt.Chart(parts.data(drawn)).mark_line(strokeWidth=1.3, strokeDash=dash, clip=True)
             layers.append(line.encode(x=x, y=y, color=colour, detail="colour:Q"))
-    layers.append(parts.points(table.take(shown), None, x, y, {"response": loss[shown]}, colours, ".2~e"))
+    runs = Subject(table.take(shown), None, subject.tooltip)
+    layers.append(parts.points(runs, x, y, fields={"response": loss[shown]}, colour=colours))
     title = "Runs of equal compute"
     if len(budgets) < len(of.budgets):
         title += f" (the {len(budgets)} of {len(of.budgets)} budgets with the most sizes)"
@@ -75,7 +80,7 @@ def _minima(minima: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Color)
     for is_refused in (False, True):
         marks = [mark for mark in minima if (mark["refused"] is not None) == is_refused]
         if marks:
-            edge = {} if is_refused else {"stroke": INK}
+            edge: dict[str, Any] = {} if is_refused else {"stroke": INK}
             chart = alt.Chart(parts.data(marks)).mark_point(
                 filled=not is_refused, opacity=1, strokeWidth=1.2, clip=True, **edge
             )
@@ -83,7 +88,7 @@ def _minima(minima: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Color)
 
 
 def _mark(budget: Budget, minimum: BestN) -> dict[str, Any]:
-    """Where a minimum is drawn; a refused one at the budget's lowest run."""
+    """Returns the place of a minimum's mark; a refused one is drawn at the budget's lowest run."""
     lowest = int(np.argmin(budget.curve.loss_G))
     n, loss = (minimum.n, minimum.loss)
     if minimum.refused is not None:
@@ -107,9 +112,8 @@ def _curve(budget: Budget, name: str, flops_per_nd: float, fit: Fit | None) -> l
     return [{"colour": budget.flops, "n": a, "response": b} for a, b in zip(n, loss, strict=True) if b > 0]
 
 
-def _optimum(
-    table: RunTable, path: Frontier, band: Band, flops: np.ndarray, values: np.ndarray, title: str
-) -> alt.LayerChart:
+def _optimum(path: Frontier, band: Band, *, runs: list[dict[str, Any]], title: str) -> Layers:
+    flops, values = (np.array([run[field] for run in runs]) for field in ("c", "response"))
     everything = np.concatenate([band.value_B, band.low_B, band.high_B, values])
     everything = everything[np.isfinite(everything)]
     x = parts.log_x("c", "C: training FLOPs", np.concatenate([path.budgets_B, flops]), "~e")
@@ -120,28 +124,26 @@ def _optimum(
         {"c": c, "response": v, "low": lower, "high": upper}
         for c, v, lower, upper in zip(path.budgets_B, band.value_B, band.low_B, band.high_B, strict=True)
     ]
-    colour = {"color": alt.value(FIT)}
     layers = [shade.encode(x=x, x2=alt.X2("to:Q"))]
     whole = [row for row in rows if np.isfinite([row["low"], row["high"], row["response"]]).all()]
     if whole:
-        layers.append(parts.line_with_band(whole, x, y, colour)[0])
+        layers.append(parts.line_with_band(whole, x, y, {"color": alt.value(FIT)})[0])
+    solid, dashed = Stroke(FIT), Stroke(FIT, (5, 4))
     slack = 1 + 1e-9
     inside = [row for row in rows if low / slack <= row["c"] <= high * slack]
     below, above = ([r for r in rows if r["c"] < low / slack], [r for r in rows if r["c"] > high * slack])
     # the dashed parts begin where the solid one ends
     below, above = below + inside[:1], inside[-1:] + above
-    layers += [parts.line(part, x, y, FIT, [5, 4]) for part in (below, above) if len(part) > 1]
+    layers += [parts.line(part, x, y, dashed) for part in (below, above) if len(part) > 1]
     if inside:
-        layers.append(parts.line(inside, x, y, FIT))
-    layers.append(parts.line_legend({WITHIN: (FIT, [1, 0]), BEYOND: (FIT, [5, 4])}))
-    runs = [{"run": table.row_id[i], "c": flops[i], "response": values[i]} for i in range(len(table))]
+        layers.append(parts.line(inside, x, y, solid))
+    layers.append(parts.line_legend({WITHIN: solid, BEYOND: dashed}))
     dots = alt.Chart(parts.data(runs)).mark_circle(size=22, opacity=0.5, color=REFERENCE, clip=True)
-    number = {"format": ",.4~g"}
-    tooltip = ["run:N", alt.Tooltip("c:Q", **number), alt.Tooltip("response:Q", title=title, **number)]
+    tooltip = ["run:N", alt.Tooltip("c:Q", format=",.4~g"), alt.Tooltip("response:Q", title=title, format=",.4~g")]
     return parts.panel(*layers, dots.encode(x=x, y=y, tooltip=tooltip))
 
 
 def _trimmed(everything: np.ndarray, band: Band, values: np.ndarray) -> np.ndarray:
-    """Without ends of a band that are more than a factor of 100 off all else: they would flatten the rest."""
+    """Drops ends of a band that are more than a factor of 100 off all else, because they would flatten it."""
     core = np.concatenate([band.value_B[np.isfinite(band.value_B)], values])
     return everything[(everything >= core.min() / 100) & (everything <= core.max() * 100)]

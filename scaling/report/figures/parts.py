@@ -1,4 +1,4 @@
-"""What the figures share: colours, axes with few round ticks, data, the points of runs, the law's lines, one theme.
+"""The parts of all figures: colours, axes with few round ticks, data, the points of runs, the law's lines, the theme.
 
 Charts hold their data and look the same on paper as in the page.
 """
@@ -6,9 +6,9 @@ Charts hold their data and look the same on paper as in the page.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -19,25 +19,49 @@ from scaling.table.run_table import RunTable
 
 WIDTH, HEIGHT = 560, 340
 PANEL_WIDTH, PANEL_HEIGHT = 270, 230
-"""Of a figure with several panels side by side."""
+"""The size of a panel in a figure with several panels side by side."""
 INK, FIT, THEORY, REFERENCE = "#22272e", "#b3342d", "#1b6ca8", "#6a737d"
 POINT_SIZE = 75
 FITTED, HELD_OUT = "in the fit", "held out in the check"
 DISCRETE_COLOURS = 8
-"""Up to so many distinct values a colour legend lists each; beyond, it is a scale."""
-TOOLTIP_COLUMNS = ("seed", "epochs", "learning_rate_peak", "width", "layers", "paradigm", "status")
+"""A colour legend lists up to this many distinct values; with more it is a scale."""
 LINE_POINTS = 80
+
+Layers = alt.LayerChart | alt.FacetChart
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The runs of a figure, and the law through them, if any."""
+
+    table: RunTable
+    fit: Fit | None
+    tooltip: tuple[str, ...] = ()
+    """Columns that hovering over a run shows."""
+
+
+class Colour(NamedTuple):
+    """The values that give each run its colour."""
+
+    values_R: np.ndarray
+    title: str
+    number_format: str = ".3~s"
+
+
+class Stroke(NamedTuple):
+    colour: str
+    dash: tuple[int, int] = (1, 0)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Axis titles: the columns' names, with what they measure."""
+    """Axis titles: the names of the columns, with what they measure."""
 
     n: str
     d: str
     response: str
     u: str
-    l: str  # noqa: E741 the axis is called so in laws.py
+    l: str  # noqa: E741 the laws call the axis of an upstream loss so
 
 
 def labels(table: RunTable, law: Law | None = None) -> Labels:
@@ -63,42 +87,39 @@ def labels(table: RunTable, law: Law | None = None) -> Labels:
     )
 
 
+def colour_by_size(table: RunTable) -> Colour | None:
+    return None if table.n is None else Colour(table.n, labels(table).n)
+
+
 def response(table: RunTable, law: Law | None = None) -> np.ndarray:
-    """[R]: what `law` predicts; without a law the loss, or the error 1 - metric where there is no loss."""
+    """Returns [R] what `law` predicts; without a law the loss, or the error 1 - metric if there is no loss."""
     if law is not None:
         return table.response(law)
-    return table.loss if table.loss is not None else 1 - table.metric
+    return table.loss if table.loss is not None else 1 - table.need("metric")
 
 
 def points(
-    table: RunTable,
-    fit: Fit | None,
-    x: alt.X,
-    y: alt.Y,
-    fields: Mapping[str, np.ndarray],
-    colour: tuple[np.ndarray, str] | None,
-    colour_format: str = ".3~s",
+    subject: Subject, x: alt.X, y: alt.Y, *, fields: Mapping[str, np.ndarray], colour: Colour | None
 ) -> alt.Chart:
-    """One mark a run, that names the run and its settings; triangles where the held-out check predicts it.
+    """Draws one mark a run, which names the run and its settings. Triangles are predicted by the held-out check.
 
-    Args:
-      fields: {field: [R]} beside n, d and the response, for x, y and the tooltip.
-      colour: ([R] values, title), or None.
+    `fields` are {field: [R]} besides n, d and the response, for x, y and the tooltip.
     """
+    table, fit = subject.table, subject.fit
     held = {run.run for run in fit.heldout} if fit is not None else set()
-    shown = [name for name in TOOLTIP_COLUMNS if name in table.frame.columns]
+    shown = [name for name in subject.tooltip if name in table.frame.columns]
     configs = table.frame.select(shown).to_dicts() if shown else [{}] * len(table)
     values = {"n": table.n, "d": table.d, "response": response(table, fit.law if fit is not None else None)}
     values = {name: v for name, v in (values | dict(fields)).items() if v is not None}
     rows = [
         {"run": table.row_id[i], **{name: v[i] for name, v in values.items()}, **config}
-        | ({} if colour is None else {"colour": colour[0][i]})
+        | ({} if colour is None else {"colour": colour.values_R[i]})
         | {"role": HELD_OUT if table.row_id[i] in held else FITTED}
         for i, config in enumerate(configs)
     ]
     tooltip = ["run:N", *(alt.Tooltip(f"{name}:Q", format=",.6~g") for name in values), *(f"{s}:N" for s in shown)]
-    encoding = {"x": x, "y": y, "tooltip": tooltip}
-    encoding["color"] = alt.value(INK) if colour is None else colour_of(*colour, colour_format)
+    encoding: dict[str, Any] = {"x": x, "y": y, "tooltip": tooltip}
+    encoding["color"] = alt.value(INK) if colour is None else colour_of(colour)
     if held:
         scale = alt.Scale(domain=[FITTED, HELD_OUT], range=["circle", "triangle-up"])
         encoding["shape"] = alt.Shape("role:N", title=None, scale=scale, legend=alt.Legend(symbolSize=POINT_SIZE))
@@ -107,32 +128,33 @@ def points(
 
 
 def law_over_data(fit: Fit, x: alt.X, y: alt.Y, floor: float) -> list[alt.Chart]:
-    """The law over D less `floor`, one line for each N of a law of both, with a band unless `floor` is fitted too.
+    """Draws the law over D less `floor`, one line for each N of a law of both, with a band unless the floor is fitted.
 
     A law of repeated data is drawn as if no datum came twice.
     """
     table = fit.table
-    d = np.geomspace(table.d.min() / 1.25, table.d.max() * 1.25, LINE_POINTS)
+    seen_R = table.need("d")
+    d = np.geomspace(seen_R.min() / 1.25, seen_R.max() * 1.25, LINE_POINTS)
     by_size = "n" in fit.law.axes
     rows = []
-    for n in spread(np.unique(table.n)) if by_size else [None]:
-        at = {"d": d} | ({"n": np.full_like(d, n)} if by_size else {}) | ({"u": d} if "u" in fit.law.axes else {})
+    for n in spread(np.unique(table.need("n"))) if by_size else [None]:
+        at = {"d": d} | ({} if n is None else {"n": np.full_like(d, n)}) | ({"u": d} if "u" in fit.law.axes else {})
         value, low, high = (v - floor for v in fit.band(at))
         rows += [
             {"d": d[i], "response": value[i], "low": low[i], "high": high[i]} | ({"colour": n} if by_size else {})
             for i in range(len(d))
             if value[i] > 0
         ]
-    colour = {"color": alt.value(FIT)}
+    encoding: dict[str, Any] = {"color": alt.value(FIT)}
     if by_size:
-        colour = {"color": colour_of(table.n, labels(table).n), "detail": "colour:Q"}
-    return line_with_band(rows, x, y, colour, with_band=not (floor > 0 and fit.known_floor is None), faint=by_size)
+        encoding = {"color": colour_of(Colour(table.need("n"), labels(table).n)), "detail": "colour:Q"}
+    return line_with_band(rows, x, y, encoding, with_band=not (floor > 0 and fit.known_floor is None), faint=by_size)
 
 
 def line_with_band(
-    rows: list[dict], x: alt.X, y: alt.Y, encoding: dict[str, Any], with_band: bool = True, faint: bool = False
+    rows: list[dict], x: alt.X, y: alt.Y, encoding: dict[str, Any], *, with_band: bool = True, faint: bool = False
 ) -> list[alt.Chart]:
-    """Rows with the fields of x and y and, for the band, low and high: those without ends above 0 have no band."""
+    """Draws rows with the fields of x and y and, for the band, low and high. A band end must be above 0."""
     line = alt.Chart(data(rows)).mark_line(strokeWidth=1.8, clip=True).encode(x=x, y=y, **encoding)
     banded = [row for row in rows if row["low"] > 0]  # also drops NaN: no bootstrap, no band
     if not banded or not with_band:
@@ -143,18 +165,18 @@ def line_with_band(
     return [area.encode(x=x, y=low_end, y2=alt.Y2("high:Q"), **encoding), line]
 
 
-def line(rows: list[dict], x: alt.X, y: alt.Y, colour: str, dash: Sequence[int] = (1, 0)) -> alt.Chart:
-    mark = alt.Chart(data(rows)).mark_line(strokeWidth=1.8, color=colour, strokeDash=list(dash), clip=True)
+def line(rows: list[dict], x: alt.X, y: alt.Y, stroke: Stroke) -> alt.Chart:
+    mark = alt.Chart(data(rows)).mark_line(
+        strokeWidth=1.8, color=stroke.colour, strokeDash=list(stroke.dash), clip=True
+    )
     return mark.encode(x=x, y=y)
 
 
-def line_legend(names: dict[str, tuple[str, Sequence[int]]]) -> alt.Chart:
-    """A legend for lines that are drawn in fixed colours: an invisible layer that owns the legend."""
-    scale = alt.Scale(domain=list(names), range=[list(dash) for _, dash in names.values()])
-    colours = {
-        "expr": " : ".join(f"datum.label == {json.dumps(name)} ? '{c}'" for name, (c, _) in names.items())
-        + f" : '{INK}'"
-    }
+def line_legend(names: dict[str, Stroke]) -> alt.Chart:
+    """Draws a legend for lines in fixed colours: an invisible layer that owns the legend."""
+    scale = alt.Scale(domain=list(names), range=[list(stroke.dash) for stroke in names.values()])
+    cases = " : ".join(f"datum.label == {json.dumps(name)} ? '{stroke.colour}'" for name, stroke in names.items())
+    colours: Any = {"expr": f"{cases} : '{INK}'"}
     legend = alt.Legend(title=None, symbolType="stroke", symbolSize=400, symbolStrokeWidth=2, symbolStrokeColor=colours)
     return (
         alt.Chart(data([{"line": name} for name in names]))
@@ -163,71 +185,77 @@ def line_legend(names: dict[str, tuple[str, Sequence[int]]]) -> alt.Chart:
     )
 
 
-def rule(value: float, name: str, d: np.ndarray, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """A dashed line across at `value`, with its name at the left end."""
-    at = data([{"response": value, "d": float(d.min()), "text": f"{name} {value:.5g}"}])
+def rule(value: float, name: str, d: float, *, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """Draws a dashed line across at `value`, with its name at `d`."""
+    at = data([{"response": value, "d": d, "text": f"{name} {value:.5g}"}])
     dashed = alt.Chart(at).mark_rule(color=REFERENCE, strokeDash=[5, 4], strokeWidth=1.3).encode(y=y)
     text = alt.Chart(at).mark_text(align="left", baseline="bottom", dx=-4, dy=-3, fontSize=12, color=REFERENCE)
     return [dashed, text.encode(x=x, y=y, text="text:N")]
 
 
-def colour_of(values: np.ndarray, title: str, number_format: str = ".3~s") -> alt.Color:
-    distinct = np.unique(values)
+def colour_of(colour: Colour) -> alt.Color:
+    distinct = np.unique(colour.values_R)
+    look: dict[str, Any] = {"symbolSize": POINT_SIZE, "format": colour.number_format}
     if len(distinct) <= DISCRETE_COLOURS:
         scale = alt.Scale(domain=distinct.tolist(), range=viridis(len(distinct)))
-        legend = alt.Legend(symbolSize=POINT_SIZE, symbolType="circle", symbolOpacity=1, format=number_format)
-        return alt.Color("colour:O", title=title, scale=scale, legend=legend)
+        legend = alt.Legend(symbolType="circle", symbolOpacity=1, **look)
+        return alt.Color("colour:O", title=colour.title, scale=scale, legend=legend)
     low, high = float(distinct[0]), float(distinct[-1])
     scale = alt.Scale(type="log", scheme="viridis", domain=[low, high])
-    # beside lines and shapes Vega-Lite turns a gradient into symbols, one for each tick: so few are named
-    legend = alt.Legend(format=number_format, gradientLength=180, symbolSize=POINT_SIZE, values=ticks(low, high))
-    return alt.Color("colour:Q", title=title, scale=scale, legend=legend)
+    # next to lines and shapes Vega-Lite turns a gradient into symbols, one for each tick: so only a few are named
+    legend = alt.Legend(gradientLength=180, values=ticks(low, high), **look)
+    return alt.Color("colour:Q", title=colour.title, scale=scale, legend=legend)
 
 
 def viridis(count: int) -> list[str]:
-    """`count` well-told-apart colours of viridis, without its pale end."""
+    """Returns `count` colours of viridis that are easy to distinguish, without its pale end."""
     anchors = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#d8c020"]
     return [anchors[round(i)] for i in np.linspace(0, len(anchors) - 1, count)] if count > 1 else [anchors[2]]
 
 
 def spread(values: np.ndarray) -> Iterable[float]:
-    """At most six of the values, evenly."""
+    """Returns at most six of the values, evenly spaced."""
     return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), 6)).round().astype(int))].tolist()
 
 
 def log_x(field: str, title: str, values: np.ndarray, number_format: str = ".3~s") -> alt.X:
-    return _log_axis(alt.X, field, title, np.asarray(values, float), number_format)
+    """Returns a log axis that fits its data, with ticks at a grid's own values, or at round ones."""
+    distinct = np.unique(np.asarray(values, float)).tolist()
+    at = distinct if len(distinct) <= DISCRETE_COLOURS else None
+    return alt.X(f"{field}:Q", title=title, **_log_axis(values, number_format, at))
 
 
 def log_y(title: str, values: Iterable[float], field: str = "response", number_format: str = "~g") -> alt.Y:
-    return _log_axis(alt.Y, field, title, np.asarray(list(values), float), number_format)
+    """Returns a log axis that fits its data, with ticks at round values, however narrow the range."""
+    return alt.Y(f"{field}:Q", title=title, **_log_axis(np.asarray(list(values), float), number_format))
 
 
-def _log_axis(channel: type, field: str, title: str, values: np.ndarray, number_format: str) -> alt.X | alt.Y:
-    """A log axis that fits its data, with ticks at a grid's own values, or round ones however little the data span."""
+def _log_axis(values: np.ndarray, number_format: str, at: list[float] | None = None) -> dict[str, Any]:
     low, high = float(values.min()), float(values.max())
     margin = max((high / low) ** 0.06, 1.004)
     low, high = low / margin, high * margin
-    distinct = np.unique(values)
-    on_grid = channel is alt.X and len(distinct) <= DISCRETE_COLOURS
-    return channel(
-        f"{field}:Q",
-        title=title,
-        scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(
-            values=distinct.tolist() if on_grid else ticks(low, high), format=number_format, labelOverlap=True
-        ),
-    )
+    axis = alt.Axis(values=at or ticks(low, high), format=number_format, labelOverlap=True)
+    return {"scale": alt.Scale(type="log", domain=[low, high], nice=False), "axis": axis}
 
 
-def even_axis(channel: type, field: str, title: str, low: float, high: float, **axis: Any) -> alt.X | alt.Y:
-    """A linear axis from `low` to `high`."""
+def even_x(field: str, title: str, low: float, high: float, **axis: Any) -> alt.X:
+    """Returns a linear axis from `low` to `high`."""
+    return alt.X(f"{field}:Q", title=title, **_even_axis(low, high, axis))
+
+
+def even_y(field: str, title: str, low: float, high: float, **axis: Any) -> alt.Y:
+    """Returns a linear axis from `low` to `high`."""
+    return alt.Y(f"{field}:Q", title=title, **_even_axis(low, high, axis))
+
+
+def _even_axis(low: float, high: float, axis: dict[str, Any]) -> dict[str, Any]:
     scale = alt.Scale(domain=[float(low), float(high)], nice=False, zero=False)
-    return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(**({"format": ".6~g"} | axis)))
+    axis = {"format": ".6~g"} | axis
+    return {"scale": scale, "axis": alt.Axis(**axis)}
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """A few round numbers between `low` and `high` of a log axis."""
+    """Returns a few round numbers between `low` and `high` of a log axis."""
     if high / low > 8:
         decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         step = -(-len(decades) // 9)
@@ -240,7 +268,8 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def data(rows: list[dict]) -> alt.InlineData:
-    """Plain numbers; what is no finite number is null. As one text, for Altair copies its charts at every step."""
+    """Returns rows as JSON; what is not a finite number is null."""
+    # one text, because Altair copies a chart's data at every step
     plain = [{k: _finite(v.item() if isinstance(v, np.generic) else v) for k, v in row.items()} for row in rows]
     return alt.InlineData(values=json.dumps(plain, allow_nan=False), format=alt.JsonDataFormat(type="json"))
 
@@ -249,17 +278,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def single(*layers: alt.Chart, title: str) -> alt.LayerChart:
-    """One panel of full width."""
+def single(*layers: alt.Chart, title: str) -> Layers:
+    """Returns one panel of full width."""
     return alt.layer(*layers).properties(title=title, width=WIDTH, height=HEIGHT)
 
 
-def panel(*layers: alt.Chart, width: int = PANEL_WIDTH, height: int = PANEL_HEIGHT, title: Any = "") -> alt.LayerChart:
+def panel(*layers: alt.Chart, width: int = PANEL_WIDTH, height: int = PANEL_HEIGHT, title: Any = "") -> Layers:
     return alt.layer(*layers).properties(width=width, height=height, title=title)
 
 
-def themed(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
-    """One look for all; a single call, since each copies the data."""
+def themed(chart: Any) -> alt.TopLevelMixin:
+    """Gives a chart the common look, in a single call, because each call copies the data."""
     lines = "#9aa1a9"
     axis = alt.AxisConfig(
         labelFontSize=12, titleFontSize=13, titleFontWeight=500, titlePadding=10, gridColor="#e8eaed",
