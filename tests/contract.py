@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import session_log
-from sessionrec_jax.data.preparation.log_facts import Facts
-from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data import session_log, store
+from sessionrec_jax.data.preparation.log_facts import LogFacts
+from sessionrec_jax.data.store import FlatLog, Prepared
 
 
 class Checked(NamedTuple):
@@ -20,10 +20,10 @@ class Checked(NamedTuple):
 
 
 def check(exposures: pl.LazyFrame | pl.DataFrame, item_ids: pl.Series | None) -> Checked:
-    facts = Facts()
-    sound = facts.add(session_log.typed(exposures.lazy(), item_ids).collect())
+    facts = LogFacts()
+    sound = facts.add(session_log.type_rows(exposures.lazy(), item_ids).collect())
     facts.refuse()
-    copies = session_log.copies(sound)
+    copies = session_log.find_copies(sound)
     return Checked(sound.join(copies, on="row", how="anti"), pl.concat([facts.reasons, copies]))
 
 
@@ -34,10 +34,25 @@ def names_of(checked: Checked) -> list[str]:
 def assert_same_log(one: Prepared, other: Prepared) -> None:
     """Record for record, and in all that is told of it."""
     assert one.manifest == other.manifest
-    for record, wanted in zip(one.source(), other.source(), strict=True):
+    for record, wanted in zip(store.read_records(one.path), store.read_records(other.path), strict=True):
         for name, stored in wanted.items():
             np.testing.assert_array_equal(record[name], stored)
     for table in ("items.parquet", "users.parquet", "rejected.parquet"):
         assert pl.read_parquet(one.path / table).equals(pl.read_parquet(other.path / table))
     np.testing.assert_array_equal(one.clicks_V, other.clicks_V)
     np.testing.assert_array_equal(one.exposures_V, other.exposures_V)
+
+
+def record_of(log: FlatLog, user: int) -> dict[str, Any]:
+    """Returns one user's arrays as they are in a record, but for the codes of session context."""
+    sessions = slice(*log.user_session_offsets_U1[user : user + 2])
+    items = slice(*log.user_item_offsets_U1[user : user + 2])
+    return {
+        "user": user,
+        "item": log.item_N[items],
+        "feedback": log.feedback_N[items],
+        "session_items": log.session_items_S[sessions],
+        "session_seconds": log.session_seconds_S[sessions],
+        "session_role": log.session_role_S[sessions],
+        **{f"context_{name}": code for name, code in log.context_of(sessions).items()},
+    }

@@ -12,7 +12,7 @@ import polars as pl
 from sessionrec_jax.data.codes import ROLES
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import RawLog
-from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.store import Prepared, read_records
 
 # A fixture is small and has every oddity in it, so its share of rejected rows is larger than in a real log.
 SETTINGS = Settings(max_rejected_fraction=0.2)
@@ -40,7 +40,7 @@ def users(log: Prepared) -> list[Any]:
 
 def told(log: Prepared, user: Any) -> list[tuple[int, str, str]]:
     """The stored record of a user in the publisher's ids: (start in seconds, role, "item feedback, ...") a session."""
-    record = log.source()[users(log).index(user)]
+    record = read_records(log.path)[users(log).index(user)]
     ids = log.item_ids()
     shown = zip(record["item"].tolist(), record["feedback"].tolist(), strict=True)
     items = iter([f"{ids[item - 1]} {log.feedback_names[code]}" for item, code in shown])

@@ -274,7 +274,7 @@ def test_ids_in_a_csv_stay_as_many_as_they_are(tmp_path, written, came):
     (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp_ms,clicked", *lines]))
     raw = table.read(table.Options(str(tmp_path / "log.csv")))
     assert law(raw).manifest["rejected"] == {}
-    assert session_log.typed(raw.exposures, None).collect()["user_id"].unique(maintain_order=True).to_list() == came
+    assert session_log.type_rows(raw.exposures, None).collect()["user_id"].unique(maintain_order=True).to_list() == came
 
 
 def test_codes_with_leading_zeros_stay_text_and_numbers_numbers_in_an_item_table(tmp_path):

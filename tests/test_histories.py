@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from contract import record_of
 
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
@@ -42,8 +43,8 @@ def test_sessions_and_their_times_stand_as_they_were_given(log, tmp_path):
 def test_the_first_users_of_the_log_are_a_log(log):
     whole, part = log.arrays(), log_histories(log, 7).log
     for user in range(7):
-        for name, values in part.user(user).items():
-            np.testing.assert_array_equal(values, whole.user(user)[name])
+        for name, values in record_of(part, user).items():
+            np.testing.assert_array_equal(values, record_of(whole, user)[name])
     assert len(part.item_N) == part.user_item_offsets_U1[-1] < len(whole.item_N)
 
 

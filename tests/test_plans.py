@@ -7,6 +7,7 @@ import json
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 
 from experiments.__main__ import main
@@ -89,13 +90,16 @@ def test_the_counting_curve_of_the_whole_log_equals_the_curve_of_its_exposure_ta
     """All users, held-out ones too: one way from the arrays that training reads, the other from the table."""
     truth = known_truth(log.path, log.fingerprint)
     process = truth.process
-    count, excess = truth.bayes_excess_on(process.exposures(0, process.users))
+    table = process.exposures(0, process.users)
+    anchors = table.filter(feedback="anchor").select("user_id", pl.col("session_id") + 1, anchor="item_id")
+    shown = table.filter(pl.col("clicked").is_not_null()).join(anchors, on=["user_id", "session_id"])
+    excess = truth.bayes_excess_after(*(shown[name].to_numpy() for name in ("anchor", "item_id", "clicked")))
     everyone = np.arange(log.arrays().users)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.plans.theory.train_users", lambda config, prepared: everyone)
         [[sessions, found]] = _counting_curve([resolve(base, log)], log, truth)
     assert found == pytest.approx(excess)
-    assert sessions < count
+    assert sessions < len(shown)
 
 
 def test_the_truth_gives_alpha_for_the_body_size_and_nothing_for_other_axes(log, base):

@@ -200,7 +200,7 @@ BAD = {
     ),
     "dates outside": (
         (log(), *TABLE, "--split", "temporal", "--validation-from", "2023-01-01", "--test-from", "2023-02-01"),
-        "the dates must lie inside",
+        "the dates must be inside",
     ),
     "flag of another split": ((log(), *TABLE, "--test-users", "3"), "belongs to --split held_out_users"),
     "all held out": (

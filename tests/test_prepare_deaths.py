@@ -23,8 +23,7 @@ from contract import assert_same_log
 
 from experiments.__main__ import main
 from sessionrec_jax.data import side_information, store
-from sessionrec_jax.data.preparation import card, external_sort
-from sessionrec_jax.data.preparation import prepare as preparation
+from sessionrec_jax.data.preparation import card, external_sort, rejected
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.errors import InputError
@@ -68,7 +67,7 @@ STAGES = {
     "log": (store, "write_part"),
     "the log's metadata": (store, "finish_log"),
     "tables": (side_information, "code_side"),
-    "rejected rows": (preparation, "_write_rejected"),
+    "rejected rows": (rejected, "write"),
     "card": (card, "write"),
 }
 
@@ -105,8 +104,8 @@ def test_a_full_disk_while_a_log_is_replaced_leaves_the_old_one(disk, monkeypatc
 
 def test_rejected_rows_that_find_no_room_leave_no_half_a_file(disk, monkeypatch, capsys):
     folder, fill = disk
-    original = preparation._write_rejected
-    monkeypatch.setattr(preparation, "_write_rejected", lambda *args: fill() or original(*args))
+    original = rejected.write
+    monkeypatch.setattr(rejected, "write", lambda *args: fill() or original(*args))
     rows = [(user, 1, "noon", 1) for user in range(20_000)]
     pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp_ms", "clicked"], orient="row").write_csv(
         folder.parent / "log.csv"
@@ -179,7 +178,7 @@ def dies_and_leaves_nothing_half_done(processes, folder: Path, target: Callable[
     for path in folder.iterdir():
         with suppress(InputError):
             assert store.open_log(path).fingerprint in (before.fingerprint, whole.fingerprint)
-            assert store.open_log(path).card()["users"] == len(store.open_log(path).source())
+            assert store.open_log(path).card()["users"] == len(store.read_records(path))
     again = prepare(synthetic.read(PROCESS), out, Settings(), overwrite=True)
     assert_same_log(again, whole)
     assert sorted(path.name for path in folder.iterdir()) == ["log", "whole"]

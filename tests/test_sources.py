@@ -54,7 +54,7 @@ def test_a_glob_reads_all_files_and_columns_by_their_own_names(tmp_path):
         write(published[2 * part : 2 * part + 2], tmp_path / f"part{part}.csv", "csv")
     options = table.Options(f"{tmp_path}/*.csv", user="u", item="i", time="t", clicked="c", session="t", time_unit="s")
     raw = table.read(options)
-    typed = session_log.typed(raw.exposures, None, time_unit=raw.time_unit).collect()
+    typed = session_log.type_rows(raw.exposures, None, time_unit=raw.time_unit).collect()
     assert typed["user_id"].to_list() == [1, 1, 2, 2]
     assert typed["timestamp_ms"].unique().to_list() == [NOW_MS]
     assert typed["session_id"].unique().to_list() == [NOW_MS // 1000]

@@ -9,7 +9,7 @@ import grain
 import numpy as np
 import polars as pl
 import pytest
-from contract import assert_same_log
+from contract import assert_same_log, record_of
 
 from sessionrec_jax.data import store
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
@@ -59,10 +59,10 @@ def test_the_log_comes_back_in_the_publishers_ids(prepared):
 
 
 def test_users_one_by_one_are_the_arrays(prepared):
-    log, source = prepared.arrays(), prepared.source()
+    log, source = prepared.arrays(), store.read_records(prepared.path)
     assert len(source) == log.users == prepared.users == USERS
     for index, record in enumerate(grain.MapDataset.source(source)):
-        for name, stored in log.user(index).items():
+        for name, stored in record_of(log, index).items():
             np.testing.assert_array_equal(record[name], stored)
             assert name == "user" or record[name].dtype == stored.dtype
 
@@ -149,7 +149,7 @@ def test_a_user_whose_only_session_straddles_the_dates_keeps_a_place(tmp_path):
     prepared = prepare(RawLog("test", table), tmp_path / "log", dates)
     assert prepared.manifest["rejected"] == {"session straddles a split date": 2}
     assert (prepared.users, prepared.manifest["users_without_target"]) == (5, 1)
-    assert sorted(len(record["item"]) for record in prepared.source()) == [0, 8, 8, 8, 8]
+    assert sorted(len(record["item"]) for record in store.read_records(prepared.path)) == [0, 8, 8, 8, 8]
     assert sorted(np.diff(prepared.arrays().user_item_offsets_U1)) == [0, 8, 8, 8, 8]
 
 

@@ -9,11 +9,13 @@ import pytest
 from polars.testing import assert_frame_equal
 from scipy.stats import chisquare, poisson
 
-from sessionrec_jax.data.synthetic.process import FULL, SMALL, ZipfIntent, coin_table
-from sessionrec_jax.data.synthetic.truth import Truth, local_slope
+from sessionrec_jax.data.synthetic.process import SMALL, ZipfIntent, coin_table
+from sessionrec_jax.data.synthetic.truth import Truth
 from sessionrec_jax.errors import InputError
 
 TINY = ZipfIntent(users=3_000, base=4, depth=2, categories=3)
+FULL = ZipfIntent(users=2_000_000, depth=4)
+"""1,048,576 items and about 256 million exposures."""
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +247,7 @@ def enumerated_excess(truth, exposures, estimate):
 
 
 @pytest.mark.parametrize("exposures", [0.5, 7.0, 100.0, 1_500.0])
-def test_learning_curves_equal_plain_enumeration(exposures):
+def test_the_learning_curve_equals_plain_enumeration(exposures):
     truth = Truth(ZipfIntent(users=1, base=2, depth=2, categories=2))
     low_C, high_C = truth.click_probability_2C
 
@@ -254,45 +256,41 @@ def test_learning_curves_equal_plain_enumeration(exposures):
         odds = np.exp(np.clip(log_odds, -500, 500))
         return (low_C[c] + odds * high_C[c]) / (1 + odds)
 
-    def counting(clicks, passes, c):
-        return (clicks + 2 * truth.click_rate_C[c]) / (clicks + passes + 2)
-
-    for curve, estimate in ((truth.bayes_excess, bayes), (truth.counting_excess, counting)):
-        wanted = enumerated_excess(truth, exposures, estimate)
-        assert curve([exposures])[0] == pytest.approx(wanted, rel=1e-4, abs=1e-12)
+    wanted = enumerated_excess(truth, exposures, bayes)
+    assert truth.bayes_excess([exposures])[0] == pytest.approx(wanted, rel=1e-4, abs=1e-12)
 
 
-def test_learning_curves_begin_at_ignorance_and_bayes_is_ahead():
-    truth, exposures_D = Truth(SMALL), np.logspace(-6, 9, 40)
-    bayes_D, counting_D = truth.bayes_excess(exposures_D), truth.counting_excess(exposures_D)
-    assert (np.diff(bayes_D) <= 1e-12).all()  # not so the counting learner, whom a first noisy look can mislead
-    assert max(bayes_D[-1], counting_D[-1]) < 1e-4
-    late_D = exposures_D > 1e3  # before that, the draw of the few popular coins decides
-    assert (bayes_D[late_D] < counting_D[late_D]).all()
-    gain = truth.rank_no_history_nats_per_exposure - truth.rank_floor_nats_per_exposure
-    assert counting_D[0] == pytest.approx(gain, rel=1e-4)
+def test_the_learning_curve_falls_from_ignorance_to_nothing():
+    truth = Truth(SMALL)
+    bayes_D = truth.bayes_excess(np.logspace(-6, 9, 40))
+    assert (np.diff(bayes_D) <= 1e-12).all()
+    assert bayes_D[-1] < 1e-4
+
+
+def local_slope(truth, low, high):
+    """Returns the exponent -d log excess / d log D of the learning curve between two data sizes."""
+    excess_low, excess_high = truth.bayes_excess([low, high])
+    return np.log(excess_low / excess_high) / np.log(high / low)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.8, 1.0])
 def test_the_slope_tends_to_the_data_exponent(alpha):
     truth = Truth(dataclasses.replace(FULL, alpha=alpha, categories=1))
-    assert local_slope(truth.bayes_excess, 1e4, 1e6) == pytest.approx(alpha / (1 + alpha), rel=0.04)
+    assert local_slope(truth, 1e4, 1e6) == pytest.approx(alpha / (1 + alpha), rel=0.04)
     assert truth.data_exponent == pytest.approx(alpha / (1 + alpha))
     assert truth.compute_exponent == pytest.approx(1 / (2 + alpha))
 
 
-def test_learners_on_logs_share_the_exponent_of_the_closed_form_but_not_the_level():
+def test_a_learner_on_a_log_has_the_exponent_of_the_closed_form_but_not_its_level():
     truth = Truth(ZipfIntent(users=8_000))
-    log = truth.process.exposures(0, 8_000)
-    for on_log, closed in (
-        (truth.bayes_excess_on, truth.bayes_excess),
-        (truth.counting_excess_on, truth.counting_excess),
-    ):
-        (few, few_excess), (many, many_excess) = (on_log(log.filter(pl.col("user_id") < n)) for n in (250, 8_000))
-        assert (few, many) == tuple(len(targets(log.filter(pl.col("user_id") < n))) for n in (250, 8_000))
-        slope = np.log(few_excess / many_excess) / np.log(many / few)
-        assert slope == pytest.approx(local_slope(closed, few, many), abs=0.05)
-        assert 1.2 < many_excess / closed([many])[0] < 2
+    shown = targets(truth.process.exposures(0, 8_000))
+    few, many = (shown.filter(pl.col("user_id") < n) for n in (250, 8_000))
+    excess_few, excess_many = (
+        truth.bayes_excess_after(*arrays(t, "anchor", "item_id", "clicked")) for t in (few, many)
+    )
+    slope = np.log(excess_few / excess_many) / np.log(len(many) / len(few))
+    assert slope == pytest.approx(local_slope(truth, len(few), len(many)), abs=0.05)
+    assert 1.2 < excess_many / truth.bayes_excess([len(many)])[0] < 2
 
 
 def test_the_truth_of_a_stored_log_can_be_made_again():
@@ -308,5 +306,5 @@ def test_what_the_truth_cannot_say_is_refused():
         truth.retrieval_nats(np.array([-1]), np.array([0]))
     with pytest.raises(InputError, match="above 0"):
         truth.bayes_excess([10.0, 0.0])
-    with pytest.raises(InputError, match="so near"):
+    with pytest.raises(InputError, match="so close"):
         Truth(dataclasses.replace(TINY, click_high=0.06)).bayes_excess([1e3])

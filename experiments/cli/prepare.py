@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from experiments.cli.describe import summary
-from sessionrec_jax.data.preparation.atomic_folder import partial_of
+from sessionrec_jax.data.preparation.atomic_folder import partial_path
 from sessionrec_jax.data.preparation.beam import Beam
 from sessionrec_jax.data.preparation.prepare import Settings, check_out, prepare
 from sessionrec_jax.errors import InputError
@@ -59,6 +59,6 @@ def main(argv: list[str]) -> None:
     raw = source.read(command.source)
     how = {}
     if command.beam:
-        how = {"each": Beam(command.beam, partial_of(command.out)), "piece_rows": ROWS_A_CALL}
+        how = {"engine": Beam(command.beam, partial_path(command.out)), "piece_rows": ROWS_A_CALL}
     prepared = prepare(raw, command.out, command.settings, overwrite=command.overwrite, say=progress.print, **how)
     Console(highlight=False).print(summary(prepared))

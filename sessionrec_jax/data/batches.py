@@ -27,7 +27,7 @@ from sessionrec_jax.data import item_level
 from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
 from sessionrec_jax.data.codes import CLICKED, TRAIN
 from sessionrec_jax.data.columns import side_columns
-from sessionrec_jax.data.ragged import ranges
+from sessionrec_jax.data.ragged import count_up, ranges
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.windows import Windows, make_windows
 from sessionrec_jax.errors import InputError
@@ -184,7 +184,7 @@ def _shard(windows: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Bat
     first_P, last_P = windows.first_W[window_P], windows.last_W[window_P]
     length_P = last_P - first_P
     session_X = ranges(first_P, last_P)
-    place_X = ranges(np.zeros_like(length_P), length_P)
+    place_X = count_up(length_P)
     row_starts = np.searchsorted(row_P, np.arange(shape.rows))
     packed_P = np.arange(len(row_P)) - row_starts[row_P]  # number of the window in its row
     sessions_before_P = np.cumsum(length_P) - length_P

@@ -1,6 +1,6 @@
-"""What a model and a loss know of the items: side information and popularity in the training sessions.
+"""The catalogue: side information and popularity of the items, as a model and a loss see them.
 
-Popularity is smoothed by a Dirichlet prior whose weight maximises the leave-one-out likelihood of the training counts,
+Popularity is smoothed by a Dirichlet prior. Its weight maximises the leave-one-out likelihood of the training counts,
 so the popularity baseline is as good as counts alone can be, and nothing is tuned on held-out sessions.
 """
 
@@ -12,22 +12,20 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32, Int64
 
 ID_ROW = "/id_row"
-"""Beside the columns of side information, where rare items share rows of the ID table: the row of each. No column can
-have this name."""
+"""The key in `Catalogue.side` of each item's row of the ID table, if rare items share rows. No column has this name."""
 ITEM_ID = "item_id"
-"""The ID's name among the columns that tell items apart."""
+"""The name of the ID among the columns that a model may use."""
 _PSEUDO_COUNTS = np.geomspace(1e-4, 1e4, 161)
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """V = items + 1; index 0 is padding and has probability zero everywhere."""
+    """The items of a run. V = items + 1; index 0 is padding and has probability zero everywhere."""
 
     side: dict[str, Int32[np.ndarray, "V W"]]
-    """Side information by column: codes from 1, the last of them out of the vocabulary; 0 = missing or padding of a
-    list. And ID_ROW, where items share rows."""
+    """Codes of side information by column, see side_information.py. Also ID_ROW, if items share rows."""
     side_values: dict[str, int]
-    """Number of values of each column; the code above them is out of the vocabulary."""
+    """Number of values of each column."""
     log_popularity_V: Float32[np.ndarray, " V"]
     """Log of the smoothed share of the training clicks; -inf for padding."""
     click_rate_V: Float32[np.ndarray, " V"]
@@ -41,7 +39,7 @@ class Catalogue:
 
     @property
     def id_rows(self) -> int:
-        """Rows of the ID table that are in use; 0 where each id has its own."""
+        """Rows of the ID table that are in use; 0 if each item has its own."""
         return int(self.side[ID_ROW].max()) + 1 if ID_ROW in self.side else 0
 
 
@@ -51,7 +49,7 @@ def from_counts(
     side: dict[str, Int32[np.ndarray, "V W"]],
     side_values: dict[str, int],
 ) -> Catalogue:
-    """A catalogue from the training counts of one data subset. `exposures_V` counts clicked and ignored ones."""
+    """Makes a catalogue from the training counts of a data subset. `exposures_V` counts clicked and ignored ones."""
     rate = float(clicks_V.sum() / max(exposures_V.sum(), 1))
     return Catalogue(
         side=side,
@@ -81,18 +79,17 @@ def _smoothed_rate(clicks_V: np.ndarray, exposures_V: np.ndarray, rate: float) -
     ignored = exposures - clicks
 
     def left_out(prior: float) -> float:
-        of_click = np.log(np.maximum(clicks - 1, 0) + prior * rate) - np.log(np.maximum(exposures - 1, 0) + prior)
-        of_ignore = np.log(np.maximum(ignored - 1, 0) + prior * (1 - rate)) - np.log(
-            np.maximum(exposures - 1, 0) + prior
-        )
-        return float(clicks @ of_click + ignored @ of_ignore)
+        all_but_one = np.log(np.maximum(exposures - 1, 0) + prior)
+        click = np.log(np.maximum(clicks - 1, 0) + prior * rate) - all_but_one
+        ignore = np.log(np.maximum(ignored - 1, 0) + prior * (1 - rate)) - all_but_one
+        return float(clicks @ click + ignored @ ignore)
 
     prior = max(_PSEUDO_COUNTS, key=left_out)
     return ((clicks + prior * rate) / (exposures + prior)).astype(np.float32)
 
 
 def popularity_rank(catalogue: Catalogue) -> Int[np.ndarray, " V"]:
-    """Place of each item by training clicks, 0 = most clicked; ties by id. Padding comes last."""
+    """Returns the rank of each item by training clicks, 0 = most clicked; ties by id. Padding is last."""
     order_V = np.argsort(-catalogue.log_popularity_V, kind="stable")
     rank_V = np.empty(len(order_V), np.int64)
     rank_V[order_V] = np.arange(len(order_V))

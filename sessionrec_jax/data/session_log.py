@@ -1,10 +1,16 @@
-"""Contract 1, the session log: checking an exposure table, cutting it into sessions, giving each session its role.
+"""Contract 1, the session log: an exposure table is checked, cut into sessions, and each session gets its role.
 
-An exposure table has one row an exposure: `user_id` and `item_id` (integers or strings), `timestamp_ms` (UTC),
-`clicked` (null: the row is context, neither label nor negative), optional `session_id` (unique within a user),
-`feedback` (names the kind of context) and `left_out` (why a source takes a published row for no exposure), and any
-number of `session/NAME`, integers, text or booleans: in which context its session was, such as the device. A breach is
-never dropped silently: it becomes a rejected row with a reason.
+An exposure table has one row for each exposure:
+
+    user_id, item_id   integers or strings
+    timestamp_ms       UTC
+    clicked            null: the row is context, neither a label nor a negative
+    session_id         optional, unique within a user
+    feedback           optional: the kind of context
+    left_out           optional: why a source does not count this published row as an exposure
+    session/NAME       optional: context of the row's session, such as the device; integers, text or booleans
+
+A row that breaks the contract is never dropped silently: it becomes a rejected row with a reason.
 """
 
 from __future__ import annotations
@@ -23,10 +29,10 @@ from sessionrec_jax.errors import InputError, near_miss
 
 REQUIRED = ("user_id", "item_id", "timestamp_ms", "clicked")
 OF_SESSION = "session/"
-"""Columns with this prefix are the context of the row's session."""
+"""Prefix of the columns that hold the context of the row's session."""
 
 Schema = Mapping[str, Any]
-"""Types of the columns of a table: a pl.Schema, whose own types no type checker of ours can read."""
+"""Types of a table's columns: a pl.Schema, whose value type no type checker can read."""
 
 Split = Literal["leave_one_session_out", "temporal", "held_out_users"]
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -47,27 +53,28 @@ BREACHES = (
     NULL_ID, BAD_ID, NOT_A_TIME, ABSURD_TIME, NOT_BOOLEAN, NO_CATEGORY, UNKNOWN_ITEM, CONTRADICTION, LONG_SESSION,
     STRADDLES,
 )  # fmt: skip
-"""Reasons that are held against a log; not those of a duplicate and of what a source leaves out."""
+"""Reasons that count as a breach of the contract. An exact duplicate and a row that its source leaves out do not."""
 
 EARLIEST_MS = 631_152_000_000  # 1990-01-01 UTC
 LATEST_MS = 4_102_444_800_000  # 2100-01-01 UTC
 UNIT_MS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _FURTHEST_MS = 9e18  # fits an int64
-MOST_WHOLE_FLOAT = 2.0**53 - 1  # past it two integers are one float
-_UNREADABLE = "\ufffd"  # stands in a text for a byte that is not UTF-8: two ids with one may have been two others
+MOST_WHOLE_FLOAT = 2.0**53 - 1  # above it two integers become one float
+_UNREADABLE = "\ufffd"  # replaces bytes that are not UTF-8, so that two different ids may look the same
 _DEFAULT_CONTEXT = "context"
 _MOST_CONTEXT_KINDS = 100  # a feedback code is an int8
 
 
-def typed(
+def type_rows(
     exposures: pl.LazyFrame, item_ids: pl.Series | None, first_row: int = 0, time_unit: TimeUnit = "ms"
 ) -> pl.LazyFrame:
-    """The exposures strictly typed, and what is wrong with each row by itself.
+    """Returns the exposures with strict types, and the reason why a row is rejected on its own account.
 
-    Columns: row (from `first_row` on), user_id, item_id, timestamp_ms, clicked, feedback (context's kind; null where
-    labelled), session_id and session/NAME where the log has them, reason (null where the row is sound). Numbers may
-    come as text, booleans as 0/1 or true/false in any case, times in `time_unit`. `item_ids` None: every item seen is
-    in the catalogue. Raises InputError on a missing column and a column of a type that cannot be meant.
+    Columns: row (counted from `first_row`), user_id, item_id, timestamp_ms, clicked, feedback (the kind of context;
+    null for labelled rows), session_id and session/NAME if the log has them, reason (null for a sound row).
+
+    Numbers may come as text, booleans as 0/1 or true/false in any case, times in `time_unit`. Without `item_ids`
+    every item seen is in the catalogue. Raises InputError on a missing column and on a column of an impossible type.
     """
     schema = exposures.collect_schema()
     _need_columns(schema.names())
@@ -93,29 +100,21 @@ def typed(
     )
     is_known = pl.lit(True) if item_ids is None else pl.col("item_id").is_in(item_ids.implode())
     kind = pl.when(pl.col("clicked").is_null()).then(pl.col("feedback").fill_null(_DEFAULT_CONTEXT))
-    reason = (
-        pl.when(pl.col("left_out").is_not_null())
-        .then("left_out")
-        .when("bad_id")
-        .then(pl.lit(BAD_ID))
-        .when(pl.any_horizontal(pl.col(ids).is_null()))
-        .then(pl.lit(NULL_ID))
-        .when(pl.col("timestamp_ms").is_null())
-        .then(pl.lit(NOT_A_TIME))
-        .when(~pl.col("timestamp_ms").is_between(EARLIEST_MS, LATEST_MS))
-        .then(pl.lit(ABSURD_TIME))
-        .when(pl.col("not_boolean"))
-        .then(pl.lit(NOT_BOOLEAN))
-        .when(pl.col("no_category"))
-        .then(pl.lit(NO_CATEGORY))
-        .when(~is_known)
-        .then(pl.lit(UNKNOWN_ITEM))
-    )
+    reasons = {  # in the order in which they win
+        BAD_ID: pl.col("bad_id"),
+        NULL_ID: pl.any_horizontal(pl.col(ids).is_null()),
+        NOT_A_TIME: pl.col("timestamp_ms").is_null(),
+        ABSURD_TIME: ~pl.col("timestamp_ms").is_between(EARLIEST_MS, LATEST_MS),
+        NOT_BOOLEAN: pl.col("not_boolean"),
+        NO_CATEGORY: pl.col("no_category"),
+        UNKNOWN_ITEM: ~is_known,
+    }
+    reason = pl.coalesce("left_out", *(pl.when(wrong).then(pl.lit(name)) for name, wrong in reasons.items()))
     return plain.with_columns(feedback=kind, reason=reason).drop("bad_id", "not_boolean", "no_category", "left_out")
 
 
 def context_columns(names: Iterable[str]) -> list[str]:
-    """Those of the names that say in which context a session was."""
+    """Returns the names of the columns that hold session context."""
     return [name for name in names if name.startswith(OF_SESSION)]
 
 
@@ -126,11 +125,11 @@ def _need_columns(names: list[str]) -> None:
 
 
 def as_id(schema: Schema, name: str) -> pl.Expr:
-    """Column `name` as Int64 or String; null where it is neither. Raises InputError on a type that holds no ids."""
+    """Returns column `name` as Int64 or String, null where it is neither. Raises InputError on another type."""
     kind = schema[name]
     if kind.is_integer():
         return pl.col(name).cast(pl.Int64, strict=False)
-    if kind.is_float():  # how integers with gaps come out of pandas
+    if kind.is_float():  # pandas stores integers with gaps as floats
         whole = (pl.col(name).abs() <= MOST_WHOLE_FLOAT) & (pl.col(name) == pl.col(name).floor())
         return pl.when(whole).then(pl.col(name)).cast(pl.Int64, strict=False)
     if kind in (pl.String, pl.Categorical, pl.Enum, pl.Null):
@@ -144,7 +143,7 @@ def _category(schema: Schema, name: str) -> pl.Expr:
 
 
 def _missing(schema: Schema, name: str) -> pl.Expr:
-    """NaN too, as pandas writes it."""
+    # pandas writes a missing number as NaN
     value = pl.col(name).fill_nan(None) if schema[name].is_float() else pl.col(name)
     return value.is_null() | _blank(schema, name)
 
@@ -184,9 +183,11 @@ def _boolean(schema: Schema, name: str) -> pl.Expr:
     raise InputError(f"column {name!r} has the type {kind}; wanted true/false or 0/1, empty for context")
 
 
-def copies(sound: pl.DataFrame) -> pl.DataFrame:
-    """row, reason of every exposure that is there already. Of rows with the same user, item, time, session and kind of
-    context the clicked one stays, else the first. Wants all rows of a user."""
+def find_copies(sound: pl.DataFrame) -> pl.DataFrame:
+    """Returns (row, reason) of every exposure that repeats another one. `sound` has all rows of its users.
+
+    Rows are copies if user, item, time, session and kind of context are equal. The clicked one stays, else the first.
+    """
     key = [name for name in ("user_id", "item_id", "session_id", "timestamp_ms", "feedback") if name in sound.columns]
     hash_N = sound.select(key).hash_rows()  # equal rows have equal hashes: few are suspects
     sorted_N = np.sort(hash_N.to_numpy())
@@ -206,11 +207,11 @@ def copies(sound: pl.DataFrame) -> pl.DataFrame:
 
 
 def cut_sessions(exposures: pl.DataFrame, rule: str) -> pl.DataFrame:
-    """`exposures` sorted by user, session start, session and time (then by row), with a column `session` from 0 on.
+    """Returns `exposures` sorted by user, session start, session, time and row, with a column `session` from 0.
 
-    Wants the columns row, user, timestamp_ms, and session_id for its rule. `rule` is "same_timestamp" (one request is
-    one time), "gap_minutes=30" (a longer pause opens a new session) or "session_id" (the log's own, unique within a
-    user). Raises InputError on any other.
+    Needs the columns row, user, timestamp_ms, and session_id if the rule is that. `rule` is "same_timestamp" (one time
+    is one request), "gap_minutes=30" (a longer pause opens a new session) or "session_id" (the log's own, unique within
+    a user). Raises InputError on any other.
     """
     if rule == "session_id":
         start = pl.col("timestamp_ms").min().over("user", "session_id")
@@ -250,22 +251,22 @@ def assign_roles(
     validation_users: int = 0,
     test_users: int = 0,
 ) -> pl.Series:
-    """Role of each session: 0 train, 1 validation, 2 test; null where it straddles a date of the temporal split.
+    """Returns the role of each session, see codes.py; null if it straddles a date of the temporal split.
 
-    `sessions` has `user` (place in the stored random order), `start_ms` and `end_ms`, ordered by user and start, so
-    that roles never decrease along a history.
+    `sessions` has `user` (index in the stored random order), `start_ms` and `end_ms`, sorted by user and start, so that
+    roles never decrease along a history.
 
-    leave_one_session_out (the paper's): a user's last session tests and the one before validates, each only where a
-    session stands before it: two sessions are train and test, one is train.
+    leave_one_session_out (the paper's): a user's last session is for test and the one before for validation, but the
+    first session always trains. So two sessions are train and test, and one is train.
     temporal: sessions that end before `validation_from_ms` train, those inside [`validation_from_ms`, `test_from_ms`)
-    validate, those that start later test. A session across a date is neither, so training never sees a session that
-    ends after a held-out one begins.
+    validate, those that start later test. A session across a date has no role, so that no training session ends after
+    a held-out one begins.
     held_out_users: the first `test_users` users test, the next `validation_users` validate, with all their sessions.
     """
     if split == "leave_one_session_out":
-        left = pl.len().over("user") - 1 - pl.int_range(pl.len()).over("user")  # sessions after this one
         before = pl.int_range(pl.len()).over("user")
-        role = pl.when((left == 0) & (before >= 1)).then(2).when((left == 1) & (before >= 1)).then(1).otherwise(0)
+        after = pl.len().over("user") - 1 - before
+        role = pl.when(before < 1).then(0).when(after == 0).then(2).when(after == 1).then(1).otherwise(0)
     elif split == "temporal":
         role = (
             pl.when(pl.col("end_ms") < validation_from_ms)
@@ -282,10 +283,10 @@ def assign_roles(
 
 
 def random_order(user_ids: pl.Series) -> UInt64[np.ndarray, " U"]:
-    """A 64-bit hash of each id: sorting by it puts users in a fixed random order, so the first n are a nested sample.
+    """Returns a 64-bit hash of each id. Sorted by it, users are in a fixed random order: the first n are a sample.
 
-    Depends on the id alone, not on the log, the row order or a library's version: splitmix64 of integers (Steele et
-    al., 2014), BLAKE2b of strings.
+    The hash depends on the id alone: not on the log, the order of rows or a library's version. It is splitmix64 for
+    integers (Steele et al., 2014) and BLAKE2b for strings.
     """
     if user_ids.dtype == pl.String:
         ids = user_ids.to_frame("id")
@@ -300,7 +301,7 @@ def random_order(user_ids: pl.Series) -> UInt64[np.ndarray, " U"]:
 
 
 def feedback_names(context_kinds: set[str]) -> list[str]:
-    """Names of the feedback codes: ignored, clicked, then the log's kinds of context in alphabetical order."""
+    """Returns the names of the feedback codes: ignored, clicked, then the log's kinds of context, sorted."""
     context = sorted(context_kinds)
     clash = sorted(set(FEEDBACK) & context_kinds)
     if clash or len(context) > _MOST_CONTEXT_KINDS:

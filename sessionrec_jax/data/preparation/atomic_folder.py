@@ -1,4 +1,4 @@
-"""A folder that appears under its name only when it is complete, and what killed attempts left of it."""
+"""A folder that appears under its name only when it is complete, and the leftovers of killed attempts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from pathlib import Path
 from sessionrec_jax.errors import NotSaved, no_room
 
 
-def partial_of(out: Path) -> Path:
-    """Where `out` is while it is written. The next attempt removes what a killed one left there."""
+def partial_path(out: Path) -> Path:
+    """Returns the path of `out` while it is written. The next attempt removes what a killed one left there."""
     out = out.resolve()
     return out.with_name(f".{out.name}.partial")
 
 
 @contextlib.contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into, which takes its name when the block ends well and is removed otherwise. What
-    stands under the name is replaced only then. Raises NotSaved on a full disk."""
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Gives a folder to write into, which is renamed to `out` when the block succeeds and removed when it fails.
+
+    What was at `out` is replaced only on success. Raises NotSaved on a full disk.
+    """
     out = out.resolve()
-    partial, old = partial_of(out), out.with_name(f".{out.name}.old")
+    partial, old = partial_path(out), out.with_name(f".{out.name}.old")
     _put_back(old, out)
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -43,7 +45,7 @@ def appearing(out: Path) -> Iterator[Path]:
 
 
 def _put_back(old: Path, out: Path) -> None:
-    """`old` stands where a replacement was killed between its two steps, or before it had cleared up."""
+    # `old` exists if a replacement was killed between its two renames, or before it removed `old`.
     if old.exists() and not out.exists():
         old.rename(out)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Apache Beam as the engine of preparation, for logs that are too long for one machine (extra `beam`).
 
-Beam only spreads the calls: each is a function of prepare.py, the same as on one machine, and so is what it writes. The
-source and the prepared folder must be reachable under the same path from all workers. TFDS's own way through Beam is
-not used: it orders records by the hash of a key, and users have an order of their own here, which subsets rely on.
+Beam only distributes the calls. Each call is a function of prepare.py, so the result is the same as on one machine.
+All workers must reach the source and the prepared folder under the same paths. TFDS's own use of Beam does not fit: it
+orders records by the hash of a key, and users here have their own order, on which subsets rely.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ _QUIET = "--default_sdk_harness_log_level=WARNING"
 
 
 class Beam:
-    """An engine (prepare.Each): every call is an element of a pipeline, its result a file in `shared`, a folder that
-    is there when it is called, and that all workers see."""
+    """An engine (prepare.Engine): each call is an element of a pipeline and writes its result to a file in `shared`.
+
+    All workers see the folder `shared`, which must exist at a call.
+    """
 
     def __init__(self, options: Sequence[str], shared: Path):
-        """`options`: NAME=VALUE, the runner's. Raises InputError where Beam is not installed or does not take them."""
+        """Takes the runner's options as NAME=VALUE. Raises InputError if Beam is not installed or refuses them."""
         try:
             import apache_beam as beam
             from apache_beam.options.pipeline_options import PipelineOptions
@@ -38,7 +40,7 @@ class Beam:
         self._shared = shared
 
     def __call__(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterator[Any]:
-        """The results in order. Raises the InputError of a call that raised one."""
+        """Yields the results in order. Raises the InputError of a call that raised one."""
         import apache_beam as beam
 
         with tempfile.TemporaryDirectory(prefix="beam-", dir=self._shared) as folder:
@@ -55,7 +57,7 @@ class Beam:
 
 
 class _Call:
-    """What a worker does with an element. Written whole, since a runner may call twice."""
+    """The work on one element. The result appears complete or not at all, because a runner may call twice."""
 
     def __init__(self, function: Callable[[Any], Any], folder: str):
         self._function, self._folder = function, folder
@@ -66,6 +68,6 @@ class _Call:
             result = self._function(value)
         except InputError as error:
             result = error
-        partial = Path(self._folder) / f".{number}.{uuid.uuid4()}"  # of any machine
+        partial = Path(self._folder) / f".{number}.{uuid.uuid4()}"  # unique across machines
         partial.write_bytes(pickle.dumps(result))
         partial.rename(Path(self._folder) / str(number))

@@ -1,4 +1,4 @@
-"""The card of a prepared log: card.json has the manifest and how the log is spread, card.html the same to look at."""
+"""The card of a prepared log: card.json has the manifest and distributions, card.html shows them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ _STYLE = (
 
 
 def card(prepared: Prepared, distributions: dict[str, Any]) -> dict[str, Any]:
-    """The manifest, `distributions` (tally.py), and `padding`: shares of slots that the default shapes leave empty."""
+    """Returns the manifest, the distributions (statistics.py), and the share of padding at the default shapes."""
     return {**prepared.manifest, "distributions": distributions, "padding": _padding(prepared)}
 
 
 def _padding(prepared: Prepared) -> dict[str, float] | None:
-    """Of training batches, at the defaults of `sessionrec train`, from a sample of users; None where none has two
-    sessions."""
-    config, log = Config(), prepared.first(_SAMPLE_USERS)
+    """Returns the share of slots that are padding in training batches at the default settings.
+
+    It is computed from a sample of users; None if none of them has two sessions.
+    """
+    config, log = Config(), prepared.sample(_SAMPLE_USERS)
     slots = config.data.sessions_per_row
     items = items_per_row(config, log, prepared.manifest["items_per_session_mean"])
     windows = make_windows(log, np.arange(log.users), TRAIN, sessions=slots, items=items)
@@ -49,7 +51,7 @@ def _padding(prepared: Prepared) -> dict[str, float] | None:
 
 
 def lines(card: dict[str, Any]) -> dict[str, str]:
-    """The card in words, by what they are about."""
+    """Returns the card in words, by topic."""
     first, last = (
         datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC).strftime("%F %R") for ms in card["time_range_ms"]
     )
@@ -91,17 +93,17 @@ def _tail(card: dict[str, Any]) -> str:
     return f"; {items:,} with fewer than {least:,} training exposures share {rows:,} rows of the ID table"
 
 
-def _column(of: dict[str, Any]) -> str:
-    counted = "buckets" if of["kind"] == "buckets" else "values"
-    lists = f", lists of up to {of['width']}" if of["width"] > 1 else ""
-    unknown = f", {of['out_of_vocabulary']:,} items out of vocabulary" if of["out_of_vocabulary"] else ""
-    return f"{of['name']} ({of['values']:,} {counted}{lists}{unknown})"
+def _column(summary: dict[str, Any]) -> str:
+    counted = "buckets" if summary["kind"] == "buckets" else "values"
+    lists = f", lists of up to {summary['width']}" if summary["width"] > 1 else ""
+    unknown = f", {summary['out_of_vocabulary']:,} items out of vocabulary" if summary["out_of_vocabulary"] else ""
+    return f"{summary['name']} ({summary['values']:,} {counted}{lists}{unknown})"
 
 
-def _context(of: dict[str, Any]) -> str:
-    told = {"missing": "without one", "out_of_vocabulary": "out of vocabulary", "differing": "with several"}
-    counts = (f", {of[name]:,} sessions {words}" for name, words in told.items() if of[name])
-    return f"{of['name']} ({of['values']:,} values{''.join(counts)})"
+def _context(summary: dict[str, Any]) -> str:
+    words = {"missing": "without one", "out_of_vocabulary": "out of vocabulary", "differing": "with several"}
+    counts = (f", {summary[name]:,} sessions {text}" for name, text in words.items() if summary[name])
+    return f"{summary['name']} ({summary['values']:,} values{''.join(counts)})"
 
 
 def _by_role(counts: dict[str, int]) -> str:
@@ -109,14 +111,14 @@ def _by_role(counts: dict[str, int]) -> str:
 
 
 def write(card: dict[str, Any], folder: Path) -> None:
-    """card.json and card.html, which needs no network and no script."""
+    """Writes card.json and card.html, which needs no network and no script."""
     (folder / f"{NAME}.json").write_text(json.dumps(card, indent=1, allow_nan=False))
     (folder / f"{NAME}.html").write_text(_page(card))
 
 
 def _page(card: dict[str, Any]) -> str:
-    told = ((escape(name), escape(text)) for name, text in lines(card).items())
-    rows = "".join(f"<tr><td><b>{name}</b></td><td>{text}</td></tr>" for name, text in told)
+    escaped = ((escape(name), escape(text)) for name, text in lines(card).items())
+    rows = "".join(f"<tr><td><b>{name}</b></td><td>{text}</td></tr>" for name, text in escaped)
     title = escape(f"{card['source']} {card['fingerprint']}")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
@@ -130,7 +132,7 @@ def _charts(distributions: dict[str, Any]) -> alt.VConcatChart:
         pl.DataFrame(distributions[name]) for name in ("sessions_per_user", "items_per_session", "popularity")
     )
     popularity = popularity.unpivot(index="rank", variable_name="of", value_name="times")
-    title = "Training clicks and exposures of the item of a rank"
+    title = "Training clicks and exposures of the item at each rank"
     return alt.vconcat(
         _chart(by_sessions, "sessions", "users", "Sessions a user").mark_point(filled=True, size=18),
         _chart(by_items, "items", "sessions", "Exposures a session").mark_point(filled=True, size=18),
@@ -139,7 +141,7 @@ def _charts(distributions: dict[str, Any]) -> alt.VConcatChart:
 
 
 def _chart(table: pl.DataFrame, x: str, y: str, title: str) -> alt.Chart:
-    """On logarithmic axes; zeros have no place there."""
+    """Draws a chart on logarithmic axes, which cannot show zeros."""
     log = alt.Scale(type="log")
     chart = alt.Chart(table.filter((pl.col(x) > 0) & (pl.col(y) > 0)), title=title)
     return chart.encode(x=alt.X(x, scale=log), y=alt.Y(y, scale=log)).properties(width=560, height=240)

@@ -1,11 +1,11 @@
-"""A log on its way to be sorted by user: written in sorted runs, read back so that a user's rows stand together.
+"""An external sort: the rows of a log are written in sorted runs and read back user by user.
 
-    bounds = write_run(rows, path)                  # any rows, as often as there are more
+    bounds = write_run(rows, path)                  # any rows, as many times as there are more
     for group in groups({path: bounds, ...}, 2_000_000):
         group.scan().collect()                      # all rows of some users, in the fixed random order of users
 
-The log is never held: memory is that of a run or a group for each thread (threads.py), and meanwhile the disk holds it
-once more, in about 60 bytes a row.
+The whole log is never in memory. Each thread (threads.py) holds a run or a group; meanwhile the disk holds the log once
+more, in about 60 bytes a row.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from jaxtyping import Int64
 from sessionrec_jax.data.session_log import random_order
 
 RANGES = 4096
-"""Of the hashes of users; a group is some of them that stand together."""
+"""Number of equal ranges of users' hashes. A group is some neighbouring ranges."""
 _ROWS_A_RECORD = 16_384
 
 Bounds = Int64[np.ndarray, "4097"]
-"""Where the ranges begin and end in a run."""
+"""The rows of a run at which its ranges begin, and its length."""
 
 
 def range_of(order: pl.Expr) -> pl.Expr:
-    """The range that a hash is in."""
+    """Returns the range of a hash."""
     return order // (2**64 // RANGES)
 
 
 def write_run(rows: pl.DataFrame, path: Path) -> Bounds:
-    """Sorts the rows by the hash of `user_id`, which becomes the column `order`, in memory: a million or so."""
+    """Sorts rows, about a million, by the hash of `user_id`, which becomes the column `order`; writes them."""
     run = rows.with_columns(order=random_order(rows["user_id"])).sort("order")
     run.write_ipc(path, record_batch_size=_ROWS_A_RECORD)
     starts = np.arange(1, RANGES, dtype=np.uint64) * np.uint64(2**64 // RANGES)
@@ -48,15 +48,15 @@ class Group:
     """All rows of some users."""
 
     spans: tuple[tuple[Path, int, int], ...]
-    """Run, first row and last, of each run that has some."""
+    """(run, first row, last row) for each run that has rows of these users."""
 
     def scan(self) -> pl.LazyFrame:
-        """Columns as they were written. `order` does not decrease from one group to the next."""
+        """Scans the rows. `order` does not decrease from one group to the next."""
         return pl.concat([pl.scan_ipc(run).slice(first, last - first) for run, first, last in self.spans])
 
 
 def groups(runs: Mapping[Path, Bounds], rows: int) -> list[Group]:
-    """Of all users in turn, about so many rows at a time, or all of a user who has more."""
+    """Splits all users into groups of about `rows` rows; a user who has more is never split."""
     total = sum(int(bounds[-1]) for bounds in runs.values())
     count = min(RANGES, max(1, -(-total // rows)))
     found = []

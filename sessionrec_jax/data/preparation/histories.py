@@ -1,7 +1,7 @@
 """From all the rows of some users to their histories: the one function of preparation that every engine calls.
 
-Users do not depend on each other here. What does depend on the whole log (dense item ids, dates, who is held out) is
-decided before, and comes as `Rules`.
+Users do not depend on each other here. What depends on the whole log (dense item ids, dates, who is held out) is
+decided before, in `HistoryRules`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import session_context, session_log
+from sessionrec_jax.data import session_log
 from sessionrec_jax.data.preparation import tables
-from sessionrec_jax.data.ragged import ranges
-from sessionrec_jax.data.session_context import FromStart
+from sessionrec_jax.data.ragged import count_up
+from sessionrec_jax.data.session_context import FromStart, from_start, record_codes
 from sessionrec_jax.data.session_log import OF_SESSION, Split
 from sessionrec_jax.data.store import FlatLog
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How rows become histories."""
+class HistoryRules:
+    """The rules by which rows become histories; the same for all users."""
 
     items: pl.DataFrame
     """item_id, in the order of the dense ids."""
@@ -32,37 +32,38 @@ class Rules:
     split: Split
     split_bounds: dict[str, int]
     """Dates or numbers of users, as `session_log.assign_roles` takes them."""
-    context_met: dict[str, pl.Series]
+    context_values: dict[str, pl.Series]
     """All values of each column of session context."""
-    context_of_start: tuple[FromStart, ...]
-    """Those of the columns that follow from a session's start."""
+    computed_context: tuple[FromStart, ...]
+    """The columns of session context that are computed from a session's start."""
 
 
-class Histories(NamedTuple):
-    """Of some users, in the fixed random order."""
+class PreparedUsers(NamedTuple):
+    """The histories of some users, in the fixed random order."""
 
-    users: pl.DataFrame
+    ids: pl.DataFrame
     """order (the hash), user_id."""
     log: FlatLog
     reasons: pl.DataFrame
     """row, reason of the rows that are not in the log."""
     time_range_ms: tuple[int, int] | None
-    """First and last exposure; None where all rows were taken out."""
+    """First and last exposure; None if all rows were rejected."""
     context_differs: dict[str, int]
-    """Sessions whose rows do not agree in a column of session context."""
+    """For each column of session context, the number of sessions whose rows disagree."""
 
 
-def cut_users(rows: pl.DataFrame, rules: Rules, first_user: int) -> Histories:
-    """`rows`: sound ones from `session_log.typed` and their users' `order`, all those of each user. `first_user`: place
-    of the first of these users in the order of all."""
-    copies = session_log.copies(rows)
+def prepare_users(rows: pl.DataFrame, rules: HistoryRules, first_user: int) -> PreparedUsers:
+    """Cuts the histories of some users. `rows` are all their sound rows, with the users' `order`.
+
+    `first_user` is the index of the first of them in the order of all users.
+    """
+    copies = session_log.find_copies(rows)
     rows = rows.filter(~pl.col("row").is_in(copies["row"].implode()))
-    users = rows.select("order", "user_id").unique().sort("order", "user_id")
-    log = session_log.cut_sessions(tables.map_ids(rows.drop("order"), users, rules.items), rules.session_rule)
+    ids = rows.select("order", "user_id").unique().sort("order", "user_id")
+    log = session_log.cut_sessions(tables.to_dense_ids(rows.drop("order"), ids, rules.items), rules.session_rule)
     context = session_log.context_columns(log.columns)
     items_S = np.bincount(log["session"])
-    place_N = ranges(np.zeros_like(items_S), items_S)
-    log, too_long = _take_out(log, pl.lit(place_N >= rules.max_session_items))
+    log, too_long = _take_out(log, pl.lit(count_up(items_S) >= rules.max_session_items))
     sessions = log.group_by("session", maintain_order=True).agg(
         pl.col("user").first(),
         *(pl.col(name).drop_nulls().first() for name in context),
@@ -81,22 +82,26 @@ def cut_users(rows: pl.DataFrame, rules: Rules, first_user: int) -> Histories:
         too_long.select("row", reason=pl.lit(session_log.LONG_SESSION)),
         straddles.select("row", reason=pl.lit(session_log.STRADDLES)),
     ]
-    return Histories(
-        users,
-        tables.flatten(log, sessions, rules.feedback_names, len(users), _context(sessions, rules)),
-        pl.concat(reasons),
-        (sessions["start_ms"].min(), sessions["end_ms"].max()) if len(sessions) else None,
-        {name.removeprefix(OF_SESSION): int(sessions[f"{name} differs"].sum()) for name in context},
+    session_context = _context_codes(sessions, rules)
+    time_range_ms = None
+    if len(sessions):
+        time_range_ms = int(sessions["start_ms"].to_numpy().min()), int(sessions["end_ms"].to_numpy().max())
+    return PreparedUsers(
+        ids=ids,
+        log=tables.flatten(log, sessions, rules.feedback_names, users=len(ids), session_context=session_context),
+        reasons=pl.concat(reasons),
+        time_range_ms=time_range_ms,
+        context_differs={name.removeprefix(OF_SESSION): int(sessions[f"{name} differs"].sum()) for name in context},
     )
 
 
-def _context(sessions: pl.DataFrame, rules: Rules) -> dict[str, np.ndarray]:
-    """The recorded codes of each column."""
+def _context_codes(sessions: pl.DataFrame, rules: HistoryRules) -> dict[str, np.ndarray]:
+    """Returns the codes of a record for each column of session context."""
     seconds_S = (sessions["start_ms"] // 1000).to_numpy()
-    of_start = {name: pl.Series(session_context.from_start(name, seconds_S)) for name in rules.context_of_start}
+    computed = {name: pl.Series(from_start(name, seconds_S)) for name in rules.computed_context}
     return {
-        name: session_context.recorded(of_start[name] if name in of_start else sessions[OF_SESSION + name], met)
-        for name, met in rules.context_met.items()
+        name: record_codes(computed[name] if name in computed else sessions[OF_SESSION + name], values)
+        for name, values in rules.context_values.items()
     }
 
 

@@ -1,5 +1,6 @@
-"""What is to be known of a whole log before any of it is cut: its kinds, values, items and times, and whether it can be
-prepared at all. Gathered from its typed rows part by part, on as many machines as read them.
+"""Facts about a whole log that are needed before any of it is cut: kinds, values, items, times, and reasons to refuse.
+
+They are collected from typed rows part by part, on as many machines as read them.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import polars as pl
 
 from sessionrec_jax.data.session_log import EARLIEST_MS, LATEST_MS, OF_SESSION, UNIT_MS, TimeUnit, context_columns
@@ -17,14 +19,14 @@ _TIMES_A_PART = 4096
 _MOST_PARTS = 32
 
 
-class Facts:
-    """Of the rows that were added."""
+class LogFacts:
+    """Facts about the rows that were added."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.context_kinds: set[str] = set()
         self.session_context: dict[str, pl.Series] = {}
-        """The values of each of its columns, in order; session/NAME is called NAME."""
+        """The values of each column of session context, sorted. The column session/NAME is called NAME."""
         self._reasons: list[pl.DataFrame] = []
         self._times: list[pl.Series] = []
         self._items: list[pl.Series] = []
@@ -32,7 +34,7 @@ class Facts:
         self._first_ms, self._last_ms = LATEST_MS, EARLIEST_MS
 
     def add(self, part: pl.DataFrame) -> pl.DataFrame:
-        """Takes the facts of `part`, rows from `typed`; returns the sound ones, without `reason`."""
+        """Adds rows from `session_log.type_rows`; returns the sound ones, without `reason`."""
         self.rows += len(part)
         self._times.append(part["timestamp_ms"].drop_nulls().gather_every(max(1, len(part) // _TIMES_A_PART)))
         self._reasons.append(part.filter(pl.col("reason").is_not_null()).select("row", "reason"))
@@ -46,12 +48,13 @@ class Facts:
         if len(self._items) > _MOST_PARTS:
             self._items = [self.item_ids]
         if len(sound):
-            self._first_ms = min(self._first_ms, sound["timestamp_ms"].min())
-            self._last_ms = max(self._last_ms, sound["timestamp_ms"].max())
+            time_N = sound["timestamp_ms"].to_numpy()
+            self._first_ms = min(self._first_ms, int(time_N.min()))
+            self._last_ms = max(self._last_ms, int(time_N.max()))
         return sound
 
-    def merge(self, others: Iterable[Facts]) -> Facts:
-        """Itself, with the facts of the rows that follow."""
+    def merge(self, others: Iterable[LogFacts]) -> LogFacts:
+        """Adds the facts of later rows; returns itself."""
         for other in others:
             self.rows += other.rows
             self.context_kinds |= other.context_kinds
@@ -62,10 +65,8 @@ class Facts:
             self._sound += other._sound
             self._clicks += other._clicks
             self._context += other._context
-            self._first_ms, self._last_ms = (
-                min(self._first_ms, other._first_ms),
-                max(self._last_ms, other._last_ms),
-            )
+            self._first_ms = min(self._first_ms, other._first_ms)
+            self._last_ms = max(self._last_ms, other._last_ms)
         return self
 
     def _add_context(self, more: Mapping[str, pl.Series]) -> None:
@@ -74,11 +75,14 @@ class Facts:
             self.session_context[name] = pl.concat([known, values.drop_nulls().unique()]).unique().sort()
 
     def refuse(self, time_unit: TimeUnit = "ms", times: str | None = None) -> None:
-        """Raises InputError on an empty log, times in another unit than `time_unit`, and a log without a click.
-        `times`: as of sources.RawLog."""
+        """Raises InputError on an empty log, on times in another unit than `time_unit`, and on a log without a click.
+
+        `times` is that of sources.RawLog.
+        """
         if not self.rows:
             raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
-        _refuse_other_unit(pl.concat(self._times).median(), time_unit, times)
+        if len(sample := pl.concat(self._times)):
+            _refuse_other_unit(float(np.median(sample.to_numpy())), time_unit, times)
         if self._sound and not self._clicks:
             raise InputError(
                 f"no exposure of the log is clicked ({self._sound:,} exposures, {self._context:,} of them context), so "
@@ -87,12 +91,12 @@ class Facts:
 
     @property
     def reasons(self) -> pl.DataFrame:
-        """row, reason of the rows that are not sound."""
+        """row, reason of the rows that are rejected."""
         return pl.concat(self._reasons)
 
     @property
     def item_ids(self) -> pl.Series:
-        """Of the sound rows, in order."""
+        """The item ids of the sound rows, sorted."""
         return pl.concat(self._items).unique().sort()
 
     @property
@@ -100,12 +104,12 @@ class Facts:
         return self._first_ms, self._last_ms
 
     def time_quantile_ms(self, q: float) -> int:
-        """About; from a sample of evenly spaced rows."""
-        return int(pl.concat(self._times).quantile(q, "lower"))
+        """Returns an estimate from a sample of evenly spaced rows."""
+        return int(np.quantile(pl.concat(self._times).to_numpy(), q, method="lower"))
 
 
-def _refuse_other_unit(median_ms: float | None, read_as: TimeUnit, times: str | None) -> None:
-    if median_ms is None or EARLIEST_MS <= median_ms <= LATEST_MS:
+def _refuse_other_unit(median_ms: float, read_as: TimeUnit, times: str | None) -> None:
+    if EARLIEST_MS <= median_ms <= LATEST_MS:
         return
     median = median_ms / UNIT_MS[read_as]
     for unit, factor in UNIT_MS.items():

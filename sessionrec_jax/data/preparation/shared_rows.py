@@ -1,4 +1,4 @@
-"""Rare items share rows of the ID table: a frequency floor, and the tail below it hashed into buckets."""
+"""Rare items share rows of the ID table: items below a floor of exposures are hashed into buckets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sessionrec_jax.errors import InputError
 
 
 def check(least: int, buckets: int) -> None:
-    """Raises InputError on settings that mean nothing."""
+    """Raises InputError on settings that are out of range."""
     if least < 0:
         raise InputError(f"--min-item-exposures is {least}; wanted 0 (no floor) or more")
     if buckets < 1:
@@ -21,10 +21,10 @@ def check(least: int, buckets: int) -> None:
 def id_rows(
     item_ids: pl.Series, exposures_V: Int64[np.ndarray, " V"], least: int, buckets: int
 ) -> Int32[np.ndarray, " V"] | None:
-    """The row of the ID table of each dense item; None where each has its own.
+    """Returns the row of the ID table of each dense item; None if each item has its own.
 
-    0 is padding; items with at least so many exposures have rows from 1 in their order; those with fewer share what
-    follows, `buckets` rows or one an item if that is less, by a hash of the publisher's id alone.
+    Row 0 is padding. Items with at least `least` exposures have the rows from 1, in their order. The others share the
+    rows after them, `buckets` rows or one for each item if that is fewer, by a hash of the publisher's id alone.
     """
     is_rare = exposures_V[1:] < least
     if not is_rare.any():

@@ -1,4 +1,7 @@
-"""What a prepared log says of itself, counted while its users pass by. Letters: as in store.FlatLog; V dense items."""
+"""The numbers and distributions of a prepared log, counted group by group.
+
+Letters: as in store.FlatLog; V dense items.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from sessionrec_jax.data import session_context
-from sessionrec_jax.data.codes import ROLES
-from sessionrec_jax.data.preparation.histories import Histories
+from sessionrec_jax.data.codes import CLICKED, ROLES, TRAIN
+from sessionrec_jax.data.preparation.histories import PreparedUsers
+from sessionrec_jax.data.session_context import ContextCounts
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.errors import InputError
 
@@ -19,48 +22,52 @@ _QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 _RANKS = 100
 
 
-class Counts(NamedTuple):
-    """Of some users."""
+class UserStatistics(NamedTuple):
+    """Counts over some users."""
 
     users: pl.DataFrame
-    """user_id, and of each role sessions, exposures, and targets (the sessions with one before them)."""
+    """user_id, and for each role its sessions, exposures and targets (sessions that follow another)."""
     items: pl.DataFrame
-    """item, and of its exposures: clicked, labelled and all ones in training sessions, and all."""
+    """item, training clicks, training exposures (labelled), train (all training exposures), any (all exposures)."""
     clicks: int
     labelled: int
+    """Exposures that are not context."""
     sessions_by_items: pl.DataFrame
-    """items, sessions: how many sessions have so many exposures."""
+    """items, sessions: the number of sessions by their number of exposures."""
     time_range_ms: tuple[int, int] | None
-    session_context: dict[str, session_context.Counts]
+    session_context: dict[str, ContextCounts]
 
 
-def count(of: Histories, context_met: Mapping[str, pl.Series]) -> Counts:
-    log = of.log
-    is_train_N = np.repeat(log.session_role_S == 0, log.session_items_S)
-    is_click_N, is_labelled_N = log.feedback_N == 1, log.feedback_N <= 1
-    exposures = pl.DataFrame(
-        {
-            "item": log.item_N,
-            "clicks": is_train_N & is_click_N,
-            "exposures": is_train_N & is_labelled_N,
-            "train": is_train_N,
-        }
+def count_users(users: PreparedUsers, context_values: Mapping[str, pl.Series]) -> UserStatistics:
+    """Counts over some users. `context_values`: all values of each column of session context."""
+    log = users.log
+    is_train_N = np.repeat(log.session_role_S == TRAIN, log.session_items_S)
+    is_click_N, is_labelled_N = log.feedback_N == CLICKED, log.feedback_N <= CLICKED
+    by_exposure = {
+        "item": log.item_N,
+        "clicks": is_train_N & is_click_N,
+        "exposures": is_train_N & is_labelled_N,
+        "train": is_train_N,
+    }
+    sums = pl.col("clicks", "exposures", "train").sum().cast(pl.Int64)
+    return UserStatistics(
+        users=users.ids.select("user_id").with_columns(**_by_role(log)),
+        items=pl.DataFrame(by_exposure).group_by("item").agg(sums, any=pl.len()),
+        clicks=int(is_click_N.sum()),
+        labelled=int(is_labelled_N.sum()),
+        sessions_by_items=_value_counts(log.session_items_S, "items", "sessions"),
+        time_range_ms=users.time_range_ms,
+        session_context={name: _context(users, name, len(values) + 1) for name, values in context_values.items()},
     )
-    return Counts(
-        of.users.select("user_id").with_columns(**_by_role(log)),
-        exposures.group_by("item").agg(pl.col("clicks", "exposures", "train").sum().cast(pl.Int64), any=pl.len()),
-        int(is_click_N.sum()),
-        int(is_labelled_N.sum()),
-        _value_counts(log.session_items_S, "items", "sessions"),
-        of.time_range_ms,
-        {name: _context(of, name, len(values) + 1) for name, values in context_met.items()},
+
+
+def _context(users: PreparedUsers, name: str, codes: int) -> ContextCounts:
+    code_S, is_train_S = users.log.session_context[name], users.log.session_role_S == TRAIN
+    return ContextCounts(
+        train_M=np.bincount(code_S[is_train_S], minlength=codes),
+        all_M=np.bincount(code_S, minlength=codes),
+        differing=users.context_differs.get(name, 0),
     )
-
-
-def _context(of: Histories, name: str, codes: int) -> session_context.Counts:
-    code_S, is_train_S = of.log.session_context[name], of.log.session_role_S == 0
-    by_code = (np.bincount(some_S, minlength=codes) for some_S in (code_S[is_train_S], code_S))
-    return session_context.Counts(*by_code, of.context_differs.get(name, 0))
 
 
 def _value_counts(values: np.ndarray, name: str, count: str) -> pl.DataFrame:
@@ -71,21 +78,20 @@ def _value_counts(values: np.ndarray, name: str, count: str) -> pl.DataFrame:
 def _by_role(log: FlatLog) -> dict[str, pl.Series]:
     sessions_U = np.diff(log.user_session_offsets_U1)
     user_S = np.repeat(np.arange(log.users), sessions_U)
-    has_one_before_S = np.ones(len(user_S), bool)
-    has_one_before_S[log.user_session_offsets_U1[:-1][sessions_U > 0]] = False
-    weights = {"sessions": None, "exposures": log.session_items_S, "targets": has_one_before_S}
-    return {
-        f"{what}_{role}": pl.Series(
-            np.bincount(user_S, weights=of_role if weight is None else of_role * weight, minlength=log.users)
-        ).cast(pl.Int64)
-        for code, role in enumerate(ROLES)
-        for of_role in [log.session_role_S == code]
-        for what, weight in weights.items()
-    }
+    follows_S = np.ones(len(user_S), bool)
+    follows_S[log.user_session_offsets_U1[:-1][sessions_U > 0]] = False
+    weights = {"sessions": 1, "exposures": log.session_items_S, "targets": follows_S}
+    columns = {}
+    for code, role in enumerate(ROLES):
+        has_role_S = log.session_role_S == code
+        for name, weight_S in weights.items():
+            count_U = np.bincount(user_S, weights=has_role_S * weight_S, minlength=log.users)
+            columns[f"{name}_{role}"] = pl.Series(count_U).cast(pl.Int64)
+    return columns
 
 
-class Tally:
-    """Counts over all users. Memory: 32 bytes an item and about a hundred a user."""
+class LogStatistics:
+    """Counts over all users. They take 32 bytes of memory an item and about a hundred a user."""
 
     def __init__(self, items: int):
         self._by_item = {name: np.zeros(items + 1, np.int64) for name in ("clicks", "exposures", "train", "any")}
@@ -93,10 +99,10 @@ class Tally:
         self._by_items: list[pl.DataFrame] = []
         self._clicks = self._labelled = 0
         self._ranges_ms: list[tuple[int, int]] = []
-        self.session_context: dict[str, session_context.Counts] = {}
+        self.session_context: dict[str, ContextCounts] = {}
 
-    def add(self, part: Counts) -> None:
-        """The next users."""
+    def add(self, part: UserStatistics) -> None:
+        """Adds the users that follow."""
         for name, count_V in self._by_item.items():
             count_V[part.items["item"].to_numpy()] += part.items[name].to_numpy()
         self._users.append(part.users)
@@ -105,12 +111,12 @@ class Tally:
         self._by_items.append(part.sessions_by_items)
         if part.time_range_ms is not None:
             self._ranges_ms.append(part.time_range_ms)
-        for name, of_part in part.session_context.items():
+        for name, counts in part.session_context.items():
             before = self.session_context.get(name)
-            self.session_context[name] = of_part if before is None else before.plus(of_part)
+            self.session_context[name] = counts if before is None else before.plus(counts)
 
     def refuse(self) -> None:
-        """Raises InputError where nothing that is left is clicked."""
+        """Raises InputError if no click is left."""
         if not self._clicks:
             raise InputError(
                 "no exposure that is left when sessions are cut is clicked, so there is nothing to predict. See "
@@ -118,20 +124,20 @@ class Tally:
             )
 
     def users(self) -> pl.DataFrame:
-        """One row a user in the fixed random order, with the columns of `Counts.users`."""
+        """Returns the columns of `UserStatistics.users`, one row a user in the fixed random order."""
         self._users = [pl.concat(self._users)]
         return self._users[0]
 
     def catalogue(self) -> dict[str, np.ndarray]:
-        """Clicks, and exposures that are clicked or ignored, of each dense item in the training sessions."""
+        """Returns the training clicks and the training exposures, clicked or ignored, of each dense item."""
         return {"clicks_V": self._by_item["clicks"], "exposures_V": self._by_item["exposures"]}
 
     def training_exposures(self) -> Int64[np.ndarray, " V"]:
-        """Of each dense item in training sessions, context too; V = items + 1, index 0 is padding."""
+        """Returns the training exposures of each dense item, context included. V = items + 1; index 0 is padding."""
         return self._by_item["train"]
 
-    def statistics(self) -> dict[str, Any]:
-        """The manifest's numbers."""
+    def summary(self) -> dict[str, Any]:
+        """Returns the manifest's numbers."""
         users, exposures = self.users(), int(self._by_item["any"].sum())
         sessions_U = self._sessions_U()
         sessions = int(sessions_U.sum())
@@ -149,7 +155,7 @@ class Tally:
             "target_users_by_role": {role: int((users[f"targets_{role}"] > 0).sum()) for role in ROLES},
             "users_without_target": int(np.sum(sessions_U < 2)),
             "items_per_session_mean": exposures / sessions,
-            "max_session_items": int(self._sessions_by_items()["items"].max()),
+            "max_session_items": self._sessions_by_items()["items"].to_list()[-1],
             "sessions_per_user_mean": float(sessions_U.mean()),
             "sessions_per_user_quantiles": {
                 str(q): int(np.quantile(sessions_U, q, method="inverted_cdf")) for q in _QUANTILES
@@ -158,8 +164,8 @@ class Tally:
         }
 
     def distributions(self) -> dict[str, dict[str, list[int]]]:
-        """Columns: how many users have so many sessions, how many sessions so many exposures, and how often the item of
-        a rank was clicked and shown in training, for the first hundred ranks and some beyond."""
+        """Returns three tables by column: users by their sessions, sessions by their exposures, and the training clicks
+        and exposures of the item at each popularity rank (the first hundred ranks and some beyond)."""
         by_sessions = _value_counts(self._sessions_U(), "sessions", "users")
         return {
             "sessions_per_user": by_sessions.to_dict(as_series=False),

@@ -1,4 +1,4 @@
-"""The tables of a prepared log: dense ids, flat arrays."""
+"""Tables of a log with dense ids, and the log as flat arrays."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sessionrec_jax.data.session_log import Schema, as_id
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.errors import InputError
 
-# --- ids -------------------------------------------------------------------------------------------------------------
 
+def check_items(items: pl.DataFrame | None, exposures: Schema) -> pl.DataFrame | None:
+    """Returns the item table sorted by id. Raises InputError if an id is missing or repeated.
 
-def items_of(items: pl.DataFrame | None, exposures: Schema) -> pl.DataFrame | None:
-    """The item table of a log of such columns, in the order of the ids, which are text where one of the two has text:
-    12 and "12" are the same item. Raises InputError where an id is missing or repeated."""
+    The ids become text if those of the exposures are, so that 12 and "12" are the same item.
+    """
     if items is None or "item_id" not in exposures:
         return None
     if "item_id" not in items.columns:
@@ -32,26 +32,26 @@ def items_of(items: pl.DataFrame | None, exposures: Schema) -> pl.DataFrame | No
     return items.sort("item_id")
 
 
-def map_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """The exposures with `user` (place among `users`) and `item` (from 1) in place of the publisher's ids."""
+def to_dense_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Replaces the publisher's ids by `user` (row of `users`, from 0) and `item` (row of `items`, from 1)."""
     user = users.select("user_id").with_row_index("user").cast({"user": pl.Int64})
     item = items.select("item_id").with_row_index("item", offset=1).cast({"item": pl.Int32})
-    mapped = exposures.join(user, on="user_id", how="left", maintain_order="left")  # all are found, so no row is moved
+    mapped = exposures.join(
+        user, on="user_id", how="left", maintain_order="left"
+    )  # each row finds one user, so no row moves
     mapped = mapped.join(item, on="item_id", how="left", maintain_order="left")
     return mapped.drop("user_id", "item_id")
-
-
-# --- the log as arrays -----------------------------------------------------------------------------------------------
 
 
 def flatten(
     log: pl.DataFrame,
     sessions: pl.DataFrame,
     feedback_names: list[str],
+    *,
     users: int,
     session_context: dict[str, np.ndarray],
 ) -> FlatLog:
-    """The log (in order), its sessions (with roles) and the codes of their context as flat arrays."""
+    """Turns the sorted log, its sessions (with roles) and the codes of their context into flat arrays."""
     codes = {name: code for code, name in enumerate(feedback_names)}
     context = pl.col("feedback").replace_strict(codes, return_dtype=pl.Int8)
     feedback = log.select(pl.col("clicked").cast(pl.Int8).fill_null(context))["clicked"]

@@ -1,4 +1,4 @@
-"""Two threads of this process as the engine of preparation on one machine.
+"""The engine of preparation on one machine: two threads of this process.
 
 Polars and file systems work without Python's lock, so one call computes while another writes records.
 """
@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-_CALLS = 2  # at a time, each with its rows in memory; within a call, Polars has threads of its own
+_CALLS = 2  # each has its rows in memory, and Polars has more threads within a call
 
 
 def threaded(function: Callable[[Any], Any], values: Iterable[Any]) -> Iterator[Any]:
-    """The results in order, as `map` gives them. A value is taken only when a thread is free for it."""
-    begun: deque[Future[Any]] = deque()
+    """Yields the results in order, as `map` does. A value is taken only when a thread is free for it."""
+    calls: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(_CALLS) as threads:
         try:
             for value in values:
-                begun.append(threads.submit(function, value))
-                if len(begun) == _CALLS:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                calls.append(threads.submit(function, value))
+                if len(calls) == _CALLS:
+                    yield calls.popleft().result()
+            while calls:
+                yield calls.popleft().result()
         finally:
-            for call in begun:
+            for call in calls:
                 call.cancel()

@@ -57,7 +57,7 @@ _ARTICLE = {
     "sentiment_label": pl.String,
 }
 _SPLITS = ("train", "validation")
-_KINDS_OF_SESSION = 3  # of the train split, of the validation split, of the history
+_KINDS_OF_SESSION = 3  # a session is from the train split, the validation split or the history
 _PAUSE = pl.duration(minutes=30)
 
 
@@ -66,18 +66,18 @@ class Options:
     path: Positional[Path]
     """The unpacked folder, with train/ in it, and validation/ and articles.parquet if you have them."""
     session: Literal["impression", "visit"] = "impression"
-    """What a session is: one impression (a list that the site put together), or all of a visit (session_id)."""
+    """A session is one impression (a list that the site put together), or a whole visit (session_id)."""
     session_context: tuple[Literal["device_type", "is_sso_user", "is_subscriber"], ...] = ()
-    """What of an impression is context of its session; of --history nothing is known."""
+    """Columns of an impression that are context of its session; --history has none."""
     history: bool = False
-    """Take the clicks before a user's first impression in as context of the kind history, in sessions cut at pauses."""
+    """Read the clicks before a user's first impression as context of the kind history, in sessions cut at pauses."""
 
 
 def read(options: Options) -> RawLog:
-    """Exposures of both splits. Ids of impressions and visits start anew in each split, so they are keys with it alone.
+    """Reads the exposures of both splits. Each split numbers impressions and visits from 1, so ids include the split.
 
     A clicked article that is not in view counts as in view, last in the list. The validation history overlaps the train
-    week: of both histories only what lies before the user's first impression is taken.
+    week, so only the part of a history before the user's first impression is taken.
     """
     paths = locate(options.path, FILES, ("--history",) if options.history else ())
     behaviors = [paths[f"{split}/behaviors.parquet"] for split in _SPLITS]

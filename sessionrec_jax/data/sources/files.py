@@ -1,4 +1,4 @@
-"""The files of a published log: which are expected, which are missing, and lazy scans of the columns needed."""
+"""The files of a published log: the expected ones, the missing ones, and lazy scans of the needed columns."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ IF_THERE = "if there"
 
 
 class File(NamedTuple):
-    """A file, or files, that a source expects in its folder."""
+    """A file, or several of one pattern, that a source expects in its folder."""
 
     pattern: str
     """Path below the folder, or a glob."""
     holds: str
-    """What is in it."""
+    """Its content, in words."""
     needed: str = ALWAYS
     """ALWAYS, IF_THERE, or the flag that asks for it."""
 
@@ -32,16 +32,16 @@ Types = dict[str, Any]  # column -> polars type
 
 
 def layout(files: Sequence[File]) -> list[str]:
-    """One line a file: pattern, what it holds, when it is needed."""
+    """Returns a line for each file: pattern, content, when it is needed."""
     width = max((len(file.pattern) for file in files), default=0)
     when = {file: "" if file.needed == ALWAYS else f" ({file.needed})" for file in files}
     return [f"{file.pattern:<{width}}  {file.holds}{when[file]}" for file in files]
 
 
 def locate(folder: Path, files: Sequence[File], flags: Collection[str] = ()) -> dict[str, list[Path]]:
-    """The paths of each pattern, in order of their names; none where a file that is not needed is not there.
+    """Returns the paths of each pattern, sorted; an empty list for an optional file that is missing.
 
-    Raises InputError that names every missing file and the expected layout, and the folder just below where they are.
+    Raises InputError, which names every missing file, the expected layout, and a folder just below that has the files.
     """
     wanted = [file.pattern for file in files if file.needed in (ALWAYS, *flags)]
     if not folder.is_dir():
@@ -66,8 +66,10 @@ def _indented(files: Sequence[File]) -> str:
 
 @contextlib.contextmanager
 def readable(problem: str, cure: str) -> Iterator[None]:
-    """While files are scanned. Raises InputError where one is damaged, which begins with `problem`; a file without any
-    data, and a full disk, are for others to tell."""
+    """Guards a block that scans files. Raises InputError, which begins with `problem`, if a file is damaged.
+
+    Errors about a file without data and about a full disk pass through.
+    """
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -79,12 +81,12 @@ def readable(problem: str, cure: str) -> Iterator[None]:
             raise
         raise InputError(f"{problem}: {str(error).splitlines()[0]}. {cure}") from error
     malformed = [str(warning.message) for warning in warned if "malformed" in str(warning.message)]
-    if malformed:  # polars then goes on without the rows between two quotes
+    if malformed:  # polars only warns, and skips the rows between two quotes
         raise InputError(f"{problem}: {malformed[0]}; is a quote never closed? {cure}")
 
 
 def reading(source: str) -> contextlib.AbstractContextManager[None]:
-    """The same for the files of a published log."""
+    """Guards a block that scans the files of a published log, as `readable` does."""
     return readable(
         f"the files of {source} cannot be read to the end",
         "Is the download complete? Compare its size or checksum with the publisher's",
@@ -92,22 +94,22 @@ def reading(source: str) -> contextlib.AbstractContextManager[None]:
 
 
 def scanned(frame: pl.LazyFrame, source: str, rows: int) -> Iterator[pl.DataFrame]:
-    """What a source scans, so many rows at a time. Raises InputError where a file is damaged."""
+    """Yields the rows of a source in tables of `rows` rows. Raises InputError if a file is damaged."""
     with reading(source):
         yield from frame.collect_batches(chunk_size=rows, engine="streaming")
 
 
 def collected(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
-    """What a source scans, in memory. Raises InputError where a file is damaged."""
+    """Reads the rows of a source into memory. Raises InputError if a file is damaged."""
     with reading(source):
         return frame.collect(engine="streaming")
 
 
 def scan_csv(paths: Sequence[Path], types: Types, *, quoted: bool = False) -> pl.LazyFrame:
-    """The columns of `types`, all files one under the other. A value that is not of its type is null.
+    """Scans the columns of `types` in all files. A value that is not of its type is null.
 
-    `quoted`: the layout has quoted fields. Elsewhere a quote is a letter: a stray one spoils its own row alone.
-    Raises InputError on an empty file and on a column that is not there, naming the near miss.
+    Without `quoted` (the layout has quoted fields) a quote is a letter, so that a stray one spoils only its own row.
+    Raises InputError on an empty file and on a missing column, with the nearest name.
     """
     frames = []
     for path in paths:
@@ -128,7 +130,7 @@ def scan_csv(paths: Sequence[Path], types: Types, *, quoted: bool = False) -> pl
 
 
 def scan_headless(paths: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame:
-    """Tab-separated files without a header as text, all under one another; a quote is a letter like any other."""
+    """Scans tab-separated files without a header as text; a quote is a letter like any other."""
     schema = dict.fromkeys(columns, pl.String)
     return pl.concat(
         [
@@ -140,9 +142,9 @@ def scan_headless(paths: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame
 
 
 def scan_typed(paths: Sequence[Path], types: Types) -> pl.LazyFrame:
-    """The same of parquet or feather files, whose columns have types of their own: they are cast to those of `types`.
+    """Scans the columns of `types` in parquet or feather files, cast to those types.
 
-    Raises InputError on a file that cannot be read and on a column that is not there.
+    Raises InputError on a file that cannot be read and on a missing column.
     """
     frames = []
     for path in paths:
@@ -151,7 +153,7 @@ def scan_typed(paths: Sequence[Path], types: Types) -> pl.LazyFrame:
             _need(path, frame.collect_schema().names(), types)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-        frames.append(frame.select(*types).cast(types, strict=False))
+        frames.append(frame.select(pl.col(name).cast(kind, strict=False) for name, kind in types.items()))
     return pl.concat(frames)
 
 
@@ -162,11 +164,12 @@ def _need(path: Path, columns: list[str], types: Types) -> None:
 
 
 def session_context(names: Iterable[str]) -> list[pl.Expr]:
-    """The columns as context of the session."""
+    """Returns the columns under the names that make them context of the session."""
     return [pl.col(name).alias(OF_SESSION + name) for name in names]
 
 
 def label(column: str | pl.Expr) -> pl.Expr:
-    """A column of true/false or 0/1 as text; where it is missing the row breaks the contract and is no context."""
+    """Returns a column of true/false or 0/1 as text. A missing value is "missing", so that the row breaks the contract
+    and does not count as context."""
     column = pl.col(column) if isinstance(column, str) else column
     return column.cast(pl.String).str.strip_chars().replace("", None).fill_null("missing")

@@ -41,16 +41,16 @@ class Options:
     path: Positional[Path]
     """The unpacked folder, or its data/ folder. Any of the standard logs may be missing."""
     session_context: tuple[Literal["tab", "hourmin"], ...] = ()
-    """What of a row is context of its session: the tab of the app, the local time, which is told by the hour."""
+    """Columns that are context of a session: the tab of the app, the local time by the hour."""
     random_log: bool = False
-    """Take the log of randomly inserted videos in as well; it is not what a feed shows on its own accord."""
+    """Read the log of randomly inserted videos as well; a feed would not show them by itself."""
 
 
 def read(options: Options) -> RawLog:
-    """All log files that are there as exposures, `is_click` as the click; the video features as the item table.
+    """Reads all log files as exposures with `is_click` as the click, and the video features as the item table.
 
-    A video without features is no item: its exposures are rejected. Raises InputError naming the files or columns that
-    are missing, and on files of two versions, whose ids are not the same.
+    A video without features is no item, so its exposures are rejected. Raises InputError on missing files or columns,
+    and on files of two versions, because their ids differ.
     """
     folder = options.path / "data" if (options.path / "data").is_dir() else options.path
     paths = locate(folder, FILES, ("--random-log",) if options.random_log else ())
@@ -82,7 +82,7 @@ def _videos(paths: list[Path]) -> pl.DataFrame:
 
 
 def _one_version(paths: list[Path]) -> None:
-    """Users and videos were numbered anew in each version, so that 12 in Pure is not 12 in 1K."""
+    # Each version numbers users and videos by itself: 12 in Pure is not 12 in 1K.
     versions = {path.stem.removeprefix("log_").partition("_part")[0].rpartition("_")[2] for path in paths}
     if len(versions) > 1:
         raise InputError(

@@ -1,7 +1,7 @@
 """KuaiSAR (full and small) as published: the recommendation log, and the search log as context.
 
-The recommendation log has no session id. Its `timestamp` is when the service sent a batch of videos, so what a user got
-at one timestamp is one request, and that is the session.
+The recommendation log has no session id. The service sends a batch of videos at one `timestamp`, so a user's videos of
+one timestamp are one request, and that is the session.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Options:
     path: Positional[Path]
     """The unpacked folder, with rec_inter.csv in it."""
     search_log: bool = False
-    """Take search results in as context, of kinds search_clicked and search_ignored: read, never predicted."""
+    """Read search results as context of the kinds search_clicked and search_ignored; they are never predicted."""
 
 
 def read(options: Options) -> RawLog:
-    """Exposures with `click` as the label, and the item table, where id 0 of an author or category is missing.
+    """Reads exposures with `click` as the label, and the item table, in which author or category 0 means missing.
 
-    With `search_log` the results of searches are context. Those that are no videos (users, live streams, goods, music,
-    advertisements) have ids of their own, which are no items: they are left out, with the reason.
+    With `search_log` search results are context. Results that are no videos (users, live streams, goods, music,
+    advertisements) have other ids, which are no items: they are left out, with the reason.
     """
     flags = ("--search-log",) if options.search_log else ()
     paths = locate(options.path, FILES, flags)
@@ -87,7 +87,7 @@ def _search_results(paths: list[Path]) -> pl.LazyFrame:
         "user_id",
         "item_id",
         timestamp_ms="search_session_timestamp",
-        clicked=pl.when(~known).then(label("click_cnt")),  # a breach where the count is missing, context elsewhere
+        clicked=pl.when(~known).then(label("click_cnt")),  # without a count the row is a breach, else context
         feedback=was_clicked,
         left_out=pl.when(~pl.col("item_type").is_in(_RECOMMENDABLE)).then(pl.lit(NO_VIDEO)),
     )

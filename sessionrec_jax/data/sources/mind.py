@@ -1,6 +1,6 @@
 """MIND (small, large) as published: impressions of a news feed, and the clicks before them as context.
 
-A line of behaviors.tsv is an impression and a session. Times have no zone and are taken as UTC.
+A line of behaviors.tsv is an impression, and an impression is a session. Times have no zone and are taken as UTC.
 """
 
 from __future__ import annotations
@@ -29,17 +29,8 @@ FILES = (
 )
 
 _BEHAVIOR = ("impression_id", "user_id", "time", "history", "impressions")
-_NEWS = (
-    "item_id",
-    "category",
-    "subcategory",
-    "title",
-    "abstract",
-    "url",
-    "title_entities",
-    "abstract_entities",
-)
-_KINDS_OF_SESSION = 3  # of the train split, of the dev split, of the history
+_NEWS = ("item_id", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities")
+_KINDS_OF_SESSION = 3  # a session is from the train split, the dev split or the history
 _BEFORE_MS = 1000
 
 
@@ -49,14 +40,14 @@ class Options:
     """The folder that holds MINDsmall_train/ or MINDlarge_train/ (or just train/), and the dev folder if you have it.
     The test set has no clicks and is not read."""
     history: bool = False
-    """Take the clicks before a user's first impression in as context of the kind history, as one session before it."""
+    """Read the clicks before a user's first impression as context of the kind history, in one session before it."""
 
 
 def read(options: Options) -> RawLog:
-    """Exposures of both splits: N123-1 is a click and N124-0 none. impression_id starts anew in each split.
+    """Reads the exposures of both splits: N123-1 is a click and N124-0 is not. Each split counts impression_id from 1.
 
-    The history has no times and is repeated in all lines of a user; that of the first impression is taken, and put one
-    second before it.
+    The history has no times, and all lines of a user repeat it. The one of the first impression is taken, and placed
+    one second before it.
     """
     paths = locate(options.path, FILES)
     _one_version([path.parent.name for found in paths.values() for path in found])

@@ -1,7 +1,7 @@
-"""MovieLens through the TFDS catalogue: the ratings that its own builder wrote. Reading them needs no TensorFlow.
+"""MovieLens from the TFDS catalogue: the ratings that its own builder wrote, read without TensorFlow.
 
-MovieLens has neither exposures nor sessions: what was not rated is not known to have been shown, and a session is a
-run of ratings. It is here to check the path, not the idea.
+MovieLens has neither exposures nor sessions. A film without a rating may or may not have been shown, and a session is a
+run of ratings. It serves to check the code, not the idea.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import polars as pl
 import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_generated_pb2
 from tyro.conf import Positional
 
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.sources.files import File, locate
+from sessionrec_jax.data.store import RAW, Example
 from sessionrec_jax.errors import InputError
 
 Version = Literal["100k", "1m", "20m", "25m"]
@@ -47,7 +47,7 @@ FILES = tuple(
 )
 
 LOWEST_CLICK = 4.0
-"""A rating from here on is a click, one below it an ignored exposure."""
+"""A rating of at least this is a click; a lower one is an ignored exposure."""
 _NO_GENRE = "(no genres listed)"
 _RATINGS_PER_READ = 65_536
 
@@ -55,15 +55,15 @@ _RATINGS_PER_READ = 65_536
 @dataclass(frozen=True)
 class Options:
     path: Positional[Path]
-    """The data_dir of TFDS, in which its builder wrote the ratings (`sessionrec sources` has the command)."""
+    """The data_dir of TFDS in which its builder wrote the ratings (`sessionrec sources` shows the command)."""
     version: Version = "1m"
-    """Which of the data sets in it."""
+    """The data set to read."""
 
 
 def read(options: Options) -> RawLog:
-    """Ratings as exposures, 4 and up as clicks, and the films that were rated with their genres.
+    """Reads ratings as exposures, 4 and up as clicks, and the rated films with their genres.
 
-    Raises InputError with the command that makes the data set where it is not there, or in another format.
+    Raises InputError, with the command that makes the data set, if it is missing or in another format.
     """
     try:
         found = locate(options.path, FILES, (f"--version {options.version}",))
@@ -71,17 +71,16 @@ def read(options: Options) -> RawLog:
         command = _COMMAND.format(version=options.version, folder=options.path)
         raise InputError(f"{error}\nMade where TensorFlow is installed by {command}") from error
     folder = found[FILES[_VERSIONS.index(options.version)].pattern][-1].parent
-    builder = tfds.builder_from_directory(folder)
-    if builder.info.file_format.value != "array_record":
+    builder: Any = tfds.builder_from_directory(folder)  # TFDS's decorators hide the parameters of its methods
+    if (kind := builder.info.file_format.value) != "array_record":
         raise InputError(
-            f"{folder} is in the format {builder.info.file_format.value}, which needs TensorFlow; build it again with "
-            "file_format='array_record'"
+            f"{folder} is in the format {kind}, which needs TensorFlow; build it again with file_format='array_record'"
         )
-    source = builder.as_data_source(split="train", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    source = builder.as_data_source(split="train", deserialize_method=RAW)
     genres_of: dict[str, list[int]] = {}
     try:
         exposures = pl.concat([_ratings(records, genres_of) for records in _chunks(source)])
-    except RuntimeError as error:  # ArrayRecord has no other
+    except RuntimeError as error:  # the only error of ArrayRecord
         raise InputError(f"{folder} cannot be read: {str(error).splitlines()[0]}; build it again") from error
     exposures = exposures.sort("user_id", "timestamp_ms", "item_id")  # the builder shuffles, and times have ties
     names = [None if name == _NO_GENRE else name for name in builder.info.features["movie_genres"].feature.names]
@@ -95,7 +94,7 @@ def read(options: Options) -> RawLog:
         items=items.with_columns(pl.col("item_id").cast(pl.Int64, strict=False)),
         times="timestamp in what TFDS's builder wrote",
         session_rule="gap_minutes=30",
-        note="Ratings, not exposures: what a user ignored is what it rated below 4.",
+        note="Ratings, not exposures: a rating below 4 counts as an ignored exposure.",
     )
 
 
@@ -105,10 +104,10 @@ def _chunks(source: Any) -> Iterator[list[bytes]]:
 
 
 def _ratings(records: list[bytes], genres_of: dict[str, list[int]]) -> pl.DataFrame:
-    """The ratings of a chunk; the genres of films that were not seen yet go into `genres_of`."""
+    """Returns the ratings of a chunk, and adds the genres of new films to `genres_of`."""
     users, films, seconds, stars = [], [], [], []
     for record in records:
-        feature = tf_example_generated_pb2.Example.FromString(record).features.feature
+        feature = Example.FromString(record).features.feature
         film = feature["movie_id"].bytes_list.value[0].decode()
         if film not in genres_of:
             genres_of[film] = list(feature["movie_genres"].int64_list.value)

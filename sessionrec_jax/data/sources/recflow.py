@@ -1,8 +1,8 @@
-"""RecFlow as published: one feather file a day: what was shown and, if asked for, what each stage dropped.
+"""RecFlow as published, one feather file a day: the videos shown and, on request, the candidates of each stage.
 
-A session is a request; effective_view (30 % of the video watched) is the click; what was shown without it is
-ignored. A candidate that was not shown is context of the kind of the last stage it reached: nobody saw it, so it is
-neither a label nor a negative of the ranking.
+A session is a request. effective_view (30 % of the video watched) is the click; a video shown without it is ignored. A
+candidate that was not shown is context, of the kind of the last stage it reached: nobody saw it, so it is neither a
+label nor a negative of the ranking.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ _SHOWN = {
     **dict.fromkeys(_SIDE, pl.Int64),
 }
 _CANDIDATE = {**_SHOWN, **dict.fromkeys(_LAST_STAGE_FIRST, pl.Int64)}
-_NO_SECONDS = (
-    100_000_000_000  # the year 5138 in seconds and 1973 in milliseconds, so it tells the unit, which is not told
-)
+_NO_SECONDS = 100_000_000_000  # the unit is not published; this is the year 5138 in seconds, 1973 in milliseconds
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,13 @@ class Options:
     path: Positional[Path]
     """The unpacked folder, with realshow/ in it. Any of the days may be missing."""
     session_context: tuple[Literal["province", "age", "gender"], ...] = ()
-    """What of a request is context of its session."""
+    """Columns of a request that are context of its session."""
     stages: tuple[Stage, ...] = ()
-    """Take unexposed candidates in as context, those whose last stage is one of these. All are about 200 a request."""
+    """Read unexposed candidates whose last stage is one of these as context. All stages are about 200 a request."""
 
 
 def read(options: Options) -> RawLog:
-    """Exposures with request_id as the session, and the item table from the features beside them, a video's first."""
+    """Reads exposures with request_id as the session, and the item table from a video's first features in them."""
     paths = locate(options.path, FILES, ("--stages",) if options.stages else ())
     shown, all_stage = paths["realshow/*.feather"], paths["all_stage/*.feather"]
     if options.stages:
@@ -115,7 +113,7 @@ def _key(context: Iterable[str]) -> list[pl.Expr]:
 
 
 def _same_days(shown: list[Path], all_stage: list[Path]) -> None:
-    """Candidates of a day whose exposures are not there would be requests in which nothing was shown."""
+    # Candidates of a day without its exposures would be requests in which nothing was shown.
     only = sorted({path.name for path in shown} ^ {path.name for path in all_stage})
     if only:
         few = ", ".join(only[:3]) + (", ..." if len(only) > 3 else "")

@@ -11,13 +11,13 @@ NAME = "synthetic"
 TITLE = "Zipf-intent process, made here from a seed"
 LICENCE = "none needed"
 SIZE = "as asked for"
-WHERE = "sessionrec_jax/data/synthetic.py"
+WHERE = "sessionrec_jax/data/synthetic/"
 CITATION = "after Hutter, arXiv 2102.04074, and Michaud et al., arXiv 2303.13506"
 FILES = ()
 
 
 def read(options: Options) -> RawLog:
-    """All users of the process. Whole users are held out: a session then never predicts its own training data."""
+    """Reads all users of the process. Whole users are held out, so that no training session has a held-out user."""
     return RawLog(
         source=NAME,
         exposures=options.exposures(0, options.users),

@@ -1,8 +1,8 @@
-"""Any exposure table on disk: columns are named on the command line.
+"""Any exposure table on disk; its columns are named on the command line.
 
-What csv and tsv hold is text until all of a column is known: integers where every value is one in its plain form, else
-numbers where every value is one, else text, so that 007 and 7 stay two ids. For this a file is read once beforehand,
-and what is wrong with it is told before anything is prepared.
+Columns of csv and tsv are text until all values are known. They become integers if every value is an integer in its
+plain form, else numbers if every value is a number, else text. So 007 and 7 stay two ids. This takes one pass over the
+file before the preparation, which also finds damage early.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PLAIN = {
     pl.Int64(): r"^(0|-?[1-9]\d*)$",
     pl.Float64(): r"(?i)^(-?(0|[1-9]\d*)(\.\d*)?(e[+-]?\d+)?|-?inf|nan)$",
 }
-"""Types that text can have, in order of preference, and how their values are written."""
+"""Types that text can have, in order of preference, and the pattern of their values."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Options:
     exposures: str
     """File or glob of the exposures, for example 'logs/*.parquet'."""
     user: str = "user_id"
-    """Column of user ids. In csv they are numbers where all are written as such: 007 and 7 are two users."""
+    """Column of user ids. In csv they are numbers if all are written as numbers: 007 and 7 are two users."""
     item: str = "item_id"
     """Column of item ids, in the exposures and in the item table."""
     time: str = "timestamp_ms"
     """Column of times, UTC: numbers in --time-unit, or datetimes."""
     clicked: str = "clicked"
-    """Column of true/false or 0/1; empty where the row is context, such as a query."""
+    """Column of true/false or 0/1; empty if the row is context, such as a query."""
     session: str | None = None
     """Column of session ids, unique within a user. Left out: sessions are cut by --session-rule."""
     feedback: str | None = None
-    """Column that names the kind of context where there is no label."""
+    """Column that names the kind of context of rows without a label."""
     session_context: tuple[str, ...] = ()
-    """Columns that tell in what context a session was, such as the device: integers, text or booleans. A session has
-    the value of its first row that has one."""
+    """Columns with the context of a session, such as the device: integers, text or booleans. A session has the value
+    of its first row that has one."""
     items: str | None = None
     """File or glob of the item table. Left out: the catalogue is the items seen, without side information."""
     side: tuple[str, ...] = ()
@@ -68,8 +68,7 @@ class Options:
 
 
 def read(options: Options) -> RawLog:
-    """Both tables under the names of contract 1. Raises InputError on files that cannot be read and on columns that are
-    not there."""
+    """Reads both tables under the names of contract 1. Raises InputError on unreadable files and missing columns."""
     ids = {"user_id": options.user, "item_id": options.item}
     if options.session is not None:
         ids["session_id"] = options.session
@@ -92,8 +91,11 @@ def read(options: Options) -> RawLog:
 
 
 def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> pl.LazyFrame:
-    """`columns` of all files that match, one under the other; none named: all. In csv files those `inferred` (none
-    named: all) have the type of their values, and the others are text; where one file has text, all have."""
+    """Scans `columns` (empty: all) of all files that match.
+
+    In csv files the columns `inferred` (empty: all) get the type of their values, and the others are text. A column
+    that is text in one file is text in all.
+    """
     paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - takes absolute ones
     if not paths:
         raise InputError(f"no file matches {pattern!r} (from the folder {Path.cwd()})")
@@ -108,8 +110,8 @@ def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> 
             raise InputError(f"{pattern} has no column {name!r}; {near_miss(name, names)}")
     columns = list(dict.fromkeys(columns)) or names
     types = [_types(path, frame, inferred or columns) for path, frame in zip(paths, frames, strict=True)]
-    text = {name: kind for of_file in types for name, kind in of_file.items() if kind == pl.String}
-    typed = [frame.cast({**of_file, **text}, strict=False) for frame, of_file in zip(frames, types, strict=True)]
+    text = {name: kind for file_types in types for name, kind in file_types.items() if kind == pl.String}
+    typed = [frame.cast({**file_types, **text}, strict=False) for frame, file_types in zip(frames, types, strict=True)]
     whole = pl.concat([frame.select(columns) for frame in typed], how="vertical_relaxed")
     with readable(f"{pattern}: the files have columns of different types", "Write them alike"):
         whole.collect_schema()
@@ -121,7 +123,7 @@ def _kind(path: Path) -> str:
 
 
 def _scan_file(path: Path) -> pl.LazyFrame:
-    """With a known schema, which takes a pass over ndjson. Csv is text."""
+    """Scans a file with a known schema, which takes a pass over ndjson. All columns of csv are text."""
     kind = _kind(path)
     try:
         with readable(f"{path} cannot be read as {kind}", _CURE):
@@ -143,13 +145,15 @@ def _scan_file(path: Path) -> pl.LazyFrame:
 
 
 def _types(path: Path, frame: pl.LazyFrame, inferred: Sequence[str]) -> Types:
-    """Of the columns, from all their values where the file is text."""
+    """Returns the types of the columns; in a text file they follow from all values of the columns `inferred`."""
     if _kind(path) not in ("csv", "tsv"):
         return dict(frame.collect_schema())
     fits = [
         _is_written_as(name, kind).alias(f"{number} {kind}") for number, name in enumerate(inferred) for kind in _PLAIN
     ]
-    every_column = pl.sum_horizontal(pl.all().null_count()).alias("nulls")  # else polars passes over fields too many
+    every_column = pl.sum_horizontal(pl.all().null_count()).alias(
+        "nulls"
+    )  # else polars overlooks rows with too many fields
     with readable(f"{path} cannot be read as {_kind(path)}", _CURE):
         found = frame.select(*fits, every_column).collect(engine="streaming").row(0, named=True)
     types: Types = dict.fromkeys(frame.collect_schema(), pl.String())
@@ -159,7 +163,7 @@ def _types(path: Path, frame: pl.LazyFrame, inferred: Sequence[str]) -> Types:
 
 
 def _is_written_as(name: str, kind: Any) -> pl.Expr:
-    """Whether all values of a column of text are, and stay what they are as such."""
+    """Tests that all values of a text column are written as `kind`, and keep their value as `kind`."""
     text, value = pl.col(name), pl.col(name).cast(kind, strict=False)
     fits = text.str.contains(_PLAIN[kind]) & value.is_not_null()
     if kind.is_float():
