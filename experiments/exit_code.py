@@ -1,4 +1,4 @@
-"""Turns the error that ended a command into one message and an exit code (the codes are listed in __main__.py)."""
+"""Turns the error that ended a command into one message and an exit code (__main__.py lists the codes)."""
 
 from __future__ import annotations
 
@@ -9,42 +9,30 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-import scaling.errors
+from experiments.console import print_error
+
+_SIGNALS = 128
+"""An exit code above this means that a signal stopped the command, which is no error."""
 
 
 def exit_code(call: Callable[[], int | None]) -> int:
-    """Of `call`; what ended it is told in one message, as far as that is enough."""
+    """Returns the exit code of `call`. An error that has an `exit_code` becomes one message without a traceback, and so
+    does a full disk; any other error is raised."""
     try:
         return call() or 0
-    except ValueError as error:
-        if not (isinstance(error, scaling.errors.InputError) or _is(error, "sessionrec_jax.errors", "InputError")):
-            raise
-        _tell(error)
-        return 2
-    except RuntimeError as error:
-        if not _is(error, "sessionrec_jax.runfolder.stopping", "Stopped"):
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error))
-        return error.exit_code
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command goes on from here")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `sessionrec ... | head` is no failure
         return 0
-    except OSError as error:
-        if not (_is(error, "sessionrec_jax.errors", "NotSaved") or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+    except Exception as error:
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = getattr(error, "exit_code", 1 if is_full else None)
+        if code is None:
             raise
-        _tell(error)
-        return 1
-
-
-def _is(error: Exception, module: str, name: str) -> bool:
-    """Whether `error` is of a class of sessionrec_jax: of a module that is not loaded nothing can have been raised."""
-    loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(error, getattr(loaded, name))
-
-
-def _tell(error: Exception) -> None:
-    text = str(error).replace("[", r"\[")
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {text}")
+        if code > _SIGNALS:
+            Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(str(error))
+        else:
+            print_error(error)
+        return code

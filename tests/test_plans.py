@@ -12,9 +12,9 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.cli import dryrun
-from experiments.plans import PLANS, rates
+from experiments.plans import PLANS, rates, register_plan
 from experiments.plans.identifiable import judge
-from experiments.plans.scaling_plan import around_values
+from experiments.plans.scaling_plan import ScalingPlan, around_values
 from experiments.plans.sizes import around, size_of, sized
 from experiments.plans.theory import _counting_curve
 from experiments.sweep.cost import CostEstimate, flops_train
@@ -109,6 +109,27 @@ def test_the_truth_gives_alpha_for_the_body_size_and_nothing_for_other_axes(log,
     assert (of_size["exponent"], of_size["floor"]) == (truth.process.alpha, truth.retrieval_floor_nats_per_item)
     for name in ("unlimited_data", "epochs"):  # with an ID table that stores the facts, or of another axis
         assert "theory.json" not in plan_of(name).lay_out(base, log).files
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyPlan(ScalingPlan):
+    """Two batch sizes."""
+
+    rows: tuple[int, ...] = (4, 8)
+
+    def changes(self, base, users):
+        return [{"data.rows": rows} for rows in self.rows]
+
+
+def test_a_plan_from_outside_this_repository_is_run_by_name(monkeypatch, capsys):
+    monkeypatch.setattr(PLANS, "_added", {})
+    register_plan("toy", ToyPlan)
+    assert [config.data.rows for config in PLANS.find("toy")().configs(Config(), 100)] == [4, 8]
+    with pytest.raises(SystemExit, match="0"):
+        main(["sweep", "toy", "--help"])
+    assert "--rows" in capsys.readouterr().out
+    with pytest.raises(InputError, match="already a plan named 'grid'"):
+        register_plan("grid", ToyPlan)
 
 
 def spent(config: Config, log) -> float:

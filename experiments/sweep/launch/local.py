@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -74,25 +74,29 @@ class Launcher:
                 while crew and not asked():
                     multiprocessing.connection.wait([worker.sentinel for worker in crew.values()], _POLL_SECONDS)
                     refresh()
-                    for number, code in [(number, worker.exitcode) for number, worker in crew.items()]:
+                    for number, worker in tuple(crew.items()):
+                        code = worker.exitcode
                         if code in (1, 2):  # it has printed why
                             raise SystemExit(code)
                         if code is None or (code and asked()):
                             continue
+                        del crew[number]
                         is_replaced = code != 0 and left() > 0
-                        if code:  # -9: SIGKILL, often for memory
-                            report(f"a worker ended with {code}" + ("; another takes its place" if is_replaced else ""))
                         if is_replaced:
                             crew[number] = start(number)
-                        else:
-                            del crew[number]
+                        if code:  # -9: SIGKILL, often for memory
+                            report(f"a worker ended with {code}" + ("; another takes its place" if is_replaced else ""))
             finally:
-                for worker in crew.values():
-                    worker.terminate()
-                for worker in crew.values():
-                    worker.join()
+                _end(crew.values())
             if asked() and left():
                 raise Stopped(f"with {left()} runs left", asked())
+
+
+def _end(workers: Collection[BaseProcess]) -> None:
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
 
 
 def _work(number: int, workers: int, sweep_dir: Path, run: DoRun, options: WorkerOptions, parent: int) -> None:
