@@ -225,6 +225,6 @@ def test_no_dict_at_all_is_refused():
         from_dict([])
 
 
-def test_whole_numbers_may_stand_for_fractions():
+def test_whole_numbers_are_accepted_as_fractions():
     assert replace(Config(), {"loss.alpha": 2}).loss.alpha == 2.0
     assert run_id(replace(Config(), {"loss.alpha": 2})) == run_id(replace(Config(), {"loss.alpha": 2.0}))

@@ -47,7 +47,7 @@ def machine() -> dict[str, str]:
 
 
 def summary(params) -> dict:
-    """The SHA-256 of all parameters, and the length of each: its Euclidean norm, at least 1e-6."""
+    """Returns the SHA-256 of all parameters, and the Euclidean norm of each, at least 1e-6."""
     leaves = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
     digest = hashlib.sha256()
     for name in sorted(leaves):

@@ -129,9 +129,9 @@ def test_a_sessions_context_changes_it_and_its_users_later_ones_and_no_bit_of_an
 def test_context_out_of_vocabulary_is_missing_and_the_gradient_reaches_the_rows_of_known_values_only():
     spec = spec_with(context_values=CONTEXT_VALUES)
     params = parameters(spec)
-    told = {"device": jnp.where(DEVICE_RL == 2, 4, DEVICE_RL), "hour": jnp.asarray(HOUR_RL)}
-    missing = {**told, "device": jnp.where(told["device"] == 4, 0, told["device"])}
-    asked = [IN_CONTEXT._replace(context=context) for context in (told, missing)]
+    given = {"device": jnp.where(DEVICE_RL == 2, 4, DEVICE_RL), "hour": jnp.asarray(HOUR_RL)}
+    missing = {**given, "device": jnp.where(given["device"] == 4, 0, given["device"])}
+    asked = [IN_CONTEXT._replace(context=context) for context in (given, missing)]
     assert np.array_equal(*(queries(spec, params, inputs) for inputs in asked))
 
     def of_tables(tables):
@@ -140,7 +140,7 @@ def test_context_out_of_vocabulary_is_missing_and_the_gradient_reaches_the_rows_
     gradient = jax.grad(of_tables)(params["session_context"])
     packed_RL = USER_RL > 0
     for name, values in CONTEXT_VALUES:
-        read = np.unique(told[name][packed_RL])
+        read = np.unique(given[name][packed_RL])
         assert np.array_equal(np.flatnonzero(np.any(gradient[f"context_{name}"] != 0, axis=1)), read[read <= values])
 
 

@@ -172,7 +172,7 @@ def test_a_bucket_of_time_is_half_an_octave():
     assert [int(time_bucket(jnp.asarray(s))) for s in (60, 3_600, 86_400, 31_536_000)] == [11, 23, 32, 49]
 
 
-# Who sees whom.
+# Dependence on other sessions.
 
 
 def may_see(row: int, slot: int) -> np.ndarray:

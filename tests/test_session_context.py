@@ -30,7 +30,7 @@ from sessionrec_jax.training.loop import train
 
 START_MS, HOUR_MS = 1_650_000_000_000, 3_600_000  # a Friday, 5:20 in the morning
 
-# The devices of each row: four users' sessions, the last but one to validate on, the last to test on.
+# The devices of each row: sessions of four users, the last but one for validation, the last for test.
 DEVICES = {
     "a": ["phone phone", "tv tv", "- tv", "phone tablet"],
     "b": ["- -", "phone -", "phone phone"],
@@ -41,10 +41,10 @@ DEVICES = {
 
 def log_of(devices: dict[str, list[str]] = DEVICES, **columns: Any) -> RawLog:
     rows = [
-        (user, 2 * session + place, START_MS + 5 * session * HOUR_MS + place, place == 1, told.replace("-", "") or None)
+        (user, 2 * session + place, START_MS + 5 * session * HOUR_MS + place, place == 1, text.replace("-", "") or None)
         for user, sessions in devices.items()
         for session, of_session in enumerate(sessions)
-        for place, told in enumerate(of_session.split())
+        for place, text in enumerate(of_session.split())
     ]
     names = ["user_id", "item_id", "timestamp_ms", "clicked", "session/device"]
     return RawLog("test", pl.DataFrame(rows, schema=names, orient="row").with_columns(**columns))
@@ -68,8 +68,8 @@ def test_a_session_has_the_value_of_its_first_row_that_has_one_and_unseen_ones_a
     assert log.manifest["session_context"] == [
         {"name": "device", "from": "log", "values": 3, "missing": 1, "out_of_vocabulary": 2, "differing": 3}
     ]
-    told = card.lines(log.card())["session context"]
-    assert told == "device (3 values, 1 sessions without one, 2 sessions out of vocabulary, 3 sessions with several)"
+    line = card.lines(log.card())["session context"]
+    assert line == "device (3 values, 1 sessions without one, 2 sessions out of vocabulary, 3 sessions with several)"
 
 
 def test_held_out_sessions_change_no_vocabulary_and_the_values_of_records_are_those_that_were_met(tmp_path):
@@ -145,7 +145,7 @@ def test_every_slot_has_the_context_of_its_session(tmp_path, paradigm):
 def test_named_columns_are_seen_and_no_others(tmp_path):
     log = prepared(log_of(), tmp_path, session_time=("hour_of_day",))
     seen = {names: session_context(replace(Config(), {"data.session_context": names}), log) for names in CHOICES}
-    assert seen == {names: {name: log.context_values[name] for name in told} for names, told in CHOICES.items()}
+    assert seen == {names: {name: log.context_values[name] for name in used} for names, used in CHOICES.items()}
     with pytest.raises(InputError, match=r"--data.session-context devise: did you mean 'device'\?"):
         resolve(replace(Config(), {"data.session_context": ("devise",)}), log)
     bare = prepared(RawLog("test", log_of().exposures.drop("session/device")), tmp_path / "bare")
@@ -181,9 +181,9 @@ LINE = {"user": 1, "sessions": [[{"item": 1, "clicked": True}], [{"item": 5, "cl
 
 def test_a_history_may_give_its_context_and_hours_follow_from_its_times(tmp_path):
     log = prepared(log_of(), tmp_path, session_time=("hour_of_day",))
-    told = {"context": [{"device": "tv"}, {"device": "zither"}, {}], "times": [START_MS // 1000 + n for n in (0, 1, 2)]}
-    untold = {"context": [{"device": None}, {}, {}], "times": [START_MS // 1000 + n * 15 * 3_600 for n in (0, 1, 2)]}
-    (tmp_path / "users.jsonl").write_text("".join(json.dumps(LINE | more) + "\n" for more in (told, untold)))
+    full = {"context": [{"device": "tv"}, {"device": "zither"}, {}], "times": [START_MS // 1000 + n for n in (0, 1, 2)]}
+    bare = {"context": [{"device": None}, {}, {}], "times": [START_MS // 1000 + n * 15 * 3_600 for n in (0, 1, 2)]}
+    (tmp_path / "users.jsonl").write_text("".join(json.dumps(LINE | more) + "\n" for more in (full, bare)))
     read = read_histories(tmp_path / "users.jsonl", log, Config()).log.session_context
     assert {name: code.tolist() for name, code in read.items()} == {"device": [3, 4, 0, 0], "hour_of_day": [1, 1, 1, 3]}
 

@@ -62,7 +62,7 @@ def encode(model: Model, e_TD, feedback_T=FEEDBACK_T, session_T=SESSION_T) -> np
     return np.asarray(_encode(model, parameters(model), *arrays))
 
 
-# What they are.
+# Definitions.
 
 
 def norm(x_TD: np.ndarray, scale_D: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     return exp / exp.sum(axis=axis, keepdims=True)
 
 
-def of_one_session(model: Model, x_ID: np.ndarray, feedback_I: np.ndarray, p: dict) -> np.ndarray:
+def encode_one_session(model: Model, x_ID: np.ndarray, feedback_I: np.ndarray, p: dict) -> np.ndarray:
     """Returns the session's vector before the projection (after it for typed_mean), from its I items alone."""
     kind = model.session_encoder
     if kind == "typed_mean":
@@ -113,7 +113,7 @@ def test_a_session_vector_is_that_of_its_items_alone_in_numpy(model, left_out):
     x_TD = e_TD() + p["feedback"][FEEDBACK_T]
     kept_T = ~np.isin(FEEDBACK_T, left_out)
     own = [(session == SESSION_T) & kept_T for session in range(SESSIONS)]
-    s_SD = np.stack([of_one_session(model, x_TD[own_T], FEEDBACK_T[own_T], p) for own_T in own])
+    s_SD = np.stack([encode_one_session(model, x_TD[own_T], FEEDBACK_T[own_T], p) for own_T in own])
     if model.session_encoder != "typed_mean":
         s_SD = s_SD @ p["project"] + p.get("bias", 0)
     np.testing.assert_allclose(encode(model, e_TD()), s_SD, rtol=1e-4, atol=1e-4)
