@@ -14,9 +14,10 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
-lint: $(STAMP)
+lint: $(STAMP)             ## style, and types of the rooms that [tool.pyright] of pyproject.toml lists
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 bench: $(STAMP)            ## one JSON line a question; see benchmarks/
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || [ $$? = 2 ] || exit 1; done

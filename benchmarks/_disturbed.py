@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from experiments.sweep import sweep_folder
 from experiments.sweep.launch import Launcher
-from experiments.sweep.lease import lock
 from experiments.sweep.worker_options import WorkerOptions, Write
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
+from sessionrec_jax.runfolder.lock import lock
 from sessionrec_jax.runfolder.stopping import Stop
 
 RUN_SECONDS = 0.2

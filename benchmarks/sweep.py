@@ -99,7 +99,7 @@ def real_runs(folder: Path) -> float:
 
 
 def timed(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> None:
-    from experiments.sweep.row import run  # starts jax, which is not the run's time
+    from sessionrec_jax.row import run  # starts jax, which is not the run's time
 
     begun = time.monotonic()
     run(config, run_dir, plan, quiet=True, stop=stop, write=write)

@@ -1,9 +1,10 @@
 """The command line: `sessionrec COMMAND ...`, the same as `python -m experiments COMMAND ...`.
 
 A command is imported only when it is called, so `sessionrec fit` and `report` work where jax is not installed.
-Exit codes: 0 done; 2 the input was wrong (one message, no traceback); 1 a failure of ours (with its traceback), or no
-room on the disk, or another process of the run was lost (one message, no traceback: trying again may do); 143 and 130
-stopped by SIGTERM and Ctrl-C, to be tried again (`runfolder.stopping`); 75 a worker lost its run to another.
+
+Exit codes: 0 done. 2 wrong input: one message, no traceback. 1 a bug (with its traceback), or one message about a run
+that diverged, a full disk or a lost process, where trying again may help. 143 and 130 stopped by SIGTERM and Ctrl-C;
+the same command resumes. 75 a worker lost its run to another.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.exit_code import exit_code
+from experiments.plugins import import_and_remove
 from scaling.errors import InputError, near_miss
 
 COMMANDS = (
@@ -29,13 +31,16 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         return _help()
-    return exit_code(lambda: _call(*argv))
+    return exit_code(lambda: _call(import_and_remove(argv)))
 
 
-def _call(command: str, *rest: str) -> int | None:
+def _call(argv: list[str]) -> int | None:
+    if not argv:
+        return _help()
+    command, *rest = argv
     if command not in COMMANDS:
         raise InputError(f"unknown command {command!r}; {near_miss(command, COMMANDS)}")
-    return importlib.import_module(f"experiments.cli.{command}").main(list(rest))
+    return importlib.import_module(f"experiments.cli.{command}").main(rest)
 
 
 def _help() -> int:
@@ -50,6 +55,7 @@ def _help() -> int:
         table.add_row(f"  [bold]{command}[/]", docstring.partition("\n")[0])
     console.print(table)
     console.print("\n`sessionrec COMMAND --help` explains every option.")
+    console.print("`--plugin MODULE`, on any command, first imports a module of yours that registers extensions.")
     return 0
 
 

@@ -20,7 +20,7 @@ import pytest
 from onestep import assert_same_bits, by_name
 
 from experiments.__main__ import main
-from experiments.sweep import row
+from sessionrec_jax import row
 from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.data.batches import shape_of
 from sessionrec_jax.errors import InputError, NotSaved

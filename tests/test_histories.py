@@ -63,29 +63,29 @@ def test_only_a_model_that_reads_time_wants_times(log, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is no JSON"),
+        ("{", "line 2 is not valid JSON"),
         ('{"user": NaN, "sessions": []}', "NaN is not a JSON number"),
-        ("[1]", "wanted an object with sessions, user"),
+        ("[1]", "expected an object with sessions, user"),
         ({"sessions": []}, "lacks 'user'"),
         ({"user": 1, "sesions": []}, "lacks 'sessions'; did you mean 'sesions'"),
         ({"user": 1, "sessions": [GOOD]}, "a list of sessions, each a list"),
-        ({"user": 1, "sessions": [[GOOD], [37]]}, "session 2: wanted an object with clicked, item"),
+        ({"user": 1, "sessions": [[GOOD], [37]]}, "session 2: expected an object with clicked, item"),
         ({"user": 1, "sessions": [[{"item": 37}]]}, "session 1 lacks 'clicked'"),
         ({"user": 1, "sessions": [[GOOD | {"feedbck": "anchor"}]]}, "did you mean 'feedback'"),
         ({"user": 1, "sessions": [[GOOD | {"item": 1.5}]]}, "item is 1.5"),
-        ({"user": 1, "sessions": [[GOOD | {"clicked": 1}]]}, "clicked is 1; wanted true, false, or null"),
+        ({"user": 1, "sessions": [[GOOD | {"clicked": 1}]]}, "clicked is 1; expected true, false, or null"),
         ({"user": 1, "sessions": [[GOOD | {"clicked": None}]]}, "no feedback 'context' for context; known: anchor"),
         ({"user": 1, "sessions": [[GOOD | {"clicked": None, "feedback": "ancor"}]]}, "did you mean 'anchor'"),
-        ({"user": 1, "sessions": [[GOOD | {"clicked": None, "feedback": 2}]]}, "feedback is 2; wanted text"),
+        ({"user": 1, "sessions": [[GOOD | {"clicked": None, "feedback": 2}]]}, "feedback is 2; expected text"),
         ({"user": 1, "sessions": [[GOOD]], "time": [1]}, "did you mean 'times'"),
         ({"user": 1, "sessions": [[GOOD]], "times": 10**9}, '"times" to be a list of 1, one a session; got 1000000000'),
         ({"user": 1, "sessions": [[GOOD]], "times": None}, "got None"),
         ({"user": 1, "sessions": [[GOOD]], "times": []}, "got 0 of them"),
-        ({"user": 1, "sessions": [[GOOD]], "times": [True]}, "session 1 is True; wanted whole UTC seconds"),
-        ({"user": 1, "sessions": [[GOOD]], "times": [1e9 + 0.5]}, "is 1000000000.5; wanted whole"),
-        ({"user": 1, "sessions": [[GOOD]], "times": ["2001-09-09"]}, "is '2001-09-09'; wanted whole"),
-        ({"user": 1, "sessions": [[GOOD]], "times": [10**12]}, "is 1000000000000; wanted whole UTC seconds, from"),
-        ('{"user": 1, "sessions": [[]], "times": [1e999]}', "is inf; wanted whole"),
+        ({"user": 1, "sessions": [[GOOD]], "times": [True]}, "session 1 is True; expected whole UTC seconds"),
+        ({"user": 1, "sessions": [[GOOD]], "times": [1e9 + 0.5]}, "is 1000000000.5; expected whole"),
+        ({"user": 1, "sessions": [[GOOD]], "times": ["2001-09-09"]}, "is '2001-09-09'; expected whole"),
+        ({"user": 1, "sessions": [[GOOD]], "times": [10**12]}, "is 1000000000000; expected whole UTC seconds, from"),
+        ('{"user": 1, "sessions": [[]], "times": [1e999]}', "is inf; expected whole"),
         ({"user": 1, "sessions": [[GOOD], []], "times": [10**9, 10**9 - 1]}, "session 2 begins at 999999999, before"),
     ],
 )
@@ -101,5 +101,5 @@ def test_refusals(log, tmp_path):
         log_histories(log, 201)
     with pytest.raises(InputError, match="cannot be read"):
         read_histories(tmp_path / "missing.jsonl", log, Config())
-    with pytest.raises(InputError, match="holds no history"):
+    with pytest.raises(InputError, match="has no history"):
         read_histories(written(tmp_path / "empty.jsonl", []), log, Config())

@@ -19,12 +19,12 @@ from onestep import by_name
 from test_deaths import NO_FLAG
 
 from experiments.__main__ import main
-from experiments.sweep.row import run
 from experiments.sweep.varying import varying
 from sessionrec_jax.config.rules import check_hosts
 from sessionrec_jax.config.settings import Config, Hosts
 from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row import run
 from sessionrec_jax.serving.load import restore
 from sessionrec_jax.training.checkpoint import damage_of, steps_in
 

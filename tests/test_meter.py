@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.sweep import row
+from sessionrec_jax import row
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import Batch, shape_of, train_batches
 from sessionrec_jax.devices.matmul_peak import peak_flops_per_second

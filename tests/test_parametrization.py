@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.sweep.row import identity
 from sessionrec_jax.config.settings import Config, Loss, Mesh, Model, Optim
 from sessionrec_jax.data.catalogue import Catalogue, from_counts
 from sessionrec_jax.devices.mesh import make_mesh
@@ -21,6 +20,7 @@ from sessionrec_jax.model import parameters, parametrization, sessionrec
 from sessionrec_jax.model.embedding import ItemEmbedding
 from sessionrec_jax.model.sessionrec import SessionRec
 from sessionrec_jax.model.spec import Inputs, Params, Spec
+from sessionrec_jax.row import identity
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.step import Scalars, State, make_step
 

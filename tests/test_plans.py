@@ -17,10 +17,9 @@ from experiments.plans.identifiable import judge
 from experiments.plans.scaling_plan import ScalingPlan, around_values
 from experiments.plans.sizes import around, size_of, sized
 from experiments.plans.theory import _counting_curve
-from experiments.sweep.cost import CostEstimate, flops_train
+from experiments.sweep.cost import CostEstimate
 from experiments.sweep.lease import Past
 from experiments.sweep.probe import StepCost, _measure
-from experiments.sweep.row import identity
 from experiments.sweep.sweep_folder import RunState
 from scaling.errors import Refusal
 from sessionrec_jax.config.settings import Config
@@ -30,6 +29,7 @@ from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import known_truth
 from sessionrec_jax.model.spec_of_log import spec_of
+from sessionrec_jax.row import flops_train, identity
 
 SMALL = {
     "data.rows": 1, "data.sessions_per_row": 32, "model.id_width": 8, "model.side_width": 4, "loss.negatives": 32,

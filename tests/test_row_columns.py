@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.sweep.row import run
-from experiments.sweep.row_columns import DONE, EVERY_ROW, FAILURE, FIT, FIT_RANK
 from sessionrec_jax.config.values import replace
+from sessionrec_jax.row import run
+from sessionrec_jax.row_columns import DONE, EVERY_ROW, FAILURE, FIT, FIT_RANK
 
 TYPES = {"str": str, "int": int, "float": (float, int)}
 

@@ -19,7 +19,7 @@ BLOCKER = """
 import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("jax", "jaxlib", "flax", "optax", "sessionrec_jax"):
+        if name.split(".")[0] in ("jax", "jaxlib", "flax", "optax", "grain", "tensorflow_datasets"):
             raise ImportError(f"{name} is blocked in this test")
 sys.meta_path.insert(0, Blocked())
 """
@@ -117,7 +117,7 @@ def test_report_of_too_few_runs_shows_the_refusal(csv, tmp_path, capsys):
         (["--d", "sessions_unique", "--loss", "run_id", "--law", "power"], "run0 has 'run0'"),
         (["--d", "sessions_unique", "--loss", "rank", "--law", "powr"], "did you mean 'power'?"),
         (["--d", "sessions_unique", "--loss", "rank", "--law", "chinchilla"], "--n"),
-        ([*FIT, "--delta", "small"], "wanted auto or a number"),
+        ([*FIT, "--delta", "small"], "expected auto or a number"),
         ([*FIT, "--floor", "0.3", "--floor-column", "base"], "give one"),
         ([*FIT, "--baseline", "sessions_unique", "--drop-worst", "14"], "14 among the 14 highest losses"),
         ([*FIT, "--json", "no/such/folder/fit.json"], "there is no folder"),

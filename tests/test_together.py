@@ -14,8 +14,9 @@ import pytest
 from onestep import assert_same_bits, by_name
 
 from experiments.__main__ import main
-from experiments.sweep import row, sweep_folder, worker
+from experiments.sweep import sweep_folder, worker
 from experiments.sweep.lease import Leases
+from sessionrec_jax import row
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.stopping import Stopped

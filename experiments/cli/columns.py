@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 import scaling
-from experiments.sweep.row_columns import RECIPE, SCHEDULE_FRACTION, SESSIONS, SESSIONS_SEEN, with_defaults
 from scaling.errors import InputError, near_miss
 from scaling.table import run_table
+from sessionrec_jax.row_columns import RECIPE, SCHEDULE_FRACTION, SESSIONS, SESSIONS_SEEN, with_defaults
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
-"""Hold the arms of a sweep against each other: means with intervals, differences paired by user and seed.
+"""Compare the arms of a sweep: means with intervals, and differences paired by user and seed.
 
 sessionrec compare SWEEP --out paradigm.md
 
-Reads the sweeps of the plans `paradigm` and `ablation`. Each arm is its run that is best on validation, for every seed;
-the numbers are of the test sessions.
+The command reads the sweeps of the plans `paradigm` and `ablation`. For each arm and seed it takes the run that is best
+on the validation sessions; the numbers come from the test sessions.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc":
 @dataclass(frozen=True)
 class Command:
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
-    """Sweep folder."""
+    """The sweep folder."""
     metrics: tuple[str, ...] = ("ndcg_at_50", "recall_at_50", "recall_at_500", "rank_auc", "retrieval_auc")
-    """Columns of the rows that have a standard error over users."""
+    """The columns of the rows to compare; each needs a standard error over users."""
     out: Path | None = None
     """Also write the tables as Markdown to this file."""
     json: Path | None = None
@@ -58,13 +58,13 @@ def main(argv: list[str]) -> int:
 
 
 _LEGEND = (
-    "Means over seeds, in parentheses the difference to the reference with its 95 % interval over users and seeds; "
+    "Means over seeds. In parentheses: the difference to the reference and its 95 % interval over users and seeds. "
     "* p < .05 after Holm's correction within the table."
 )
 
 
 def markdown(lines: list[ArmResult]) -> str:
-    """The tables, one after the other, and how to read them."""
+    """Returns all tables and the legend as Markdown."""
     parts = []
     for title, group in _tables(lines):
         header = _header(group)
@@ -103,14 +103,14 @@ def _cells(line: ArmResult) -> list[str]:
 def _number(value: Estimate | None, difference: Estimate | None) -> str:
     if value is None:
         return "-"
-    told = _short(value.value)
+    text = _short(value.value)
     if difference is None:
-        return f"{told} ±{_short((value.high - value.low) / 2)}"
+        return f"{text} ±{_short((value.high - value.low) / 2)}"
     star = "*" if difference.p < 0.05 else ""
     ends = f"{_short(difference.low, sign=True)}, {_short(difference.high, sign=True)}"
-    return f"{told} ({_short(difference.value, sign=True)} [{ends}]{star})"
+    return f"{text} ({_short(difference.value, sign=True)} [{ends}]{star})"
 
 
 def _short(value: float, *, sign: bool = False) -> str:
-    """Four decimals, without the zero before the point."""
+    """Returns four decimals, without the zero before the point."""
     return (f"{value:+.4f}" if sign else f"{value:.4f}").replace("0.", ".", 1)

@@ -1,4 +1,4 @@
-"""The whole way on data whose truth is known: log, sweep, fit, report; ends with the fit held against the truth.
+"""Run everything once on data whose truth is known: log, sweep, fit, report; then compare the fit with the truth.
 
 sessionrec demo --out DEMO
 """
@@ -30,8 +30,8 @@ from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.data.synthetic.process import ZipfIntent
 from sessionrec_jax.registry import SOURCES
 
-# Strong contrast and short histories: a fact is learnt from few looks, and few looks are repeats within one user, so
-# that a trained model comes near the exact counting learner (LOG.md has how near).
+# Strong contrast and short histories: the model learns a fact from few exposures, and few of those are repeats within
+# one user, so that a trained model comes close to the exact counting learner (LOG.md says how close).
 PROCESS = ZipfIntent(
     users=180_000,
     base=16,
@@ -45,12 +45,12 @@ PROCESS = ZipfIntent(
 HELD_OUT = Settings(validation_users=1_500, test_users=4_000)
 OVERRIDES: dict[str, Any] = {
     "data.rows": 8,
-    "data.side_columns": ("category",),  # on the data axis the ID table is to hold the facts, not the digits
+    "data.side_columns": ("category",),  # so that the ID table has to learn the facts, not the digits
     "data.sessions_per_row": 32,
     "model.id_width": 16,
     "model.side_width": 8,
-    "loss.other_clicks": "counted",  # the calibrated likelihood: the only one that has the known floor
-    "loss.alpha": 4.0,  # the rank loss is the one that is fitted
+    "loss.other_clicks": "counted",  # the calibrated likelihood, the only one with a known floor
+    "loss.alpha": 4.0,  # the fit is of the rank loss
     "loss.negatives": 256,
     "optim.table_rate_ratio": 30.0,
     "optim.table_prior": 300.0,
@@ -69,7 +69,7 @@ REPORT = {
 
 @dataclass(frozen=True)
 class Size:
-    """How large a demo is."""
+    """The log and the plan of a demo."""
 
     process: ZipfIntent
     held_out: Settings
@@ -104,11 +104,13 @@ SIZES = {
 @dataclass(frozen=True)
 class Command:
     out: Path = Path("out/demo")
-    """Folder of the demo: log/, sweep/, fit.json, report.html, sizes.html."""
+    """The folder of the demo. It gets log/, sweep/, fit.json, report.html and sizes.html."""
     size: Literal["full", "smallest"] = "full"
-    """full: the figures of the README, about ten minutes on two cores. smallest: every step in about two, no claim."""
+    """How long the demo takes on two cores.
+    full: about ten minutes; gives the figures of the README
+    smallest: about two minutes; only shows that every step works"""
     workers: int | None = None
-    """Worker processes. Left out: as `sessionrec sweep` has it."""
+    """The number of worker processes. The default is that of `sessionrec sweep`."""
 
 
 def main(argv: list[str]) -> int:
@@ -120,7 +122,7 @@ def main(argv: list[str]) -> int:
 
     say = Console(stderr=True, highlight=False).print
     size = SIZES[command.size]
-    say("[bold]1/4[/] the log, its loss floor known exactly")
+    say("[bold]1/4[/] a log whose loss floor is known exactly")
     prepared = _log(command.out / "log", size, say)
     say(f"[bold]2/4[/] the sweep: `sessionrec status {command.out / 'sweep'}` shows it from another terminal")
     base = replace(Config(), OVERRIDES | {"data.path": str(prepared.path)})
@@ -139,19 +141,19 @@ def main(argv: list[str]) -> int:
     report.write(command.out / "report.html", runs, [(REPORT["law"], fit)], title="Loss against data", **shown)
     sizes = _runs(sweep_dir, [*REPORT["select_within"], REPORT["n"]])
     report.write(command.out / "sizes.html", sizes, [_try(sizes, "chinchilla")], title="Every body size", **shown)
-    _tell(command.out, runs, fit, known)
+    _print_results(command.out, runs, fit, known)
     return 0
 
 
 def _runs(sweep_dir: Path, select_within: list[str]) -> scaling.RunTable:
-    """The sweep's rows, of each cell the one that was best on validation."""
+    """Returns the rows of the sweep: for each cell the run that was best on validation."""
     named = {name: REPORT[name] for name in ("n", "d", "loss", "baseline", "floor_column", "select_by")}
     frame, unfinished = run_table.load(sweep_dir)
     return table_of(sweep_dir, frame, scaling.Columns(**named, select_within=tuple(select_within)), unfinished)
 
 
 def _try(runs: scaling.RunTable, law: str) -> tuple[str, scaling.Fit | scaling.Refusal]:
-    """The fit, or why the table cannot carry the law: the page shows either."""
+    """Returns the fit, or the reason why the table cannot carry the law; the page shows either."""
     try:
         return law, scaling.fit(runs, law)
     except scaling.Refusal as refusal:
@@ -159,22 +161,22 @@ def _try(runs: scaling.RunTable, law: str) -> tuple[str, scaling.Fit | scaling.R
 
 
 def _log(folder: Path, size: Size, say: Any) -> Prepared:
-    """Made once; a killed preparation left nothing under this name."""
+    """Prepares the log, or opens it if an earlier demo did; a killed preparation leaves no folder of this name."""
     if folder.exists():
         return open_log(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     return prepare(SOURCES.find("synthetic").read(size.process), folder, size.held_out, say=say)
 
 
-def _tell(out: Path, runs: scaling.RunTable, fit: scaling.Fit, theory: Theory) -> None:
-    """Where the report is, then exponent, floor and held-out error, each against the truth."""
+def _print_results(out: Path, runs: scaling.RunTable, fit: scaling.Fit, theory: Theory) -> None:
+    """Prints the path of the report, then the exponent, the floor and the held-out errors next to the truth."""
     say = Console(highlight=False, soft_wrap=True).print
-    say(f"\nreport     {out / 'report.html'}, each body size apart in {out / 'sizes.html'}")
+    say(f"\nreport     {out / 'report.html'}, every body size in {out / 'sizes.html'}")
     say(f"exponent   all sizes: {_against_counting(fit, theory)}; an endless catalogue {theory.exponent:.4f}")
     upper = runs.take(runs.d >= runs.d.max() / 10)
     name, upper_fit = _try(upper, fit.law.name)
-    told = _against_counting(upper_fit, theory) if isinstance(upper_fit, scaling.Fit) else f"{name}: {upper_fit}"
-    say(f"           the upper decade: {told}")
+    text = _against_counting(upper_fit, theory) if isinstance(upper_fit, scaling.Fit) else f"{name}: {upper_fit}"
+    say(f"           the upper decade: {text}")
     free = fit.free_floor
     ends = " to ".join("-" if end is None else f"{end:.5f}" for end in free.interval95)
     off = "-" if free.value is None else f"{free.value:.5f} [{ends}], {free.value / theory.floor - 1:+.2%} of"
@@ -189,7 +191,7 @@ def _tell(out: Path, runs: scaling.RunTable, fit: scaling.Fit, theory: Theory) -
 
 
 def _against_counting(fit: scaling.Fit, theory: Theory) -> str:
-    """The fitted exponent beside the one that the same law, with the same known floor, gives the reference curve."""
+    """Compares the fitted exponent with that of the reference curve, fitted by the same law with the same floor."""
     curve = [(d, theory.floor + excess) for d, excess in theory.curve if d >= 0.95 * fit.table.d.min()]
     frame = pl.DataFrame(curve, schema=["d", "loss"], orient="row")
     points = run_table.from_frame(frame, scaling.Columns(loss="loss", d="d"), source="reference curve")

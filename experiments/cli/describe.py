@@ -1,4 +1,4 @@
-"""Say what a prepared folder holds."""
+"""Show the facts of a prepared folder: users, sessions, clicks, splits, padding."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+import sessionrec_jax as sr
 from sessionrec_jax.data.preparation.card import lines
-from sessionrec_jax.data.store import Prepared, open_log
 
 
 @dataclass(frozen=True)
 class Command:
     data: tyro.conf.Positional[Path]
-    """A folder that `sessionrec prepare` wrote."""
+    """The prepared folder that `sessionrec prepare` wrote."""
     json: bool = False
-    """Print the card as JSON: the numbers, and the distributions that card.html shows."""
+    """Print the card as JSON, with the distributions that card.html shows."""
 
 
 def main(argv: list[str]) -> None:
     command = tyro.cli(Command, args=argv, prog="sessionrec describe", description=__doc__)
-    prepared = open_log(command.data)
+    log = sr.open_log(command.data)
     if command.json:
-        print(json.dumps(prepared.card(), indent=1))
+        print(json.dumps(log.card(), indent=1))
     else:
-        Console(highlight=False).print(summary(prepared))
+        Console(highlight=False).print(summary(log))
 
 
-def summary(prepared: Prepared) -> Table:
-    """The card as a table for people."""
-    table = Table(title=str(prepared.path), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, text in lines(prepared.card()).items():
+def summary(log: sr.Prepared) -> Table:
+    """Returns the card as a table for the terminal."""
+    table = Table(title=str(log.path), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, text in lines(log.card()).items():
         table.add_row(f"[bold]{name}[/]", text)
     return table

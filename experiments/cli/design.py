@@ -3,7 +3,7 @@
 sessionrec design runs.csv --n params --d tokens --loss loss --quantity beta --runs 4
 sessionrec design plan.csv --n params --d tokens --planned
 
-Planned runs: exit code 0 where they identify the law, 2 with the reason where they do not.
+For planned runs the exit code is 0 if they identify the law, and 2 with the reason if they do not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.console import Console
 
 import scaling
 from experiments.cli.columns import ColumnArgs, table_of
-from experiments.cli.output import columns
+from experiments.cli.output import narrow_table
 from experiments.console import escape
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
 from scaling.design.cure import cure
@@ -35,31 +35,31 @@ from scaling.table.run_table import RunTable
 @dataclass(frozen=True, kw_only=True)
 class Args(ColumnArgs):
     table: tyro.conf.Positional[Path]
-    """.csv, .parquet, .jsonl, or a sweep folder with runs/*/row.json."""
+    """A file .csv, .parquet or .jsonl, or a sweep folder with runs/*/row.json."""
     planned: bool = False
-    """Nobody has made these runs: say whether they can identify the law. So it is too where no loss is named."""
+    """The runs are planned only: show whether they can identify the law. This is the default if no loss is named."""
     law: str | None = None
-    """A law of N and D, or of D alone. Default: that of --from, else chinchilla."""
+    """A law of N and D, or of D alone. The default is that of --from, else chinchilla."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FIT.JSON")] = None
-    """Reckon with the law that `sessionrec fit ... --json` wrote."""
+    """Assume the law that `sessionrec fit ... --json` wrote."""
     assume: str | None = None
-    """Reckon with these parameters, as A=400,B=900,E=1.7,alpha=0.34,beta=0.29."""
+    """Assume these parameters, as A=400,B=900,E=1.7,alpha=0.34,beta=0.29."""
     floor: float | None = None
-    """The known irreducible loss; it is then no parameter."""
+    """The known irreducible loss, which is then not a parameter."""
     sigma: float | None = None
-    """Noise of log loss. Default: the table's spread around the law; 0.005 for planned runs."""
+    """The noise of log loss. The default is the spread of the table around the law; 0.005 for planned runs."""
     quantity: str | None = None
-    """What to learn: a parameter, a (of N* ~ C^a), loss@N,D or nstar@FLOPS. Default: beta."""
+    """The quantity to learn: a parameter, a (of N* ~ C^a), loss@N,D or nstar@FLOPS. The default is beta."""
     runs: int = 4
-    """How many runs to propose."""
+    """The number of runs to propose."""
     per: Literal["flop", "run"] = "flop"
-    """Rank runs by what they tell per FLOP, or by what they tell."""
+    """Rank runs by their information per FLOP, or by their information alone."""
     flops_limit: float | None = None
-    """Training FLOPs of all proposed runs together."""
+    """The limit on training FLOPs of all proposed runs together."""
     n_limits: tuple[float, float] | None = None
-    """Lowest and highest N of a proposed run. Default: a step beyond the table's."""
+    """The lowest and highest N of a proposed run. The default is one step beyond the table's."""
     d_limits: tuple[float, float] | None = None
-    """Lowest and highest D of a proposed run. Default: a step beyond the table's."""
+    """The lowest and highest D of a proposed run. The default is one step beyond the table's."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write everything to this file."""
 
@@ -73,9 +73,9 @@ def main(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if args.floor is not None and args.floor_column is not None:
-        raise InputError("--floor and --floor-column both say what the floor is; give one")
+        raise InputError("--floor and --floor-column both name the floor; give one")
     planned = args.planned or (args.loss is None and args.metric is None)
-    found = _of_plan(args) if planned else _of_runs(args)
+    found = _advise_planned(args) if planned else _advise_finished(args)
     if args.json is not None:
         write_json(plain(found.to_dict()), args.json)
     show(found, Console())
@@ -84,11 +84,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _of_plan(args: Args) -> NextRuns:
+def _advise_planned(args: Args) -> NextRuns:
     table = read_planned(args.table, args.columns())
-    fitted, told = _assumed(args, table)
+    fitted, source = _assumed(args, table)
     points = design_points(table, fitted.law)
-    assumption = Assumption(fitted, SIGMA_TYPICAL if args.sigma is None else args.sigma, told)
+    assumption = Assumption(fitted, SIGMA_TYPICAL if args.sigma is None else args.sigma, source)
     verdict = identify(assumption, points, () if args.quantity is None else (args.quantity,))
     cured = None
     if not verdict.identifies:
@@ -97,17 +97,17 @@ def _of_plan(args: Args) -> NextRuns:
     return NextRuns(None, verdict, cured, None)
 
 
-def _of_runs(args: Args) -> NextRuns:
+def _advise_finished(args: Args) -> NextRuns:
     frame, unfinished = load(args.table)
     table = table_of(args.table, frame, args.columns(), unfinished)
-    fitted, told = _assumed(args, table) if args.assume or args.from_ else (None, "")
+    fitted, source = _assumed(args, table) if args.assume or args.from_ else (None, "")
     law = (args.law or "chinchilla") if fitted is None else fitted.law.name
     design_points(table, registry.by_name(law))  # names the flag of a column that is missing
     return next_runs(
         table,
         law,
         assumed=fitted,
-        source=told,
+        source=source,
         sigma=args.sigma,
         floor=args.floor if fitted is None else fitted.known_floor,
         wanted=args.quantity,
@@ -119,17 +119,17 @@ def _of_runs(args: Args) -> NextRuns:
 
 
 def _assumed(args: Args, table: RunTable) -> tuple[FittedLaw, str]:
-    """The law to reckon with, and where it is from."""
+    """Returns the law to assume and its source, in words."""
     if args.from_ is None:
         law = registry.by_name(args.law or "chinchilla")
         check_axes(law)
         params = None if args.assume is None else _params(args.assume)
         if params is None and args.floor is not None:
             raise InputError("--floor has the unit of the loss, typical parameters have none: give --assume or --from")
-        told = "typical parameters: nothing is known yet" if params is None else f"assumed {args.assume}"
-        return assume(law, params, design_points(table, law), args.floor, table.flops_per_nd), told
+        source = "typical parameters: nothing is known yet" if params is None else f"assumed {args.assume}"
+        return assume(law, params, design_points(table, law), args.floor, table.flops_per_nd), source
     if args.assume is not None:
-        raise InputError("--from and --assume both say which law to reckon with; give one")
+        raise InputError("--from and --assume both name the law to assume; give one")
     fitted = scaling.load(args.from_)
     for flag, given, stored in (("law", args.law, fitted.law.name), ("floor", args.floor, fitted.known_floor)):
         if given is not None and given != stored:
@@ -143,11 +143,11 @@ def _params(text: str) -> dict[str, float]:
         pairs = [part.split("=") for part in text.split(",")]
         return {name.strip(): float(value) for name, value in pairs}
     except ValueError as error:
-        raise InputError(f"--assume is {text!r}; wanted NAME=NUMBER, with commas between them") from error
+        raise InputError(f"--assume is {text!r}; expected NAME=NUMBER, with commas between them") from error
 
 
 def show(found: NextRuns, console: Console) -> None:
-    """Prints advice for a reader at a terminal."""
+    """Prints advice at the terminal."""
     _show_verdict(found.verdict, console)
     if found.refused is not None:
         console.print("[yellow]refused:[/]", escape(found.refused), highlight=False)
@@ -160,9 +160,9 @@ def show(found: NextRuns, console: Console) -> None:
 
 
 def _show_verdict(verdict: Verdict, console: Console) -> None:
-    console.print(f"{verdict.runs} runs, {verdict.law}; reckoned with {escape(verdict.assumption)}", highlight=False)
+    console.print(f"{verdict.runs} runs, {verdict.law}; assumed: {escape(verdict.assumption)}", highlight=False)
     console.print(f"noise: {verdict.sigma:.3g} of log loss (one standard deviation)", highlight=False)
-    table = columns("", "expected of these runs (95 %)")
+    table = narrow_table("", "expected of these runs (95 %)")
     for each in verdict.expected:
         table.add_row(each.name, str(each))
     console.print(table)
@@ -176,24 +176,24 @@ def _show_cure(found: NextRuns, console: Console) -> None:
         console.print(escape(cured.note), highlight=False)
     head = "The cheapest two runs that cure it" if not cured.note else f"{len(cured.runs)} runs that cure it"
     console.print(f"[bold]{head if cured.cures else 'The best runs among the candidates, which do not cure it'}:[/]")
-    table = columns("N", "D", "FLOPs")
+    table = narrow_table("N", "D", "FLOPs")
     for run in cured.runs:
         table.add_row(f"{run.n:.4g}", f"{run.d:.4g}", f"{run.flops:.3g}")
     table.caption = f"{cured.flops:.3g} FLOPs together"
     console.print(table)
-    for told, expected in ((found.verdict.assumption, cured.expected), *cured.sensitivity):
+    for assumed, expected in ((found.verdict.assumption, cured.expected), *cured.sensitivity):
         values = ", ".join(f"{e.name} {e}" for e in expected if e.factor95 is None)
-        console.print(f"then expected: {values}\n  under {escape(told)}", highlight=False)
+        console.print(f"then expected: {values}\n  under {escape(assumed)}", highlight=False)
 
 
 def _show_proposal(found: NextRuns, console: Console) -> None:
     proposal = found.proposal
     before = proposal.runs[0].before
     console.print(
-        f"[bold]Next runs, those that tell most of {proposal.quantity} per {proposal.per}[/] (now {before}):",
+        f"[bold]Next runs, those with most information about {proposal.quantity} per {proposal.per}[/] (now {before}):",
         highlight=False,
     )
-    table = columns("N", "D", "FLOPs", "together", f"then {proposal.quantity}")
+    table = narrow_table("N", "D", "FLOPs", "together", f"then {proposal.quantity}")
     for run in proposal.runs:
         table.add_row(f"{run.n:.4g}", f"{run.d:.4g}", f"{run.flops:.3g}", f"{run.flops_total:.3g}", str(run.after))
     console.print(table)

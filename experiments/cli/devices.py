@@ -1,4 +1,4 @@
-"""`--mesh data=4,model=2` and `--hosts coordinator=HOST:PORT,count=2,index=0`: devices and processes of a command."""
+"""Reads the flags `--mesh data=4,model=2` and `--hosts coordinator=HOST:PORT,count=2,index=0`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sessionrec_jax.errors import InputError, near_miss
 
 
 def mesh_of(axes: str) -> Mesh:
-    """Axes that are not named are as `Mesh` has them. Raises InputError for what is no list of axes and their sizes."""
+    """Returns the Mesh of these axes; other axes keep their default. Raises InputError for malformed text."""
     return Mesh(**{axis: int(size) for axis, size in _mesh(axes)})
 
 
 def written_out(argv: list[str]) -> list[str]:
-    """`argv` with both flags as the fields of Mesh and of Hosts."""
+    """Returns `argv` with each of both flags replaced by one flag per field of Mesh or Hosts."""
     written: list[str] = []
     rest = iter(argv)
     for word in rest:
@@ -32,19 +32,19 @@ def written_out(argv: list[str]) -> list[str]:
 
 
 def _mesh(axes: str) -> list[tuple[str, str]]:
-    wanted = "axes and their sizes, such as data=4,model=2"
-    parts = _parts("--mesh", axes, Mesh, wanted)
+    expected = "axes and their sizes, such as data=4,model=2"
+    parts = _parts("--mesh", axes, Mesh, expected)
     if not all(size.isdecimal() for _, size in parts):
-        raise InputError(f"--mesh is {axes!r}; wanted {wanted}")
+        raise InputError(f"--mesh is {axes!r}; expected {expected}")
     return parts
 
 
-def _parts(flag: str, given: str, fields_of: type, wanted: str) -> list[tuple[str, str]]:
-    known = [field.name for field in fields(fields_of)]
+def _parts(flag: str, given: str, kind: type, expected: str) -> list[tuple[str, str]]:
+    known = [field.name for field in fields(kind)]
     parts = [part.partition("=") for part in given.split(",")]
     for name, equals, value in parts:
         if not (equals and value):
-            raise InputError(f"{flag} is {given!r}; wanted {wanted}")
+            raise InputError(f"{flag} is {given!r}; expected {expected}")
         if name not in known:
             raise InputError(f"{flag} names {name!r}; {near_miss(name, known)}")
     return [(name, value) for name, _, value in parts]

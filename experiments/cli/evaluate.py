@@ -1,11 +1,10 @@
-"""Evaluate a trained run against the whole catalogue, beside its baselines.
+"""Evaluate a trained run against the whole catalogue, next to its baselines.
 
 sessionrec evaluate RUN --json metrics.json
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +13,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+import sessionrec_jax as sr
 from experiments.cli.devices import mesh_of
 from sessionrec_jax.evaluation.metrics import CUTOFFS
+from sessionrec_jax.runfolder.files import write_json
 
 _SHOWN = (
     ("loss_nats_per_item", "nats an item"),
@@ -34,35 +35,25 @@ _SHOWN = (
 @dataclass(frozen=True)
 class Command:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")]
-    """Run folder of `sessionrec train` or of a sweep."""
+    """The run folder of `sessionrec train` or of a sweep."""
     split: Literal["validation", "test"] = "test"
-    """Which held-out sessions."""
+    """The held-out sessions to evaluate on."""
     seen: Literal["kept", "masked"] | None = None
-    """Items that a user was shown before: candidates and targets of the ranking metrics (kept), or neither (masked).
-    Left out: as the run has it (data.eval_seen)."""
+    """Items that a user was shown before are candidates and targets of the ranking metrics (kept), or neither (masked).
+    The default is the run's data.eval_seen."""
     data: Path | None = None
-    """The prepared log, where it has moved since training."""
+    """The prepared log, if it has moved since training."""
     mesh: str | None = None
-    """Devices, such as data=4,model=2; item tables are spread by rows over model. Left out: as many as the run had, or
-    as there are."""
+    """The devices, such as data=4,model=2; the axis model shards the item tables by rows. The default is as many as the
+    run had, or as there are."""
     json: Path | None = None
     """Also write the metrics, with their standard errors over users, to this file."""
 
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
-    from sessionrec_jax.config.values import replace
-    from sessionrec_jax.data.codes import TEST, VALIDATION
-    from sessionrec_jax.evaluation.baselines import evaluate_baselines
-    from sessionrec_jax.evaluation.measure import evaluate
-    from sessionrec_jax.runfolder.files import write_json
-    from sessionrec_jax.serving.load import restore
-
-    run = restore(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
-    role = VALIDATION if command.split == "validation" else TEST
-    asked = {"data.eval_candidates": "catalogue", "data.eval_seen": command.seen or run.config.data.eval_seen}
-    run = dataclasses.replace(run, config=replace(run.config, asked))
-    metrics = evaluate(run, role) | evaluate_baselines(run.config, run.log, run.catalogue, role)
+    run = sr.load(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
+    metrics = run.evaluate(command.split, command.seen)
     if command.json is not None:
         write_json(command.json, metrics)
     print_metrics(metrics, f"{command.run}, {command.split} sessions")
@@ -70,11 +61,13 @@ def main(argv: list[str]) -> int:
 
 
 def print_metrics(metrics: dict[str, Any], title: str) -> None:
-    """A table of the model, with its standard error over users, beside the baselines of the same sessions: popularity,
-    popularity of the newest part of training, the last session repeated, session kNN, and the best possible where the
-    truth is known. What is missing is a dash."""
+    """Prints the model's metrics with their standard errors over users, next to the baselines on the same sessions.
+
+    The baselines are popularity, popularity in the newest part of training, the last session repeated, session kNN,
+    and the best possible predictor of a log whose truth is known. A dash marks a missing number.
+    """
     columns = {
-        "model": lambda name: metrics.get(name),
+        "model": metrics.get,
         "± s.e.": lambda name: metrics.get(f"{name}_stderr"),
         "popularity": lambda name: metrics.get(_with(name, "baseline") or f"popularity_{name}"),
         "recent": lambda name: metrics.get(f"recent_popularity_{name}"),
@@ -94,5 +87,5 @@ def print_metrics(metrics: dict[str, Any], title: str) -> None:
 
 
 def _with(name: str, word: str) -> str | None:
-    """loss_nats_per_item -> loss_baseline_nats_per_item; None for a ranking metric."""
+    """Returns e.g. loss_baseline_nats_per_item for loss_nats_per_item, None for a ranking metric."""
     return name.replace("_nats", f"_{word}_nats") if "_nats" in name else None

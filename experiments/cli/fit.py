@@ -3,7 +3,7 @@
 sessionrec fit runs.csv --n params --d tokens --loss loss --law chinchilla --drop-worst 5 --json fit.json
 sessionrec fit SWEEP
 
-Columns of a sweep, and the law, that are not named are those of its report.json, as `sessionrec report` has them.
+For a sweep, its report.json names the columns and the law that no flag names, as for `sessionrec report`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.console import Console
 
 import scaling
 from experiments.cli.columns import FROM_SWEEP, ColumnArgs, chosen_for, columns_of, names, table_of
-from experiments.cli.tell import tell
+from experiments.cli.show_fit import show_fit
 from scaling.errors import InputError
 from scaling.table import run_table
 
@@ -25,22 +25,23 @@ from scaling.table import run_table
 @dataclass(frozen=True, kw_only=True)
 class Args(ColumnArgs):
     table: tyro.conf.Positional[Path]
-    """.csv, .parquet, .jsonl, or a sweep folder with runs/*/row.json."""
+    """A file .csv, .parquet or .jsonl, or a sweep folder with runs/*/row.json."""
     law: str | None = None
-    """Of D: power, power_floor, broken. Of N and D: chinchilla, chinchilla_no_floor, tied, kaplan, gamma. Of N, D and
-    unique data: repeated. Of a loss, for a metric: metric_sigmoid, metric_exponential. Or best: what predicts best."""
+    """Laws of D: power, power_floor, broken. Laws of N and D: chinchilla, chinchilla_no_floor, tied, kaplan, gamma. A
+    law of N, D and unique data: repeated. Laws of a metric against the loss: metric_sigmoid, metric_exponential. best
+    takes the law that predicts held-out runs best."""
     objective: Literal["huber", "lad", "ls"] = "huber"
-    """Of the residuals of log loss: Huber, least absolute deviation, or least squares."""
+    """The objective on residuals of log loss: Huber, least absolute deviation, or least squares."""
     delta: str = "auto"
-    """Huber's threshold in nats of log loss; auto: 1.345 robust standard deviations of the residuals."""
+    """The threshold of Huber in nats of log loss; auto is 1.345 robust standard deviations of the residuals."""
     drop_worst: int = 0
-    """Leave out this many runs of highest loss; the fit with them is told too."""
+    """Leave out this number of runs of highest loss; the fit with them is shown too."""
     floor: float | Literal["free"] | None = None
-    """The known irreducible loss; it is then not fitted. free: fitted, although the sweep knows it."""
+    """The known irreducible loss, which is then not fitted. free fits it although the sweep knows it."""
     bootstrap: int = 1000
-    """Resamplings behind the intervals; 0: none."""
+    """The number of bootstrap resamplings for the intervals; 0 gives none."""
     seed: int = 0
-    """Seed of the resampling."""
+    """The seed of the resampling."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write everything to this file."""
 
@@ -48,7 +49,7 @@ class Args(ColumnArgs):
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec fit", description=__doc__)
     if args.floor is not None and args.floor_column is not None:
-        raise InputError("--floor and --floor-column both say what the floor is; give one")
+        raise InputError("--floor and --floor-column both name the floor; give one")
     frame, unfinished = run_table.load(args.table)
     chosen = {name: getattr(args, name) for name in FROM_SWEEP}
     if args.table.is_dir():
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> int:
     )
     if args.json is not None:
         fit.to_json(args.json)
-    tell(fit, Console())
+    show_fit(fit, Console())
     return 0
 
 
@@ -79,4 +80,4 @@ def _delta(text: str) -> float | str:
     try:
         return float(text)
     except ValueError as error:
-        raise InputError(f"--delta is {text!r}; wanted auto or a number in nats of log loss, such as 1e-3") from error
+        raise InputError(f"--delta is {text!r}; expected auto or a number in nats of log loss, such as 1e-3") from error

@@ -1,4 +1,4 @@
-"""What commands over tables of runs share on the terminal."""
+"""A table for the terminal that the commands over tables of runs share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 
-def columns(*heads: str) -> Table:
-    """An empty table whose columns take no more room than their text."""
+def narrow_table(*heads: str) -> Table:
+    """Returns an empty table whose columns are as wide as their text, and which never cuts a number."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for head in heads:
         table.add_column(head, no_wrap=True)

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.output import columns
+from experiments.cli.output import narrow_table
 from experiments.console import escape
 from scaling.compute.budget import BudgetAdvice, advise
 from scaling.errors import InputError
@@ -24,11 +24,11 @@ from scaling.fitting.export import plain, write_json
 @dataclass(frozen=True)
 class Args:
     from_: Annotated[Path, tyro.conf.arg(name="from", metavar="FIT.JSON")]
-    """What `sessionrec fit ... --json` wrote, of a law of N and D."""
+    """The file that `sessionrec fit ... --json` wrote, with a law of N and D."""
     budget: tuple[float, ...]
-    """Training FLOPs, one or several, such as 1e18."""
+    """One or several budgets in training FLOPs, such as 1e18."""
     unique: float | None = None
-    """Amount of unique data, for a law of repeated data."""
+    """The amount of unique data, for a law of repeated data."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write everything to this file."""
 
@@ -46,14 +46,14 @@ def main(argv: list[str]) -> int:
 def _open_params(path: Path) -> tuple[str, ...]:
     names = json.loads(path.read_text()).get("open_intervals", [])
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise InputError(f"open_intervals of {path} is {names!r}; wanted a list of names. Fit again with --json")
+        raise InputError(f"open_intervals of {path} is {names!r}; expected a list of names. Fit again with --json")
     return tuple(names)
 
 
 def show(found: BudgetAdvice, console: Console) -> None:
     """Prints the advice for a reader at a terminal."""
     console.print(f"[bold]{found.formula}[/]   {found.law}; C = {found.flops_per_nd:g} N D", highlight=False)
-    table = columns("C (FLOPs)", "over fitted", "", r"best  \[95 %]")
+    table = narrow_table("C (FLOPs)", "over fitted", "", r"best  \[95 %]")
     for row in found.budgets:
         first = (f"{row.flops:.4g}", f"{row.extrapolation_factor:.3g}x")
         for name, value in (("N*", row.n), ("D*", row.d), ("loss", row.loss)):
@@ -61,7 +61,7 @@ def show(found: BudgetAdvice, console: Console) -> None:
             first = ("", "")
     table.caption = "over fitted: C over the largest C of the fitted runs"
     console.print(table)
-    table = columns("C (FLOPs)", "if N is", "N", "loss", "above the best", "compute wasted")
+    table = narrow_table("C (FLOPs)", "if N is", "N", "loss", "above the best", "compute wasted")
     for row in found.budgets:
         for wrong in row.wrong_n:
             cost = wrong.cost

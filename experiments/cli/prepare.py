@@ -8,24 +8,20 @@ sessionrec prepare synthetic --users 20000 --alpha 0.5 --seed 1 --out DATA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 from rich.console import Console
 
+import sessionrec_jax as sr
 from experiments.cli.describe import summary
-from sessionrec_jax.data.preparation.atomic_folder import partial_path
-from sessionrec_jax.data.preparation.beam import Beam
-from sessionrec_jax.data.preparation.prepare import Settings, check_out, prepare
+from sessionrec_jax.data.preparation.prepare import Settings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.registry import SOURCES
 
 Options = TypeVar("Options")
-
-ROWS_A_CALL = 20_000_000
-"""Of the log, read by a worker of Beam at a time."""
 
 
 @dataclass(frozen=True)
@@ -33,32 +29,33 @@ class Command(Generic[Options]):
     source: Annotated[Options, tyro.conf.arg(name="")]
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     out: Path
-    """The prepared folder to write; it appears when all is done."""
+    """The prepared folder to write. It appears when it is complete."""
     overwrite: bool = False
-    """Replace a prepared folder that is there already, when all is done."""
+    """Replace a prepared folder that is already there, once the new one is complete."""
     beam: tuple[str, ...] = ()
-    """Prepare on many machines through Apache Beam, with these options of its runner. Left out: on this one."""
+    """Prepare on many machines through Apache Beam, with these options of its runner. The default is this machine."""
 
 
 def main(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"{__doc__}\nsources: {', '.join(SOURCES)}; `sessionrec prepare SOURCE --help` explains the options")
-        if not argv:
-            raise InputError(f"which source? wanted one of {', '.join(SOURCES)}")
+    names = ", ".join(SOURCES)
+    if not argv:
+        raise InputError(f"which source? expected one of {names}; `sessionrec prepare --help` has examples")
+    if argv[0] in ("-h", "--help"):
+        print(f"{__doc__}\nsources: {names}; `sessionrec prepare SOURCE --help` explains the options")
         return
-    source = SOURCES.find(argv[0])
+    name, *rest = argv
+    source = SOURCES.find(name)
     command = tyro.cli(
         Command[source.Options],
-        args=argv[1:],
-        prog=f"sessionrec prepare {source.NAME}",
+        args=rest,
+        prog=f"sessionrec prepare {name}",
         description=source.TITLE,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    progress = Console(stderr=True, highlight=False)
-    check_out(command.out, command.overwrite)
-    raw = source.read(command.source)
-    how = {}
-    if command.beam:
-        how = {"engine": Beam(command.beam, partial_path(command.out)), "piece_rows": ROWS_A_CALL}
-    prepared = prepare(raw, command.out, command.settings, overwrite=command.overwrite, say=progress.print, **how)
-    Console(highlight=False).print(summary(prepared))
+    options = _values(command.source) | _values(command.settings)
+    log = sr.prepare(name, out=command.out, overwrite=command.overwrite, beam=command.beam, **options)
+    Console(highlight=False).print(summary(log))
+
+
+def _values(options: Any) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(options)}

@@ -1,9 +1,10 @@
-"""One self-contained HTML page about a sweep: the answer, figures, how far to trust it, every run and every exclusion.
+"""Write one self-contained HTML page about a sweep: the answer, figures, how far to trust it, all runs and exclusions.
 
 sessionrec report SWEEP --out report.html
-Columns that are not named are those of a sweep's rows, as far as the table has them: loss_nats_per_item (with its
-baseline and floor), sessions_unique, params_body, flops_train. SWEEP/report.json may name others (the keys are those of
-the flags: n, d, loss, ...); SWEEP/theory.json may hold what is known of the truth (exponent, floor, curve, note).
+
+Without flags the columns are those of a sweep's rows, if the table has them: loss_nats_per_item (with its baseline and
+floor), sessions_unique, params_body, flops_train. SWEEP/report.json may name others, with the names of the flags as
+keys (n, d, loss, ...). SWEEP/theory.json may have the known truth (exponent, floor, curve, note).
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from rich.console import Console
 import scaling
 from experiments.cli.columns import ColumnArgs, chosen_for, columns_of, names, table_of
 from experiments.cli.report_columns import REPORT_COLUMNS
-from experiments.cli.tell import tell
+from experiments.cli.show_fit import show_fit
 from scaling import report
 from scaling.errors import Refusal
 from scaling.laws.theory import read_theory
 from scaling.table import run_table
 
+# From this number of distinct N, and this ratio of the largest to the smallest, the default is a law of N and D.
 LEAST_SIZES, LEAST_RANGE = 3, 4.0
-"""Distinct N, and the largest over the smallest, from which on a law of N and D is the one to draw."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(ColumnArgs):
     sweep: tyro.conf.Positional[Path]
-    """A sweep folder with runs/*/row.json, or a .csv, .parquet or .jsonl."""
+    """A sweep folder with runs/*/row.json, or a file .csv, .parquet or .jsonl."""
     out: Path
-    """The page to write, *.html; its figures go to a folder beside it."""
+    """The page to write, *.html. Its figures go to a folder next to it."""
     law: str | None = None
-    """Laws to fit, as A,B; the first is drawn. Default: chinchilla where N varies fourfold, else power_floor, and
-    metric_sigmoid for a metric against a loss."""
+    """The laws to fit, as A,B; the page draws the first. The default is chinchilla if N varies fourfold, else
+    power_floor, and metric_sigmoid for a metric against a loss."""
     bootstrap: int = 1000
-    """Resamplings behind the intervals."""
+    """The number of bootstrap resamplings for the intervals."""
     seed: int = 0
-    """Seed of the resampling."""
+    """The seed of the resampling."""
 
 
 def main(argv: list[str]) -> int:
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
         if isinstance(fit, Refusal):
             console.print(f"{law}: refused. {fit}", highlight=False, markup=False)
         else:
-            tell(fit, console)
+            show_fit(fit, console)
     console.print(f"{args.out}   figures: {folder}", highlight=False, soft_wrap=True)
     return 0
 
@@ -68,11 +69,11 @@ def _fit(runs: scaling.RunTable, law: str, args: Args) -> scaling.Fit | Refusal:
     try:
         return scaling.fit(runs, law, bootstrap=args.bootstrap, seed=args.seed)
     except Refusal as refusal:
-        return refusal  # the page says why; its figures and tables are of use all the same
+        return refusal  # the page shows the reason; its other figures and tables remain useful
 
 
 def _law(runs: scaling.RunTable) -> str:
-    """The law for a table whose reader names none."""
+    """Returns the law for a table if neither a flag nor report.json names one."""
     if runs.metric is not None and runs.loss is not None:
         return "metric_sigmoid"
     several = runs.n is not None and len(np.unique(runs.n)) >= LEAST_SIZES

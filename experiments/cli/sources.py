@@ -1,4 +1,4 @@
-"""List the sources that `sessionrec prepare` reads: licence, size, where to download, and the expected files."""
+"""List the logs that `sessionrec prepare` reads: licence, size, where to download them, and the expected files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show how far a sweep is: done, running and where, stale, waiting, failed and why.
+"""Show the progress of a sweep: done, running and where, stale, waiting, failed and why.
 
 sessionrec status SWEEP
 sessionrec status SWEEP --follow
@@ -25,25 +25,25 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.console import escape
-from experiments.sweep.row_columns import LOSS, RANK_LOSS, baseline_of, floor_of
 from experiments.sweep.sweep_folder import RunState, states
 from experiments.sweep.varying import short, varying
+from sessionrec_jax.row_columns import LOSS, RANK_LOSS, baseline_of, floor_of
 
 _FOLLOW_SECONDS = 2.0
 _WIDE = 1000
-"""Columns where no terminal sets them: a file or a program wants whole numbers."""
+"""Width of the output where it is not a terminal, so that no number is cut."""
 _STATUSES = ("running", "stale", "started", "waiting", "done", "diverged", "failed")
 
 
 @dataclass(frozen=True)
 class Command:
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
-    """Sweep folder."""
+    """The sweep folder."""
     follow: bool = False
-    """Show it until every run has a row: on a terminal the runs that are neither waiting nor done, elsewhere a line
-    whenever the counts change. Ctrl-C ends it, and changes nothing."""
+    """Show the progress until every run has a row: on a terminal the runs that are neither waiting nor done, elsewhere
+    a line whenever the counts change. Ctrl-C ends the command and leaves the sweep alone."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print one JSON object for programs."""
+    """Print one JSON object, for programs."""
 
 
 def main(argv: list[str]) -> int:
@@ -62,15 +62,15 @@ def main(argv: list[str]) -> int:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     rows = [run.row for run in runs if run.row is not None]
     for what, column_of in (("popularity", baseline_of), ("known floors", floor_of)):
-        if told_beside := _beside(rows, column_of):
-            console.print(f"{what}: {told_beside}")
+        if text := _range(rows, column_of):
+            console.print(f"{what}: {text}")
     console.print(_counts(runs))
     return 0
 
 
 def _followed(sweep_dir: Path, console: Console) -> tuple[str, list[RunState]]:
-    """The plan and its runs when all have a row."""
-    said = None
+    """Waits until all runs have a row. Returns the plan and its runs."""
+    printed = None
     plan, runs = states(sweep_dir)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         try:
@@ -78,17 +78,17 @@ def _followed(sweep_dir: Path, console: Console) -> tuple[str, list[RunState]]:
                 counts = _counts(runs)
                 if console.is_terminal:
                     live.update(_view(runs, f"{counts}: {sweep_dir}"), refresh=True)
-                elif counts != said:
-                    console.print(said := counts)
+                elif counts != printed:
+                    console.print(printed := counts)
                 time.sleep(_FOLLOW_SECONDS)
                 plan, runs = states(sweep_dir)
         finally:
-            live.update("")  # what is higher than the screen would stay there
+            live.update("")  # else lines above the top of the screen would stay
     return plan, runs
 
 
 def _view(runs: list[RunState], counts: str) -> Group:
-    """What is going on now, then what went wrong, a line a run."""
+    """Returns the counts, the runs at work, and a line for each run that went wrong."""
     now = [run for run in runs if run.status in ("running", "stale", "started")]
     notes = [Text(note.partition("\n")[0], no_wrap=True, overflow="ellipsis") for note in _notes(runs)]
     return Group(Text(counts, no_wrap=True, overflow="ellipsis"), *([_table(runs, now)] if now else []), *notes)
@@ -117,8 +117,10 @@ def _counts(runs: list[RunState]) -> str:
 
 
 def _table(runs: list[RunState], shown: list[RunState]) -> Table:
-    """Of some of the runs, with the settings in which all of them differ. A column without a number is left out; what
-    stands above the others is folded to their width."""
+    """Returns a table of the runs `shown`, with the settings that vary over all `runs`.
+
+    Columns without a number are left out. Long headings are folded to the width of their numbers.
+    """
     labels = dict(zip((run.run_id for run in runs), varying([run.config for run in runs]), strict=True))
     columns = {"run": [run.run_id for run in shown]}
     for name in labels[runs[0].run_id] if runs else ():
@@ -127,7 +129,7 @@ def _table(runs: list[RunState], shown: list[RunState]) -> Table:
     columns["left"] = [_left(run) for run in shown]
     for head, name in zip(("nats an item", "rank nats"), (LOSS, RANK_LOSS), strict=True):
         columns[head] = [_number((run.row or {}).get(name)) for run in shown]
-    columns["status"] = [_told_status(run) for run in shown]
+    columns["status"] = [_status(run) for run in shown]
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     columns = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
     for name, cells in columns.items():
@@ -147,7 +149,7 @@ def _table(runs: list[RunState], shown: list[RunState]) -> Table:
 
 
 def _step(run: RunState) -> str:
-    """Steps done, of those planned where it is not done."""
+    """Returns the steps done, and those planned if the run is not done."""
     if run.row is not None or run.steps is None:
         return "-" if run.step is None else f"{run.step:,}"
     return f"{run.step + 1:,} of {run.steps:,}"
@@ -157,24 +159,24 @@ def _left(run: RunState) -> str:
     return "-" if run.seconds_left is None else str(timedelta(seconds=round(run.seconds_left)))
 
 
-def _told_status(run: RunState) -> str:
+def _status(run: RunState) -> str:
     where = {"running": f" on {run.past.worker}", "stale": f": {run.past.worker} died or is silent"}
     return run.status + where.get(run.status, "")
 
 
 def _notes(runs: list[RunState]) -> list[str]:
-    """Why runs have no loss, and how often those that have no row yet were tried."""
+    """Returns why runs have no loss, and how often runs without a row were killed or failed."""
     notes = []
     for run in runs:
         if run.row is not None:
-            told = run.row.get("reason")
+            reason = run.row.get("reason")
         else:
             before = [f"killed {_times(run.past.deaths)}"] if run.past.deaths else []
             failures = run.past.failures
             before += [f"failed {_times(len(failures))}, last by {failures[0]}"] if failures else []
-            told = "; ".join(before)
-        if told:
-            notes.append(f"{run.run_id} {run.status}: {told}")
+            reason = "; ".join(before)
+        if reason:
+            notes.append(f"{run.run_id} {run.status}: {reason}")
     return notes
 
 
@@ -183,16 +185,16 @@ def _times(count: int) -> str:
 
 
 def _number(value: float | None) -> str:
-    """A dash where it is missing."""
+    """Returns four decimals, or a dash for a missing number."""
     return "-" if value is None else f"{value:.4f}"
 
 
-def _beside(rows: list[dict[str, Any]], column_of: Callable[[str], str]) -> str:
-    """What the rows' losses are held against: the same for all, or from the lowest to the highest."""
-    told = []
+def _range(rows: list[dict[str, Any]], column_of: Callable[[str], str]) -> str:
+    """Returns the value of a reference loss, or the range of its values, for each of the two losses."""
+    ranges = []
     for name, sentence in zip((LOSS, RANK_LOSS), ("{} nats an item", "rank {} nats an exposure"), strict=True):
         column = column_of(name)
         ends = sorted(value for row in rows if (value := row.get(column)) is not None)
         if ends:
-            told.append(sentence.format(" to ".join(dict.fromkeys((_number(ends[0]), _number(ends[-1]))))))
-    return ", ".join(told)
+            ranges.append(sentence.format(" to ".join(dict.fromkeys((_number(ends[0]), _number(ends[-1]))))))
+    return ", ".join(ranges)

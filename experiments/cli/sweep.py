@@ -1,12 +1,12 @@
-"""Run a plan: every run that has no row yet, in worker processes here, or by Ray or SLURM.
+"""Run a plan: every run without a row, in worker processes here, or by Ray or SLURM.
 
 sessionrec sweep grid --data DATA --out SWEEP --users 500 1000 2000 4000 8000 16000 --sizes xs s
 
-Killed and typed again, it goes on where it stopped, and tries failed runs anew. Typed on another host too, or beside
-`sessionrec worker SWEEP` there, it shares the runs. A plan is a list of runs; --dry-run shows each with what it will
-cost. A plan whose runs cannot identify the law that they are for is refused with the runs to add.
+The same command resumes a sweep that was killed, and tries failed runs again. Typed on another host too, or together
+with `sessionrec worker SWEEP` there, it shares the runs. A plan is a list of runs; --dry-run shows each with its cost.
+A plan whose runs cannot identify the law that they are for is refused, with the runs to add.
 
---launcher ray and --launcher slurm start the workers on a cluster, each with options of its own:
+--launcher ray and --launcher slurm start the workers on a cluster, each with its own options:
 `sessionrec sweep PLAN --launcher ray --help`.
 """
 
@@ -45,16 +45,18 @@ P, L = TypeVar("P"), TypeVar("L")
 class Command(Generic[P, L]):
     plan: Annotated[P, tyro.conf.arg(name="")]
     log: Annotated[Path, tyro.conf.arg(name="data")]
-    """Folder that `sessionrec prepare` wrote."""
+    """The prepared log, a folder that `sessionrec prepare` wrote."""
     out: Path
-    """Sweep folder: sweep.json, report.json or comparison.json, runs/RUN_ID/."""
+    """The sweep folder. It gets sweep.json, report.json or comparison.json, and runs/RUN_ID/."""
     own: Annotated[L, tyro.conf.arg(name="")]
     launcher: Literal[LAUNCHERS] = "local"
-    """What starts the workers: processes of this machine, tasks on a Ray cluster, a SLURM job array. Each has options
-    of its own, which --help shows beside it."""
+    """The program that starts the workers. Each has its own options, which --launcher NAME --help shows.
+    local: processes of this machine
+    ray: tasks on a Ray cluster
+    slurm: a SLURM job array"""
     options: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
     dry_run: bool = False
-    """Show each run with its N, D, FLOPs, time and memory here, and what the plan will tell of its law; then stop."""
+    """Only show each run with its N, D, FLOPs, time and memory here, and the expected intervals of the law."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{__doc__}\nplans: {', '.join(PLANS)}; `sessionrec sweep PLAN --help` explains the options")
         if not argv:
-            raise InputError(f"which plan? wanted one of {', '.join(PLANS)}")
+            raise InputError(f"which plan? expected one of {', '.join(PLANS)}")
         return 0
     name, *rest = argv
     plan = PLANS.find(name)
@@ -81,12 +83,12 @@ def main(argv: list[str]) -> int:
     layout = command.plan.lay_out(base, open_log(command.log))
     from experiments.sweep.cost import CostEstimate  # starts jax, which --help need not wait for
 
-    ahead = CostEstimate()
-    verdict = _judged(command.plan, layout, base, ahead)
+    cost = CostEstimate()
+    verdict = _judged(command.plan, layout, base, cost)
     if command.dry_run:
         from experiments.cli import dryrun
 
-        dryrun.show(layout, [ahead.row(config) for config in layout.configs], verdict, command.own.workers)
+        dryrun.show(layout, [cost.row(config) for config in layout.configs], verdict, command.own.workers)
         return 0
     rows = run_sweep(name, layout, command.out, command.own, command.options)
     if not command.own.workers:
@@ -105,14 +107,14 @@ def main(argv: list[str]) -> int:
 
 
 def _launcher(argv: list[str]) -> type[Launcher]:
-    """The one that --launcher names. Raises InputError where an option belongs to another one."""
+    """Returns the launcher that --launcher names. Raises InputError if an option belongs to another one."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--launcher", default="local")
     name = parser.parse_known_args(argv)[0].launcher
     chosen, given = by_name(name), {argument.partition("=")[0] for argument in argv}
     for other in LAUNCHERS:
-        if not_its := sorted(given & _flags(by_name(other)) - _flags(chosen)):
-            raise InputError(f"{', '.join(not_its)}: of --launcher {other}, and --launcher is {name}")
+        if foreign := sorted(given & _flags(by_name(other)) - _flags(chosen)):
+            raise InputError(f"{', '.join(foreign)}: options of --launcher {other}, but --launcher is {name}")
     return chosen
 
 
@@ -121,15 +123,15 @@ def _flags(launcher: type[Launcher]) -> set[str]:
 
 
 def _refuse_what_the_plan_sets(plan: str, sets: dict[str, str], base: Config) -> None:
-    """Such a setting would be taken and have no effect."""
+    """Raises InputError for a setting that would have no effect, because the plan sets it for each run."""
     flags = {field: value for field, value in varying([to_dict(Config()), to_dict(base)])[1].items() if field in sets}
     if flags:
-        told_each = (f"--{field.replace('_', '-')} by {sets[field]}" for field in flags)
-        raise InputError(f"plan {plan} decides these settings itself: {', '.join(told_each)}")
+        decided = (f"--{field.replace('_', '-')} by {sets[field]}" for field in flags)
+        raise InputError(f"plan {plan} decides these settings itself: {', '.join(decided)}")
 
 
-def _judged(plan: P, layout: Layout, base: Config, ahead: CostEstimate) -> Verdict | None:
-    """None where the plan has no law. Raises Refusal where its runs cannot identify it."""
+def _judged(plan: P, layout: Layout, base: Config, cost: CostEstimate) -> Verdict | None:
+    """Returns None if the plan has no law. Raises Refusal if its runs cannot identify the law."""
     from experiments.plans.identifiable import judge
     from sessionrec_jax.evaluation.measure import known_truth
 
@@ -141,7 +143,7 @@ def _judged(plan: P, layout: Layout, base: Config, ahead: CostEstimate) -> Verdi
     return judge(
         report,
         layout.configs,
-        ahead,
+        cost,
         lambda: plan.wider(base, prepared).lay_out(base, prepared).configs,
         floor_is_known=is_known,
     )

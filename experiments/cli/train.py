@@ -5,7 +5,7 @@ sessionrec train DATA --out RUN --mesh data=4,model=2
 srun sessionrec train DATA --out RUN --hosts auto
 sessionrec train DATA --out RUN --hosts coordinator=10.0.0.1:8476,count=2,index=0   # and index=1 on the other machine
 
-The same command again goes on where the run was stopped. SIGTERM and Ctrl-C save first; a second one ends at once.
+The same command resumes a run that was stopped. SIGTERM and Ctrl-C save first; a second one ends the command at once.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Annotated
 
 import tyro
 
+import sessionrec_jax as sr
 from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
 from sessionrec_jax.config.rules import check_hosts
 from sessionrec_jax.config.settings import Config, Hosts
-from sessionrec_jax.config.values import replace
 
 
 @dataclass(frozen=True)
 class Command:
     data_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="DATA")]
-    """Folder that `sessionrec prepare` wrote."""
+    """The prepared log, a folder that `sessionrec prepare` wrote."""
     out: Path
-    """Run folder: config.json, metrics.jsonl, checkpoints/, row.json."""
+    """The run folder. It gets config.json, metrics.jsonl, checkpoints/ and row.json."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     hosts: Hosts = field(default_factory=Hosts)
 
@@ -36,15 +36,10 @@ class Command:
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=written_out(argv), prog="sessionrec train", description=__doc__)
     check_hosts(command.hosts)
-    from experiments.sweep.row import run  # starts jax, which --help need not wait for
-    from sessionrec_jax.devices.processes import is_process_zero, joined
-    from sessionrec_jax.runfolder.stopping import StopSignals
+    from sessionrec_jax.devices.processes import is_process_zero, joined  # starts jax, which --help need not wait for
 
-    config = replace(command.config, {"data.path": str(command.data_path)})
     with joined(command.hosts):
-        row = run(config, command.out, "train", stop=StopSignals())
-        if row["status"] != "done":
-            raise SystemExit(f"{command.out}: {row['reason']}")
+        run = sr.train(command.data_path, command.out, command.config)
         if is_process_zero():
-            print_metrics(row, f"{command.out}, held-out sessions")
+            print_metrics(run.row, f"{command.out}, held-out sessions")
     return 0

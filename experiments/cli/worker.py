@@ -1,17 +1,18 @@
-"""Work on a sweep folder from any host that has it mounted, beside its other workers.
+"""Work on a sweep folder from any host that mounts it, together with its other workers.
 
 sessionrec worker SWEEP
 
-Takes the costliest run that nobody has, and the next, until every run has a row; then it ends with 0. Any number of
-workers may come and go at any time: start one a machine, or a GPU (CUDA_VISIBLE_DEVICES), by whatever starts processes:
-a shell over ssh, a SLURM job array, a Kubernetes Job (parallelism N and no completions, restartPolicy OnFailure,
-terminationGracePeriodSeconds 180). They need no number and no address, but the sweep folder and the log under the same
-paths, on a file system with hard links (a local disk, NFS, Lustre, Filestore; no mounted bucket).
+A worker takes the costliest run that nobody holds, then the next, until every run has a row. It then exits with 0.
+Workers may come and go at any time. Start one for each machine or each GPU (CUDA_VISIBLE_DEVICES) by any means: ssh, a
+SLURM job array, a Kubernetes Job (parallelism N and no completions, restartPolicy OnFailure,
+terminationGracePeriodSeconds 180). A worker needs no number and no address. It needs the sweep folder and the log
+under the same paths as the others, on a file system with hard links (a local disk, NFS, Lustre, Filestore; no mounted
+bucket).
 
-`sessionrec sweep PLAN ... --out SWEEP` writes the folder and starts such workers itself, none with --workers 0.
-SIGTERM and Ctrl-C save, let the run go and end with 143 and 130; whether the worker is started again or not, the others
-go on. A killed one loses the steps since its last checkpoint: another worker goes on there, at once on the same
-machine, elsewhere after two minutes. One that stood still for longer than that, and lost its run, ends with 75.
+`sessionrec sweep PLAN ... --out SWEEP` writes the folder and starts workers itself; with --workers 0 it starts none.
+SIGTERM and Ctrl-C save, release the run and exit with 143 and 130; the other workers continue. A killed worker loses
+the steps since its last checkpoint. Another worker resumes the run there: at once on the same machine, after two
+minutes on another one. A worker that hung for longer than that, and so lost its run, exits with 75.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from experiments.sweep.worker_options import DEFAULT_OPTIONS, WorkerOptions
 @dataclass(frozen=True)
 class Command:
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
-    """Sweep folder that `sessionrec sweep` wrote."""
+    """The sweep folder that `sessionrec sweep` wrote."""
     options: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
 
 

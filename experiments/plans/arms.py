@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from experiments.sweep.layout import Layout
-from experiments.sweep.row_columns import VALIDATION_NDCG
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.row_columns import VALIDATION_NDCG
 
 _SAME = 0.05
 """Relative difference in epochs below which two budgets are one."""

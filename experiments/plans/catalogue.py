@@ -16,11 +16,11 @@ from typing import ClassVar
 
 from experiments.plans.scaling_plan import ScalingPlan, layout, training_users
 from experiments.sweep.layout import Layout
-from experiments.sweep.row_columns import FIT, ITEMS
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import FIT, ITEMS
 
 
 @dataclass(frozen=True)

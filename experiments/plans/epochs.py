@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 
 from experiments.plans.scaling_plan import ScalingPlan, around_values, thirds
 from experiments.plans.sizes import around
-from experiments.sweep.row_columns import FIT, PARAMS, SESSIONS, SESSIONS_SEEN
 from sessionrec_jax.config.settings import Config
+from sessionrec_jax.row_columns import FIT, PARAMS, SESSIONS, SESSIONS_SEEN
 
 
 @dataclass(frozen=True)

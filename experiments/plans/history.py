@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from experiments.plans.scaling_plan import ScalingPlan, around_values
-from experiments.sweep.row_columns import FIT, WINDOW
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import FIT, WINDOW
 
 
 @dataclass(frozen=True)

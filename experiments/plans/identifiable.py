@@ -10,7 +10,6 @@ import numpy as np
 
 from experiments.plans.sizes import labels
 from experiments.sweep.cost import CostEstimate
-from experiments.sweep.row_columns import FLOPS, SESSIONS, SESSIONS_SEEN
 from scaling.design.assumption import SIGMA_TYPICAL, TYPICAL_FLOOR_SHARE, Assumption, assume
 from scaling.design.cure import Cure, cure
 from scaling.design.identify import Verdict, identify
@@ -19,6 +18,7 @@ from scaling.laws import registry
 from scaling.laws.terms import Points
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import run_id
+from sessionrec_jax.row_columns import FLOPS, SESSIONS, SESSIONS_SEEN
 
 Row = dict[str, Any]
 

@@ -14,11 +14,11 @@ from experiments.plans.scaling_plan import ScalingPlan, layout, training_users
 from experiments.plans.sizes import around, size_of
 from experiments.sweep.cost import CostEstimate
 from experiments.sweep.layout import Layout
-from experiments.sweep.row_columns import FIT, FLOPS
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import FIT, FLOPS
 
 TOLERANCE = 0.01
 """Share of its budget that a run may spend too much or too little."""

@@ -17,10 +17,10 @@ import tyro
 from experiments.plans import rates
 from experiments.plans.scaling_plan import ScalingPlan
 from experiments.plans.sizes import size_of
-from experiments.sweep.row_columns import OBJECTIVE
 from experiments.sweep.sweep_folder import RunState
 from sessionrec_jax.config.values import from_dict
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import OBJECTIVE
 
 
 @dataclass(frozen=True)

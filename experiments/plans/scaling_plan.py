@@ -14,13 +14,13 @@ import numpy as np
 from experiments.plans import rates
 from experiments.plans.sizes import sized
 from experiments.sweep.layout import Layout
-from experiments.sweep.row_columns import FIT, FIT_RANK, OBJECTIVE, PARAMS, RANK_LOSS_PAIRED
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.codes import ROLES
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import FIT, FIT_RANK, OBJECTIVE, PARAMS, RANK_LOSS_PAIRED
 
 
 @dataclass(frozen=True)

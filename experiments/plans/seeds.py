@@ -14,13 +14,13 @@ from typing import ClassVar
 
 from experiments.plans.scaling_plan import layout
 from experiments.sweep.layout import Layout
-from experiments.sweep.row_columns import FIT
 from experiments.sweep.sweep_folder import RunState
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import FIT
 from sessionrec_jax.runfolder.files import read_json
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sweep.row_columns import PARAMS, SESSIONS
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.batches import train_users
 from sessionrec_jax.data.codes import CLICKED
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.data.synthetic.truth import Truth
 from sessionrec_jax.evaluation.measure import anchors
+from sessionrec_jax.row_columns import PARAMS, SESSIONS
 
 
 def theory(

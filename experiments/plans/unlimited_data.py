@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal
 
 from experiments.plans.scaling_plan import ScalingPlan
 from experiments.plans.sizes import around
-from experiments.sweep.row_columns import FIT, PARAMS
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import FIT, PARAMS
 
 
 @dataclass(frozen=True)

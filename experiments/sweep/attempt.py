@@ -58,7 +58,7 @@ def do_together(leases: Sequence[Lease], configs: Sequence[Config], sweep_dir: P
 
     Returns False if something failed; then no run has lost an attempt, and each is to be done alone.
     """
-    from experiments.sweep.row import Job, run_together
+    from sessionrec_jax.row import Job, run_together
 
     lost = set()
 
@@ -101,7 +101,7 @@ def _title(lease: Lease) -> str:
 
 
 def _failed_row(config: Config, lease: Lease, plan: str, log: Path) -> dict[str, Any]:
-    from experiments.sweep.row import identity
+    from sessionrec_jax.row import identity
 
     past = lease.past
     deaths = [f"its worker died {past.deaths} times; is there enough memory?"] if past.deaths else []

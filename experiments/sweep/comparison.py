@@ -19,10 +19,7 @@ import polars as pl
 import scipy.stats
 
 from sessionrec_jax.errors import InputError, near_miss
-from sessionrec_jax.runfolder.files import read_json, read_row
-
-PER_USER = "per_user.parquet"
-"""File of a run's test sessions: user (index in the log), metric, x, n; the metric is sum(x) / sum(n)."""
+from sessionrec_jax.runfolder.files import PER_USER, read_json, read_row
 
 
 @dataclass(frozen=True)

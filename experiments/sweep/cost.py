@@ -10,41 +10,12 @@ import numpy as np
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_users, train_windows
-from sessionrec_jax.data.codes import CLICKED, TRAIN
 from sessionrec_jax.data.store import Prepared, open_log
-from sessionrec_jax.model import count
-from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.model.spec_of_log import spec_of
+from sessionrec_jax.row import flops_train, parameters, unique
 
 _EPOCHS, _WINDOWS = 16, 20_000
 """Epochs that are packed to learn the rows of one, and the windows that they may have together."""
-
-
-def flops_train(config: Config, spec: Spec, items: int, sessions: int, steps: int) -> float:
-    """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw these packed items and sessions."""
-    return count.flops_train(spec, config.loss, items=items, sessions=sessions, steps=steps)
-
-
-def parameters(spec: Spec) -> dict[str, int]:
-    """Returns the row's columns of N."""
-    counted = count.parameters(spec)
-    return {
-        "params_item_table": counted.item_table,
-        "params_body": counted.body,
-        "params_total": counted.total,
-    }
-
-
-def unique(config: Config, prepared: Prepared) -> dict[str, int]:
-    """Returns the row's columns of distinct data: target sessions and their labelled exposures."""
-    log = prepared.arrays()
-    is_target_S = np.repeat(
-        np.isin(np.arange(log.users), train_users(config, prepared)), np.diff(log.user_session_offsets_U1)
-    )
-    is_target_S &= log.session_role_S == TRAIN
-    is_target_S[log.user_session_offsets_U1[:-1]] = False  # nothing comes before a user's first session
-    labelled_N = np.repeat(is_target_S, log.session_items_S) & (log.feedback_N <= CLICKED)
-    return {"sessions_unique": int(is_target_S.sum()), "exposures_unique": int(labelled_N.sum())}
 
 
 class Epoch(NamedTuple):

@@ -37,26 +37,11 @@ LEASE_SECONDS = 120.0
 """A worker of another machine counts as dead after this time without a heartbeat. NFS caches attributes up to 60."""
 _BEATS = 6
 """Heartbeats in LEASE_SECONDS."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
 class Lost(RuntimeError):
     """Another worker has taken the run over."""
-
-
-def lock(file: IO[str], how: int) -> bool | None:
-    """Locks a file by flock. Returns False if another process holds it (with LOCK_NB), None if the file system has no
-    locks."""
-    try:
-        fcntl.flock(file, how)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return None
-    return True
 
 
 @dataclass(frozen=True)

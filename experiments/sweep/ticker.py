@@ -10,9 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments.console import escape
 from experiments.sweep import sweep_folder
-from experiments.sweep.row_columns import LOSS, RANK_LOSS, baseline_of
 from experiments.sweep.varying import label, varying
 from sessionrec_jax.config.values import to_dict
+from sessionrec_jax.row_columns import LOSS, RANK_LOSS, baseline_of
 from sessionrec_jax.runfolder.files import read_row
 
 

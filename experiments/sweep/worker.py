@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from experiments.plugins import import_all
 from experiments.sweep import sweep_folder
 from experiments.sweep.attempt import do_alone, do_together
 from experiments.sweep.lease import Lease, Leases, Lost, Past
@@ -38,7 +39,7 @@ _POLL_SECONDS = 1.0
 
 def train_and_measure(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> None:
     """The DoRun of a real sweep."""
-    from experiments.sweep.row import run  # starts jax, after the environment is set
+    from sessionrec_jax.row import run  # starts jax, after the environment is set
 
     run(config, run_dir, plan, quiet=True, stop=stop, write=write)
 
@@ -63,6 +64,7 @@ def work(
     SIGTERM and SIGINT release the run, saved if it trains, and raise Stopped or SystemExit. If a heartbeat finds that
     another worker has taken the run over, the process ends with code 75 (EX_TEMPFAIL).
     """
+    import_all()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(sweep_dir / ".programs"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     plan, configs = sweep_folder.read(sweep_dir)

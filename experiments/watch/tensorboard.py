@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.row_columns import LOSS, RANK_LOSS
 from experiments.sweep.varying import short
 from experiments.watch.runs import News, ReadMark, WatchedRun, measured, values
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import LOSS, RANK_LOSS
 from sessionrec_jax.runfolder.files import read_json, write_json
 
 _SUFFIX, _NOTE = ".sessionrec", "mirrored.json"

@@ -13,6 +13,9 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
+PER_USER = "per_user.parquet"
+"""File of a run's test sessions: user (index in the log), metric, x, n; the metric is sum(x) / sum(n)."""
+
 
 def write_json(path: Path, values: Any) -> None:
     """All or nothing, as `write_text`. NaN is refused, since JSON has none."""

@@ -1,6 +1,6 @@
-"""Histories to answer: the log's own, or JSON lines in the publisher's ids, a user each. No jax in this file.
+"""Reads the histories to answer: the log's own, JSON lines, or a list of users. No jax in this file.
 
-    read_histories(Path("users.jsonl"), prepared, config), log_histories(prepared, users=100)
+    read_histories(Path("users.jsonl"), log, config), log_histories(log, users=100)
 
 Letters: U users, S sessions.
 """
@@ -8,6 +8,7 @@ Letters: U users, S sessions.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,23 @@ _UNNAMED_CONTEXT = "context"  # what preparation calls context without a kind
 
 @dataclass(frozen=True)
 class Histories:
-    """U users in the order in which they are answered."""
+    """The histories of U users, in the order of the answers."""
 
     users: list[Any]
-    """As they were given, or the publisher's ids."""
+    """The users as the input names them, or the publisher's ids."""
     log: FlatLog
-    """Their sessions, oldest first, without empty ones. The seconds of users whose line has no times are 0."""
+    """Their sessions, oldest first, without empty ones. Users without times have 0 as seconds."""
     unknown_items_U: np.ndarray
-    """Exposures that were left out, since the catalogue does not hold their item."""
+    """The number of exposures left out because the catalogue does not have their item."""
 
 
-def log_histories(prepared: Prepared, users: int) -> Histories:
-    """The whole stored histories of the first `users` users of the log (0: all), held-out sessions among them."""
+def log_histories(prepared: Prepared, users: int = 0) -> Histories:
+    """Returns the whole stored histories of the first `users` users of the log (0: all), with the held-out sessions.
+
+    Raises InputError if the log has fewer users.
+    """
     if not 0 <= users <= prepared.users:
-        raise InputError(
-            f"--log-users {users}: {prepared.path} has {prepared.users} users; wanted at most so many, or 0 for all"
-        )
+        raise InputError(f"--log-users {users}: {prepared.path} has {prepared.users} users; expected 0 (all) to that")
     users = users or prepared.users
     log = prepared.arrays()
     sessions, exposures = log.user_session_offsets_U1[users], log.user_item_offsets_U1[users]
@@ -62,44 +64,61 @@ def log_histories(prepared: Prepared, users: int) -> Histories:
 
 
 def read_histories(path: Path, prepared: Prepared, config: Config) -> Histories:
-    """JSON lines, a user each, sessions oldest first:
-
-        {"user": 7, "sessions": [[{"item": 31, "clicked": true}, {"item": 8, "clicked": false}], ...], "times": [...],
-         "context": [{"device": "phone"}, ...]}
-
-    `clicked` null is context, of the kind that `feedback` names. `times`: the start of each session, UTC seconds; read
-    by models with `model.positions` relative_time and by those that see hours or days, of which each line needs it, and
-    checked for all. `context`: of each session the columns of session context that are known, but for hours and days;
-    a value that no training session has is out of the vocabulary. Items and values are told apart as text where the
-    log's are text or the line's are. Unknown items are counted; a session with no other is left out, and so are its
-    time and its context. Raises InputError with the line's number where a line is anything else.
-    """
+    """Reads JSON lines, one user a line, as `histories_of` describes them. An error names the line."""
     reader = _Reader(prepared, config)
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    reader.add(line, f"{path}, line {number}")
+                    where = f"{path}, line {number}"
+                    reader.add(_parsed(line, where), where)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if not reader.users:
-        raise InputError(f'{path} holds no history; wanted a line {{"user": ..., "sessions": [...]}} for each user')
+        raise InputError(f'{path} has no history; expected a line {{"user": ..., "sessions": [...]}} for each user')
     return reader.histories()
 
 
+def histories_of(users: Iterable[dict[str, Any]], prepared: Prepared, config: Config) -> Histories:
+    """Reads one dict a user, sessions oldest first:
+
+        {"user": 7, "sessions": [[{"item": 31, "clicked": True}, {"item": 8, "clicked": False}], ...], "times": [...],
+         "context": [{"device": "phone"}, ...]}
+
+    `clicked` None marks context; "feedback" then names its kind. "times" has the start of each session in UTC seconds.
+    Models with `model.positions` relative_time, and models that see hours or days, need it. "context" has the known
+    columns of session context of each session, without hours and days; a value that no training session has is out of
+    the vocabulary. Ids and values are compared as text where the log or the input has text. Unknown items are counted
+    and left out; a session without a known item is left out with its time and its context.
+
+    Raises InputError with the place of the first user that is anything else.
+    """
+    reader = _Reader(prepared, config)
+    for number, user in enumerate(users):
+        reader.add(user, f"histories[{number}]")
+    return reader.histories()
+
+
+def _parsed(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise InputError(f"{where} is not valid JSON ({error})") from None
+
+
 class _Reader:
-    """Collects flat lists of dense ids, line by line."""
+    """Collects flat lists of dense ids, user by user."""
 
     def __init__(self, prepared: Prepared, config: Config):
         self._dense = {str(item): dense for dense, item in enumerate(prepared.item_ids().to_list(), 1)}
         self._kinds = prepared.feedback_names
         self._reads_time = _what_reads_time(prepared, config)
-        self._of_start = prepared.context_of_start
+        self._from_start = prepared.context_of_start
         self._codes = {
             name: {str(value): code for code, value in enumerate(prepared.context_vocabulary(name).to_list(), 1)}
             for name in prepared.context_values
         }
-        self._told = self._codes.keys() - set(self._of_start)
+        self._given = self._codes.keys() - set(self._from_start)
         self._context: dict[str, list[int]] = {name: [] for name in self._codes}
         self._item: list[int] = []
         self._feedback: list[int] = []
@@ -109,24 +128,14 @@ class _Reader:
         self._unknown: list[int] = []
         self.users: list[Any] = []
 
-    def add(self, line: bytes, where: str) -> None:
-        try:
-            user = json.loads(line, parse_constant=_refuse_constant)
-        except ValueError as error:
-            raise InputError(f"{where} is no JSON ({error})") from None
-        _need(user, {"user", "sessions"}, {"times", "context"} if self._told else {"times"}, where)
+    def add(self, user: Any, where: str) -> None:
+        _need(user, {"user", "sessions"}, {"times", "context"} if self._given else {"times"}, where)
         if not isinstance(user["sessions"], list) or not all(isinstance(s, list) for s in user["sessions"]):
-            raise InputError(f'{where}: wanted "sessions" to be a list of sessions, each a list of exposures')
+            raise InputError(f'{where}: expected "sessions" to be a list of sessions, each a list of exposures')
         sessions, unknown = 0, 0
         times, context = self._times(user, where), self._session_context(user, where)
         for n, (session, seconds) in enumerate(zip(user["sessions"], times, strict=True), 1):
-            known = 0
-            for exposure in session:
-                dense, feedback = self._exposure(exposure, f"{where}, session {n}")
-                if dense is not None:
-                    self._item.append(dense)
-                    self._feedback.append(feedback)
-                    known += 1
+            known = self._add_session(session, f"{where}, session {n}")
             unknown += len(session) - known
             if known:
                 self._session_items.append(known)
@@ -138,8 +147,19 @@ class _Reader:
         self._user_sessions.append(sessions)
         self._unknown.append(unknown)
 
+    def _add_session(self, session: list[Any], where: str) -> int:
+        """Adds the exposures of known items and returns their number."""
+        known = 0
+        for exposure in session:
+            dense, feedback = self._exposure(exposure, where)
+            if dense is not None:
+                self._item.append(dense)
+                self._feedback.append(feedback)
+                known += 1
+        return known
+
     def _times(self, user: dict[str, Any], where: str) -> list[int]:
-        """The start of each of the user's sessions, UTC seconds; zeros where none are given nor needed."""
+        """Returns the start of each session in UTC seconds, or zeros if none are given and the model needs none."""
         sessions = len(user["sessions"])
         if "times" not in user:
             if self._reads_time:
@@ -151,58 +171,58 @@ class _Reader:
         times = user["times"]
         if not isinstance(times, list) or len(times) != sessions:
             came = f"{len(times)} of them" if isinstance(times, list) else repr(times)
-            raise InputError(f'{where}: wanted "times" to be a list of {sessions}, one a session; got {came}')
+            raise InputError(f'{where}: expected "times" to be a list of {sessions}, one a session; got {came}')
         for n, seconds in enumerate(times, 1):
             whole = (isinstance(seconds, float) and seconds.is_integer()) or type(seconds) is int
             if not (whole and EARLIEST_MS <= seconds * 1000 <= LATEST_MS):
                 raise InputError(
-                    f"{where}: the time of session {n} is {seconds!r}; wanted whole UTC seconds, from "
+                    f"{where}: the time of session {n} is {seconds!r}; expected whole UTC seconds, from "
                     f"{EARLIEST_MS // 1000} (1990) to {LATEST_MS // 1000} (2100)"
                 )
             if n > 1 and seconds < times[n - 2]:
                 raise InputError(
-                    f"{where}: session {n} begins at {seconds}, before the session that stands before it "
-                    f"({times[n - 2]}); wanted the oldest first"
+                    f"{where}: session {n} begins at {seconds}, before session {n - 1} ({times[n - 2]}); expected the "
+                    "oldest session first"
                 )
         return [int(seconds) for seconds in times]
 
     def _session_context(self, user: dict[str, Any], where: str) -> dict[str, list[int]]:
-        """Of each column the codes of the user's sessions."""
+        """Returns the codes of the user's sessions by column."""
         sessions = len(user["sessions"])
         given = user.get("context", [{}] * sessions)
         if not isinstance(given, list) or len(given) != sessions:
             came = f"{len(given)} of them" if isinstance(given, list) else repr(given)
-            raise InputError(f'{where}: wanted "context" to be a list of {sessions}, one a session; got {came}')
-        for n, of_session in enumerate(given, 1):
-            _need(of_session, set(), self._told, f"{where}, context of session {n}")
-        values: dict[str, list[Any]] = {name: [of.get(name) for of in given] for name in self._codes}
+            raise InputError(f'{where}: expected "context" to be a list of {sessions}, one a session; got {came}')
+        for n, values in enumerate(given, 1):
+            _need(values, set(), self._given, f"{where}, context of session {n}")
+        columns: dict[str, list[Any]] = {name: [values.get(name) for values in given] for name in self._codes}
         if "times" in user:
             seconds_S = np.array(user["times"], np.int64)
-            values |= {name: from_start(name, seconds_S).tolist() for name in self._of_start}
-        return {name: [self._context_code(name, value, where) for value in of] for name, of in values.items()}
+            columns |= {name: from_start(name, seconds_S).tolist() for name in self._from_start}
+        return {name: [self._context_code(name, value, where) for value in of] for name, of in columns.items()}
 
     def _context_code(self, name: str, value: Any, where: str) -> int:
         if value is None:
             return 0
         if not isinstance(value, int | str):
-            raise InputError(f"{where}: {name} is {value!r}; wanted an integer, text, true, false, or null if unknown")
+            raise InputError(f"{where}: {name} is {value!r}; expected an integer, text, true, false or null")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         return self._codes[name].get(text, len(self._codes[name]) + 1)
 
     def _exposure(self, exposure: Any, where: str) -> tuple[int | None, int]:
-        """Dense id, None where it is unknown, and feedback code."""
+        """Returns the dense id, None for an unknown item, and the feedback code."""
         _need(exposure, {"item", "clicked"}, {"feedback"}, where)
         item, clicked, kind = exposure["item"], exposure["clicked"], exposure.get("feedback")
         if not isinstance(item, int | str) or isinstance(item, bool):
-            raise InputError(f"{where}: item is {item!r}; wanted a published id, an integer or text")
+            raise InputError(f"{where}: item is {item!r}; expected a published id, an integer or text")
         if clicked is not None and not isinstance(clicked, bool):
-            raise InputError(f"{where}: clicked is {clicked!r}; wanted true, false, or null for context")
+            raise InputError(f"{where}: clicked is {clicked!r}; expected true, false, or null for context")
         if kind is not None and not isinstance(kind, str):
-            raise InputError(f"{where}: feedback is {kind!r}; wanted text, the name of a kind of context")
+            raise InputError(f"{where}: feedback is {kind!r}; expected text, the name of a kind of context")
         return self._dense.get(str(item)), self._code(clicked, kind, where)
 
     def _code(self, clicked: bool | None, kind: str | None, where: str) -> int:
-        if clicked is not None:  # preparation too reads `feedback` of context only
+        if clicked is not None:  # preparation, too, reads `feedback` of context only
             return CLICKED if clicked else IGNORED
         kind, kinds = kind or _UNNAMED_CONTEXT, self._kinds[CONTEXT:]
         if kind in kinds:
@@ -225,7 +245,7 @@ class _Reader:
 
 
 def _what_reads_time(prepared: Prepared, config: Config) -> str:
-    """In words; empty where the model reads none."""
+    """Returns what in the model reads time, in words; empty if nothing does."""
     if config.model.places == "relative_time":
         return "the time between sessions (--model.positions relative_time)"
     return " and ".join(name for name in session_context(config, prepared) if name in prepared.context_of_start)
@@ -234,7 +254,7 @@ def _what_reads_time(prepared: Prepared, config: Config) -> str:
 def _need(values: Any, required: set[str], optional: set[str], where: str) -> None:
     """Raises InputError unless `values` is an object with these keys."""
     if not isinstance(values, dict):
-        raise InputError(f"{where}: wanted an object with {', '.join(sorted(required or optional))}, got {values!r}")
+        raise InputError(f"{where}: expected an object with {', '.join(sorted(required or optional))}; got {values!r}")
     for name in sorted(required - values.keys()):
         raise InputError(f"{where} lacks {name!r}; {near_miss(name, values.keys() or required)}")
     for name in sorted(values.keys() - required - optional):

@@ -23,13 +23,13 @@ from sessionrec_jax.training.checkpoint import load, load_best, newest_whole
 from sessionrec_jax.training.step import abstract_state
 
 
-def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) -> TrainedModel:
-    """The newest whole checkpoint of `run_dir`, or its best one where the run is to be judged by that
-    (train.evaluated), with its log, read from `data` if given, else from where training read it.
+def restore(run_dir: Path, data: Prepared | str | Path | None = None, asked: Mesh | None = None) -> TrainedModel:
+    """Reads the newest whole checkpoint of `run_dir`, or its best one if train.evaluated is best, and opens the log.
 
-    The devices, those `asked` for or as many as the run had or there are, may be fewer or more than it was trained on.
-    Raises InputError where the folder holds no run, no whole checkpoint or one whose parameters are not numbers, where
-    the log is missing or not the one trained on, and where there are too few devices for what is asked.
+    `data` is the log, if it is not where training read it. `asked` are the devices, which may be fewer or more than in
+    training; by default as many as the run had, or as there are. Raises InputError if the folder has no run, no whole
+    checkpoint or parameters that are not numbers, if the log is missing or is not the one of training, and if there
+    are too few devices.
     """
     config = read_config(run_dir)
     prepared = _log_of(config, run_dir, data)
@@ -46,31 +46,33 @@ def restore(run_dir: Path, data: Path | None = None, asked: Mesh | None = None) 
     if newest is None:
         raise InputError(
             f"{run_dir} has no checkpoint yet; `sessionrec train {prepared.path} --out {run_dir}` with the settings of "
-            "its config.json goes on with it"
+            "its config.json trains it"
         )
     state, progress = load(folder, newest, like)
     if config.train.evaluated == "best":
         _, state = load_best(folder, progress["best"], like)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
         raise InputError(
-            f"{run_dir}: the parameters of its checkpoint at step {int(state.step)} are not all numbers, for the run "
-            "diverged. Train again into another folder with a lower --optim.learning-rate-peak"
+            f"{run_dir}: the parameters of the checkpoint at step {int(state.step)} are not all numbers, because the "
+            "run diverged. Train again into another folder with a lower --optim.learning-rate-peak"
         )
     return TrainedModel(config, prepared, catalogue, spec, mesh, state.params, int(state.step))
 
 
-def _log_of(config: Config, run_dir: Path, data: Path | None) -> Prepared:
+def _log_of(config: Config, run_dir: Path, data: Prepared | str | Path | None) -> Prepared:
+    if isinstance(data, Prepared):
+        return data
     if data is None and not (Path(config.data.path) / MANIFEST).is_file():
         raise InputError(
             f"{run_dir} was trained on {config.data.path or 'a log without a path'}, where there is no prepared log "
-            "now; say with --data where it is"
+            "now; name its folder with --data"
         )
-    return open_log(config.data.path if data is None else data)
+    return open_log(Path(config.data.path if data is None else data))
 
 
 def _on_devices_here(config: Config) -> Config:
-    """The mesh that the run asked for; where there are too few devices, as many of those here on the `data` axis as its
-    rows spread over evenly."""
+    """Returns `config` with the run's mesh, or, if there are too few devices, with all those of the `data` axis over
+    which its rows spread evenly."""
     asked, here = config.mesh, jax.device_count()
     others = asked.fsdp * asked.model
     if others > 1 and (asked.data or 1) * others <= here:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from experiments.sweep.lease import lock
+from sessionrec_jax.runfolder.lock import lock
 
 _held: list[IO[str]] = []
 """Locks of this process's cores. They are free again when the process ends, whatever ends it."""

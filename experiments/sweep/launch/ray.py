@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from experiments.plugins import environment as plugin_environment
 from experiments.sweep import sweep_folder
 from experiments.sweep.launch.cores import keep_to
 from experiments.sweep.lease import Leases
@@ -145,7 +146,12 @@ def _connected(address: str) -> Iterator[None]:
     try:
         if port.isdigit() and "/" not in host:
             socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-        ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(
+            address,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env={"env_vars": plugin_environment()},  # the workers of a cluster do not inherit it
+        )
     except (OSError, RuntimeError, ValueError, SystemExit) as error:
         raise InputError(
             f"--address {address}: no Ray cluster to join there ({error}). Wanted HOST:PORT of a running one, as "

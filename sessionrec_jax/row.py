@@ -16,25 +16,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import polars as pl
 
-from experiments.sweep.comparison import PER_USER
-from experiments.sweep.cost import flops_train, parameters, unique
-from experiments.sweep.lease import lock
-from experiments.sweep.row_columns import LOSS, METRICS, REFERENCES
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import run_id
 from sessionrec_jax.data.batches import train_users
-from sessionrec_jax.data.codes import TEST, VALIDATION
+from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.data.store import open_log
+from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
 from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import known_truth, measure, validated
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
-from sessionrec_jax.runfolder.files import claim, read_row, write_json
+from sessionrec_jax.model.spec import Spec
+from sessionrec_jax.row_columns import LOSS, METRICS, REFERENCES
+from sessionrec_jax.runfolder.files import PER_USER, claim, read_row, write_json
+from sessionrec_jax.runfolder.lock import lock
 from sessionrec_jax.runfolder.stopping import NEVER, Stop
 from sessionrec_jax.training.checkpoint import steps_in
 from sessionrec_jax.training.loop import Diverged, train_together
@@ -210,6 +210,33 @@ def _counted(model: TrainedModel) -> Row:
         "device_count": model.mesh.size,
         "jax_version": jax.__version__,
     }
+
+
+def flops_train(config: Config, spec: Spec, items: int, sessions: int, steps: int) -> float:
+    """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw these packed items and sessions."""
+    return count.flops_train(spec, config.loss, items=items, sessions=sessions, steps=steps)
+
+
+def parameters(spec: Spec) -> dict[str, int]:
+    """Returns the row's columns of N."""
+    counted = count.parameters(spec)
+    return {
+        "params_item_table": counted.item_table,
+        "params_body": counted.body,
+        "params_total": counted.total,
+    }
+
+
+def unique(config: Config, prepared: Prepared) -> dict[str, int]:
+    """Returns the row's columns of distinct data: target sessions and their labelled exposures."""
+    log = prepared.arrays()
+    is_target_S = np.repeat(
+        np.isin(np.arange(log.users), train_users(config, prepared)), np.diff(log.user_session_offsets_U1)
+    )
+    is_target_S &= log.session_role_S == TRAIN
+    is_target_S[log.user_session_offsets_U1[:-1]] = False  # nothing comes before a user's first session
+    labelled_N = np.repeat(is_target_S, log.session_items_S) & (log.feedback_N <= CLICKED)
+    return {"sessions_unique": int(is_target_S.sum()), "exposures_unique": int(labelled_N.sum())}
 
 
 @functools.cache

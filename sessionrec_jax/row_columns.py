@@ -3,7 +3,7 @@
 A run ends as one JSON object, runs/RUN_ID/row.json. Every row has the columns of EVERY_ROW. A row with status done has
 the columns of DONE too; one with status diverged has `reason`; one with status failed has `reason` and `log_tail`.
 N, D and C are counted by the code that trained the run, so that no reader derives them again. This file imports nothing
-of sessionrec_jax: `sessionrec fit` and `report` work without it.
+heavy: `sessionrec fit` and `report` work without jax.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""A fit for a reader at a terminal."""
+"""Prints a fit at the terminal."""
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 import scaling
+from experiments.cli.output import narrow_table
 from experiments.console import escape
 
 HELDOUT_SHOWN = 8
 
 
-def tell(fit: scaling.Fit, console: Console) -> None:
-    """Prints everything that a fit says of itself."""
+def show_fit(fit: scaling.Fit, console: Console) -> None:
+    """Prints the parameters, the checks, the held-out errors and the warnings of a fit."""
 
     def line(text: str) -> None:
         console.print(text, highlight=False)
@@ -45,7 +45,7 @@ def _minima(fit: scaling.Fit) -> str:
 
 
 def _parameters(fit: scaling.Fit) -> Table:
-    table = _table("", "value  [95 %]", "std. error", "at the centre  [95 %]")
+    table = narrow_table("", "value  [95 %]", "std. error", "at the centre  [95 %]")
     errors = fit.standard_error()
     for name in fit.params:
         size = fit.sizes_at_centre.get(name)
@@ -68,12 +68,12 @@ def _noise(fit: scaling.Fit) -> str:
     text = f"Noise between repeats {noise.sigma:.2g} in log loss ({noise.groups} repeated points)"
     if misfit is None:
         return text
-    verdict = "[red]misfits beyond it[/]" if misfit.misfits else "is not seen to misfit"
+    verdict = "[red]misfits beyond it[/]" if misfit.misfits else "shows no misfit"
     return f"{text}; the law {verdict} (F {misfit.f:.3g}, p {misfit.p_value:.2g})"
 
 
 def _variants(fit: scaling.Fit) -> Table:
-    table = _table("by choice", *(variant.name for variant in fit.variants))
+    table = narrow_table("by choice", *(variant.name for variant in fit.variants))
     table.add_row("runs", *(str(variant.rows) for variant in fit.variants))
     for name in fit.params:
         table.add_row(name, *(f"{variant.params[name]:.7g}" for variant in fit.variants))
@@ -83,7 +83,7 @@ def _variants(fit: scaling.Fit) -> Table:
 
 def _forms(forms: scaling.Forms, fitted: str) -> Table:
     held = sorted({(row.fraction_held, row.extrapolation_factor) for row in forms.rows})
-    table = _table("form: error of", *(f"top {part:.0%}" for part, _ in held), "pooled", "at target")
+    table = narrow_table("form: error of", *(f"top {part:.0%}" for part, _ in held), "pooled", "at target")
     for name in dict.fromkeys(row.law for row in forms.rows):
         errors = {row.fraction_held: row.rms_log_error for row in forms.rows if row.law == name}
         cells = ("-" if errors.get(part) is None else f"{errors[part]:.3%}" for part, _ in held)
@@ -95,14 +95,14 @@ def _forms(forms: scaling.Forms, fitted: str) -> Table:
     spread = (
         ""
         if forms.spread is None
-        else f"; the near ones differ by {forms.spread:.2%} at the target, 10 times the largest run"
+        else f"; the forms close to it differ by {forms.spread:.2%} at the target, 10 times the largest run"
     )
     table.caption = f"* predicts the held-out runs best; extrapolated {reach}{spread}"
     return table
 
 
 def _heldout(fit: scaling.Fit) -> Table:
-    table = _table("held-out run", "reach", "loss", "predicted", "[95 %]", "error", "of excess")
+    table = narrow_table("held-out run", "reach", "loss", "predicted", "[95 %]", "error", "of excess")
     furthest = sorted(fit.heldout, key=lambda run: -run.extrapolation_factor)
     if len(furthest) > HELDOUT_SHOWN:
         worst = max(fit.heldout, key=lambda run: abs(run.relative_error))
@@ -117,12 +117,4 @@ def _heldout(fit: scaling.Fit) -> Table:
         table.add_row(
             run.run, factor, f"{run.loss:.5g}", f"{run.predicted:.5g}", _interval(run.predicted95), error, excess
         )
-    return table
-
-
-def _table(*heads: str) -> Table:
-    """Narrow enough for 80 columns, and never with cut numbers."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for head in heads:
-        table.add_column(head, no_wrap=True)
     return table

@@ -1,0 +1,222 @@
+"""A trained run as a handle: `train` or `load` gives a `Run`, which evaluates, recommends and hands out embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import polars as pl
+from jaxtyping import Float32
+
+from sessionrec_jax.config.settings import Config, Mesh
+from sessionrec_jax.config.values import from_dict, replace
+from sessionrec_jax.data.codes import TEST, VALIDATION
+from sessionrec_jax.data.store import Prepared, open_log
+from sessionrec_jax.devices.mesh import put_side
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluation.baselines import evaluate_baselines
+from sessionrec_jax.evaluation.measure import evaluate
+from sessionrec_jax.evaluation.scoring import item_table
+from sessionrec_jax.evaluation.trained_model import TrainedModel
+from sessionrec_jax.row import run as train_and_measure
+from sessionrec_jax.runfolder.files import read_json, read_row
+from sessionrec_jax.runfolder.stopping import NEVER, StopSignals
+from sessionrec_jax.serving.frames import is_frame, users_of_frame
+from sessionrec_jax.serving.histories import Histories, histories_of, log_histories, read_histories
+from sessionrec_jax.serving.load import restore
+from sessionrec_jax.serving.recommend import Seen, recommend
+
+Split = Literal["validation", "test"]
+
+
+class TrainingFailed(RuntimeError):
+    """A run that ended without a model: its row has the reason. The command line prints it and exits with 1."""
+
+    exit_code = 1
+
+
+class ItemEmbeddings(NamedTuple):
+    """The vectors of all N items."""
+
+    ids: pl.Series
+    """The publisher's ids."""
+    vectors_ND: Float32[np.ndarray, "N D"]
+    """Row k is the vector of item ids[k], of width D = model.width."""
+
+
+def train(
+    log: Prepared | str | Path,
+    out: str | Path,
+    settings: Config | dict[str, Any] | str | Path | None = None,
+    *,
+    quiet: bool = False,
+) -> Run:
+    """Trains a model on a prepared log in the run folder `out`, measures it and returns the run.
+
+    `log` is what `prepare` or `open_log` returned, or the folder. `settings` is a dict of dotted names (as `sessionrec
+    train --help` lists them, with _ for -), a Config, the path of a run's config.json, or None for the defaults. The
+    folder gets config.json, metrics.jsonl, checkpoints and row.json. A call that was stopped or killed resumes when it
+    is made again; one that finished only reads the run. Ctrl-C and SIGTERM save first and raise Stopped.
+
+    >>> run = train("DATA", "RUN", {"model.width": 8, "data.rows": 8, "train.epochs": 4}, quiet=True)
+    >>> run.config.model.width, run.row["status"]
+    (8, 'done')
+    >>> train("DATA", "RUN", {"model.widht": 8})
+    Traceback (most recent call last):
+    sessionrec_jax.errors.InputError: unknown field of config section 'model': 'widht'; did you mean 'width'?
+
+    Raises InputError for settings that cannot run or do not fit the log, and if `out` has a run of other settings;
+    TrainingFailed if the loss stopped being a number; NotSaved if a checkpoint could not be written.
+    """
+    prepared = log if isinstance(log, Prepared) else open_log(Path(log))
+    config = replace(_config(settings, prepared), {"data.path": str(prepared.path)})
+    is_main = threading.current_thread() is threading.main_thread()  # no other thread may handle signals
+    row = train_and_measure(config, Path(out), "train", quiet=quiet, stop=StopSignals() if is_main else NEVER)
+    if row["status"] != "done":
+        raise TrainingFailed(f"{out}: {row['reason']}")
+    return Run(Path(out), prepared)
+
+
+def _config(settings: Config | dict[str, Any] | str | Path | None, log: Prepared) -> Config:
+    if settings is None or isinstance(settings, Config):
+        return settings or Config()
+    if isinstance(settings, dict):
+        return replace(Config(), settings)
+    path = Path(settings)
+    path = path / "config.json" if path.is_dir() else path
+    config = from_dict(read_json(path), str(path))
+    if config.data.fingerprint == log.fingerprint:
+        return config
+    return replace(config, {"data.fingerprint": "", "data.items_per_row": 0})  # what that run took from its own log
+
+
+def load(
+    run_dir: str | Path, log: Prepared | str | Path | None = None, mesh: Mesh | dict[str, int] | None = None
+) -> Run:
+    """Loads a run from its folder: its newest whole checkpoint, or the best one if train.evaluated is best.
+
+    `log` is the prepared log, or its folder, if it has moved since training. `mesh` is the number of devices by axis,
+    such as {"data": 2, "model": 4}; by default as many as the run had, or as there are.
+
+    >>> run = load("RUN")
+    >>> run.log.items
+    60
+
+    Raises InputError if the folder has no run or no whole checkpoint, if the log is missing or another one, and if
+    there are too few devices.
+    """
+    run = Run(Path(run_dir), log, Mesh(**mesh) if isinstance(mesh, dict) else mesh)
+    _ = run.model  # so that a folder that cannot be read is refused here
+    return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run in its folder. `train` and `load` make one; the model is read when it is first needed."""
+
+    path: Path
+    _log: Prepared | str | Path | None = None
+    _mesh: Mesh | None = None
+
+    @functools.cached_property
+    def model(self) -> TrainedModel:
+        return restore(self.path, self._log, self._mesh)
+
+    @property
+    def config(self) -> Config:
+        return self.model.config
+
+    @property
+    def log(self) -> Prepared:
+        return self.model.log
+
+    @property
+    def row(self) -> dict[str, Any] | None:
+        """The columns of the run (sizes, data, FLOPs, test metrics) for `scaling.fit`; None if it has not ended."""
+        return read_row(self.path)
+
+    def __repr__(self) -> str:
+        model = self.config.model
+        return f"Run({str(self.path)!r}, {model.sequence_encoder}, width {model.width}, step {self.model.step})"
+
+    def evaluate(self, split: Split = "test", seen: Seen | None = None) -> dict[str, Any]:
+        """Measures the model on the held-out sessions of `split`, against the whole catalogue, next to the baselines.
+
+        `seen`="masked" takes items that the user was shown before out of the candidates and the targets of the ranking
+        metrics; None does as the run's data.eval_seen. Losses are nats; NAME_stderr is the standard error over users.
+
+        >>> metrics = load("RUN").evaluate()
+        >>> sorted(name for name in metrics if name.endswith("recall_at_50"))  # doctest: +NORMALIZE_WHITESPACE
+        ['popularity_recall_at_50', 'recall_at_50', 'recent_popularity_recall_at_50', 'repeat_last_recall_at_50',
+         'session_knn_recall_at_50']
+        """
+        roles = {"validation": VALIDATION, "test": TEST}
+        if split not in roles:
+            raise InputError(f"the split is {split!r}; expected 'validation' or 'test'")
+        asked = {"data.eval_candidates": "catalogue", "data.eval_seen": seen or self.config.data.eval_seen}
+        model = dataclasses.replace(self.model, config=replace(self.config, asked))
+        role = roles[split]
+        return evaluate(model, role) | evaluate_baselines(model.config, model.log, model.catalogue, role)
+
+    def recommend(
+        self, histories: Any, k: int = 50, seen: Seen = "kept", *, users: int = 0, quiet: bool = True, **columns: Any
+    ) -> list[dict[str, Any]]:
+        """Returns the `k` likeliest next items for each history, best first, as one dict a user.
+
+        `histories` is a Polars or pandas frame of exposures, one row each, whose columns `columns` names (see
+        `frames.users_of_frame`); a list of dicts, or the path of JSON lines (see `histories.histories_of`); or "log"
+        for the first `users` users of the run's log (0: all). `seen`="masked" leaves out the items that the history
+        shows. An answer has user, items, scores (log probabilities, nats), seen_items, unknown_items and sessions_used.
+
+        >>> run = load("RUN")
+        >>> [answer] = run.recommend([{"user": 7, "sessions": [[{"item": "i3", "clicked": True}]]}], k=3)
+        >>> len(answer["items"])
+        3
+        >>> answers = run.recommend(pl.read_csv("log.csv"), k=3, user="user", item="item", time="ts", clicked="label")
+        >>> answers == [answer | {"user": answer["user"]} for answer in answers]
+        True
+
+        Raises InputError for a history that cannot be read and a `k` above the number of items.
+        """
+        return list(self.answers(histories, k, seen, users=users, quiet=quiet, **columns))
+
+    def answers(
+        self, histories: Any, k: int = 50, seen: Seen = "kept", *, users: int = 0, quiet: bool = True, **columns: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yields what `recommend` returns, one user at a time, so that answers to a long log need no memory."""
+        found = self._histories(histories, users, columns)
+        return recommend(self.model, found, k, seen, quiet=quiet)
+
+    def _histories(self, histories: Any, users: int, columns: dict[str, Any]) -> Histories:
+        if is_frame(histories):
+            return histories_of(users_of_frame(histories, self.log, **columns), self.log, self.config)
+        if columns:
+            raise InputError(f"only a frame has columns; leave out {', '.join(columns)}")
+        if isinstance(histories, str) and histories == "log":
+            return log_histories(self.log, users)
+        if isinstance(histories, str | Path):
+            return read_histories(Path(histories), self.log, self.config)
+        if isinstance(histories, list):
+            return histories_of(histories, self.log, self.config)
+        raise InputError(
+            f"histories is a {type(histories).__name__}; expected a Polars or pandas frame, a list of dicts, a path, "
+            'or "log"'
+        )
+
+    def item_embeddings(self) -> ItemEmbeddings:
+        """Returns the publisher's ids and the vectors of all items, as retrieval scores them.
+
+        >>> ids, vectors_ND = load("RUN").item_embeddings()
+        >>> len(ids), vectors_ND.shape, vectors_ND.dtype
+        (60, (60, 8), dtype('float32'))
+        """
+        model = self.model
+        spec = model.spec.in_float32
+        table = item_table(spec, model.mesh, model.params, put_side(model.catalogue.side, spec.rows, model.mesh))
+        return ItemEmbeddings(self.log.item_ids(), jax.device_get(table.e_RD)[1 : model.catalogue.items + 1])
