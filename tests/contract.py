@@ -1,4 +1,4 @@
-"""Contract 1 applied to a log in memory, and prepared logs held against each other."""
+"""Checks contract 1 on a log in memory, and compares prepared logs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sessionrec_jax.data.store import FlatLog, Prepared
 
 class Checked(NamedTuple):
     exposures: pl.DataFrame
-    """Typed, and without breaches."""
+    """Returns the typed log, which has no breaches."""
     reasons: pl.DataFrame
-    """row, reason of the rest."""
+    """Returns the row and the reason of each breach."""
 
 
 def check(exposures: pl.LazyFrame | pl.DataFrame, item_ids: pl.Series | None) -> Checked:
@@ -32,7 +32,7 @@ def names_of(checked: Checked) -> list[str]:
 
 
 def assert_same_log(one: Prepared, other: Prepared) -> None:
-    """Record for record, and in all that is told of it."""
+    """Asserts that two logs have the same records and the same description."""
     assert one.manifest == other.manifest
     for record, wanted in zip(store.read_records(one.path), store.read_records(other.path), strict=True):
         for name, stored in wanted.items():

@@ -1,4 +1,6 @@
-"""What the tests of published sources share: a log in its publisher's layout, prepared and told in its ids."""
+"""Helps the tests of published sources: prepares a log in its publisher's layout and reads it back in the
+publisher's ids.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,14 @@ def prepared(raw: RawLog, folder: Path) -> Prepared:
 
 
 def users(log: Prepared) -> list[Any]:
-    """The publisher's ids of users in the stored order."""
+    """Returns the publisher's ids of users in the stored order."""
     return pl.read_parquet(log.path / "users.parquet")["user_id"].to_list()
 
 
-def told(log: Prepared, user: Any) -> list[tuple[int, str, str]]:
-    """The stored record of a user in the publisher's ids: (start in seconds, role, "item feedback, ...") a session."""
+def stored_record(log: Prepared, user: Any) -> list[tuple[int, str, str]]:
+    """Returns the stored record of a user in the publisher's ids: (start in seconds, role, "item feedback, ...") a
+    session.
+    """
     record = read_records(log.path)[users(log).index(user)]
     ids = log.item_ids()
     shown = zip(record["item"].tolist(), record["feedback"].tolist(), strict=True)
@@ -49,7 +53,7 @@ def told(log: Prepared, user: Any) -> list[tuple[int, str, str]]:
 
 
 def side(log: Prepared, column: str, item: Any) -> list[Any]:
-    """The published values of a column of side information of an item."""
+    """Returns the published values of a column of side information of an item."""
     vocabulary = dict(pl.read_parquet(log.path / f"side_{column}.parquet").iter_rows())
     codes_W = log.side[column][log.item_ids().to_list().index(item) + 1]
     return [vocabulary[code] for code in codes_W.tolist() if code]

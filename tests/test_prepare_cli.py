@@ -1,4 +1,4 @@
-"""`sessionrec prepare`, `describe` and `sources`: what comes out, and exit code 2 with one message on bad input."""
+"""Tests the output of `sessionrec prepare`, `describe` and `sources`; bad input gives exit code 2 with one message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def log(users: int = 20, sessions: int = 4, items: int = 5) -> pl.DataFrame:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty folder that holds log.csv; gives exit code, output and errors."""
+    """Runs a command in a folder that holds only log.csv. Returns exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
 
     def run(table: pl.DataFrame | str | None, *argv: str) -> tuple[int, str, str]:
@@ -104,8 +104,8 @@ def test_columns_of_the_log_and_hours_are_session_context(run, tmp_path):
     table = log().with_columns(device=pl.col("user_id").str.slice(1).cast(pl.Int64) % 3, day=pl.lit("Friday"))
     code, out, _ = run(table, *TABLE, "--session-context", "device", "day", "--session-time", "hour_of_day")
     assert code == 0
-    told = "device (3 values), day (1 values), hour_of_day (2 values, 40 sessions out of vocabulary)"
-    assert told in " ".join(out.split())
+    line = "device (3 values), day (1 values), hour_of_day (2 values, 40 sessions out of vocabulary)"
+    assert line in " ".join(out.split())
     assert run(None, "describe", "data/log")[1] == out
     prepared = store.open_log(tmp_path / "data/log")
     assert prepared.context_vocabulary("device").to_list() == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""A preparation that finds no room on the disk, or is killed at any moment, leaves nothing that reads as a log."""
+"""A preparation that fills the disk, or is killed at any moment, leaves nothing that reads as a log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ ARGV = ("prepare", "synthetic", "--users", "30", "--base", "4", "--depth", "2", 
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A folder, and what fills its disk: a tmpfs where one may be mounted, else a limit for every file."""
+    """Yields a folder and a function that fills its disk: a tmpfs where one may be mounted, else a limit for every
+    file.
+    """
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -85,10 +87,10 @@ def test_a_full_disk_is_told_in_one_message_and_nothing_is_left(disk, stage, mon
     with monkeypatch.context() as patch:
         patch.setattr(module, name, on_a_full_disk)
         assert main([*ARGV, "--out", str(folder / "log")]) == 1
-    told = capsys.readouterr().err
-    assert told.count("error:") == 1
-    assert re.search("log could not be written: (no space left|file too large).* Make room and type the same", told)
-    assert "Traceback" not in told
+    errors = capsys.readouterr().err
+    assert errors.count("error:") == 1
+    assert re.search("log could not be written: (no space left|file too large).* Make room and type the same", errors)
+    assert "Traceback" not in errors
     assert {path.name for path in folder.iterdir()} <= {"filler"}
 
 
@@ -129,7 +131,7 @@ KILLED_AFTER = [
 
 
 def _die_after(out: Path, name: tuple[str, str]) -> None:
-    """Prepares, and is killed when that function returns."""
+    """Prepares and kills the process when that function returns."""
     home, attribute = importlib.import_module(name[0]), name[1]
     if "." in attribute:
         home, attribute = getattr(home, attribute.partition(".")[0]), attribute.partition(".")[2]
@@ -144,7 +146,7 @@ def _die_after(out: Path, name: tuple[str, str]) -> None:
 
 
 def _die_at_call(out: Path, number: int) -> None:
-    """Prepares, and is killed at the call of that number, of all that Python makes."""
+    """Prepares and kills the process at the call of that number, counting all calls of Python."""
     made = 0
 
     def count(frame, event, argument) -> None:
@@ -160,14 +162,14 @@ def _die_at_call(out: Path, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def processes():
-    """They come from a server that has imported all, and are forked from it before polars has threads."""
+    """A server that has imported everything forks the processes before polars has threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "experiments.cli.prepare", "sessionrec_jax.data.sources.synthetic"])
     return context
 
 
 def dies_and_leaves_nothing_half_done(processes, folder: Path, target: Callable[..., None], how: Any) -> bool:
-    """Over an old log, which is there or whole again when the next preparation is done."""
+    """Prepares over an old log, which is there, or whole again after the next preparation."""
     out = folder / "log"
     before = prepare(synthetic.read(OTHER), out, Settings(), overwrite=True)
     process = processes.Process(target=target, args=(out, how))

@@ -16,7 +16,7 @@ CSV = Path(__file__).parents[1].parent / "shared" / "data" / "scaling" / "chinch
 COLUMNS = Columns(loss="loss", n="Model Size", flops="Training FLOP")
 HUBER = Objective("huber", 1e-3)
 NAMES = ("A", "B", "E", "alpha", "beta")
-pytestmark = pytest.mark.skipif(not CSV.exists(), reason=f"{CSV.name} is not beside the project")
+pytestmark = pytest.mark.skipif(not CSV.exists(), reason=f"{CSV.name} is not next to the project")
 
 
 @pytest.fixture(scope="module")

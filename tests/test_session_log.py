@@ -1,4 +1,4 @@
-"""Contract 1: what is taken and what is rejected, how sessions are cut, who trains and who tests."""
+"""Tests contract 1: which rows are taken or rejected, how sessions are cut, and which sessions train and test."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def sessions(spans_by_user: list[list[tuple[int, int]]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user", "start_ms", "end_ms"], orient="row")
 
 
-def test_the_last_session_tests_and_the_one_before_validates_if_something_stands_before():
+def test_the_last_session_tests_and_the_one_before_validates_if_another_comes_first():
     by_user = [[(t, t)] * n for n, t in ((1, 0), (2, 0), (3, 0), (5, 0))]
     roles = session_log.assign_roles(sessions(by_user), "leave_one_session_out")
     assert roles.to_list() == [0, *(0, 2), *(0, 1, 2), *(0, 0, 0, 1, 2)]

@@ -21,7 +21,7 @@ from sessionrec_jax.model.embedding import ItemEmbedding
 
 START_MS, HOUR_MS = 1_650_000_000_000, 3_600_000
 
-# Each of four users has a session of items 1 to 4 to train on, then one of item 5 to validate and of item 6 to test on.
+# Each of four users has a training session of items 1 to 4, then one of item 5 for validation and of item 6 for test.
 # Item 4 is context, item 7 is never shown.
 SESSIONS = ((1, 2, 3, 4), (5,), (6,))
 EXPOSURES = pl.DataFrame(
@@ -54,8 +54,8 @@ def table(log: store.Prepared, column: str) -> dict[str, list]:
 
 
 def counted(log: store.Prepared, column: str) -> tuple[int, int, int]:
-    told = next(each for each in log.manifest["side_columns"] if each["name"] == column)
-    return told["values"], told["missing"], told["out_of_vocabulary"]
+    entry = next(each for each in log.manifest["side_columns"] if each["name"] == column)
+    return entry["values"], entry["missing"], entry["out_of_vocabulary"]
 
 
 def test_values_that_no_item_shown_in_training_has_are_out_of_vocabulary(tmp_path):
@@ -66,8 +66,8 @@ def test_values_that_no_item_shown_in_training_has_are_out_of_vocabulary(tmp_pat
     assert table(log, "tag") == {"code": [1, 2], "value": ["w", "x"]}
     assert log.side["tag"].tolist() == [[0, 0], [2, 0], [1, 2], [0, 0], [0, 0], [3, 2], [2, 0], [1, 0]]
     assert counted(log, "tag") == (2, 2, 1)
-    told = card.lines(log.card())["side information"]
-    assert "shop (3 values, 2 items out of vocabulary), tag (2 values, lists of up to 2, 1 items out" in told
+    entry = card.lines(log.card())["side information"]
+    assert "shop (3 values, 2 items out of vocabulary), tag (2 values, lists of up to 2, 1 items out" in entry
 
 
 def test_numbers_fall_between_quantiles_of_the_items_shown_in_training(tmp_path):

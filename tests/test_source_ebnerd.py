@@ -1,4 +1,4 @@
-"""EB-NeRD in its publisher's layout: what a session is, clicks that were not in view, and where the history is cut."""
+"""Tests EB-NeRD in its publisher's layout: sessions, clicks that were not in view, and the cut of the history."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 
 import polars as pl
 import pytest
-from published import prepared, side, told, users
+from published import prepared, side, stored_record, users
 
 from sessionrec_jax.data import session_log
 from sessionrec_jax.data.sources import ebnerd
@@ -40,7 +40,9 @@ def impression(number, visit, user, at, inview, clicked):
 
 
 def feed(start):
-    """Ten users with two visits of two impressions of five articles: 200 exposures. Numbers are the same each week."""
+    """Writes ten users with two visits of two impressions of five articles: 200 exposures. Numbers are the same
+    each week.
+    """
     return [
         impression(
             40 * visit + 4 * user + part,
@@ -65,7 +67,7 @@ ODD_TRAIN = [
     impression(905, 94, 20, TRAIN + 4 * MINUTE, [1001, 1002], None),  # no clicks, as in the test set
 ]
 ODD_VALIDATION = [impression(900, 90, 20, TRAIN + WEEK, [1004], [1004])]  # the numbers of other ones
-# User 20's clicks in the train week after the first impression stand in behaviors.parquet already.
+# User 20's clicks in the train week after the first impression are in behaviors.parquet already.
 CLICKS = {
     "train": {20: [(-100, 1010), (-90, 1011), (-50, 1012)], 30: [(-10, 1001)]},
     "validation": {20: [(-90, 1011), (-50, 1012), (1, 1002)], 21: [(-5, 1013)]},
@@ -110,13 +112,13 @@ def test_an_impression_is_a_session_and_every_oddity_is_kept_or_counted(folder):
         session_log.NULL_ID: 1,
         session_log.NOT_BOOLEAN: 2,
     }
-    assert told(log, 20) == [
+    assert stored_record(log, 20) == [
         (seconds(TRAIN), "train", "1001 ignored, 1002 clicked, 1005 clicked"),
         (seconds(TRAIN + 2 * MINUTE), "train", "1003 clicked"),
         (seconds(TRAIN + 3 * MINUTE), "validation", "1001 clicked"),
         (seconds(TRAIN + WEEK), "test", "1004 clicked"),
     ]
-    assert told(log, 21) == [(seconds(TRAIN), "train", "1001 ignored, 1002 ignored")]
+    assert stored_record(log, 21) == [(seconds(TRAIN), "train", "1001 ignored, 1002 ignored")]
     assert (side(log, "subcategory", 1002), side(log, "subcategory", 1003)) == ([133, 195], [])
     assert (side(log, "premium", 1002), side(log, "category", 1002)) == ([True], [118])
     assert "history" in log.manifest["note"]
@@ -132,14 +134,14 @@ def test_the_first_record(folder):
         (36_060, "1015 ignored, 1016 ignored, 1017 ignored, 1018 clicked, 1019 ignored"),
     ]
     roles = iter(["train"] * 6 + ["validation", "test"])
-    assert told(log, 3) == [
+    assert stored_record(log, 3) == [
         (start + after, next(roles), items) for start in (1684393200, 1684998000) for after, items in week
     ]
 
 
 def test_a_visit_is_a_key_only_together_with_its_split(folder):
     log = prepared(ebnerd.read(ebnerd.Options(folder, session="visit")), folder)
-    assert told(log, 20) == [
+    assert stored_record(log, 20) == [
         (seconds(TRAIN), "train", "1001 ignored, 1002 clicked, 1005 clicked, 1003 clicked"),
         (seconds(TRAIN + 3 * MINUTE), "validation", "1001 clicked"),
         (seconds(TRAIN + WEEK), "test", "1004 clicked"),
@@ -150,19 +152,19 @@ def test_the_device_of_an_impression_is_context_of_its_session(folder):
     options = ebnerd.Options(folder, history=True, session_context=("device_type", "is_subscriber"))
     log = prepared(ebnerd.read(options), folder)
     device, subscriber = log.manifest["session_context"]
-    histories = sum(" history" in items for user in users(log) for _, _, items in told(log, user))
+    histories = sum(" history" in items for user in users(log) for _, _, items in stored_record(log, user))
     assert (device["values"], device["missing"]) == (subscriber["values"], subscriber["missing"]) == (1, histories)
     assert (log.context_vocabulary("device_type")[0], log.context_vocabulary("is_subscriber")[0]) == (2, "false")
 
 
 def test_the_history_ends_where_the_users_impressions_begin(folder):
     log = prepared(ebnerd.read(ebnerd.Options(folder, history=True)), folder)
-    assert told(log, 20)[:3] == [
+    assert stored_record(log, 20)[:3] == [
         (seconds(TRAIN - 100 * MINUTE), "train", "1010 history, 1011 history"),
         (seconds(TRAIN - 50 * MINUTE), "train", "1012 history"),
         (seconds(TRAIN), "train", "1001 ignored, 1002 clicked, 1005 clicked"),
     ]
-    assert told(log, 21)[0] == (seconds(TRAIN - 5 * MINUTE), "train", "1013 history")
+    assert stored_record(log, 21)[0] == (seconds(TRAIN - 5 * MINUTE), "train", "1013 history")
     rejected = log.manifest["rejected"]
     assert (rejected[ebnerd.AFTER_FIRST], rejected[ebnerd.NO_IMPRESSION]) == (1, 1)
     assert rejected[session_log.DUPLICATE] == 3  # two of them are in both histories
@@ -173,7 +175,7 @@ def test_articles_and_validation_may_be_missing(folder):
     for path in (folder / "validation").iterdir():
         path.unlink()
     log = prepared(ebnerd.read(ebnerd.Options(folder)), folder)
-    assert log.manifest["items"] == 26  # those that were seen, 1099 among them
+    assert log.manifest["items"] == 26  # the seen articles, 1099 too
     assert "no side information" in log.manifest["note"]
 
 

@@ -1,4 +1,6 @@
-"""KuaiRand in its publisher's layout, all three versions, and the real rows of KuaiRand-Pure where they are at hand."""
+"""Tests KuaiRand in its publisher's layout, all three versions, and the real rows of KuaiRand-Pure where they are
+available.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from contract import check
-from published import csv, prepared, side, told, users, write_lines
+from published import csv, prepared, side, stored_record, users, write_lines
 
 from sessionrec_jax.data import session_log
 from sessionrec_jax.data.sources import kuairand
@@ -32,7 +34,7 @@ def shown(user, video, at, click, random=0):
 
 
 def feed(first_hour, parity):
-    """Eight users with three sessions of up to five videos, a minute apart; user 7 clicks nothing."""
+    """Writes eight users with three sessions of up to five videos, a minute apart; user 7 clicks nothing."""
     return [
         shown(user, (user + 5 * session + place) % 30, NOW + (first_hour + session) * HOUR + 60_000 * place, click)
         for user in range(8)
@@ -57,7 +59,7 @@ RANDOM = [shown(20, 10 + n, NOW + 2 * HOUR, n % 2, random=1) for n in range(3)]
 
 
 def write(folder, version):
-    """All files of a version: a period's log is cut into its parts, the odd rows stand in the last one."""
+    """Writes all files of a version: a period's log is cut into its parts, and the odd rows are in the last one."""
     parts = PARTS[version]
     for period, hour, odd in (("4_08_to_4_21", -240, []), ("4_22_to_5_08", 0, ODD)):
         for number, part in enumerate(parts):
@@ -89,9 +91,9 @@ def test_a_pause_ends_a_session_and_every_oddity_is_kept_or_counted(folder):
         session_log.NOT_BOOLEAN: 1,
     }
     assert log.manifest["rows"] == 8 * 3 * 5 * 2 + len(ODD)
-    assert told(log, 20) == [(1650882384, "train", "2 ignored, 3 ignored, 4 clicked, 1 clicked")]
-    assert told(log, 21) == [(1650882384, "train", "6 ignored")]
-    assert all("clicked" not in items for _, _, items in told(log, 7))
+    assert stored_record(log, 20) == [(1650882384, "train", "2 ignored, 3 ignored, 4 clicked, 1 clicked")]
+    assert stored_record(log, 21) == [(1650882384, "train", "6 ignored")]
+    assert all("clicked" not in items for _, _, items in stored_record(log, 7))
     assert (side(log, "tag", 1), side(log, "tag", 2), side(log, "tag", 5)) == (["39", "12"], ["39"], [])
     assert (side(log, "music_type", 1), side(log, "music_type", 5)) == ([9], [])
     assert side(log, "video_type", 3) == ["AD"]
@@ -101,7 +103,7 @@ def test_a_pause_ends_a_session_and_every_oddity_is_kept_or_counted(folder):
 def test_the_first_record_with_a_history(folder):
     log = prepared(kuairand.read(kuairand.Options(folder)), folder)
     assert users(log)[:2] == [21, 3]
-    assert told(log, 3) == [
+    assert stored_record(log, 3) == [
         (1650018384, "train", "3 clicked, 4 ignored, 5 ignored, 6 ignored, 7 ignored"),
         (1650021984, "train", "8 ignored, 9 clicked, 10 ignored, 11 ignored, 12 ignored"),
         (1650025584, "train", "13 ignored, 14 ignored, 15 clicked, 16 ignored, 17 ignored"),
@@ -113,7 +115,7 @@ def test_the_first_record_with_a_history(folder):
 
 def test_the_random_log_is_an_option(folder):
     log = prepared(kuairand.read(kuairand.Options(folder, random_log=True)), folder)
-    assert told(log, 20)[-1] == (1650882384 + 7200, "test", "10 ignored, 11 clicked, 12 ignored")
+    assert stored_record(log, 20)[-1] == (1650882384 + 7200, "test", "10 ignored, 11 clicked, 12 ignored")
     assert log.manifest["note"] == ""
 
 
@@ -158,9 +160,9 @@ def test_times_in_another_unit_are_put_right_in_the_files(tmp_path, files, cure)
     write(tmp_path, "pure")
     for path in tmp_path.glob(files):
         path.write_text(re.sub(r"(,16\d{8})\d{3},", r"\1,", path.read_text()))
-    with pytest.raises(InputError, match=cure) as told:
+    with pytest.raises(InputError, match=cure) as refusal:
         prepared(kuairand.read(kuairand.Options(tmp_path)), tmp_path)
-    assert "--time-unit" not in str(told.value)
+    assert "--time-unit" not in str(refusal.value)
 
 
 def test_two_versions_are_not_mixed(tmp_path):

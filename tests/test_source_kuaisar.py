@@ -1,9 +1,9 @@
-"""KuaiSAR in its publisher's layout: what a request is, what becomes of every oddity, and the search log as context."""
+"""Tests KuaiSAR in its publisher's layout: requests, every oddity, and the search log as context."""
 
 from __future__ import annotations
 
 import pytest
-from published import csv, prepared, side, told, users, write_lines
+from published import csv, prepared, side, stored_record, users, write_lines
 
 from sessionrec_jax.data import session_log
 from sessionrec_jax.data.sources import kuaisar
@@ -32,7 +32,7 @@ def found(user, session, at, item, clicks, kind="VIDEO"):
 
 
 def feed():
-    """Ten users, six requests of four videos each; in none of user 9's requests anything is clicked."""
+    """Writes ten users, six requests of four videos each; user 9 clicks nothing."""
     return [
         shown(user, 100 + (user + 4 * request + place) % 30, NOW + 600_000 * request + user, int(place == user % 4))
         if user != 9
@@ -108,12 +108,12 @@ def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
         session_log.NULL_ID: 1,
     }
     assert log.manifest["settings"]["session_rule"] == "same_timestamp"
-    assert told(log, 20) == [
+    assert stored_record(log, 20) == [
         (NOW // 1000, "train", "102 clicked, 100 clicked"),
         (NOW // 1000 + 900, "test", "101 clicked"),
     ]
-    assert told(log, 21) == [(NOW // 1000, "train", "104 clicked")]
-    assert [items for _, _, items in told(log, 9)] == [f"{item} ignored" for item in range(100, 106)]
+    assert stored_record(log, 21) == [(NOW // 1000, "train", "104 clicked")]
+    assert [items for _, _, items in stored_record(log, 9)] == [f"{item} ignored" for item in range(100, 106)]
     assert (side(log, "author_id", 106), side(log, "author_id", 105)) == ([1], [])  # 0 is padding
     assert side(log, "second_level_category_id", 101) == [1]
     assert side(log, "third_level_category_id", 101) == []
@@ -124,7 +124,7 @@ def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
 def test_the_first_record_with_a_history(folder):
     log = prepared(kuaisar.read(kuaisar.Options(folder)), folder)
     assert users(log) == [21, 3, 20, 5, 7, 4, 1, 2, 8, 9, 6, 0]
-    assert told(log, 3) == [
+    assert stored_record(log, 3) == [
         (1684742000, "train", "103 ignored, 104 ignored, 105 ignored, 106 clicked"),
         (1684742600, "train", "107 ignored, 108 ignored, 109 ignored, 110 clicked"),
         (1684743200, "train", "111 ignored, 112 ignored, 113 ignored, 114 clicked"),
@@ -136,7 +136,7 @@ def test_the_first_record_with_a_history(folder):
 
 def test_search_results_are_context(folder):
     log = prepared(kuaisar.read(kuaisar.Options(folder, search_log=True)), folder)
-    assert told(log, 20)[1] == (NOW // 1000 + 500, "validation", "105 search_clicked, 106 search_ignored")
+    assert stored_record(log, 20)[1] == (NOW // 1000 + 500, "validation", "105 search_clicked, 106 search_ignored")
     assert log.manifest["rejected"][kuaisar.NO_VIDEO] == 1
     assert log.manifest["rejected"][session_log.NOT_BOOLEAN] == 2
     assert log.manifest["context_exposures"] == 2

@@ -1,9 +1,9 @@
-"""MIND in its publisher's layout: an impression is a session, quotes are letters, the history comes before it all."""
+"""Tests MIND in its publisher's layout: an impression is a session, quotes are letters, the history comes first."""
 
 from __future__ import annotations
 
 import pytest
-from published import prepared, side, told, users, write_lines
+from published import prepared, side, stored_record, users, write_lines
 
 from sessionrec_jax.data import session_log
 from sessionrec_jax.data.sources import mind
@@ -17,7 +17,7 @@ def impression(number, user, time, history, shown):
 
 
 def feed(day):
-    """Ten users with four impressions of five articles: 200 exposures. Numbers are the same each day."""
+    """Writes ten users with four impressions of five articles: 200 exposures. Numbers are the same each day."""
     return [
         impression(
             4 * user + part,
@@ -67,13 +67,13 @@ def test_an_impression_is_a_session_and_every_oddity_is_kept_or_counted(folder):
         session_log.NOT_A_TIME: 1,
         session_log.NULL_ID: 2,
     }
-    assert told(log, "U20") == [
+    assert stored_record(log, "U20") == [
         (NOON, "train", "N1 ignored, N2 clicked"),
         (NOON + 300, "train", "N3 clicked"),
         (NOON + 21 * 3600 + 358, "validation", "N1 ignored"),
         (NOON + 3 * 86_400 + 43_200, "test", "N4 clicked, N30 ignored"),
     ]
-    assert told(log, "U21") == [(NOON - 3 * 3600 + 358, "train", "N1 ignored, N2 ignored")]
+    assert stored_record(log, "U21") == [(NOON - 3 * 3600 + 358, "train", "N1 ignored, N2 ignored")]
     assert log.manifest["items"] == 31
     assert (side(log, "category", "N30"), side(log, "subcategory", "N29")) == (["news"], ["news2"])
     assert "history" in log.manifest["note"]
@@ -82,7 +82,7 @@ def test_an_impression_is_a_session_and_every_oddity_is_kept_or_counted(folder):
 def test_the_first_record(folder):
     log = prepared(mind.read(mind.Options(folder)), folder)
     assert users(log)[0] == "U8"
-    assert told(log, "U8") == [
+    assert stored_record(log, "U8") == [
         (1573434308, "train", "N8 clicked, N9 ignored, N10 ignored, N11 ignored, N12 ignored"),
         (1573437908, "train", "N13 ignored, N14 clicked, N15 ignored, N16 ignored, N17 ignored"),
         (1573484708, "train", "N18 ignored, N19 ignored, N20 clicked, N21 ignored, N22 ignored"),
@@ -96,12 +96,12 @@ def test_the_first_record(folder):
 
 def test_the_history_of_the_first_impression_comes_before_it(folder):
     log = prepared(mind.read(mind.Options(folder, history=True)), folder)
-    assert told(log, "U20")[:2] == [
+    assert stored_record(log, "U20")[:2] == [
         (NOON - 1, "train", "N7 history, N8 history"),
         (NOON, "train", "N1 ignored, N2 clicked"),
     ]
     assert log.manifest["rejected"][session_log.DUPLICATE] == 2
-    assert len(told(log, "U21")) == 1
+    assert len(stored_record(log, "U21")) == 1
     assert log.manifest["context_exposures"] == 10 * 2 + 2
 
 

@@ -1,4 +1,6 @@
-"""MovieLens: the TFDS catalogue's own builder, run on small files in the publisher's layouts, makes what is read."""
+"""Tests MovieLens: the TFDS catalogue's own builder, run on small files in the publisher's layouts, writes the
+input.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from unittest import mock
 
 import pytest
 import tensorflow_datasets as tfds
-from published import prepared, side, told, users
+from published import prepared, side, stored_record, users
 from tensorflow_datasets.structured import movielens as catalogue
 from tensorflow_datasets.structured import movielens_parsing
 
@@ -21,7 +23,7 @@ FILMS = range(1, 31)
 
 
 def ratings():
-    """Twelve users with four sittings of five films each: 240 ratings, in no order of time."""
+    """Writes twelve users with four sittings of five films each: 240 ratings, not sorted by time."""
     return [
         (user, 1 + (user + 7 * sitting + place) % 30, 1 + (user + place) % 5, NOW + 7200 * sitting + 60 * (place // 2))
         for sitting in (2, 0, 3, 1)
@@ -90,7 +92,7 @@ def test_ratings_become_sessions(built, tmp_path):
     log = prepared(movielens.read(movielens.Options(folder, version)), tmp_path)
     assert log.manifest["rejected"] == {}
     assert (log.manifest["users"], log.manifest["sessions"], log.manifest["exposures"]) == (13, 49, 241)
-    assert told(log, 13) == [(NOW, "train", "1 clicked")]
+    assert stored_record(log, 13) == [(NOW, "train", "1 clicked")]
     assert sorted(side(log, "genres", 1)) == (["Children", "Comedy"])
     assert side(log, "genres", 2) == []
 
@@ -99,7 +101,7 @@ def test_the_first_record(built, tmp_path):
     version, folder = built
     log = prepared(movielens.read(movielens.Options(folder, version)), tmp_path)
     assert users(log)[0] == 10
-    assert told(log, 10) == [
+    assert stored_record(log, 10) == [
         (978300000, "train", "11 ignored, 12 ignored, 13 ignored, 14 clicked, 15 clicked"),
         (978307200, "train", "18 ignored, 19 ignored, 20 ignored, 21 clicked, 22 clicked"),
         (978314400, "validation", "25 ignored, 26 ignored, 27 ignored, 28 clicked, 29 clicked"),
@@ -110,7 +112,7 @@ def test_the_first_record(built, tmp_path):
 def test_half_a_star_less_is_no_click(built, tmp_path):
     version, folder = built
     log = prepared(movielens.read(movielens.Options(folder, version)), tmp_path)
-    of_film_9 = told(log, 8)[0][2].partition(",")[0]
+    of_film_9 = stored_record(log, 8)[0][2].partition(",")[0]
     assert of_film_9 == ("9 ignored" if version in ("20m", "25m") else "9 clicked")
 
 

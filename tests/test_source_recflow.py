@@ -1,4 +1,4 @@
-"""RecFlow in its publisher's layout: a request is a session, stages are context, pickles are never opened."""
+"""Tests RecFlow in its publisher's layout: a request is a session, stages are context, pickles are never opened."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pickle
 
 import polars as pl
 import pytest
-from published import prepared, side, told, users
+from published import prepared, side, stored_record, users
 
 from sessionrec_jax.data import session_log
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
@@ -19,7 +19,7 @@ STAGES = ("rerank_pos", "rerank_neg", "rank_pos", "rank_neg", "coarse_neg", "pre
 
 
 def row(request, user, video, at, view=0, **other):
-    """A row of realshow/: a shown video, and the feedback on it."""
+    """Returns a row of realshow/: a shown video, and the feedback on it."""
     features = {"author_id": video % 7, "category_level_one": video % 3, "category_level_two": video % 5}
     feedback = {"playing_time": 0, "effective_view": view, "long_view": 0, "like": 0, "follow": 0, "forward": 0}
     return {
@@ -35,7 +35,7 @@ def candidate(request, user, video, at, *stages):
 
 
 def feed(day):
-    """Six users, four requests of four videos each on each day; in none of user 5's requests anything is viewed."""
+    """Writes six users, four requests of four videos each on each day; user 5 views nothing."""
     return [
         row(
             1000 * day + 10 * user + request,
@@ -50,7 +50,7 @@ def feed(day):
     ]
 
 
-# User 9: request 91 is older than 90 but stands behind it and has the time of 92; seconds on the second day.
+# User 9: request 91 is older than 90 but comes after it and has the time of 92; seconds on the second day.
 ODD = [
     row(90, 9, 1, NOW + 60_000, 1),
     row(90, 9, 2, NOW + 60_000, 0),
@@ -59,7 +59,7 @@ ODD = [
     row(92, 9, 4, NOW, 1),
     row(92, 9, 5, NOW, None),  # no label
     row(92, 9, 6, NOW, 0, realshow=0),  # not shown after all
-    row(92, 9, 1, NOW, 0, author_id=99),  # another author than before: the first one stands
+    row(92, 9, 1, NOW, 0, author_id=99),  # another author than before: the first one is kept
 ]
 ODD_NEXT_DAY = [
     row(93, 9, 1, (NOW + DAY) // 1000, 1),
@@ -67,7 +67,7 @@ ODD_NEXT_DAY = [
     row(95, None, 1, NOW + DAY, 1),
 ]
 DROPPED = [
-    row(90, 9, 1, NOW + 60_000, 1, rank_pos=1, rerank_pos=1),  # shown: stands in realshow/ already
+    row(90, 9, 1, NOW + 60_000, 1, rank_pos=1, rerank_pos=1),  # shown: is in realshow/ already
     candidate(90, 9, 30, NOW + 60_000, "rank_pos", "rerank_neg"),
     candidate(90, 9, 41, NOW + 60_000, "prerank_neg"),
     candidate(90, 9, 42, NOW + 60_000, "coarse_neg"),
@@ -91,7 +91,7 @@ def folder(tmp_path):
 
 
 class Bomb:
-    """Whoever unpickles it fails."""
+    """Unpickling it fails."""
 
     def __reduce__(self):
         return (exec, ("raise RuntimeError('a pickle was loaded')",))
@@ -105,14 +105,14 @@ def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
         session_log.NULL_ID: 1,
         recflow.NOT_SHOWN: 1,
     }
-    assert told(log, 9) == [
+    assert stored_record(log, 9) == [
         (NOW // 1000, "train", "3 ignored"),
         (NOW // 1000, "train", "4 clicked, 1 ignored"),
         (NOW // 1000 + 60, "validation", "1 clicked, 2 ignored"),
         (NOW // 1000 + 86_400, "test", "1 clicked"),
     ]
-    assert told(log, 8) == [(NOW // 1000 + 86_400, "train", "1 clicked")]
-    assert all("clicked" not in items for _, _, items in told(log, 5))
+    assert stored_record(log, 8) == [(NOW // 1000 + 86_400, "train", "1 clicked")]
+    assert all("clicked" not in items for _, _, items in stored_record(log, 5))
     assert side(log, "author_id", 1) == [1]
     assert log.manifest["items"] == 22
     assert "all_stage" in log.manifest["note"]
@@ -121,7 +121,7 @@ def test_a_request_is_a_session_and_every_oddity_is_kept_or_counted(folder):
 def test_the_first_record(folder):
     log = prepared(recflow.read(recflow.Options(folder)), folder)
     assert users(log)[0] == 3
-    assert told(log, 3) == [
+    assert stored_record(log, 3) == [
         (1705104000, "train", "3 clicked, 4 ignored, 5 ignored, 6 ignored"),
         (1705104600, "train", "7 ignored, 8 clicked, 9 ignored, 10 ignored"),
         (1705105200, "train", "11 ignored, 12 ignored, 13 clicked, 14 ignored"),
@@ -136,7 +136,7 @@ def test_the_first_record(folder):
 def test_candidates_are_context_of_their_last_stage(folder):
     options = recflow.Options(folder, stages=("rerank_neg", "prerank_neg"), session_context=("province",))
     log = prepared(recflow.read(options), folder)
-    assert told(log, 9)[2] == (
+    assert stored_record(log, 9)[2] == (
         NOW // 1000 + 60, "validation", "1 clicked, 2 ignored, 30 rerank_neg, 41 prerank_neg"
     )  # fmt: skip
     assert log.manifest["rejected"][recflow.NO_STAGE] == 1
@@ -159,7 +159,7 @@ def test_what_is_missing_is_named(folder):
         recflow.read(recflow.Options(folder))
 
 
-def test_a_file_that_breaks_off_is_told(folder):
+def test_a_file_that_breaks_off_is_reported(folder):
     path = folder / "realshow" / "2024-01-14.feather"
     whole = path.read_bytes()
     path.write_bytes(whole[:200] + bytes(len(whole) - 400) + whole[-200:])

@@ -1,4 +1,4 @@
-"""Sources: any table in any file format, the known truth, and what they say about files that do not fit."""
+"""Tests sources: any table in any file format, the known truth, and messages about files that do not fit."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_sources_are_found_by_name():
 # --- what all published sources share --------------------------------------------------------------------------------
 
 
-def test_rows_left_out_by_declaration_are_told_and_not_held_against_the_log(tmp_path):
+def test_rows_left_out_by_declaration_are_reported_and_do_not_count(tmp_path):
     raw = synthetic.read(synthetic.Options(users=40, base=4, depth=2, seed=3))
     whole = prepare(raw, tmp_path / "whole", Settings())
     others = raw.exposures.with_columns(

@@ -1,4 +1,6 @@
-"""The prepared folder: what is written is read back, by user and as a whole; what cannot be opened says why."""
+"""Tests the prepared folder: written data is read back, by user and as a whole; a folder that cannot be opened
+says why.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def prepared(folder):
 
 
 def published(prepared: store.Prepared) -> pl.DataFrame:
-    """The log as it is stored, in the publisher's ids, one row an exposure."""
+    """Returns the stored log in the publisher's ids, one row an exposure."""
     log, users = prepared.arrays(), pl.read_parquet(prepared.path / "users.parquet")["user_id"]
     session_S = np.concatenate([np.arange(n) for n in np.diff(log.user_session_offsets_U1)])
     return pl.DataFrame(

@@ -1,4 +1,6 @@
-"""Laws of the known-truth log: reproducible by parts, distributed as it says, and its exact truth agrees with draws."""
+"""Tests the known-truth log: its parts are reproducible, its distributions are as stated, and its exact truth
+agrees with draws.
+"""
 
 import dataclasses
 import json
@@ -24,7 +26,7 @@ def tiny_log():
 
 
 def targets(log: pl.DataFrame) -> pl.DataFrame:
-    """The exposures that have a session before theirs, with that session's anchor."""
+    """Returns the exposures that have a session before theirs, with that session's anchor."""
     anchors = log.filter(feedback="anchor").select("user_id", pl.col("session_id") + 1, anchor="item_id")
     return log.filter(pl.col("clicked").is_not_null()).join(anchors, on=["user_id", "session_id"])
 
@@ -34,7 +36,7 @@ def arrays(frame: pl.DataFrame, *columns: str) -> list[np.ndarray]:
 
 
 def mean_and_stderr(user, value):
-    """Mean of `value` and its standard error when only users are independent."""
+    """Returns the mean of `value` and its standard error when only users are independent."""
     users = pl.DataFrame({"user": user, "value": value}).group_by("user").agg(pl.sum("value"), n=pl.len())
     mean = users["value"].sum() / users["n"].sum()
     return mean, float(np.sqrt(((users["value"] - mean * users["n"]) ** 2).sum()) / users["n"].sum())
@@ -233,7 +235,9 @@ def test_without_memory_the_history_is_worth_nothing():
 
 
 def enumerated_excess(truth, exposures, estimate):
-    """Excess by going through every number of clicks (Poisson) and of passes (Poisson, independent) of every cell."""
+    """Returns the excess by enumerating every number of clicks (Poisson) and of passes (Poisson, independent) of
+    every cell.
+    """
     total = 0.0
     for z, p in enumerate(truth.popularity_K):
         for c, mass in enumerate(truth.category_mass_C):
