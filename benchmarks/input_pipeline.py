@@ -31,10 +31,11 @@ from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated, put_side, replicated
-from sessionrec_jax.loss.session import proposal
+from sessionrec_jax.devices.mesh import make_mesh, replicated
+from sessionrec_jax.devices.placement import put_batch, put_replicated, put_side
+from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.model.spec_of_log import spec_of
-from sessionrec_jax.training.step import Scalars, initial_state, make_step
+from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
 
 USERS = 4_000
 SIZES = ("xxs", "s")  # the demo's smallest and largest model
@@ -70,6 +71,7 @@ def case(prepared: Prepared, size: str) -> dict[str, float | str]:
     spec = spec_of(config, prepared, catalogue)
     step_fn = make_step(spec, config.loss, config.optim, mesh)
     side, negatives = put_side(catalogue.side, spec.rows, mesh), put_replicated(proposal(config.loss, catalogue), mesh)
+    fixed = FixedArrays(side, negatives)
     scalars = put_replicated(Scalars(np.float32(config.optim.learning_rate_peak), np.float32(0)), mesh)
     key = jax.device_put(jax.random.key(0), replicated(mesh))
     state = initial_state(config, spec, catalogue, mesh)
@@ -80,7 +82,7 @@ def case(prepared: Prepared, size: str) -> dict[str, float | str]:
     def steps(batches: Iterable[Batch]) -> None:
         nonlocal state
         for batch in batches:
-            state, _ = step_fn(state, *put_batch(batch, mesh), side, negatives, key, scalars)
+            state, _ = step_fn(state, put_batch(batch, mesh), fixed, key=key, scalars=scalars)
         jax.block_until_ready(state)
 
     names = ("pipeline", "host", "step", "together")

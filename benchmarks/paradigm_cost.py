@@ -29,11 +29,12 @@ from sessionrec_jax.data.codes import CLICKED, IGNORED, TRAIN
 from sessionrec_jax.data.item_level import slots
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import make_windows
-from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated, put_side, replicated
-from sessionrec_jax.loss.session import proposal
+from sessionrec_jax.devices.mesh import make_mesh, replicated
+from sessionrec_jax.devices.placement import put_batch, put_replicated, put_side
+from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.model import count
 from sessionrec_jax.model.spec import Spec
-from sessionrec_jax.training.step import Scalars, initial_state, make_step
+from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
 
 USERS, SESSIONS, CATALOGUE = 4, 32, 4_096
 RUNS = {1: 30, 2: 30, 5: 20, 10: 15, 20: 9, 40: 5}  # by items a session
@@ -126,13 +127,14 @@ def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
     side = put_side(catalogue.side, spec.rows, mesh)
     of_negatives = put_replicated(proposal(config.loss, catalogue), mesh)
     scalars = put_replicated(Scalars(np.float32(config.optim.learning_rate_peak), np.float32(0)), mesh)
-    rest = (*put_batch(batch, mesh), side, of_negatives, jax.device_put(jax.random.key(0), replicated(mesh)), scalars)
+    inputs, fixed = put_batch(batch, mesh), FixedArrays(side, of_negatives)
+    of_run = {"key": jax.device_put(jax.random.key(0), replicated(mesh)), "scalars": scalars}
     state = initial_state(config, spec, catalogue, mesh)
-    compiled = make_step(spec, config.loss, config.optim, mesh).lower(state, *rest).compile()
+    compiled = make_step(spec, config.loss, config.optim, mesh).lower(state, inputs, fixed, **of_run).compile()
 
     def step() -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(compiled(state, *rest))
+        state, _ = jax.block_until_ready(compiled(state, inputs, fixed, **of_run))
 
     def flops(positions: int) -> float:
         seen = {"items": log.item_N.size, "sessions": batch.user_of_session_GRL.size, "steps": 1}

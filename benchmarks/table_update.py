@@ -17,11 +17,12 @@ import numpy as np
 from _bench import in_turns, ratio, report, significant
 
 from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
-from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_replicated, replicated
+from sessionrec_jax.devices.mesh import make_mesh, over_batch, replicated
+from sessionrec_jax.devices.placement import ShardedInputs, put_replicated
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.negatives import ticketed
-from sessionrec_jax.model.spec import ROW_MULTIPLE, Inputs, Spec
-from sessionrec_jax.training.step import Scalars, abstract_state, make_step
+from sessionrec_jax.model.spec import ROW_MULTIPLE, Spec
+from sessionrec_jax.training.step import FixedArrays, Scalars, abstract_state, make_step
 
 ROWS, SLOTS, ITEMS = 16, 32, 8
 SIZES = (10_000, 100_000, 1_000_000)
@@ -44,23 +45,24 @@ class Stepper:
         uniform = ticketed(np.append(0.0, np.ones(items)))
         scalars = Scalars(np.float32(1e-3), np.float32(0))
         proposal, scalars = put_replicated((uniform, scalars), mesh)
-        batch = jax.device_put(_batch(items), over_batch(mesh))
-        self.rest = (*batch, {}, proposal, jax.device_put(jax.random.key(0), replicated(mesh)), scalars)
+        self.inputs = jax.device_put(_batch(items), over_batch(mesh))
+        self.fixed = FixedArrays({}, proposal)
+        self.of_run = {"key": jax.device_put(jax.random.key(0), replicated(mesh)), "scalars": scalars}
 
     def __call__(self) -> None:
-        self.state, sums = self.step(self.state, *self.rest)
+        self.state, sums = self.step(self.state, self.inputs, self.fixed, **self.of_run)
         jax.block_until_ready(sums)
 
 
-def _batch(items: int) -> tuple[Inputs, np.ndarray]:
+def _batch(items: int) -> ShardedInputs:
     rng, slots = np.random.default_rng(0), ROWS * SLOTS
     item_GT = rng.integers(1, items + 1, (1, slots * ITEMS)).astype(np.int32)
     feedback_GT = (rng.random((1, slots * ITEMS)) < 0.3).astype(np.int8)
     session_GT = np.repeat(np.arange(slots), ITEMS)[None].astype(np.int32)
     place_GRL = np.broadcast_to(np.arange(SLOTS, dtype=np.int32), (1, ROWS, SLOTS))
     user_GRL = np.ones((1, ROWS, SLOTS), np.int32)
-    inputs = Inputs(item_GT, feedback_GT, session_GT, user_GRL, place_GRL, 3600 * place_GRL)
-    return inputs, (place_GRL > 0).reshape(1, -1)
+    target_GS = (place_GRL > 0).reshape(1, -1)
+    return ShardedInputs(item_GT, feedback_GT, session_GT, user_GRL, place_GRL, 3600 * place_GRL, target_GS)
 
 
 def main() -> None:

@@ -33,14 +33,15 @@ from _bench import in_turns, need, ratio, report, significant
 
 from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
 from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
-from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_replicated, replicated
+from sessionrec_jax.devices.mesh import make_mesh, over_batch, replicated
+from sessionrec_jax.devices.placement import ShardedInputs, put_replicated
 from sessionrec_jax.devices.sharding import shardings
-from sessionrec_jax.loss.negatives import ticketed
-from sessionrec_jax.loss.session import Proposal, Sums, sample_negatives
+from sessionrec_jax.loss.negatives import Proposal, sample_negatives, ticketed
+from sessionrec_jax.loss.session import Sums
 from sessionrec_jax.model import count, sessionrec
 from sessionrec_jax.model.spec import ROW_MULTIPLE, Inputs, Spec
 from sessionrec_jax.training import optim
-from sessionrec_jax.training.step import Scalars, State, make_step
+from sessionrec_jax.training.step import FixedArrays, Scalars, State, make_step
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
@@ -74,14 +75,17 @@ class Ours:
         self.step = make_step(spec, LOSS, OPTIM, mesh)
         state = State(np.int32(0), params, optim.chain(OPTIM, spec.model).init(params))
         self.state = jax.device_put(state, shardings(mesh, spec.model, state))
-        one_shard = jax.tree.map(lambda x: x[None], batches)
+        one_shard = [
+            ShardedInputs(*(x[None] for x in inputs[:6]), target_GS=target_S[None]) for inputs, target_S in batches
+        ]
         self.batches = itertools.cycle(jax.device_put(one_shard, over_batch(mesh)))
         key = jax.device_put(jax.random.key(0), replicated(mesh))
         scalars = Scalars(np.float32(RATE), np.float32(0))
-        self.rest = ({}, *put_replicated((proposal,), mesh), key, put_replicated(scalars, mesh))
+        self.fixed = FixedArrays({}, put_replicated(proposal, mesh))
+        self.of_run = {"key": key, "scalars": put_replicated(scalars, mesh)}
 
     def __call__(self) -> Sums:
-        self.state, sums = self.step(self.state, *next(self.batches), *self.rest)
+        self.state, sums = self.step(self.state, next(self.batches), self.fixed, **self.of_run)
         return sums
 
     @staticmethod
@@ -93,7 +97,7 @@ class Ours:
     def drawn(self) -> np.ndarray:
         """Negatives of the first step, as sessionrec_jax.training.step draws them."""
         of_step = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)
-        negatives = jax.device_get(sample_negatives(of_step, self.rest[1], LOSS.negatives))
+        negatives = jax.device_get(sample_negatives(of_step, self.fixed.proposal, LOSS.negatives))
         return np.repeat(negatives.item_N, negatives.times_N.astype(int))
 
     def moments(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""For the tests that hold devices against each other: one training step on a number of them, and what programs send."""
+"""Helpers that compare devices: one training step on any number of them, and the size of what programs send."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
-from sessionrec_jax.devices.mesh import batch_shards, make_mesh, put_batch, put_replicated, put_side, replicated
-from sessionrec_jax.loss.session import proposal
+from sessionrec_jax.devices.mesh import batch_shards, make_mesh, replicated
+from sessionrec_jax.devices.placement import put_batch, put_replicated, put_side
+from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.model.spec_of_log import spec_of
-from sessionrec_jax.training.step import Scalars, initial_state, make_step
+from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
 
 
 def by_name(tree) -> dict[str, np.ndarray]:
@@ -28,7 +29,7 @@ def assert_same_bits(one, other) -> None:
 
 
 class OneStep:
-    """The first step of training on the first batch, on so many devices of the `data` axis, or on another mesh."""
+    """The first step of training on the first batch, on a number of devices of the `data` axis or on another mesh."""
 
     def __init__(self, config: Config, log, devices: int | dict[str, int]):
         axes = devices if isinstance(devices, dict) else {"data": devices}
@@ -43,11 +44,11 @@ class OneStep:
         state = initial_state(config, spec, catalogue, mesh)
         side = put_side(catalogue.side, spec.rows, mesh)
         q, scalars = put_replicated((self.proposal, Scalars(np.float32(1e-2), np.float32(0))), mesh)
-        step = make_step(spec, config.loss, config.optim, mesh, config.train.microbatches)
+        step = make_step(spec, config.loss, config.optim, mesh, microbatches=config.train.microbatches)
         key = jax.device_put(self.key, replicated(mesh))
-        arguments = (state, *put_batch(self.batch, mesh), side, q, key, scalars)
-        self.program = step.lower(*arguments).compile()
-        self.state, self.sums = jax.device_get(self.program(*arguments))
+        inputs, fixed = put_batch(self.batch, mesh), FixedArrays(side, q)
+        self.program = step.lower(state, inputs, fixed, key=key, scalars=scalars).compile()
+        self.state, self.sums = jax.device_get(self.program(state, inputs, fixed, key=key, scalars=scalars))
 
 
 def assert_same_step(one: OneStep, other: OneStep, params_atol: float = 0.0) -> None:
@@ -66,7 +67,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "
 
 
 def most_sent(program) -> int:
-    """Numbers in the largest array that a collective of a compiled program gives; 0 where there is none."""
+    """The size of the largest array that a collective of a compiled program returns; 0 without collectives."""
     results = re.findall(rf"= (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\(", program.as_text())
     shapes = [shape for result in results for shape in re.findall(r"\w+\[([\d,]*)\]", result)]
     return max((int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes), default=0)

@@ -14,7 +14,7 @@ from sessionrec_jax.data.catalogue import from_counts, popularity_rank
 from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED, TEST, TRAIN
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.evaluation import baselines
-from sessionrec_jax.evaluation.baselines import HeldOut, Predictor, evaluate_baselines, measure_baselines
+from sessionrec_jax.evaluation.baselines import HeldOutSessions, Predictor, evaluate_baselines, measure_baselines
 from sessionrec_jax.evaluation.knn import session_knn
 from sessionrec_jax.evaluation.seen import holds, seen_items, users_of
 
@@ -106,7 +106,7 @@ def test_ranks_are_places_in_the_sorted_list_of_candidates(masked):
     place_V = np.append(IDS - 1, rng.permutation(IDS - 1))
     row_N, item_N = np.nonzero((rng.random((30, IDS)) < 0.4) & ~seen_SV & (np.arange(IDS) > 0))
     seen = csr_array(seen_SV.astype(float))
-    block = HeldOut(np.arange(30), np.arange(30), row_N, item_N, seen)
+    block = HeldOutSessions(np.arange(30), np.arange(30), row_N, item_N, seen)
     rank_N = baselines.ranks(block, Predictor(csr_array(score_SV.astype(float)), place_V))
     for row, item, rank in zip(row_N, item_N, rank_N, strict=True):
         candidates = [v for v in range(1, IDS) if not seen_SV[row, v]]
@@ -117,7 +117,7 @@ def test_repeating_the_last_session_ranks_its_clicks_first(catalogue):
     """The history shows 3 ignored, 5 and 4 clicked, 1 as context, 4 again ignored. Popularity order is 2 1 4 5 3."""
     shown = [(3, IGNORED), (5, CLICKED), (4, CLICKED), (1, CONTEXT), (4, IGNORED), (5, CLICKED)]
     log = flat_log([[[(1, CLICKED)], shown, [(2, CLICKED), (5, CLICKED), (3, CLICKED)]]])
-    block = HeldOut(np.array([2]), np.array([0]), np.zeros(3, int), np.array([2, 5, 3]), csr_array((1, 6)))
+    block = HeldOutSessions(np.array([2]), np.array([0]), np.zeros(3, int), np.array([2, 5, 3]), csr_array((1, 6)))
     score_SV = baselines.last_session(log, block.session_S, 6)
     rank_N = baselines.ranks(block, Predictor(score_SV, popularity_rank(catalogue)))
     assert rank_N.tolist() == [4, 1, 3]  # the whole list: 4 5, then 1 3, then 2

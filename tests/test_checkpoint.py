@@ -1,4 +1,4 @@
-"""Checkpoints: what was damaged is not used, what is full tells so, what was kept is what the settings say."""
+"""Checkpoints: damaged ones are not used, a full disk is reported, and as many stay as the settings say."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATE = {"a": np.arange(30_000, dtype=np.float32), "b": np.ones((2, 2), np.float
 
 
 def stop_at(step: int, first: int = 0):
-    """A Stop that asks when the run stands at `step`: the loop looks once a step, from `first` on."""
+    """A Stop that asks to stop at `step`: the loop looks once per step, from `first` on."""
     now = itertools.count(first)
     return nullcontext(lambda: signal.SIGTERM if next(now) >= step else 0)
 
@@ -61,7 +61,7 @@ def short(config):
 
 @pytest.fixture(scope="module")
 def whole(short, log, tmp_path_factory):
-    """What an undisturbed run returned, and its folder."""
+    """The result of an undisturbed run, and its folder."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return train(short, log, folder, quiet=True), folder
 
@@ -233,7 +233,7 @@ def test_a_save_that_finds_no_room_says_so_once_and_the_one_before_stays_whole(t
         checkpoints.save(3, noise, {"step": 3})
     assert capfd.readouterr().err == ""
     assert newest_whole(two) == (2, [])
-    until_still(two)  # Orbax writes on for a moment after its failure is told
+    until_still(two)  # Orbax writes on for a moment after its failure is reported
     with Checkpoints(two, kept=2) as checkpoints:  # clears what that left
         assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
         checkpoints.save(3, noise, {"step": 3})
@@ -247,9 +247,9 @@ def test_a_full_disk_ends_a_command_with_exit_code_1_and_one_message(log, tmp_pa
     monkeypatch.setattr(checkpoint, "write_json", full)
     argv = ["--train.epochs", "0.1", "--data.rows", "8", "--model.layers", "0", "--loss.alpha", "0", "--mesh.data", "1"]
     assert main(["train", str(log.path), "--out", str(tmp_path / "run"), *argv]) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "no space left on its disk. Make room and type the same command again; it goes on from the start" in told
-    assert "Traceback" not in told
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "no space left on its disk. Make room and type the same command again; it goes on from the start" in printed
+    assert "Traceback" not in printed
     assert (tmp_path / "run" / "config.json").exists()
 
 

@@ -13,11 +13,12 @@ from products import multiplications
 from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.devices.mesh import make_mesh
-from sessionrec_jax.loss.session import Proposal
+from sessionrec_jax.devices.placement import ShardedInputs
+from sessionrec_jax.loss.negatives import Proposal
 from sessionrec_jax.model import count, sessionrec
-from sessionrec_jax.model.spec import Inputs, Spec
+from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.training import optim
-from sessionrec_jax.training.step import Scalars, State, make_step
+from sessionrec_jax.training.step import FixedArrays, Scalars, State, make_step
 
 IDS, KINDS, ITEMS = 1_001, 3, 8  # ITEMS: exposures of every session
 COLUMNS = (("tag", 5), ("author", 700))
@@ -46,14 +47,16 @@ def traced_step(model: Model, loss: Loss, rows: int, slots: int):
         return State(jnp.zeros((), jnp.int32), params, optim.chain(Optim(), spec.model).init(params))
 
     items = rows * slots * ITEMS
-    inputs = Inputs(array(1, items), array(1, items, dtype=jnp.int8), array(1, items), *[array(1, rows, slots)] * 3)
+    inputs = ShardedInputs(
+        array(1, items), array(1, items, dtype=jnp.int8), array(1, items), *[array(1, rows, slots)] * 3,
+        target_GS=array(1, rows * slots, dtype=bool),
+    )  # fmt: skip
     side = {name: array(IDS, 1) for name, _ in COLUMNS}
     key = jax.eval_shape(lambda: jax.random.key(0))
     floats_V, float_ = array(IDS, dtype=jnp.float32), array(dtype=jnp.float32)
-    rest = (side, Proposal(floats_V, floats_V), key, Scalars(float_, float_))
-    return make_step(spec, loss, Optim(), mesh).trace(
-        jax.eval_shape(state), inputs, array(1, rows * slots, dtype=bool), *rest
-    )
+    fixed = FixedArrays(side, Proposal(floats_V, floats_V))
+    step = make_step(spec, loss, Optim(), mesh)
+    return step.trace(jax.eval_shape(state), inputs, fixed, key=key, scalars=Scalars(float_, float_))
 
 
 def counted(model: Model, loss: Loss, rows: int, slots: int) -> float:

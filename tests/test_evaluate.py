@@ -13,7 +13,8 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import eval_batches, shape_of, train_catalogue
 from sessionrec_jax.data.codes import CLICKED, CONTEXT, TEST, VALIDATION
-from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
+from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.devices.placement import put_batch, put_replicated
 from sessionrec_jax.evaluation.baselines import evaluate_baselines
 from sessionrec_jax.evaluation.measure import evaluate, measure, validated
 from sessionrec_jax.evaluation.metrics import CUTOFFS
@@ -58,7 +59,7 @@ def sessions_of(config: Config, log, model):
     e_VD = np.asarray(sessionrec.embed(spec, params, jnp.arange(spec.ids), side))
     apply = jax.jit(sessionrec.apply, static_argnums=0)
     for batch in eval_batches(config, log, shape_of(config, 1), TEST):
-        inputs = jax.tree.map(lambda x_G: x_G[0], put_batch(batch, make_mesh(config.mesh))[0])
+        inputs = jax.tree.map(lambda x_G: x_G[0], put_batch(batch, make_mesh(config.mesh)).shards())
         retrieval_SD = np.asarray(apply(spec, params, inputs, side)[1].retrieval_SD)
         for slot in np.flatnonzero(batch.target_GRL):
             score_V = e_VD @ retrieval_SD[slot - 1] + params["heads"]["item_bias"][: spec.ids]

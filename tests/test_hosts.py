@@ -44,7 +44,7 @@ def flags_of_xla(devices: int) -> str:
 
 
 class Together:
-    """Processes of `sessionrec train` that name each other, with so many devices each; what they say goes to files."""
+    """Processes of `sessionrec train` that name each other, with `devices` devices each; their output goes to files."""
 
     def __init__(self, config, log, folder: Path, processes: int, devices: int, *flags: str, hosts: str = ""):
         changed = varying([to_dict(Config()), to_dict(replace(config, {"mesh.data": 0}))])[1]
@@ -62,7 +62,7 @@ class Together:
                 self.processes.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
 
     def until(self, lines: int) -> None:
-        """They have logged so many."""
+        """Waits until they have logged `lines` lines."""
         metrics = self.folder / "metrics.jsonl"
         while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
             if any(process.poll() is not None for process in self.processes):
@@ -180,15 +180,17 @@ def test_where_one_is_lost_the_others_end(number, lost, short, log, tmp_path):
 
 AGREE = """
 import sys
-from sessionrec_jax.config import Hosts
+from sessionrec_jax.config.settings import Hosts
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.hosts import first, gather, joined, most, settled
+from sessionrec_jax.devices.processes import (
+    commit_together, gather, joined, max_over_processes, on_process_zero,
+)
 
 index = int(sys.argv[2])
 done = []
 
 
-def told(work):
+def outcome(work):
     try:
         return work()
     except (InputError, OSError) as error:
@@ -205,15 +207,16 @@ def refused():
 
 with joined(Hosts(sys.argv[1], 2, index, timeout_seconds=30.0)):
     part = OSError("No space left") if index else None
-    print(told(lambda: settled("whole", None, lambda: done.append("whole"))))
-    print(told(lambda: settled("part", part, lambda: done.append("part"))))
-    print(told(lambda: settled("finish", None, fails)))
-    print(first(lambda: [1, None, "a"]), told(lambda: first(refused)), told(lambda: first(fails)))
-    print(gather(b"ab" * index), most(10 - index), done)
+    print(outcome(lambda: commit_together("whole", None, lambda: done.append("whole"))))
+    print(outcome(lambda: commit_together("part", part, lambda: done.append("part"))))
+    print(outcome(lambda: commit_together("finish", None, fails)))
+    shared = on_process_zero(lambda: [1, None, "a"])
+    print(shared, outcome(lambda: on_process_zero(refused)), outcome(lambda: on_process_zero(fails)))
+    print(gather(b"ab" * index), max_over_processes(10 - index), done)
 """
 
 
-def test_what_goes_wrong_in_one_process_is_told_by_both():
+def test_both_processes_report_what_goes_wrong_in_one():
     environment = os.environ | {"XLA_FLAGS": flags_of_xla(1)}
     program = [sys.executable, "-c", AGREE, f"localhost:{free_port()}"]
     both = [
@@ -222,14 +225,14 @@ def test_what_goes_wrong_in_one_process_is_told_by_both():
     said = [process.communicate(timeout=LONGEST_SECONDS)[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     zero, one = ([line for line in lines if not line.startswith("[Gloo]")] for lines in said)
-    told = "[1, None, 'a'] InputError: not this OSError: no finish"
+    shared = "[1, None, 'a'] InputError: not this OSError: no finish"
     of_one = "OSError: No space left"
-    assert zero == ["None", f"OSError: {of_one}", "OSError: no finish", told, "[b'', b'ab'] 10 ['whole']"]
-    assert one == ["None", of_one, "OSError: OSError: no finish", told, "[b'', b'ab'] 10 []"]
+    assert zero == ["None", f"OSError: {of_one}", "OSError: no finish", shared, "[b'', b'ab'] 10 ['whole']"]
+    assert one == ["None", of_one, "OSError: OSError: no finish", shared, "[b'', b'ab'] 10 []"]
 
 
 @pytest.mark.slow
-def test_what_fails_on_process_0_is_told_by_all(short, log, tmp_path):
+def test_all_processes_report_what_fails_on_process_0(short, log, tmp_path):
     folder = tmp_path / "run"
     run(replace(short, {"mesh.data": 1, "train.seed": 1}), folder, "train", quiet=True)
     both = Together(short, log, folder, 2, 1)

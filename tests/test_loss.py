@@ -11,8 +11,19 @@ import pytest
 from sessionrec_jax.config.settings import Loss
 from sessionrec_jax.data.catalogue import from_counts
 from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED
-from sessionrec_jax.loss.retrieval import Rows, bce_sums, catalogue_log_sum, full_softmax_sums, sampled_softmax_sums
-from sessionrec_jax.loss.session import Negatives, Sums, Targets, Terms, proposal, session_loss, targets, terms_of
+from sessionrec_jax.loss.negatives import Negatives, proposal
+from sessionrec_jax.loss.retrieval import (
+    CatalogueRows,
+    SampledItems,
+    Scorer,
+    ShardItems,
+    bce_sums,
+    catalogue_log_sum,
+    full_softmax_sums,
+    sampled_softmax_sums,
+)
+from sessionrec_jax.loss.session import Sums, Terms, session_loss, terms_of
+from sessionrec_jax.loss.targets import Targets, targets
 from sessionrec_jax.model.spec import Queries
 
 ITEMS, SLOTS, WIDTH = 12, 5, 4
@@ -72,25 +83,19 @@ def retrieval(
     **settings,
 ):
     item_T, e_VD = jnp.asarray(item_T), world["e_VD"]
-    return sums(
-        Loss(other_clicks=other_clicks, **settings),
-        world["queries_SD"],
-        e_VD[item_T],
-        item_T,
-        wanted,
-        world["item_bias_V"],
-        uniform() if log_q_V is None else log_q_V,
-        drawn,
-        e_VD[jnp.minimum(drawn.item_N, ITEMS)],
-    )
+    scorer = Scorer(world["queries_SD"], world["item_bias_V"])
+    sampled = SampledItems(drawn, e_VD[jnp.minimum(drawn.item_N, ITEMS)], uniform() if log_q_V is None else log_q_V)
+    config = Loss(other_clicks=other_clicks, **settings)
+    return sums(config, scorer, ShardItems(item_T, e_VD[item_T], wanted), sampled)
 
 
 def full(world, wanted, other_clicks: str, chunk_items: int = 5, item_T=ITEM_T):
     item_T, e_VD = jnp.asarray(item_T), world["e_VD"]
     config, bias_V = Loss(other_clicks=other_clicks), world["item_bias_V"]
-    rows = Rows(lambda item_N: e_VD[item_N], bias_V, 0, len(bias_V))
+    rows = CatalogueRows(lambda item_N: e_VD[item_N], bias_V, 0, len(bias_V))
     log_sum_S = catalogue_log_sum(config, world["queries_SD"], item_T, wanted, rows, chunk_items)
-    return full_softmax_sums(config, world["queries_SD"], e_VD[item_T], item_T, wanted, bias_V, log_sum_S)
+    scorer = Scorer(world["queries_SD"], bias_V)
+    return full_softmax_sums(config, scorer, ShardItems(item_T, e_VD[item_T], wanted), log_sum_S)
 
 
 def log_softmax(world) -> np.ndarray:
@@ -139,7 +144,7 @@ def test_counted_clicks_against_every_item_are_the_full_softmax_with_the_label_o
 def test_masked_clicks_against_every_item_are_a_softmax_without_the_sessions_other_clicks(world, wanted):
     nats, _ = retrieval(world, wanted, every_item())
     p_SV = np.exp(log_softmax(world))
-    others = {2: 6, 3: 5}  # the items that are clicked beside the one at this place
+    others = {2: 6, 3: 5}  # the other clicked item of the session at this place
     terms = [(p_SV[SESSION_T[t] - 1, ITEM_T[t]], p_SV[SESSION_T[t] - 1, others[t]] if t in others else 0.0)
              for t in CLICKED_PLACES]  # fmt: skip
     assert nats == pytest.approx(sum(-np.log(p / (1 - other)) for p, other in terms), rel=1e-5)
@@ -173,7 +178,7 @@ def test_merged_duplicates_count_as_duplicates(world, wanted, sums):
 
 
 def test_without_log_q_the_scores_are_plain(world, wanted):
-    """Whatever the proposal: the loss under the uniform one, whose correction is the same for all."""
+    """Any proposal gives the loss of the uniform one, whose correction is the same for all items."""
     log_q_V = jnp.asarray(np.random.default_rng(2).normal(size=ITEMS + 1), jnp.float32)
     drawn = negatives([1, 4, 9], [1, 2, 3])
     plain, _ = retrieval(world, wanted, drawn, log_q_V=log_q_V, log_q=False)
@@ -216,9 +221,10 @@ def test_the_full_softmax_holds_no_array_of_sessions_times_the_catalogue():
     def nats(e_VD, queries_SD):
         wanted = Targets(jnp.arange(sessions), jnp.ones(sessions, bool), jnp.ones(sessions, bool))
         item_T = jnp.arange(1, sessions + 1)
-        rows = Rows(lambda item_N: e_VD[item_N], jnp.zeros(ids), 0, ids)
+        rows = CatalogueRows(lambda item_N: e_VD[item_N], jnp.zeros(ids), 0, ids)
         log_sum_S = catalogue_log_sum(Loss(), queries_SD, item_T, wanted, rows, chunk_items=128)
-        return full_softmax_sums(Loss(), queries_SD, e_VD[item_T], item_T, wanted, rows.item_bias_R, log_sum_S)[0]
+        items = ShardItems(item_T, e_VD[item_T], wanted)
+        return full_softmax_sums(Loss(), Scorer(queries_SD, rows.item_bias_R), items, log_sum_S)[0]
 
     shapes = (jax.ShapeDtypeStruct((ids, width), jnp.float32), jax.ShapeDtypeStruct((sessions, width), jnp.float32))
     compiled = jax.jit(jax.grad(nats, argnums=(0, 1))).lower(*shapes).compile()
@@ -261,8 +267,9 @@ def test_the_optimum_of_nce_is_the_true_log_probability(n):
     def gradient(bias_V):
         def nats(bias_V):
             zero_TD, config = jnp.zeros((T, 1)), Loss(negatives=n, other_clicks="counted")
-            args = (jnp.zeros((1, 1)), zero_TD, jnp.asarray(item_T), wanted, bias_V, log_q_V, drawn, jnp.zeros((4, 1)))
-            return bce_sums(config, *args)[0]
+            items = ShardItems(jnp.asarray(item_T), zero_TD, wanted)
+            sampled = SampledItems(drawn, jnp.zeros((4, 1)), log_q_V)
+            return bce_sums(config, Scorer(jnp.zeros((1, 1)), bias_V), items, sampled)[0]
 
         return np.asarray(jax.grad(nats)(jnp.asarray(bias_V, jnp.float32)))[1:]
 
@@ -306,9 +313,9 @@ def test_context_and_padding_and_history_are_no_labels(world, wanted):
 @pytest.mark.parametrize("sums", [sampled_softmax_sums, bce_sums])
 def test_only_drawn_items_are_negatives(world, wanted, sums):
     def nats(e_ND):
-        args = (wanted, world["item_bias_V"], uniform(), negatives([1, 9, 10]), e_ND)
-        e_TD = world["e_VD"][jnp.asarray(ITEM_T)]
-        return sums(Loss(), world["queries_SD"], e_TD, jnp.asarray(ITEM_T), *args)[0]
+        items = ShardItems(jnp.asarray(ITEM_T), world["e_VD"][jnp.asarray(ITEM_T)], wanted)
+        sampled = SampledItems(negatives([1, 9, 10]), e_ND, uniform())
+        return sums(Loss(), Scorer(world["queries_SD"], world["item_bias_V"]), items, sampled)[0]
 
     gradient_ND = jax.grad(nats)(world["e_VD"][jnp.asarray([1, 9, 10])])
     assert np.all(np.abs(gradient_ND).sum(axis=1) > 0)
@@ -322,9 +329,10 @@ def both(config: Loss, world, wanted: Targets, drawn: Negatives) -> Sums:
     heads = {"item_bias": world["item_bias_V"], "rank_bias": jnp.asarray(0.3)}
     queries = Queries(world["queries_SD"], world["rank_SD"])
     e_ND = e_VD[jnp.minimum(drawn.item_N, ITEMS)]
-    rows = Rows(lambda i: e_VD[i], heads["item_bias"], 0, ITEMS + 1)
+    rows = CatalogueRows(lambda i: e_VD[i], heads["item_bias"], 0, ITEMS + 1)
     log_sum_S = catalogue_log_sum(config, queries.retrieval_SD, item_T, wanted, rows)
-    return session_loss(config, queries, e_VD[item_T], item_T, wanted, heads, uniform(), drawn, e_ND, log_sum_S)
+    items, sampled = ShardItems(item_T, e_VD[item_T], wanted), SampledItems(drawn, e_ND, uniform())
+    return session_loss(config, queries, items, heads=heads, sampled=sampled, log_sum_S=log_sum_S)
 
 
 @pytest.mark.parametrize("kinds", FORMS)

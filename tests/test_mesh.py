@@ -10,7 +10,8 @@ from onestep import OneStep, assert_same_bits, assert_same_step, most_sent
 from sessionrec_jax.config.settings import Mesh, Model, Optim
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.devices.mesh import make_mesh, put, put_replicated, replicated
+from sessionrec_jax.devices.mesh import make_mesh, replicated
+from sessionrec_jax.devices.placement import put, put_replicated
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model import sessionrec

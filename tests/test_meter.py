@@ -1,4 +1,4 @@
-"""Watching a run: its seconds add up, compiling stands apart, and a trace holds the steps that were asked for."""
+"""Watching a run: its seconds add up, compilation is separate, and a trace has the steps that were asked for."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
 from sessionrec_jax.runfolder.history import Counters
 from sessionrec_jax.training.loop import train
 from sessionrec_jax.training.meter import Meter
-from sessionrec_jax.training.profiling import Profile
+from sessionrec_jax.training.profiling import Profiler
 
 EVERY, TRACED = 4, 3
 
 
 class Clock:
-    """Time that passes only where it is told to."""
+    """Time that passes only by `sleep`."""
 
     now = 100.0
 
@@ -40,7 +40,7 @@ def clock(monkeypatch):
 
 
 def batch(items: int, sessions: int) -> Batch:
-    """Of ten item slots and four session slots."""
+    """A batch of ten item slots and four session slots."""
     full_GT = np.arange(10, dtype=np.int32)[None] < items
     full_GRL = np.arange(4, dtype=np.int32)[None, None] < sessions
     of_items, of_sessions = full_GT.astype(np.int32), full_GRL.astype(np.int32)
@@ -157,7 +157,7 @@ def test_utilization_is_the_run_s_rate_over_the_measured_peak(watched):
 
 
 def traced_steps(folder) -> list[int]:
-    """Numbers of the steps whose calls stand in the trace."""
+    """The numbers of the steps whose calls are in the trace."""
     (path,) = folder.rglob("*.trace.json.gz")
     with gzip.open(path) as file:
         events = json.load(file)["traceEvents"]
@@ -180,7 +180,7 @@ def test_a_short_loop_is_traced_as_far_as_it_goes(monkeypatch, tmp_path, traced,
     inside, seen = [], []
     monkeypatch.setattr(jax.profiler, "start_trace", inside.append)
     monkeypatch.setattr(jax.profiler, "stop_trace", inside.pop)
-    with Profile(tmp_path, traced, first, last) as profile:
+    with Profiler(tmp_path, traced, first, last) as profile:
         for step in range(first, last):
             profile.before(step, None)
             seen += [step] * len(inside)

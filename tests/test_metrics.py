@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score, top_k_accuracy_score
 
-from sessionrec_jax.evaluation.metrics import CUTOFFS, Metrics, add_ranking, add_within_session
+from sessionrec_jax.evaluation.metrics import CUTOFFS, Exposures, Metrics, add_ranking, add_within_session
 
 CATALOGUE = 800
 USER_OF_SESSION = np.array([0, 0, 1, 2, 3, 3, 4, 5])
@@ -53,7 +53,7 @@ def rank_metrics(rank_N, session_N):
 
 def score_metrics(score_N, clicked_N, session_N):
     metrics = Metrics(USERS)
-    add_within_session(metrics, "rank", score_N, clicked_N, session_N, USER_OF_SESSION[session_N])
+    add_within_session(metrics, "rank", score_N, Exposures(clicked_N, session_N, USER_OF_SESSION[session_N]))
     return metrics
 
 
@@ -161,8 +161,10 @@ def test_missing_stays_missing():
     none, one_session = np.zeros(0, np.int64), np.array([1, 1])
     metrics = Metrics(USERS)
     add_ranking(metrics, none, none, none)
-    add_within_session(metrics, "rank", none.astype(float), none.astype(bool), none, none)
-    add_within_session(metrics, "rank", np.array([0.1, 0.2]), np.array([True, True]), one_session, one_session)
+    add_within_session(metrics, "rank", none.astype(float), Exposures(none.astype(bool), none, none))
+    add_within_session(
+        metrics, "rank", np.array([0.1, 0.2]), Exposures(np.array([True, True]), one_session, one_session)
+    )
     metrics.add("loss", none.astype(float), none)
     assert set(metrics.sums) >= {"mrr", "rank_auc", "rank_gauc", "rank_ndcg", "loss"}
     assert set(metrics.result().values()) == {None}

@@ -110,7 +110,7 @@ def test_corrected_negatives_estimate_the_partition_function(catalogue, batch, p
     item_GT, clicked_GT = batch
     score_V = jnp.asarray(np.random.default_rng(6).normal(size=ITEMS + 1), jnp.float32)
     log_q_V = q.log_q_V
-    if place == "in_batch":  # the share in training stands for the share in the batch: here without the rounding
+    if place == "in_batch":  # the share in training approximates the share in the batch; here it is exact
         log_q_V = jnp.log(jnp.bincount(item_GT[clicked_GT], length=ITEMS + 1) / clicked_GT.sum())
 
     @jax.jit
@@ -142,7 +142,9 @@ def split_batch() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.partial(jax.jit, static_argnums=2)
 def in_batch(item_GT, clicked_GT, draws: int = 400) -> Negatives:
-    return sample_in_batch(jax.random.key(3), jnp.asarray(item_GT), jnp.asarray(clicked_GT), draws, ITEMS + 1)
+    return sample_in_batch(
+        jax.random.key(3), jnp.asarray(item_GT), jnp.asarray(clicked_GT), negatives=draws, ids=ITEMS + 1
+    )
 
 
 def test_only_clicked_items_are_drawn_and_all_of_them():

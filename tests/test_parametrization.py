@@ -14,15 +14,16 @@ import pytest
 from sessionrec_jax.config.settings import Config, Loss, Mesh, Model, Optim
 from sessionrec_jax.data.catalogue import Catalogue, from_counts
 from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.devices.placement import ShardedInputs
 from sessionrec_jax.devices.sharding import is_table
-from sessionrec_jax.loss.session import proposal
+from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.model import parameters, parametrization, sessionrec
 from sessionrec_jax.model.embedding import ItemEmbedding
 from sessionrec_jax.model.sessionrec import SessionRec
 from sessionrec_jax.model.spec import Inputs, Params, Spec
 from sessionrec_jax.row import identity
 from sessionrec_jax.training import optim
-from sessionrec_jax.training.step import Scalars, State, make_step
+from sessionrec_jax.training.step import FixedArrays, Scalars, State, make_step
 
 BASE = Model(
     width=32, layers=4, heads=2, id_width=8, side_width=4, remat=False,
@@ -265,10 +266,11 @@ def test_the_first_step_moves_each_parameter_by_its_own_learning_rate(table_rule
     optimizer = jax.jit(optim.chain(settings, model).init)(params)
     state = State(jnp.zeros((), jnp.int32), params, optimizer)
     inputs, side, _ = batch()
-    of_batch = jax.tree.map(lambda x: x[None], (inputs, inputs.position_RL.reshape(-1) > 0))
-    scalars = Scalars(jnp.float32(RATE), jnp.float32(0))
-    rest = (side, proposal(loss, flat_catalogue()), jax.random.key(0), scalars)
-    state, _ = make_step(spec, loss, settings, mesh)(state, *of_batch, *rest)
+    target_S = inputs.position_RL.reshape(-1) > 0
+    one_shard = jax.tree.map(lambda x: x[None], ShardedInputs(*inputs[:6], target_S, inputs.context))
+    fixed, scalars = FixedArrays(side, proposal(loss, flat_catalogue())), Scalars(jnp.float32(RATE), jnp.float32(0))
+    step = make_step(spec, loss, settings, mesh)
+    state, _ = step(state, one_shard, fixed, key=jax.random.key(0), scalars=scalars)
     for path, x in by_path(state.params).items():
         rates = np.abs(x - before[path]) / RATE
         if path in ("item_embedding/item_table", "heads/item_bias"):

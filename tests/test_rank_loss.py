@@ -14,11 +14,13 @@ from sessionrec_jax.config.settings import Loss
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
 from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED
-from sessionrec_jax.devices.mesh import make_mesh, over_batch, put_batch, put_replicated, put_side
-from sessionrec_jax.loss.session import proposal, rank_loss_sums, targets
-from sessionrec_jax.loss.targets import Targets
+from sessionrec_jax.devices.mesh import make_mesh, over_batch
+from sessionrec_jax.devices.placement import put_batch, put_replicated, put_side
+from sessionrec_jax.loss.negatives import proposal
+from sessionrec_jax.loss.rank import rank_loss_sums
+from sessionrec_jax.loss.targets import Targets, targets
 from sessionrec_jax.model.spec_of_log import spec_of
-from sessionrec_jax.training.step import Scalars, initial_state, make_step
+from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
 
 RANKS = ("pointwise", "pairwise", "listwise")
 SLOTS, T = 12, 40
@@ -180,7 +182,8 @@ def test_a_step_of_training_is_the_same_on_one_device_and_on_eight(config, log):
         q, scalars = put_replicated((proposal(here.loss, catalogue), scalars), mesh)
         state, key = initial_state(here, spec, catalogue, mesh), put_replicated(np.zeros(2, np.uint32), mesh)
         step = make_step(spec, here.loss, here.optim, mesh)
-        state, sums = step(state, *put_batch(batch, mesh), side, q, jax.random.wrap_key_data(key), scalars)
+        fixed, key = FixedArrays(side, q), jax.random.wrap_key_data(key)
+        state, sums = step(state, put_batch(batch, mesh), fixed, key=key, scalars=scalars)
         results.append(jax.device_get((sums._asdict(), state.params)))
     assert results[0][0]["rank_terms"] > 0
     for one, eight in zip(*map(jax.tree.leaves, results), strict=True):

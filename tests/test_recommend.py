@@ -21,7 +21,8 @@ from sessionrec_jax.data.codes import CLICKED, TEST
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
-from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
+from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.devices.placement import put_batch, put_replicated
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import sessionrec
@@ -170,7 +171,7 @@ def log_probs_of_the_last_targets(run):
     queries_of = jax.jit(jax.vmap(lambda shard: sessionrec.apply(run.spec, run.params, shard, side)[1].retrieval_SD))
     found = []
     for batch in eval_batches(run.config, run.log, shape_of(run.config, run.mesh.size), TEST):
-        inputs, _ = put_batch(batch, run.mesh)
+        inputs = put_batch(batch, run.mesh).shards()
         score_SV = queries_of(inputs)[0] @ e_VD.T + run.params["heads"]["item_bias"][: run.spec.ids].at[0].set(-jnp.inf)
         log_prob_RLV = np.asarray(jax.nn.log_softmax(score_SV)).reshape(*batch.user_of_session_GRL.shape[1:], -1)
         for row, user_L in enumerate(batch.user_of_session_GRL[0]):

@@ -29,7 +29,7 @@ def over(mesh, function, e_RD, bias_R, *batch):
     """`function` with the arrays of a batch spread over the shards of a mesh, and brought together again."""
     shards = batch_shards(mesh)
     spread = jax.tree.map(lambda x: x.reshape(shards, len(x) // shards, *x.shape[1:]), batch)
-    found = over_rows(mesh, function, ItemTable(e_RD, bias_R), *spread)
+    found = over_rows(mesh, function, ItemTable(e_RD, bias_R), spread)
     return jax.tree.map(lambda x_G: x_G.reshape(-1, *x_G.shape[2:]), found)
 
 
@@ -59,7 +59,7 @@ def test_pairs_are_counted_as_whole_rows_would(dense, axes):
     e_VD, bias_V, query_QD, item_Q, score_QV = dense
     rng = np.random.default_rng(1)
     query_M, item_M = rng.integers(0, len(item_Q) + 1, PAIRS), rng.integers(1, 40, PAIRS)  # some are padding
-    above_Q = over(make_mesh(axes), count_above, e_VD, bias_V, query_QD, item_Q, query_M, item_M)
+    above_Q = over(make_mesh(axes), count_above, e_VD, bias_V, query_QD, item_Q, (query_M, item_M))
     real = query_M < len(item_Q)
     is_above = score_QV[query_M[real], item_M[real]] >= score_QV[query_M[real], item_Q[query_M[real]]]
     np.testing.assert_array_equal(above_Q, np.bincount(query_M[real], is_above, len(item_Q)))
@@ -83,8 +83,7 @@ def test_equal_embeddings_tie_whatever_the_rounding_and_no_number_is_worst(axes)
     ids=str,
 )
 def test_top_k_equals_a_full_sort(axes, k):
-    """Chunks shorter and longer than k, devices with fewer rows than k, and ties, which stand in the catalogue's
-    order."""
+    """Chunks shorter and longer than k, devices with fewer rows than k, and ties, which keep the catalogue's order."""
     rng, mesh = np.random.default_rng(k), make_mesh(axes)
     e_RD, query_BD = rng.integers(-2, 3, (40, 3)).astype(np.float32), rng.integers(-2, 3, (16, 3)).astype(np.float32)
     bias_R = rng.integers(0, 2, 40).astype(np.float32)

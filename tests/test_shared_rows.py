@@ -20,8 +20,9 @@ from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.preparation.shared_rows import id_rows
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
-from sessionrec_jax.devices.gathered_rows import Reading, with_own_rows
-from sessionrec_jax.devices.mesh import make_mesh, put, put_side
+from sessionrec_jax.devices.gathered_rows import RowGather, with_own_rows
+from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.devices.placement import put, put_side
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.scoring import item_table
@@ -119,13 +120,14 @@ def test_rows_taken_out_have_the_embeddings_and_the_gradients_of_the_whole_table
     item_GT = jnp.asarray(rng.integers(0, spec.ids, (1, 300)), jnp.int32)
     weight_TD = jnp.asarray(rng.normal(size=(300, spec.model.width)), jnp.float32)
     drawn_N = jnp.asarray(rng.integers(1, spec.ids, 50), jnp.int32)
-    reading = Reading.of(spec, mesh, item_GT, Negatives(drawn_N, jnp.ones(50)), side)
+    drawn = Negatives(drawn_N, jnp.ones(50))
+    gather = RowGather.of_step(spec, mesh, item_GT=item_GT, negatives=drawn, side=side)
     assert len(np.unique(side[ID_ROW][item_GT[0]])) < 110 < len(np.unique(item_GT)), "rows are shared"
 
     @jax.jit
     def of_part(params):
-        read = reading.read(reading.take(params), side, None)
-        e_TD = sessionrec.embed(read.spec, read.params, read.item_GT[0], read.side)
+        gathered = gather.catalogue(gather.gather(params), side, None)
+        e_TD = sessionrec.embed(gathered.spec, gathered.params, gather.place_GT[0], gathered.side)
         return jnp.sum(e_TD * weight_TD), e_TD
 
     @jax.jit
@@ -138,8 +140,8 @@ def test_rows_taken_out_have_the_embeddings_and_the_gradients_of_the_whole_table
     np.testing.assert_allclose(e_TD, wanted_TD, rtol=1e-5, atol=1e-6)
     assert np.any(part["item_embedding"]["item_table"])
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), part, whole)
-    put_back = reading.put(params, reading.take(params))
-    jax.tree.map(np.testing.assert_array_equal, put_back, params)
+    scattered = gather.scatter(params, gather.gather(params))
+    jax.tree.map(np.testing.assert_array_equal, scattered, params)
 
 
 @pytest.mark.slow

@@ -16,11 +16,12 @@ from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.codes import TEST
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, make_mesh, over_batch
+from sessionrec_jax.devices.placement import ShardedInputs
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.evaluation import measure, scoring
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.spec import Inputs, Spec
+from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.serving import recommend
 from sessionrec_jax.serving.histories import log_histories
@@ -96,16 +97,16 @@ def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
     )
     by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(TABLE_AXIS))
     side = {"category": jax.ShapeDtypeStruct((SPEC.rows, 1), jnp.int32, sharding=by_row)}
-    inputs = Inputs(*[batch(64)] * 3, *[batch(2, 8)] * 3)
+    inputs = ShardedInputs(*[batch(64)] * 3, *[batch(2, 8)] * 3, target_GS=batch(16, dtype=bool))
     table = scoring.ItemTable(
         jax.ShapeDtypeStruct((SPEC.rows, SPEC.model.width), jnp.float32, sharding=by_row),
         jax.ShapeDtypeStruct((SPEC.rows,), jnp.float32, sharding=by_row),
     )
     pairs, queries = (batch(scoring.PAIRS),) * 2, batch(scoring.BLOCK, SPEC.model.width, dtype=jnp.float32)
-    of_batch = (inputs, batch(16, dtype=bool), batch(scoring.BLOCK), pairs)
+    given = {"table": table, "side": side, "inputs": inputs, "place_GN": batch(scoring.BLOCK), "pairs": pairs}
     return {
         "table": scoring.item_table.lower(SPEC, mesh, params, side).compile(),
-        "evaluate": measure._score.lower(SPEC, "pointwise", mesh, params, table, side, *of_batch).compile(),
+        "evaluate": measure._score.lower(SPEC, "pointwise", mesh, params, **given).compile(),
         "histories": recommend._session_queries.lower(SPEC, mesh, params, inputs, side).compile(),
         "top": recommend._top_k.lower(mesh, 50, table, queries, pairs).compile(),
     }

@@ -42,14 +42,14 @@ def configs(config):
 
 @pytest.fixture(scope="module")
 def alone(configs, log, tmp_path_factory):
-    """Of each run by itself: what train returned, and its folder."""
+    """Each run trained by itself: the result of train, and the folder."""
     folders = [tmp_path_factory.mktemp("alone") / "run" for _ in configs]
     return [(train(config, log, folder, quiet=True), folder) for config, folder in zip(configs, folders, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def together(configs, log, tmp_path_factory):
-    """Of the first three side by side."""
+    """The first three trained side by side."""
     folders = [tmp_path_factory.mktemp("together") / "run" for _ in range(3)]
     return list(zip(beside(configs[:3], folders, log), folders, strict=True))
 
@@ -131,7 +131,7 @@ def test_a_neighbour_s_seed_rate_and_divergence_change_no_bit_of_a_run(configs, 
 
 
 def die_at(step: int):
-    """A Stop that is the end of the process, as far as the loop can tell."""
+    """A Stop that looks to the loop like the end of the process."""
     looks = itertools.count()
 
     def look() -> int:
@@ -143,7 +143,7 @@ def die_at(step: int):
 
 
 def stop_at(step: int):
-    """A Stop that asks when the loop has looked so many times."""
+    """A Stop that asks to stop once the loop has looked `step` times."""
     looks = itertools.count()
     return nullcontext(lambda: signal.SIGTERM if next(looks) >= step else 0)
 

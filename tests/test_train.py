@@ -17,10 +17,11 @@ from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import eval_batches, train_batches
 from sessionrec_jax.data.codes import CLICKED, TEST
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.devices.mesh import make_mesh, put_batch, put_replicated
+from sessionrec_jax.devices.mesh import make_mesh
+from sessionrec_jax.devices.placement import put_batch, put_replicated
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import evaluate
-from sessionrec_jax.loss.session import sample_negatives
+from sessionrec_jax.loss.negatives import sample_negatives
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.runfolder.files import MetricsLog
 from sessionrec_jax.training import optim
@@ -103,7 +104,7 @@ def test_evaluation_is_what_scoring_click_by_click_gives(whole, log):
     apply = jax.jit(sessionrec.apply, static_argnums=0)
     nats, best_ranks = [], []
     for batch in eval_batches(config, log, trained.shape, TEST):
-        inputs = jax.tree.map(lambda x_G: x_G[0], put_batch(batch, trained.mesh)[0])
+        inputs = jax.tree.map(lambda x_G: x_G[0], put_batch(batch, trained.mesh).shards())
         _, queries = apply(spec, params, inputs, side)
         for slot in np.flatnonzero(batch.target_GRL):
             clicked_T = (batch.session_of_item_GT[0] == slot) & (batch.feedback_GT[0] == CLICKED)

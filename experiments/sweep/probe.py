@@ -40,41 +40,36 @@ def _measure(config: Config) -> StepCost:
 
     from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
     from sessionrec_jax.data.store import open_log
-    from sessionrec_jax.devices.mesh import (
-        batch_shards,
-        make_mesh,
-        put,
-        put_batch,
-        put_replicated,
-        put_side,
-        replicated,
-        shards_here,
-    )
-    from sessionrec_jax.loss.session import proposal
+    from sessionrec_jax.devices.mesh import batch_shards, make_mesh, replicated, shards_here
+    from sessionrec_jax.devices.placement import put, put_batch, put_replicated, put_side
+    from sessionrec_jax.loss.negatives import proposal
     from sessionrec_jax.model.spec_of_log import spec_of
-    from sessionrec_jax.training.step import Scalars, initial_state, make_step
+    from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
 
     prepared, mesh = open_log(Path(config.data.path)), make_mesh(config.mesh)
     catalogue = train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
     batches = train_batches(config, prepared, shape_of(config, batch_shards(mesh), shards_here(mesh)[0])).packer
     state = initial_state(config, spec, catalogue, mesh)
-    rest = (
-        put_side(catalogue.side, spec.rows, mesh),
-        put_replicated(proposal(config.loss, catalogue), mesh),
-        put(jax.random.key(0), replicated(mesh)),
-        put_replicated(Scalars(np.float32(0), np.float32(0)), mesh),
+    fixed = FixedArrays(
+        put_side(catalogue.side, spec.rows, mesh), put_replicated(proposal(config.loss, catalogue), mesh)
     )
+    of_run = {
+        "key": put(jax.random.key(0), replicated(mesh)),
+        "scalars": put_replicated(Scalars(np.float32(0), np.float32(0)), mesh),
+    }
     start = time.perf_counter()
-    lowered = make_step(spec, config.loss, config.optim, mesh, config.train.microbatches).lower(
-        state, *put_batch(batches[0], mesh), *rest
+    lowered = make_step(spec, config.loss, config.optim, mesh, microbatches=config.train.microbatches).lower(
+        state, put_batch(batches[0], mesh), fixed, **of_run
     )
     program = lowered.compile()
     compiled = time.perf_counter()
-    state, _ = jax.block_until_ready(program(state, *put_batch(batches[0], mesh), *rest))
+    state, _ = jax.block_until_ready(program(state, put_batch(batches[0], mesh), fixed, **of_run))
     steps, loop_start, now = 0, time.perf_counter(), 0.0
     while steps < _STEPS and now - loop_start < _SECONDS:
-        state, _ = jax.block_until_ready(program(state, *put_batch(batches[steps % len(batches)], mesh), *rest))
+        state, _ = jax.block_until_ready(
+            program(state, put_batch(batches[steps % len(batches)], mesh), fixed, **of_run)
+        )
         steps, now = steps + 1, time.perf_counter()
     memory = program.memory_analysis()
     return StepCost(

@@ -1,4 +1,4 @@
-"""The rate of matrix products that the devices at hand reach: what model FLOPs utilisation is a share of."""
+"""The rate of matrix products that the devices reach; model FLOPs utilisation is a share of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _CALLS = 3
 
 
 def peak_flops_per_second(devices: Sequence[Any], dtype: str) -> float:
-    """FLOPs a second (2 per multiply-add) of `devices` together, each multiplying square matrices of `dtype` at once.
+    """Returns FLOPs per second (2 per multiply-add) of `devices` together, all multiplying matrices of `dtype` at once.
 
-    Measured on this process's devices, once a process, in less than two seconds; the others are taken to be as fast.
-    The best rate over growing matrices, up to those that take 20 ms: what a program gets here by jnp.matmul at the
-    default precision, not the figure of a data sheet. Devices that share a processor share its rate.
+    It is measured once per process, on this process's devices, in less than two seconds; the others are assumed to be
+    as fast. It is the best rate of jnp.matmul at the default precision over square matrices that grow until a product
+    takes 20 ms, not the figure of a data sheet. Devices that share a processor share its rate.
     """
     here = tuple(device for device in devices if device.process_index == jax.process_index())
     return _measured(here, dtype) * len(devices) / len(here)
@@ -35,7 +35,7 @@ def _measured(devices: tuple[jax.Device, ...], dtype: str) -> float:
     key, best = jax.random.key(0), 0.0
     for side in _SIDES:
         shape = (len(devices), side, side)
-        # of random numbers: a GPU multiplies constant ones faster, since fewer bits flip
+        # Random numbers, because a GPU multiplies constant ones faster: fewer bits flip.
         x_GNN = jax.jit(functools.partial(jax.random.normal, shape=shape, dtype=dtype), out_shardings=spread)(key)
         multiply(x_GNN, x_GNN).block_until_ready()  # compiles
         seconds = []

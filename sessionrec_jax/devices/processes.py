@@ -1,11 +1,12 @@
-"""Many processes that train one model together, usually one a machine: how they meet, agree, and part.
+"""Several processes that train one model together, usually one per machine: how they meet, agree, and part.
 
     with joined(Hosts("auto")):
         row = run(...)  # on every process; process 0 writes
 
-All of them see one mesh over all their devices and go through the same steps. What only one can decide or write is done
-by process 0 and told to the others (`first`). Every process must have the same settings, and see the same prepared log
-and the same run folder: a file system that all share. In one process everything here does nothing.
+All of them see one mesh over all their devices and take the same steps. Decisions and files that only one process may
+make are made by process 0, which sends the result to the others (`on_process_zero`). Every process must have the same
+settings, and see the same prepared log and run folder on a shared file system. In a single process everything here does
+nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from sessionrec_jax.runfolder.stopping import Stopped
 
 _POLL_SECONDS = 10
 _PARTING_SECONDS = 10
-_AT_LEAST_SECONDS = 5  # that jax waits longer than we do, so that it is we who tell
+_AT_LEAST_SECONDS = 5  # jax waits this much longer than we do, so that the error message is ours
 
 T = TypeVar("T")
 
@@ -40,16 +41,16 @@ def is_multiprocess() -> bool:
 
 
 def is_process_zero() -> bool:
-    """Whether this process writes and decides."""
+    """True for the one process that writes files and decides."""
     return jax.process_index() == 0
 
 
 @contextmanager
 def joined(hosts: Hosts) -> Iterator[None]:
-    """For the time in which the processes of `hosts` work together; nothing where it names no coordinator.
+    """Joins the processes of `hosts` for as long as the context lasts; it does nothing without a coordinator.
 
-    Raises InputError where a launcher was to be asked and there is none. Where they do not meet in time, or one of them
-    fails alone or is lost, this one ends with a message: to wait for the others would be to hang.
+    Raises InputError if the coordinator is "auto" and no launcher is found. If they do not meet in time, or one of them
+    fails alone or is lost, this process ends with a message, because waiting for the others would hang.
     """
     if not hosts.coordinator:
         yield
@@ -59,7 +60,7 @@ def joined(hosts: Hosts) -> Iterator[None]:
     _meet(hosts)
     try:
         yield
-    except (InputError, NotSaved, Stopped, SystemExit) as error:  # of all, as a rule
+    except (InputError, NotSaved, Stopped, SystemExit) as error:  # as a rule every process raises it
         _part_or_end(error)
         raise
     except BaseException as error:
@@ -75,13 +76,13 @@ def _meet(hosts: Hosts) -> None:
     where = {} if auto else {"coordinator_address": hosts.coordinator, "num_processes": hosts.count,
                              "process_id": hosts.index, "cluster_detection_method": "deactivate"}  # fmt: skip
     seconds = int(hosts.timeout_seconds)
-    told = "the launcher's processes" if auto else f"{hosts.count} processes at {hosts.coordinator}"
-    met = threading.Timer(seconds, _not_met, (told, seconds))  # jax would abort, with a stack of its own
+    expected = "the launcher's processes" if auto else f"{hosts.count} processes at {hosts.coordinator}"
+    met = threading.Timer(seconds, _not_met, (expected, seconds))  # jax would abort with a stack trace
     met.daemon = True
     met.start()
-    # It would take SIGTERM for itself, also when nobody asks it; see `stopping` and `Wishes`.
+    # That service would take SIGTERM for itself; see runfolder/stopping.py and stop_vote.py.
     jax.config.update("jax_enable_preemption_service", False)
-    # CPU devices may run two programs in either order, and processes that begin with another one wait for ever.
+    # CPU devices may run two programs in either order, and processes with different orders would wait for ever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
@@ -101,10 +102,10 @@ def _meet(hosts: Hosts) -> None:
         print(f"{jax.process_count()} processes, {devices} devices ({kind})", file=sys.stderr, flush=True)
 
 
-def _not_met(told: str, seconds: int) -> None:
+def _not_met(expected: str, seconds: int) -> None:
     text = (
-        f"error: {told} did not meet within {seconds} s. Each needs the same count, an index of its own from 0, and a "
-        "coordinator that is the machine of index 0, with a port that is free there and open to the others; "
+        f"error: {expected} did not meet within {seconds} s. Each needs the same count, an index of its own from 0, "
+        "and a coordinator that is the machine of index 0, with a port that is free there and open to the others; "
         "--hosts timeout_seconds=S waits longer"
     )
     print(text, file=sys.stderr, flush=True)
@@ -112,20 +113,19 @@ def _not_met(told: str, seconds: int) -> None:
 
 
 def _part_or_end(error: BaseException) -> None:
-    """Leaves the others where all came here; where this process failed alone, tells so and ends it."""
+    """Leaves the others if all of them are here; if this process failed alone, reports that and ends it."""
     if not is_multiprocess():
         return
     try:
         _client().wait_at_barrier("parting", 1000 * _PARTING_SECONDS)
     except jax.errors.JaxRuntimeError:
-        code = 2 if isinstance(error, InputError) else getattr(error, "exit_code", 1)
         print(f"error: on process {jax.process_index()} alone: {error}", file=sys.stderr, flush=True)
-        os._exit(code)
+        os._exit(getattr(error, "exit_code", 1))
     jax.distributed.shutdown()
 
 
 def _end_at_once(error: BaseException) -> None:
-    """Ends this process, since the others no longer do the same as it: it failed alone, or one of them was lost."""
+    """Ends this process, because it failed alone, or one of the others was lost: they no longer take the same steps."""
     if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
         last = (str(error).strip() or repr(error)).splitlines()[0]
         print(
@@ -141,12 +141,13 @@ def _end_at_once(error: BaseException) -> None:
 
 
 @contextmanager
-def in_step(*of_all: type[Exception]) -> Iterator[None]:
-    """Around what all processes do in step: an error that is not `of_all` ends this one before it waits for another."""
+def in_step(*shared: type[Exception]) -> Iterator[None]:
+    """Wraps work that all processes do in step. An error that only this process may have ends it, because the others
+    would wait for it; errors of the types `shared`, which all processes raise, pass through."""
     try:
         yield
     except Exception as error:
-        if not is_multiprocess() or isinstance(error, (InputError, NotSaved, Stopped, *of_all)):
+        if not is_multiprocess() or isinstance(error, (InputError, NotSaved, Stopped, *shared)):
             raise
         _end_at_once(error)
 
@@ -155,23 +156,27 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-_told = 0
+_sent = 0
+"""The number of results that process 0 has sent."""
 _wait_seconds = Hosts.timeout_seconds
 
 
 def wait_seconds() -> float:
-    """How long processes wait for each other's part of a checkpoint."""
+    """Returns how long processes wait for each other's part of a checkpoint."""
     return _wait_seconds
 
 
 def on_process_zero(work: Callable[[], T]) -> T:
-    """What `work` returns on process 0, as JSON holds it, on all; its InputError or OSError is raised on all. The
-    others wait for as long as it takes. To be called by all, in the same order."""
-    global _told
+    """Runs `work` on process 0 and returns its result on all processes, passed on as JSON.
+
+    An InputError or OSError is raised on all. The others wait as long as it takes. All processes must call it, in the
+    same order.
+    """
+    global _sent
     if not is_multiprocess():
         return work()
-    _told += 1
-    name = f"told/{_told}"
+    _sent += 1
+    name = f"sent/{_sent}"
     if not is_process_zero():
         kind, value = json.loads(_wait_for(name))
         if kind != "value":
@@ -199,9 +204,11 @@ def _wait_for(name: str) -> str:
 
 
 def commit_together(name: str, failure: Exception | None, finish: Callable[[], None]) -> None:
-    """Where the part of each process went well (`failure` is None), process 0 runs `finish`; else, or where it fails,
-    or somebody does not come in `wait_seconds`, all raise. Uses no device, so that a thread may call it. `name`: used
-    once."""
+    """Lets process 0 run `finish` once every process has done its own part without a `failure`.
+
+    If a part or `finish` failed, or a process does not arrive within `wait_seconds`, all raise. It uses no device, so a
+    thread may call it. Each `name` is used once.
+    """
     if not is_multiprocess():
         if failure is not None:
             raise failure
@@ -220,14 +227,14 @@ def commit_together(name: str, failure: Exception | None, finish: Callable[[], N
         if reason is None:
             try:
                 finish()
-            except Exception as error:  # noqa: BLE001 - told to all and raised below
+            except Exception as error:  # noqa: BLE001 - passed on to all processes and raised below
                 failure, reason = error, f"{type(error).__name__}: {error}"
         client.key_value_set(f"{name}/outcome", reason or "")
     else:
         try:
             reason = client.blocking_key_value_get(f"{name}/outcome", int(1000 * seconds))
         except jax.errors.JaxRuntimeError:
-            reason = f"process 0 did not say within {seconds:.0f} s whether it is whole"
+            reason = f"process 0 did not say within {seconds:.0f} s whether the checkpoint is whole"
     if failure is not None:
         raise failure
     if reason:
@@ -236,7 +243,7 @@ def commit_together(name: str, failure: Exception | None, finish: Callable[[], N
 
 
 def gather(own: bytes) -> list[bytes]:
-    """What each process brings, on all of them."""
+    """Returns the bytes of every process, on all processes."""
     if not is_multiprocess():
         return [own]
     with jax.transfer_guard("allow"):
@@ -248,51 +255,5 @@ def gather(own: bytes) -> list[bytes]:
 
 
 def max_over_processes(own: int) -> int:
-    """The largest number that a process brings, on all of them."""
+    """Returns the largest `own` of all processes, on all processes."""
     return max(int(number) for number in gather(b"%d" % own))
-
-
-class Wishes:
-    """What the processes ask of all, to stop and to save, and the counts that each has seen, added up.
-
-    One process is obeyed at once. Several tell each other beside each step, through one small sum over their devices
-    that is read when the step's own sums are: so a wish is obeyed by all before the same step, two after it was made.
-    """
-
-    def __init__(self, mesh: jax.sharding.Mesh):
-        self._own, self._agreed = (0, False), (0, False)
-        if is_multiprocess():
-            self._here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-            self._rows = mesh.size
-            self._spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
-            whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-            self._combine = jax.jit(_combined, out_shardings=whole)
-
-    def agreed(self, signal: int, to_save: bool, *, is_last: bool) -> tuple[int, bool]:
-        """(signal that asked to stop, whether to save), for this step, the same on all; `signal` and `to_save` are this
-        process's wishes. Whether to save is process 0's to say. On the last step all wait for each other's."""
-        if not is_multiprocess():
-            return signal, to_save
-        self._own = signal, to_save and is_process_zero()
-        return (max_over_processes(signal), False) if is_last else self._agreed
-
-    def tell(self, counts: Sequence[int]) -> Any:
-        """Sent on its way; for `read`."""
-        if not is_multiprocess():
-            return counts
-        row = np.array([*self._own, *counts], np.int32)
-        rows = [row[None], *[np.zeros_like(row)[None]] * (len(self._here) - 1)]  # a row a device; the sum counts one
-        parts = jax.device_put(rows, self._here)
-        return self._combine(jax.make_array_from_single_device_arrays((self._rows, len(row)), self._spread, parts))
-
-    def read(self, told: Any) -> Sequence[int]:
-        """The counts of all processes."""
-        if not is_multiprocess():
-            return told
-        signal, to_save, *counts = jax.device_get(told).tolist()
-        self._agreed = signal, bool(to_save)
-        return counts
-
-
-def _combined(told_DX: jax.Array) -> jax.Array:
-    return jax.numpy.concatenate([told_DX[:, :2].max(0), told_DX[:, 2:].sum(0)])

@@ -1,10 +1,10 @@
-"""Predictors without parameters, by the metrics and on the sessions of a model; numpy and scipy on the log itself.
+"""Predictors without parameters, measured like a model and on the same sessions; numpy and scipy on the log itself.
 
     evaluate_baselines(config, prepared, catalogue, TEST)["session_knn_ndcg_at_50"]
 
 popularity_: training clicks. recent_popularity_: those of the last part of the training period. repeat_last_: the items
-of the last session again, clicked ones first. session_knn_: what followed similar training sessions (knn.py). A
-predictor is a sparse positive score of some items and an order of all of them, which ranks the rest and decides ties.
+of the last session again, clicked ones first. session_knn_: items that followed similar training sessions (knn.py). A
+predictor is a sparse positive score of some items, and an order of all items that ranks the rest and decides ties.
 
 Letters: S held-out sessions, N their clicked items, V ids, X entries of ragged rows.
 """
@@ -32,40 +32,43 @@ from sessionrec_jax.evaluation.seen import holds, seen_items, users_of
 
 BASELINES = ("popularity", "recent_popularity", "repeat_last", "session_knn")
 RECENT_PARTS = (0.01, 0.03, 0.1, 0.3)
-"""Shares of the training period whose clicks recent popularity may count."""
+"""Shares of the training period that recent popularity may count the clicks of."""
 _CHOSEN_BY = "ndcg_at_50"
 _SESSIONS = 1024
-"""Held-out sessions that are scored at once."""
+"""The number of held-out sessions that are scored at once."""
 
 
 def popularity_rank_nats(catalogue: Catalogue, item_N: np.ndarray, clicked_N: np.ndarray) -> np.ndarray:
-    """Binary cross-entropy of each exposure under its item's smoothed click rate, nats."""
+    """Returns the binary cross-entropy of each exposure under its item's smoothed click rate, in nats."""
     rate_N = np.clip(catalogue.click_rate_V[item_N].astype(np.float64), 1e-9, 1 - 1e-9)
     return -np.where(clicked_N, np.log(rate_N), np.log1p(-rate_N))
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutSessions:
     """S sessions of the log and their N distinct clicked items, sorted by session."""
 
     session_S: Int[np.ndarray, " S"]
     user_S: Int[np.ndarray, " S"]
     row_N: Int[np.ndarray, " N"]
-    """Which of the S sessions."""
+    """Index among the S sessions."""
     item_N: Int[np.ndarray, " N"]
     seen_SV: csr_array
-    """Items that are no candidates."""
+    """Items that are not candidates."""
 
-    def blocks(self) -> Iterator[HeldOut]:
+    def blocks(self) -> Iterator[HeldOutSessions]:
         for first in range(0, len(self.session_S), _SESSIONS):
             rows = slice(first, first + _SESSIONS)
             terms = slice(*np.searchsorted(self.row_N, [first, first + _SESSIONS]))
             row_N, item_N = self.row_N[terms] - first, self.item_N[terms]
-            yield HeldOut(self.session_S[rows], self.user_S[rows], row_N, item_N, self.seen_SV[rows])
+            yield HeldOutSessions(
+                session_S=self.session_S[rows], user_S=self.user_S[rows], row_N=row_N, item_N=item_N,
+                seen_SV=self.seen_SV[rows],
+            )  # fmt: skip
 
 
 class Predictor(NamedTuple):
-    """Items with a positive score come first, by score; equal ones and the rest by their place in an order of all."""
+    """Ranks items with a positive score first, by score; equal ones and the rest by their place in an order of all."""
 
     score_SV: csr_array
     place_V: np.ndarray
@@ -74,8 +77,8 @@ class Predictor(NamedTuple):
 def evaluate_baselines(
     config: Config, prepared: Prepared, catalogue: Catalogue, role: int
 ) -> dict[str, float | int | str | None]:
-    """Recall, NDCG, hit rate and MRR of each of BASELINES, named popularity_recall_at_10 and so on, with standard
-    errors over users; `seen_items`: kept or masked; and what was chosen on the validation sessions by NDCG@50:
+    """Returns recall, NDCG, hit rate and MRR of each of BASELINES (popularity_recall_at_10 and so on) with standard
+    errors over users; `seen_items`: kept or masked; and the settings chosen on the validation sessions by NDCG@50:
     `recent_popularity_part`, `session_knn_neighbours`, `session_knn_decay`."""
     metrics, chosen = measure_baselines(config, prepared, catalogue, role)
     return {"seen_items": config.data.eval_seen, **metrics.result(), **chosen}
@@ -84,21 +87,23 @@ def evaluate_baselines(
 def measure_baselines(
     config: Config, prepared: Prepared, catalogue: Catalogue, role: int
 ) -> tuple[Metrics, dict[str, float | int]]:
-    """The metrics of `evaluate_baselines` as sums by user of the log, and what was chosen: the first of each list where
-    the log has no validation session."""
+    """Returns the metrics of `evaluate_baselines` as sums by user, and the chosen settings.
+
+    Without validation sessions the first of each list of choices is taken.
+    """
     log, popular_V = prepared.arrays(), popularity_rank(catalogue)
     ids = len(popular_V)
     is_trained_S = _trained(config, prepared)
     recent = {part: recent_popularity_rank(log, is_trained_S, part, popular_V) for part in RECENT_PARTS}
     knn = session_knn(log, is_trained_S, ids)
 
-    def nothing(block: HeldOut) -> csr_array:
+    def nothing(block: HeldOutSessions) -> csr_array:
         return csr_array((len(block.session_S), ids))
 
-    def recents(block: HeldOut) -> Iterator[Predictor]:
+    def recents(block: HeldOutSessions) -> Iterator[Predictor]:
         return (Predictor(nothing(block), place_V) for place_V in recent.values())
 
-    def knns(block: HeldOut) -> Iterator[Predictor]:
+    def knns(block: HeldOutSessions) -> Iterator[Predictor]:
         for decay in DECAYS:
             for vote_SV in knn.votes(block.session_S, decay, NEIGHBOURS):
                 yield Predictor(vote_SV, popular_V)
@@ -107,7 +112,7 @@ def measure_baselines(
     part = _best(log, validation, RECENT_PARTS, recents)
     decay, neighbours = _best(log, validation, tuple(itertools.product(DECAYS, NEIGHBOURS)), knns)
 
-    def predictors(block: HeldOut) -> Iterator[Predictor]:
+    def predictors(block: HeldOutSessions) -> Iterator[Predictor]:
         yield Predictor(nothing(block), popular_V)
         yield Predictor(nothing(block), recent[part])
         yield Predictor(last_session(log, block.session_S, ids), popular_V)
@@ -119,9 +124,9 @@ def measure_baselines(
     }  # fmt: skip
 
 
-def held_out(config: Config, prepared: Prepared, role: int) -> HeldOut:
-    """The sessions of `role` that have one before them and a clicked item to be found; with `data.eval_seen` masked a
-    new one."""
+def held_out(config: Config, prepared: Prepared, role: int) -> HeldOutSessions:
+    """Returns the sessions of `role` that have a session before them and a clicked item, which must be new to the user
+    if `data.eval_seen` is masked."""
     log, ids = prepared.arrays(), prepared.items + 1
     is_scored_S = log.session_role_S == role
     is_scored_S &= np.isin(users_of(log, np.arange(len(is_scored_S))), eval_users(config, prepared, role))
@@ -136,11 +141,14 @@ def held_out(config: Config, prepared: Prepared, role: int) -> HeldOut:
         row_N, item_N = row_N[is_new_N], item_N[is_new_N]
     asked_S, row_N = np.unique(row_N, return_inverse=True)
     session_S = session_S[asked_S]
-    return HeldOut(session_S, users_of(log, session_S), row_N, item_N.astype(np.int64), seen_SV[asked_S])
+    return HeldOutSessions(
+        session_S=session_S, user_S=users_of(log, session_S), row_N=row_N, item_N=item_N.astype(np.int64),
+        seen_SV=seen_SV[asked_S],
+    )  # fmt: skip
 
 
-def ranks(block: HeldOut, predictor: Predictor) -> Int[np.ndarray, " N"]:
-    """How many other candidates the predictor puts before each clicked item."""
+def ranks(block: HeldOutSessions, predictor: Predictor) -> Int[np.ndarray, " N"]:
+    """Returns the number of other candidates that the predictor ranks before each clicked item."""
     score_SV, place_V = predictor
     score_SV = csr_array(score_SV - score_SV * (block.seen_SV > 0))
     score_SV.eliminate_zeros()
@@ -161,8 +169,10 @@ def ranks(block: HeldOut, predictor: Predictor) -> Int[np.ndarray, " N"]:
 def recent_popularity_rank(
     log: FlatLog, is_trained_S: Bool[np.ndarray, " S"], part: float, popular_V: Int[np.ndarray, " V"]
 ) -> Int[np.ndarray, " V"]:
-    """Place of each item by its clicks in the last `part` of the time from the first training session to the last; ties
-    by the popularity of the whole. Padding comes last."""
+    """Ranks the items by their clicks in the last `part` of the time between the first and the last training session.
+
+    Ties are decided by popularity in all of it. Padding comes last.
+    """
     seconds_S = log.session_seconds_S
     first, last = seconds_S[is_trained_S].min(), seconds_S[is_trained_S].max()
     is_recent_N = np.repeat(is_trained_S & (seconds_S >= last - part * (last - first)), log.session_items_S)
@@ -171,7 +181,7 @@ def recent_popularity_rank(
 
 
 def last_session(log: FlatLog, session_S: Int[np.ndarray, " S"], ids: int) -> csr_array:
-    """[S, V]: 2 for the items clicked in the session before, 1 for its others."""
+    """Returns [S, V]: 2 for the items clicked in the session before, 1 for its others."""
     offsets = log.session_item_offsets_S1
     exposure_X, row_X = spans(offsets[session_S - 1], offsets[session_S])
     clicked_SV = clicks(log, session_S - 1, ids)
@@ -180,26 +190,32 @@ def last_session(log: FlatLog, session_S: Int[np.ndarray, " S"], ids: int) -> cs
 
 
 def _measured(
-    log: FlatLog, sessions: HeldOut, names: Iterable[Any], predictors: Callable[[HeldOut], Iterator[Predictor]]
+    log: FlatLog,
+    sessions: HeldOutSessions,
+    names: Iterable[Any],
+    predictors: Callable[[HeldOutSessions], Iterator[Predictor]],
 ) -> Metrics:
-    """NAME_recall_at_10 and so on of the predictors that stand behind `names`, in that order."""
+    """Returns NAME_recall_at_10 and so on of the predictors; `names` are in the same order."""
     metrics = Metrics(log.users)
     for block in sessions.blocks():
         session_N, user_N = block.session_S[block.row_N], block.user_S[block.row_N]
         for name, predictor in zip(names, predictors(block), strict=True):
-            add_ranking(metrics, ranks(block, predictor), session_N, user_N, f"{name}_")
+            add_ranking(metrics, ranks(block, predictor), session_N, user_N, prefix=f"{name}_")
     return metrics
 
 
 def _best(
-    log: FlatLog, sessions: HeldOut, choices: tuple[Any, ...], predictors: Callable[[HeldOut], Iterator[Predictor]]
+    log: FlatLog,
+    sessions: HeldOutSessions,
+    choices: tuple[Any, ...],
+    predictors: Callable[[HeldOutSessions], Iterator[Predictor]],
 ) -> Any:
     metrics = _measured(log, sessions, choices, predictors)
     return max(choices, key=lambda choice: metrics.mean(f"{choice}_{_CHOSEN_BY}") or 0.0)
 
 
 def _trained(config: Config, prepared: Prepared) -> Bool[np.ndarray, " S"]:
-    """The training sessions of the users that this run trains on."""
+    """Returns which sessions are training sessions of the users that this run trains on."""
     log = prepared.arrays()
     user_S = users_of(log, np.arange(len(log.session_role_S)))
     return (log.session_role_S == TRAIN) & np.isin(user_S, train_users(config, prepared))

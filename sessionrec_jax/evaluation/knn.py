@@ -1,5 +1,5 @@
-"""Session kNN: what followed the training sessions most like a user's history (V-SKNN, Ludewig & Jannach 1803.09587,
-carried over to next-session prediction by us).
+"""Session kNN: the sessions that followed the training sessions most like a user's history (V-SKNN, Ludewig & Jannach
+1803.09587; we carry it over to next-session prediction).
 
 Letters: S sessions, M transitions (a training session and its next one), V ids, X entries of ragged rows.
 """
@@ -21,14 +21,14 @@ from sessionrec_jax.evaluation.seen import users_of
 NEIGHBOURS = (100, 500, 2000)
 DECAYS = (0.5, 0.8, 1.0)
 _ENTRIES = 1 << 23
-"""Similarities that are held at once."""
+"""The number of similarities that are held at once."""
 _DIGITS = 9
-"""Equal sums of different order stay equal when they are rounded to so many decimal places."""
+"""Similarities are rounded to this many decimal places, so that sums in another order stay equal."""
 
 
 @dataclass(frozen=True)
 class SessionKnn:
-    """The transitions to look among, most recent first."""
+    """The transitions of the training sessions, most recent first."""
 
     log: FlatLog
     clicked_MV: csr_array
@@ -37,12 +37,12 @@ class SessionKnn:
     """1 where the item was clicked in the later session."""
 
     def votes(self, session_S: Int[np.ndarray, " S"], decay: float, neighbours: tuple[int, ...]) -> list[csr_array]:
-        """For each number of neighbours k the score of every item as the next click after the history that ends before
-        `session_S` (indices in the log), [S, V]: the sum over the k transitions most similar to the history of the
-        similarity, where the item was clicked in the later session.
+        """Returns, for each number of neighbours k, the score [S, V] of every item as the next click.
 
-        Similarity: cosine of clicked items. In a history an item weighs the sum over its clicks of decay^(sessions
-        between it and the end). Of equally similar transitions the recent are nearer.
+        The history ends before `session_S` (indices in the log). The score is a sum over the k transitions that are
+        most similar to the history: the similarity, if the item was clicked in the later session. Similarity is the
+        cosine of clicked items. In a history the weight of an item is the sum over its clicks of
+        decay^(sessions between the click and the end). Of equally similar transitions the more recent are nearer.
         """
         query_SV = _clicks_before(self.log, session_S, decay, self.clicked_MV.shape[1])
         products_S = (query_SV > 0) @ np.bincount(self.clicked_MV.indices, minlength=query_SV.shape[1])
@@ -63,7 +63,7 @@ class SessionKnn:
 
 
 def session_knn(log: FlatLog, trained_S: Bool[np.ndarray, " S"], ids: int) -> SessionKnn:
-    """The transitions between two sessions of `trained_S` that both have a click."""
+    """Returns the transitions between two sessions of `trained_S` that both have a click."""
     session_N = np.repeat(np.arange(len(trained_S)), log.session_items_S)
     usable_S = trained_S & (np.bincount(session_N[log.feedback_N == CLICKED], minlength=len(trained_S)) > 0)
     user_S = users_of(log, np.arange(len(usable_S)))
@@ -74,7 +74,7 @@ def session_knn(log: FlatLog, trained_S: Bool[np.ndarray, " S"], ids: int) -> Se
 
 
 def clicks(log: FlatLog, session_S: Int[np.ndarray, " S"], ids: int) -> csr_array:
-    """[S, V]: 1 where the session has a click on the item."""
+    """Returns [S, V]: 1 where the session has a click on the item."""
     exposure_X, row_X = spans(log.session_item_offsets_S1[session_S], log.session_item_offsets_S1[session_S + 1])
     clicked = log.feedback_N[exposure_X] == CLICKED
     row_X, item_X = row_X[clicked], log.item_N[exposure_X[clicked]]
@@ -84,14 +84,14 @@ def clicks(log: FlatLog, session_S: Int[np.ndarray, " S"], ids: int) -> csr_arra
 
 
 def _clicks_before(log: FlatLog, session_S: np.ndarray, decay: float, ids: int) -> csr_array:
-    """[S, V]: clicks of the histories, each weighing decay^(sessions after it), rows of length one."""
+    """Returns [S, V]: the clicks of the histories, each with weight decay^(sessions after it); rows have length one."""
     begin_S = log.user_session_offsets_U1[users_of(log, session_S)]
     history_X, row_X = spans(begin_S, session_S)
     weight_X = decay ** (session_S[row_X] - 1.0 - history_X)
-    exposure_Y, of_Y = spans(log.session_item_offsets_S1[history_X], log.session_item_offsets_S1[history_X + 1])
+    exposure_Y, entry_Y = spans(log.session_item_offsets_S1[history_X], log.session_item_offsets_S1[history_X + 1])
     clicked = log.feedback_N[exposure_Y] == CLICKED
-    exposure_Y, of_Y = exposure_Y[clicked], of_Y[clicked]
-    return _unit(csr_array((weight_X[of_Y], (row_X[of_Y], log.item_N[exposure_Y])), shape=(len(session_S), ids)))
+    exposure_Y, entry_Y = exposure_Y[clicked], entry_Y[clicked]
+    return _unit(csr_array((weight_X[entry_Y], (row_X[entry_Y], log.item_N[exposure_Y])), shape=(len(session_S), ids)))
 
 
 def _unit(rows: csr_array) -> csr_array:
@@ -100,7 +100,7 @@ def _unit(rows: csr_array) -> csr_array:
 
 
 def _nearest(sim_SM: csr_array, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The `most` largest entries of each row, ties by column: value, column, place in its row, row."""
+    """Returns the `most` largest entries of each row, ties by column: value, column, place in its row, row."""
     sim_SM.data = sim_SM.data.round(_DIGITS)
     parts = []
     for row, (start, stop) in enumerate(pairwise(sim_SM.indptr)):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config.settings import Config, Loss
 from sessionrec_jax.data.batches import Batch, eval_batches
@@ -26,8 +26,9 @@ from sessionrec_jax.data.ragged import spans
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.synthetic.process import ZipfIntent
 from sessionrec_jax.data.synthetic.truth import Truth
-from sessionrec_jax.devices.gathered_rows import encoded
-from sessionrec_jax.devices.mesh import held_shards, put_batch, put_shards, put_side, shards_here
+from sessionrec_jax.devices.gathered_rows import encode
+from sessionrec_jax.devices.mesh import shards_here
+from sessionrec_jax.devices.placement import ShardedInputs, held_shards, put_batch, put_shards, put_side
 from sessionrec_jax.devices.processes import gather, is_multiprocess, max_over_processes
 from sessionrec_jax.evaluation import baselines
 from sessionrec_jax.evaluation.metrics import Metrics, add_ranking, add_within_session
@@ -44,33 +45,35 @@ from sessionrec_jax.evaluation.scoring import (
 )
 from sessionrec_jax.evaluation.seen import holds, seen_items
 from sessionrec_jax.evaluation.trained_model import TrainedModel
-from sessionrec_jax.loss.session import rank_logits, rank_loss_sums, targets
-from sessionrec_jax.loss.targets import Targets
+from sessionrec_jax.loss.rank import rank_logits, rank_loss_sums
+from sessionrec_jax.loss.targets import Targets, targets
 from sessionrec_jax.model.embedding import Side
-from sessionrec_jax.model.spec import Inputs, Params, Spec
+from sessionrec_jax.model.spec import Params, Spec
 from sessionrec_jax.registry import RANK_LOSSES
 
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 
 
 def evaluate(model: TrainedModel, role: int) -> dict[str, float | str | None]:
-    """What `measure` found as plain numbers, NAME and NAME_stderr, and `seen_items`: kept or masked."""
+    """Returns the metrics of `measure` as plain numbers, NAME and NAME_stderr, and `seen_items`: kept or masked."""
     metrics = measure(model, role)
     return {"seen_items": model.config.data.eval_seen, **metrics.result()}
 
 
 def measure(model: TrainedModel, role: int) -> Metrics:
-    """Metrics of the model in the held-out sessions of `role`, as sums by user of the log.
+    """Returns the metrics of the model on the held-out sessions of `role`, as sums by user of the log.
 
-    loss_nats_per_item; recall, ndcg, hit and mrr of a session's clicked items in the whole catalogue (`add_ranking`);
-    retrieval_auc, _gauc and _ndcg: the retrieval score among the exposures of a session (`add_within_session`), so that
-    models without a rank loss can be compared; rank_auc, _gauc and _ndcg: the rank score there, missing where it was
-    not trained; rank_nats_per_exposure, missing too where the rank loss is not pointwise, for only that one makes the
-    score log odds; rank_loss: the configured rank loss, nats a term of its own, without a standard error. The nats of
-    popularity, and of the Bayes predictor where the log's truth is known, are of the same exposures. With
-    `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are neither targets nor
-    candidates of recall, ndcg, hit and mrr. With `data.eval_candidates` shown, what needs the catalogue (nats per item,
-    recall, ndcg, hit, mrr) has no term. Nothing here trains or tunes.
+    - loss_nats_per_item; recall, ndcg, hit and mrr of a session's clicked items in the whole catalogue (`add_ranking`).
+    - retrieval_auc, _gauc, _ndcg: the retrieval score among the exposures of a session (`add_within_session`), so that
+      models without a rank loss can be compared.
+    - rank_auc, _gauc, _ndcg: the rank score there; missing if it was not trained.
+    - rank_nats_per_exposure: missing too if the rank loss is not pointwise, because only then are scores log odds.
+    - rank_loss: the configured rank loss, nats per term, without a standard error.
+    - the nats of popularity on the same exposures, and of the Bayes predictor if the log's truth is known.
+
+    With `data.eval_seen` masked, items that the user was exposed to in an earlier session of the log are neither
+    targets nor candidates of recall, ndcg, hit and mrr. With `data.eval_candidates` shown, metrics that need the
+    catalogue (nats per item, recall, ndcg, hit, mrr) have no term. Nothing here trains or tunes.
     """
     config, mesh, params, spec = model.config, model.mesh, model.params, model.spec.in_float32
     side = put_side(model.catalogue.side, spec.rows, mesh)
@@ -86,8 +89,12 @@ def measure(model: TrainedModel, role: int) -> Metrics:
         pairs = None
         if config.data.eval_seen == "masked":
             pairs = stack_pairs([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
-        on_device = (table, side, *put_batch(batch, mesh), *put_shards((place_GN, pairs), mesh))
-        scores, rank_sums = held_shards(_score(spec, config.loss.rank, mesh, params, *on_device), mesh)
+        place_GN, pairs = put_shards((place_GN, pairs), mesh)
+        scores, rank_sums = _score(
+            spec, config.loss.rank, mesh, params,
+            table=table, side=side, inputs=put_batch(batch, mesh), place_GN=place_GN, pairs=pairs,
+        )  # fmt: skip
+        scores, rank_sums = held_shards((scores, rank_sums), mesh)
         if config.loss.alpha:
             metrics.add_total("rank_loss", *(float(sum_G[counted_G].sum()) for sum_G in rank_sums))
         for shard, term in enumerate(terms):
@@ -97,11 +104,11 @@ def measure(model: TrainedModel, role: int) -> Metrics:
             term.add_popularity_nats(model.catalogue)
             if truth is not None:
                 term.add_bayes(truth, published_V, anchor_S)
-    return _of_all(metrics) if is_multiprocess() else metrics
+    return _added_up(metrics) if is_multiprocess() else metrics
 
 
-def _of_all(own: Metrics) -> Metrics:
-    """The terms of all processes, on each of them; the same to the last bit."""
+def _added_up(own: Metrics) -> Metrics:
+    """Returns the terms of all processes, on each process and equal to the last bit."""
     metrics = Metrics(own.users)
     for part in gather(own.to_bytes()):
         metrics.add_bytes(part)
@@ -109,9 +116,11 @@ def _of_all(own: Metrics) -> Metrics:
 
 
 def validated(metrics: Metrics, config: Config) -> dict[str, float | None]:
-    """What is told of the validation sessions; `validation_objective`, the lower the better, is what runs and steps are
-    chosen by: the retrieval loss against the whole catalogue + alpha x the configured rank loss; the rank loss where
-    the catalogue is not scored."""
+    """Returns the numbers of a validation for metrics.jsonl and the row.
+
+    Runs and steps are chosen by the lowest `validation_objective`: the retrieval loss against the whole catalogue +
+    alpha x the configured rank loss; the rank loss alone if the catalogue is not scored.
+    """
     retrieval, rank = metrics.mean("loss_nats_per_item"), metrics.mean("rank_loss")
     objective = rank if config.data.eval_candidates == "shown" else retrieval
     if config.loss.alpha and retrieval is not None:
@@ -120,7 +129,7 @@ def validated(metrics: Metrics, config: Config) -> dict[str, float | None]:
 
 
 class Scores(NamedTuple):
-    """What the model says of one shard; see `_score`."""
+    """The model's scores on one shard; see `_score`."""
 
     log_prob_N: Float[Array | np.ndarray, " N"]
     rank_N: Int[Array | np.ndarray, " N"]
@@ -129,7 +138,7 @@ class Scores(NamedTuple):
 
 
 class _Terms:
-    """Adds the terms of one shard to the metrics; sessions and users are told apart by their index in the log."""
+    """Adds the terms of one shard to the metrics; sessions and users are known by their index in the log."""
 
     def __init__(self, batch: Batch, shard: int, place_N: np.ndarray, metrics: Metrics):
         self.metrics = metrics
@@ -147,8 +156,10 @@ class _Terms:
         self.ranked = np.sort(np.unique(key_N, return_index=True)[1])
 
     def mask_seen(self, log: FlatLog, ids: int) -> tuple[np.ndarray, np.ndarray]:
-        """Takes the items that the user was shown before out of the targets. Returns the pairs (number of a scored
-        place, item shown before) by which they are taken out of the candidates."""
+        """Removes the items that the user was shown before from the targets.
+
+        Returns the pairs (number of a scored place, item shown before) that are no candidates.
+        """
         place_R = self.scored_N[self.ranked]
         session, row_R = np.unique(self.session_T[place_R], return_inverse=True)
         seen = seen_items(log, session, ids)
@@ -168,14 +179,14 @@ class _Terms:
         ranked = self.scored_N[self.ranked]
         add_ranking(self.metrics, scores.rank_N[self.ranked], self.session_T[ranked], self.user_T[ranked])
         exposed = self.exposed_E
-        of_exposure = (self.clicked_E, self.session_T[exposed], self.user_T[exposed])
-        add_within_session(self.metrics, "retrieval", scores.retrieval_T[exposed], *of_exposure)
+        exposures = Exposures(self.clicked_E, self.session_T[exposed], self.user_T[exposed])
+        add_within_session(self.metrics, "retrieval", scores.retrieval_T[exposed], exposures)
         logit_E = scores.rank_logit_T[exposed].astype(np.float64)
         nats_E = np.logaddexp(0, np.where(self.clicked_E, -logit_E, logit_E))
-        trained = slice(None if config.loss.alpha else 0)  # a head that was not leaves its metrics without a term
-        add_within_session(self.metrics, "rank", logit_E[trained], *(x_E[trained] for x_E in of_exposure))
+        trained = slice(None if config.loss.alpha else 0)  # metrics of a head that was not trained get no term
+        add_within_session(self.metrics, "rank", logit_E[trained], Exposures(*(x_E[trained] for x_E in exposures)))
         calibrated = trained if RANK_LOSSES.find(config.loss.rank).is_calibrated else slice(0)
-        self.metrics.add("rank_nats_per_exposure", nats_E[calibrated], self.user_T[exposed][calibrated])
+        self.metrics.add("rank_nats_per_exposure", nats_E[calibrated], exposures.user_N[calibrated])
 
     def add_popularity_nats(self, catalogue: Catalogue) -> None:
         item_N, item_E = self.item_T[self.scored_N], self.item_T[self.exposed_E]
@@ -184,8 +195,8 @@ class _Terms:
         self._per_exposure("rank_baseline_nats_per_exposure", nats_E)
 
     def add_bayes(self, truth: Truth, published_V: np.ndarray, anchor_S: np.ndarray) -> None:
-        """The Bayes predictor knows the interest that the anchor of the previous session shows; `anchor_S` has the
-        anchors of the log's sessions."""
+        """Adds the nats of the Bayes predictor, which knows the interest that the anchor of the previous session shows;
+        `anchor_S` has the anchors of the log's sessions."""
 
         def anchor_and_item(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return published_V[anchor_S[self.session_T[places] - 1]], published_V[self.item_T[places]]
@@ -197,15 +208,15 @@ class _Terms:
 
 @functools.lru_cache(maxsize=4)
 def known_truth(path: Path, fingerprint: str) -> Truth | None:
-    """The truth of a synthetic log; None for any other."""
-    del fingerprint  # part of the key: a folder that was prepared anew may hold another process
+    """Returns the truth of a synthetic log; None for any other."""
+    del fingerprint  # part of the cache's key: a folder that was prepared again may have another process
     if not (path / "truth.json").exists():
         return None
     return Truth(ZipfIntent(**json.loads((path / "truth.json").read_text())))
 
 
 def anchors(log: FlatLog) -> Int[np.ndarray, " S"]:
-    """The context item of each session of a synthetic log."""
+    """Returns the context item of each session of a synthetic log."""
     is_anchor_N = log.feedback_N > CLICKED
     anchor_S = np.zeros(len(log.session_items_S), np.int64)
     anchor_S[np.repeat(np.arange(len(anchor_S)), log.session_items_S)[is_anchor_N]] = log.item_N[is_anchor_N]
@@ -213,7 +224,7 @@ def anchors(log: FlatLog) -> Int[np.ndarray, " S"]:
 
 
 def _scored_places(batch: Batch, candidates: str) -> Int[np.ndarray, "G N"]:
-    """Places of the clicked items of target sessions, filled up with T; none where the catalogue is no candidate."""
+    """Returns the places of the clicked items of target sessions, filled up with T; none if only shown items count."""
     shards, capacity = batch.item_GT.shape
     if candidates == "shown":
         return np.empty((shards, 0), np.int32)
@@ -233,32 +244,35 @@ def _score(
     rank: str,
     mesh: jax.sharding.Mesh,
     params: Params,
+    *,
     table: ItemTable,
     side: Side,
-    inputs: Inputs,
-    target_GS: Bool[Array, "G S"],
+    inputs: ShardedInputs,
     place_GN: Int[Array, "G N"],
     pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
 ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
-    """Of every shard the scores: full-softmax log probability and catalogue rank of the scored places, without the
-    items of their `pairs`; retrieval score and rank logit of every item slot. And the sums of the `rank` loss."""
-    e_GTD, queries_G = encoded(spec, mesh, params, inputs, side)
-    wanted_G = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
+    """Returns the scores of every shard, and the sums of the `rank` loss.
+
+    Scores are the full-softmax log probability and the catalogue rank of the scored places, without the items of their
+    `pairs`, and the retrieval score and rank logit of every item slot.
+    """
+    e_GTD, queries_G = encode(spec, mesh, params, inputs=inputs, side=side)
+    targets_G = jax.vmap(targets)(inputs.feedback_GT, inputs.session_of_item_GT, inputs.target_GS)
 
     def retrieved(
         rows: ItemTable, query_TD: Array, item_T: Array, place_N: Array, pairs: tuple[Array, Array] | None
     ) -> tuple[Array, ...]:
-        scored = (rows, query_TD[place_N], item_T[place_N])
-        log_prob_N, rank_N = log_prob_and_rank(*scored)
+        query_ND, item_N = query_TD[place_N], item_T[place_N]
+        log_prob_N, rank_N = log_prob_and_rank(rows, query_ND, item_N)
         if pairs is not None:
-            rank_N -= count_above(*scored, *pairs)
+            rank_N -= count_above(rows, query_ND, item_N, pairs)
         return log_prob_N, rank_N, pair_scores(rows, query_TD, item_T)[0]
 
-    def ranked(rank_SD: Array, e_TD: Array, wanted: Targets, session_T: Array) -> tuple[Array, tuple[Array, Array]]:
-        logit_T = rank_logits(rank_SD, e_TD, wanted, params["heads"]["rank_bias"])
-        return logit_T, rank_loss_sums(Loss(rank=rank), logit_T, wanted, session_T)
+    def ranked(rank_SD: Array, e_TD: Array, targets: Targets, session_T: Array) -> tuple[Array, tuple[Array, Array]]:
+        logit_T = rank_logits(rank_SD, e_TD, targets, params["heads"]["rank_bias"])
+        return logit_T, rank_loss_sums(Loss(rank=rank), logit_T, targets, session_T)
 
-    query_GTD = jax.vmap(lambda query_SD, wanted: query_SD[wanted.query_T])(queries_G.retrieval_SD, wanted_G)
-    scores = over_rows(mesh, retrieved, table, query_GTD, inputs.item_T, place_GN, pairs)
-    logit_GT, rank_sums = jax.vmap(ranked)(queries_G.rank_SD, e_GTD, wanted_G, inputs.session_of_item_T)
+    query_GTD = jax.vmap(lambda query_SD, targets: query_SD[targets.query_T])(queries_G.retrieval_SD, targets_G)
+    scores = over_rows(mesh, retrieved, table, (query_GTD, inputs.item_GT, place_GN, pairs))
+    logit_GT, rank_sums = jax.vmap(ranked)(queries_G.rank_SD, e_GTD, targets_G, inputs.session_of_item_GT)
     return (*scores, logit_GT), rank_sums

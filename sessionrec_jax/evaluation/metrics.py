@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -25,7 +26,7 @@ class Metrics:
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     """x_U and n_U of each metric."""
     totals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """x and n of metrics that are not known by user, and so have no standard error."""
+    """x and n of metrics that are not known by user, so that they have no standard error."""
 
     def add(
         self,
@@ -52,7 +53,7 @@ class Metrics:
         return float(x_U.sum() / n_U.sum()) if n_U.any() else None
 
     def stderr(self, name: str) -> float | None:
-        """Of the ratio, by the delta method over the users with a term; None for fewer than two."""
+        """Returns the standard error of the ratio by the delta method over users; None for fewer than two users."""
         mean = self.mean(name)
         if mean is None or name in self.totals:
             return None
@@ -63,7 +64,7 @@ class Metrics:
         return float(np.sqrt(np.sum((x_U - mean * n_U) ** 2) * users / (users - 1)) / n_U.sum())
 
     def to_bytes(self) -> bytes:
-        """For `add_bytes` in another process."""
+        """Returns all terms, for `add_bytes` in another process."""
         columns = {}
         for name, (x_U, n_U) in self.sums.items():
             user = np.flatnonzero(n_U)
@@ -84,7 +85,7 @@ class Metrics:
                     self.add_total(name, *columns[key].tolist())
 
     def result(self) -> dict[str, float | None]:
-        """NAME and NAME_stderr of every metric that was added to, in the order of names."""
+        """Returns NAME and NAME_stderr of every metric with a term, sorted by name."""
         return {
             f"{name}{kind}": value(name)
             for name in sorted(self.sums | self.totals)
@@ -92,8 +93,10 @@ class Metrics:
         }
 
     def by_user(self) -> pl.DataFrame:
-        """Columns user (index in the log), metric, x, n: a row for each user with a term. Two runs on one log can be
-        compared by it user by user."""
+        """Returns a row for each user with a term: user (index in the log), metric, x, n.
+
+        With it two runs on one log can be compared user by user.
+        """
         schema = {"user": pl.Int64, "metric": pl.String, "x": pl.Float64, "n": pl.Float64}
         frames = [pl.DataFrame(schema=schema)]
         for name in sorted(self.sums):
@@ -109,14 +112,15 @@ def add_ranking(
     rank_N: Int[np.ndarray, " N"],
     session_N: Int[np.ndarray, " N"],
     user_N: Int[np.ndarray, " N"],
+    *,
     prefix: str = "",
 ) -> None:
-    """Recall, NDCG, hit rate and MRR of sessions from the catalogue rank (0 = best) of each of their distinct clicked
-    items. `session_N` tells sessions apart by any numbers.
+    """Adds recall, NDCG, hit rate and MRR of sessions, from the catalogue rank (0 = best) of each of their distinct
+    clicked items. `session_N` gives each session a number of its own.
 
     Recall@k = clicked items within the top k / clicked items. NDCG@k with the ideal order of all clicked items
     (Jarvelin & Kekalainen 2002, binary gains). Hit@k = any clicked item within the top k. MRR = 1 / (1 + best rank).
-    One term a session with a click.
+    Each session with a click is one term.
     """
     _, first_S, row_N, clicked_S = np.unique(session_N, return_index=True, return_inverse=True, return_counts=True)
     user_S, sessions = user_N[first_S], len(first_S)
@@ -133,22 +137,24 @@ def add_ranking(
     metrics.add(f"{prefix}mrr", 1 / (1 + best_S), user_S)
 
 
-def add_within_session(
-    metrics: Metrics,
-    prefix: str,
-    score_N: Shaped[np.ndarray, " N"],
-    clicked_N: Bool[np.ndarray, " N"],
-    session_N: Int[np.ndarray, " N"],
-    user_N: Int[np.ndarray, " N"],
-) -> None:
-    """How well a score orders the exposures of a session; one term a session with clicked and ignored ones.
+class Exposures(NamedTuple):
+    """The labelled exposures that a score orders."""
+
+    clicked_N: Bool[np.ndarray, " N"]
+    session_N: Int[np.ndarray, " N"]
+    user_N: Int[np.ndarray, " N"]
+
+
+def add_within_session(metrics: Metrics, prefix: str, score_N: Shaped[np.ndarray, " N"], exposures: Exposures) -> None:
+    """Adds how well a score orders the exposures of a session; a session with clicked and ignored ones is one term.
 
     {prefix}_auc: the share of (clicked, ignored) pairs in the right order, ties a half; the mean over sessions, which
     is GAUC with equal weights. {prefix}_gauc: the same, each session weighted by its exposures (Zhou et al. 1706.06978,
     with sessions in place of users). {prefix}_ndcg: NDCG of the whole session, binary gains; tied exposures each
-    have the mean gain of the places that they share, its expected value when ties are ordered at random (McSherry &
+    get the mean gain of the places that they share: its expected value if ties are ordered at random (McSherry &
     Najork 2008).
     """
+    clicked_N, session_N, user_N = exposures
     order_P = np.lexsort((-score_N, session_N))
     score_P, clicked_P, session_P = score_N[order_P], clicked_N[order_P].astype(np.float64), session_N[order_P]
     _, start_S, row_P = np.unique(session_P, return_index=True, return_inverse=True)
@@ -157,7 +163,7 @@ def add_within_session(
     tie_P = np.cumsum(is_new_P) - 1
 
     def shared(values_P: np.ndarray) -> np.ndarray:
-        """Each value's mean over the exposures that tie."""
+        """Returns the mean of each value over the exposures that tie."""
         return (np.bincount(tie_P, values_P) / np.bincount(tie_P))[tie_P]
 
     exposures_S, clicks_S = np.bincount(row_P), np.bincount(row_P, clicked_P)

@@ -1,9 +1,9 @@
 """Scores of items for queries over the whole catalogue, chunk by chunk, so that memory does not grow with queries times
-items. The catalogue is spread by rows over the mesh axis `model`: each device scores its rows, and only a few numbers a
-query travel.
+items. The rows of the catalogue are spread over the mesh axis `model`: each device scores its own, and sends only a few
+numbers per query.
 
     table = item_table(spec, mesh, params, side)
-    log_prob_GQ, rank_GQ = over_rows(mesh, log_prob_and_rank, table, query_GQD, item_GQ)
+    log_prob_GQ, rank_GQ = over_rows(mesh, log_prob_and_rank, table, (query_GQD, item_GQ))
 
 Letters: R rows (of the whole catalogue; in `over_rows`, of one device), N items of a chunk, B queries of one block,
 Q queries, M (query, item) pairs, K best items, D width, G shards.
@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from sessionrec_jax.devices.gathered_rows import rows_of, with_own_rows
+from sessionrec_jax.devices.gathered_rows import catalogue_rows, with_own_rows
 from sessionrec_jax.devices.mesh import BATCH_AXES, TABLE_AXIS, local_places, log_sum_of_rows
 from sessionrec_jax.devices.processes import max_over_processes
 from sessionrec_jax.devices.sharding import row_specs
@@ -29,32 +29,32 @@ from sessionrec_jax.model.embedding import Side
 from sessionrec_jax.model.spec import Params, Spec
 
 _CHUNK = 8192
-"""Most items whose scores are held at once."""
+"""The largest number of items whose scores are held at once."""
 BLOCK = 256
-"""Queries of one device that are scored at once."""
+"""The number of queries that a device scores at once."""
 PAIRS = 16384
-"""Pairs of one device that are scored at once."""
+"""The number of pairs that a device scores at once."""
 _TIE = 2.0**-20
-"""Scores closer than this share of their terms' size are equal: eight times the rounding of float32, so that an item
-that ties stays tied when a product of another shape computes its score."""
+"""Scores that differ by less than this share of their terms' size count as equal. It is eight times the rounding of
+float32, so that items that tie also tie if a product of another shape computes their scores."""
 
 
 class ItemTable(NamedTuple):
-    """The whole catalogue; row r is item r, of the first device on the axis."""
+    """The whole catalogue: row r is item r. Inside `over_rows`, one device's rows of it."""
 
     e_RD: Float[Array, "R D"]
     bias_R: Float[Array, " R"]
-    """-inf where there is no item: row 0 and past the catalogue."""
+    """-inf for rows that are not items: row 0 and those past the catalogue."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) -> ItemTable:
-    """Embeddings and biases of the whole catalogue, made where its rows lie: the only array of its size."""
+    """Returns embeddings and biases of the whole catalogue; each device makes its own rows."""
     spec, params = with_own_rows(spec, mesh, params, side)
 
-    def of_device(params: Params, side: Side) -> ItemTable:
+    def on_device(params: Params, side: Side) -> ItemTable:
         held = len(params["heads"]["item_bias"])
-        rows = rows_of(spec, params, side, jax.lax.axis_index(TABLE_AXIS) * held)
+        rows = catalogue_rows(spec, params, side, jax.lax.axis_index(TABLE_AXIS) * held)
         chunks, size = _chunks(held, _CHUNK)
 
         def with_chunk(number: Array, e_RD: Array) -> Array:
@@ -68,29 +68,31 @@ def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) 
         return ItemTable(e_RD, jnp.where(is_item_R, rows.item_bias_R, -jnp.inf))
 
     by_row = PartitionSpec(TABLE_AXIS)
-    return jax.shard_map(of_device, mesh=mesh, in_specs=(row_specs(params), by_row), out_specs=by_row)(params, side)
+    return jax.shard_map(on_device, mesh=mesh, in_specs=(row_specs(params), by_row), out_specs=by_row)(params, side)
 
 
-def over_rows(mesh: jax.sharding.Mesh, function: Callable[..., Any], table: ItemTable, *batch_G: Any) -> Any:
-    """`function(rows, *batch)` for every shard of a batch, on all devices that share its scoring out: `rows` are a
-    device's own, and the result is the same on each. The functions below are for its inside."""
+def over_rows(mesh: jax.sharding.Mesh, function: Callable[..., Any], table: ItemTable, batch_G: tuple[Any, ...]) -> Any:
+    """Returns `function(rows, *batch)` for every shard of `batch_G`, computed by all devices that have rows.
 
-    def of_device(rows: ItemTable, *batch_G: Any) -> Any:
+    `rows` are a device's own; the result must be the same on each. The functions below are made to run inside it.
+    """
+
+    def on_device(rows: ItemTable, *batch_G: Any) -> Any:
         return jax.vmap(functools.partial(function, rows))(*batch_G)
 
     by_row, by_shard = PartitionSpec(TABLE_AXIS), PartitionSpec(BATCH_AXES)
     specs = (by_row, *(by_shard for _ in batch_G))
-    return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=by_shard)(table, *batch_G)
+    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=by_shard)(table, *batch_G)
 
 
 def _chunks(held: int, chunk_items: int) -> tuple[int, int]:
-    """Number and size of even chunks of `held` rows."""
+    """Returns number and size of even chunks of `held` rows."""
     chunks = -(-held // chunk_items)
     return chunks, -(-held // chunks)
 
 
 def _start(number: Array, size: int, held: int) -> Array:
-    """First row of a chunk; the last one goes back over some of the rows before it rather than past the end."""
+    """Returns the first row of a chunk; the last chunk repeats some rows before it, so as not to go past the end."""
     return jnp.minimum(number * size, held - size)
 
 
@@ -100,13 +102,16 @@ def _score_chunks(
     chunk_items: int,
     function: Callable[[Float[Array, "B N"], Int[Array, " N"]], Any],
 ) -> Any:
-    """`function(score_BN, item_N)` of all chunks of this device's rows, stacked. Each item has its score once, in full
-    float32, since an accelerator's shorter products would make ties of many; what is no item, or comes again, -inf."""
+    """Returns `function(score_BN, item_N)` of all chunks of this device's rows, stacked.
+
+    Each item has its score once; rows that are not items, or come again, have -inf. Products are in full float32,
+    because an accelerator's shorter ones would make many items tie.
+    """
     held = len(table.bias_R)
     chunks, size = _chunks(held, chunk_items)
     first = jax.lax.axis_index(TABLE_AXIS) * held
 
-    def of_chunk(number: Array) -> Any:
+    def on_chunk(number: Array) -> Any:
         start = _start(number, size, held)
         e_ND, bias_N = (jax.lax.dynamic_slice_in_dim(x_RX, start, size) for x_RX in table)
         place_N = start + jnp.arange(size)
@@ -114,20 +119,22 @@ def _score_chunks(
         is_new_N = (place_N >= number * size) & (bias_N > -jnp.inf)
         return function(jnp.where(is_new_N, score_BN, -jnp.inf), first + place_N)
 
-    return jax.lax.map(of_chunk, jnp.arange(chunks))
+    return jax.lax.map(on_chunk, jnp.arange(chunks))
 
 
 def pair_scores(
     table: ItemTable, query_MD: Float[Array, "M D"], item_M: Int[Array, " M"]
 ) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
-    """Score of one item for each query, and how close another item's has to be to count as equal. The device that has
-    the item's row computes them."""
+    """Returns the score of one item for each query, and the distance within which another item's counts as equal.
+
+    The device that has the item's row computes them.
+    """
     held = len(table.bias_R)
     place_M = local_places(item_M, held)
     e_MD, bias_M = (x_RX.at[place_M].get(mode="fill", fill_value=0) for x_RX in table)
     score_M = jnp.sum(query_MD * e_MD, axis=1) + bias_M
     size_M = jnp.linalg.norm(query_MD, axis=1) * jnp.linalg.norm(e_MD, axis=1) + jnp.abs(bias_M)
-    here_M = place_M < held  # elsewhere a query that is no number would make one of the score
+    here_M = place_M < held  # on other devices a NaN query would give a NaN score
     score_M, size_M = jax.lax.psum([jnp.where(here_M, x_M, 0.0) for x_M in (score_M, size_M)], TABLE_AXIS)
     return score_M, _TIE * size_M
 
@@ -135,9 +142,11 @@ def pair_scores(
 def log_prob_and_rank(
     table: ItemTable, query_QD: Float[Array, "Q D"], item_Q: Int[Array, " Q"], chunk_items: int = _CHUNK
 ) -> tuple[Float[Array, " Q"], Int[Array, " Q"]]:
-    """Log probability, nats, of each query's item in the softmax over the whole catalogue, and the item's rank: the
-    number of other items whose score is not below its own. Ties, and scores that are no numbers, count against it.
-    Q is a multiple of BLOCK."""
+    """Returns the log probability (nats) of each query's item in the softmax over the whole catalogue, and its rank.
+
+    The rank is the number of other items whose score is not below its own: ties, and NaN scores, count against it. Q is
+    a multiple of BLOCK.
+    """
     own_Q, tie_Q = pair_scores(table, query_QD, item_Q)
 
     def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
@@ -167,26 +176,31 @@ def top_k(
     k: int,
     chunk_items: int = _CHUNK,
 ) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
-    """The best `k` items of each query but those of its pairs (query, item), exactly: the best of each chunk, of these
-    the device's best, and of all devices' the best; and their log probabilities, nats, in the softmax over the whole
-    catalogue. Of equal scores the lower id is first. Where there are fewer than k items, the rest have a log
-    probability of -inf. Pairs of query B are padding."""
+    """Returns the exact best `k` items of each query, without those of its pairs (query, item), and their log
+    probabilities (nats) in the softmax over the whole catalogue.
+
+    It takes the best of each chunk, of these the device's best, and of these the best of all devices. Of equal scores
+    the lower id is first. If there are fewer than k items, the rest have a log probability of -inf. Pairs of query B
+    are padding.
+    """
 
     def chunk(score_BN: Array, item_N: Array) -> tuple[Array, Array, Array]:
         size = len(item_N)
         log_sum_B = jax.nn.logsumexp(score_BN, axis=1)
         if pairs is not None:
             query_M, place_M = pairs[0], pairs[1] - item_N[0]
-            place_M = jnp.where(place_M < 0, size, place_M)  # of another chunk; below zero would count from the end
+            place_M = jnp.where(
+                place_M < 0, size, place_M
+            )  # in another chunk; a negative place would count from the end
             score_BN = score_BN.at[query_M, place_M].set(-jnp.inf, mode="drop")
         best_BK, place_BK = jax.lax.top_k(score_BN, min(k, size))
         return best_BK, item_N[place_BK], log_sum_B
 
     best_CBK, item_CBK, log_sum_CB = _score_chunks(table, query_BD, chunk_items, chunk)
     best_BX, item_BX = (jnp.swapaxes(x, 0, 1).reshape(len(query_BD), -1) for x in (best_CBK, item_CBK))
-    of_device = _best(best_BX, item_BX, min(k, len(table.bias_R)))
-    # side by side in the order of their ids, so that of equal ones the lower stays first
-    best_BX, item_BX = jax.lax.all_gather(of_device, TABLE_AXIS, axis=1, tiled=True, to="invarying")
+    own = _best(best_BX, item_BX, min(k, len(table.bias_R)))
+    # The devices' items are concatenated in the order of ids, so that of equal scores the lower id stays first.
+    best_BX, item_BX = jax.lax.all_gather(own, TABLE_AXIS, axis=1, tiled=True, to="invarying")
     score_BK, item_BK = _best(best_BX, item_BX, k)
     return item_BK, score_BK - log_sum_of_rows(jax.nn.logsumexp(log_sum_CB, axis=0))[:, None]
 
@@ -200,12 +214,14 @@ def count_above(
     table: ItemTable,
     query_QD: Float[Array, "Q D"],
     item_Q: Int[Array, " Q"],
-    pair_query_M: Int[Array, " M"],
-    pair_item_M: Int[Array, " M"],
+    pairs: tuple[Int[Array, " M"], Int[Array, " M"]],
 ) -> Int[Array, " Q"]:
-    """How many of the pairs (query, item) of each query have a score that is not below that of the query's own item.
-    Pairs of query Q are padding; M is a multiple of PAIRS."""
+    """Counts the pairs (query, item) of each query whose score is not below that of the query's own item.
+
+    Pairs of query Q are padding; M is a multiple of PAIRS.
+    """
     own_Q, tie_Q = pair_scores(table, query_QD, item_Q)
+    pair_query_M, pair_item_M = pairs
 
     def part(pairs: tuple[Array, Array]) -> Array:
         query_M, other_M = pairs
@@ -217,7 +233,7 @@ def count_above(
 
 
 def stack_pairs(pairs: list[tuple[np.ndarray, np.ndarray]], queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs (number of a query, item) of all devices as [G, M] arrays, filled up with query `queries`."""
+    """Returns the pairs (number of a query, item) of all devices as [G, M] arrays, filled up with query `queries`."""
     width = padded_width(max_over_processes(max(len(number) for number, _ in pairs)), PAIRS)
     number_GM, item_GM = np.full((len(pairs), width), queries, np.int32), np.zeros((len(pairs), width), np.int32)
     for device, (number, item) in enumerate(pairs):
@@ -226,5 +242,5 @@ def stack_pairs(pairs: list[tuple[np.ndarray, np.ndarray]], queries: int) -> tup
 
 
 def padded_width(longest: int, block: int) -> int:
-    """Room for `longest` entries: a power of two times `block`, so that few programs are compiled."""
+    """Returns a width for `longest` entries: `block` times a power of two, so that few programs are compiled."""
     return block << max(0, -(-longest // block) - 1).bit_length()

@@ -1,4 +1,4 @@
-"""What a user was shown before: for `data.eval_seen = "masked"` and for recommending new items only.
+"""The items that a user was shown before: for `data.eval_seen = "masked"` and for recommending only new items.
 
 Letters: S sessions, V ids, X entries of ragged rows.
 """
@@ -15,18 +15,18 @@ from sessionrec_jax.data.store import FlatLog
 
 
 def users_of(log: FlatLog, session_S: Int[np.ndarray, " S"]) -> Int[np.ndarray, " S"]:
-    """The log's user of each of its sessions."""
+    """Returns the log's user of each session."""
     return np.searchsorted(log.user_session_offsets_U1, session_S, side="right") - 1
 
 
 def seen_items(log: FlatLog, session_S: Int[np.ndarray, " S"], ids: int) -> csr_array:
-    """[S, V]: the items that its user was exposed to, clicked or ignored, in any session before each one of
-    `session_S` (indices in the log). Context is no exposure."""
+    """Returns [S, V]: the items that the user was exposed to, clicked or ignored, in any session before each of
+    `session_S` (indices in the log). Context is not an exposure."""
     return exposed_items(log, log.user_session_offsets_U1[users_of(log, session_S)], session_S, ids)
 
 
 def exposed_items(log: FlatLog, first_S: Int[np.ndarray, " S"], last_S: Int[np.ndarray, " S"], ids: int) -> csr_array:
-    """[S, V]: the items that were exposed, clicked or ignored, in the log's sessions first, ..., last - 1."""
+    """Returns [S, V]: the items that were exposed, clicked or ignored, in the log's sessions first, ..., last - 1."""
     offsets = log.session_item_offsets_S1
     exposure_X, row_X = spans(offsets[first_S], offsets[last_S])
     is_exposure_X = log.feedback_N[exposure_X] <= CLICKED
@@ -37,6 +37,6 @@ def exposed_items(log: FlatLog, first_S: Int[np.ndarray, " S"], last_S: Int[np.n
 
 
 def holds(rows: csr_array, row_X: Int[np.ndarray, " X"], item_X: Int[np.ndarray, " X"]) -> np.ndarray:
-    """Whether each row holds the item."""
+    """Returns whether each row contains the item."""
     row_N, ids = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)), rows.shape[1]
     return np.isin(row_X.astype(np.int64) * ids + item_X, row_N * ids + rows.indices)

@@ -16,19 +16,19 @@ from sessionrec_jax.config.settings import Loss
 from sessionrec_jax.data.catalogue import Catalogue, popularity_rank
 
 _TICKETS = 2**32
-"""Of a draw: the values of 32 random bits."""
+"""A draw is one of these: the values of 32 random bits."""
 
 
 class Proposal(NamedTuple):
-    """Distribution Q of the sampled negatives; padding has probability zero."""
+    """The distribution Q of the sampled negatives; padding has probability zero."""
 
     log_q_V: Float[Array, " V"]
     first_V: UInt32[Array, " V"] | None
-    """Item v is drawn by the tickets from first_V[v] up to the next item's. None: the draws come from the batch."""
+    """The tickets from first_V[v] up to the next item's draw item v. None: the draws come from the batch."""
 
 
 def proposal(config: Loss, catalogue: Catalogue) -> Proposal:
-    """Q of an item, by `negatives_from` (our choice; the paper says only that negatives are sampled):
+    """Returns Q as `negatives_from` asks for it (our choice; the paper says only that negatives are sampled):
 
     uniform: 1 / items. mixed: u / items + (1 - u) * p with p the smoothed share of the training clicks and
     u = `negatives_uniform`. log_uniform: log((r + 2) / (r + 1)) / log(items + 1) with r the popularity rank from 0
@@ -47,9 +47,11 @@ def proposal(config: Loss, catalogue: Catalogue) -> Proposal:
 
 
 def ticketed(weight_V: Float64[np.ndarray, " V"]) -> Proposal:
-    """The proposal whose probabilities are whole numbers of tickets: one for each item, and the rest by weight. So
-    log Q is what is drawn, exactly, for every item of a catalogue of any size; float32 sums would not tell the items of
-    a large one apart. Weights are zero for padding alone."""
+    """Returns a proposal whose probabilities are whole numbers of tickets: one for each item, the rest by weight.
+
+    So log Q is exactly the probability that is drawn, for a catalogue of any size; float32 cumulative sums could not
+    distinguish the items of a large one. Only padding has weight zero.
+    """
     items, sum_V = len(weight_V) - 1, np.cumsum(weight_V)
     end_V = np.rint(sum_V / sum_V[-1] * (_TICKETS - items)).astype(np.int64) + np.arange(items + 1)
     tickets_V = np.diff(end_V, prepend=0)
@@ -62,8 +64,11 @@ def _log(q_V: Float64[np.ndarray, " V"]) -> Float32[np.ndarray, " V"]:
 
 
 class Negatives(NamedTuple):
-    """Distinct sampled items in ascending order, filled up with ids past the catalogue. Equal draws are merged into one
-    with their count as weight, which changes no loss and lets an accidental hit be found by binary search."""
+    """Distinct sampled items in ascending order, filled up with ids past the catalogue.
+
+    Equal draws are merged into one whose weight is their count. This changes no loss, and lets binary search find an
+    item of the batch that was drawn too.
+    """
 
     item_N: Int[Array, " N"]
     times_N: Float[Array, " N"]
@@ -73,28 +78,35 @@ class Negatives(NamedTuple):
 def draw_negatives(
     config: Loss, key: Array, proposal: Proposal, item_GT: Int[Array, "G T"], clicked_GT: Bool[Array, "G T"]
 ) -> Negatives:
-    """The negatives of a step, as `negatives_from` says. `clicked_GT`: the clicked items of target sessions."""
+    """Draws the negatives of a step by `negatives_from`; `clicked_GT` marks the clicked items of target sessions."""
     if config.negatives_from == "in_batch":
-        return sample_in_batch(key, item_GT, clicked_GT, config.negatives, proposal.log_q_V.shape[0])
+        ids = proposal.log_q_V.shape[0]
+        return sample_in_batch(key, item_GT, clicked_GT, negatives=config.negatives, ids=ids)
     return sample_negatives(key, proposal, config.negatives)
 
 
 def sample_negatives(key: Array, proposal: Proposal, negatives: int) -> Negatives:
-    """`negatives` draws from the proposal with replacement, the same on every device because the key is."""
+    """Draws `negatives` items from the proposal with replacement; the same on every device because the key is."""
     ticket_N = jax.random.bits(key, (negatives,), jnp.uint32)
     return _merged(item_of(proposal, ticket_N), proposal.log_q_V.shape[0])
 
 
 def item_of(proposal: Proposal, ticket_N: UInt32[Array, " N"]) -> Int[Array, " N"]:
-    """The last item whose tickets begin at or before each ticket: never padding, which begins where item 1 does."""
+    """Returns the item of each ticket: the last one whose tickets begin at or before it.
+
+    Padding is never drawn, because its tickets begin at the same number as those of item 1.
+    """
     return jnp.searchsorted(proposal.first_V, ticket_N, side="right") - 1
 
 
 def sample_in_batch(
-    key: Array, item_GT: Int[Array, "G T"], clicked_GT: Bool[Array, "G T"], negatives: int, ids: int
+    key: Array, item_GT: Int[Array, "G T"], clicked_GT: Bool[Array, "G T"], *, negatives: int, ids: int
 ) -> Negatives:
-    """`negatives` draws with replacement from the clicked target items of all shards, each click as likely as another;
-    none where there is no click. They depend on the order of the clicks alone, so not on how the batch is spread."""
+    """Draws `negatives` clicked target items of all shards, with replacement; each click is equally likely.
+
+    A batch without clicks gives no negatives. The draws depend only on the order of the clicks, so not on how the batch
+    is spread over devices.
+    """
     clicks_X = jnp.cumsum(clicked_GT.reshape(-1))
     click_N = jax.random.randint(key, (negatives,), 0, jnp.maximum(clicks_X[-1], 1))
     place_N = jnp.searchsorted(clicks_X, click_N, side="right")

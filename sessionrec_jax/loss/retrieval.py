@@ -1,8 +1,10 @@
-"""L_retrieval: every clicked item of the next session against the catalogue, or against a sample of it.
+"""L_retrieval: each clicked item of a target session against the whole catalogue, or against a sample of it.
 
-The score of item i after a session is s_i = q . e_i + bias_i. Each function returns the summed nats of one shard and
-the number of terms, which is its clicked items. With `other_clicks="masked"` the clicked items of the target session
-are no negatives. Letters: T items, S session slots, N negatives, C items of a chunk, K chunks, V ids, D width.
+The score of item i after a session is s_i = q . e_i + bias_i. Each loss returns the summed nats of one shard and the
+number of terms, which is the number of its clicked items. With `other_clicks="masked"` the other clicked items of the
+target session are not negatives.
+
+Letters: T items, S session slots, N negatives, C items of a chunk, K chunks, R rows, V ids, D width.
 """
 
 from __future__ import annotations
@@ -19,37 +21,57 @@ from sessionrec_jax.config.settings import Loss
 from sessionrec_jax.loss.negatives import Negatives
 from sessionrec_jax.loss.targets import Targets, own_products
 
+NatsAndTerms = tuple[Float[Array, ""], Float[Array, ""]]
 Embed = Callable[[Int[Array, " N"]], Float[Array, "N D"]]
-"""Embeddings of any items, differentiable in what it closes over."""
+"""Returns the embeddings of items; differentiable in the parameters that it closes over."""
 
 
-class Rows(NamedTuple):
-    """A part of the catalogue: rows that stand together in the item tables."""
+class Scorer(NamedTuple):
+    """Gives each item its score after each session."""
+
+    queries_SD: Float[Array, "S D"]
+    item_bias_V: Float[Array, " V"]
+
+    def scores(self, item_N: Int[Array, " N"], e_ND: Float[Array, "N D"]) -> Float[Array, "S N"]:
+        """Returns the score of every item after every session."""
+        products_SN = jnp.einsum("SD,ND->SN", self.queries_SD, e_ND, preferred_element_type=jnp.float32)
+        return products_SN + self.item_bias_V[item_N]
+
+
+class ShardItems(NamedTuple):
+    """The items of one shard's batch."""
+
+    item_T: Int[Array, " T"]
+    e_TD: Float[Array, "T D"]
+    targets: Targets
+
+
+class SampledItems(NamedTuple):
+    """The items of one step's sample, which all sessions share."""
+
+    negatives: Negatives
+    e_ND: Float[Array, "N D"]
+    log_q_V: Float[Array, " V"]
+    """Log probability of each item in the distribution that negatives are drawn from."""
+
+
+class CatalogueRows(NamedTuple):
+    """A part of the catalogue: consecutive rows of the item tables."""
 
     embed: Embed
-    """Of places among these rows."""
+    """Takes places among these rows."""
     item_bias_R: Float[Array, " R"]
     first: Int[Array, ""] | int
     """Dense id of the first row."""
     ids: int
-    """Ids of the whole catalogue: no row from there on is an item."""
+    """Number of ids in the whole catalogue; rows from there on are not items."""
 
 
 _CHUNK_ITEMS = 4_096
-"""Items whose scores after every session of a shard are held at once by the full softmax."""
+"""The full softmax holds the scores of this many items after every session of a shard at once."""
 
 
-def sampled_softmax_sums(
-    config: Loss,
-    queries_SD: Float[Array, "S D"],
-    e_TD: Float[Array, "T D"],
-    item_T: Int[Array, " T"],
-    targets: Targets,
-    item_bias_V: Float[Array, " V"],
-    log_q_V: Float[Array, " V"],
-    negatives: Negatives,
-    e_ND: Float[Array, "N D"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def sampled_softmax_sums(config: Loss, scorer: Scorer, items: ShardItems, sampled: SampledItems) -> NatsAndTerms:
     """Sampled softmax with logQ correction, one term for each clicked item i of each target session:
 
         -log [ exp(s_i - log Q_i) / (exp(s_i - log Q_i) + sum_j exp(s_j - log Q_j)) ],  j the shared draws.
@@ -57,26 +79,18 @@ def sampled_softmax_sums(
     (Jean et al. 1412.2007; its optimum is the true distribution for any number of negatives, Ma & Collins 1809.01812.)
     Without `log_q` the two log Q are left out, and the optimum is the true distribution over Q.
     """
-    log_q_V = log_q_V if config.log_q else jnp.zeros_like(log_q_V)
+    negatives, targets = sampled.negatives, items.targets
+    log_q_V = sampled.log_q_V if config.log_q else jnp.zeros_like(sampled.log_q_V)
     log_weight_N = jnp.log(negatives.times_N) - _at(log_q_V, negatives.item_N)
-    score_SN = _scores(queries_SD, e_ND, item_bias_V, negatives.item_N) + log_weight_N
+    score_SN = scorer.scores(negatives.item_N, sampled.e_ND) + log_weight_N
     if config.other_clicks == "masked":
-        score_SN = _at_own_clicks(score_SN, -jnp.inf, targets, *_find(negatives, item_T))
-    positive_T = _own_scores(queries_SD, e_TD, item_T, targets, item_bias_V) - log_q_V[item_T]
+        place_T, found_T = _find(negatives, items.item_T)
+        score_SN = _at_own_clicks(score_SN, -jnp.inf, targets, place_T=place_T, found_T=found_T)
+    positive_T = _own_scores(scorer, items) - log_q_V[items.item_T]
     return _softmax_sums(positive_T, _logsumexp(score_SN), targets)
 
 
-def bce_sums(
-    config: Loss,
-    queries_SD: Float[Array, "S D"],
-    e_TD: Float[Array, "T D"],
-    item_T: Int[Array, " T"],
-    targets: Targets,
-    item_bias_V: Float[Array, " V"],
-    log_q_V: Float[Array, " V"],
-    negatives: Negatives,
-    e_ND: Float[Array, "N D"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def bce_sums(config: Loss, scorer: Scorer, items: ShardItems, sampled: SampledItems) -> NatsAndTerms:
     """Logistic loss of the click and of each of the n draws, one term for each clicked item i of each target session:
 
         log(1 + exp(-d_i)) + sum_j w log(1 + exp(d_j)).
@@ -85,41 +99,35 @@ def bce_sums(
     Mnih & Teh 1206.6426), whose optimum is s = the true log probability, normalised by itself. Without, d = s and
     w = 1 / n: SASRec's loss (Kang & McAuley 1808.09781, equation 6) with the mean over n negatives for its single one.
     """
-    score_SN = _scores(queries_SD, e_ND, item_bias_V, negatives.item_N)
-    positive_T = _own_scores(queries_SD, e_TD, item_T, targets, item_bias_V)
+    negatives, targets, log_q_V = sampled.negatives, items.targets, sampled.log_q_V
+    score_SN = scorer.scores(negatives.item_N, sampled.e_ND)
+    positive_T = _own_scores(scorer, items)
     weight_N = negatives.times_N
     if config.log_q:
         score_SN -= jnp.log(config.negatives) + _at(log_q_V, negatives.item_N)
-        positive_T -= jnp.log(config.negatives) + log_q_V[item_T]
+        positive_T -= jnp.log(config.negatives) + log_q_V[items.item_T]
     else:
         weight_N /= config.negatives
     weight_SN = jnp.broadcast_to(weight_N, score_SN.shape)
     if config.other_clicks == "masked":
-        weight_SN = _at_own_clicks(weight_SN, 0.0, targets, *_find(negatives, item_T))
+        place_T, found_T = _find(negatives, items.item_T)
+        weight_SN = _at_own_clicks(weight_SN, 0.0, targets, place_T=place_T, found_T=found_T)
     noise_S = jnp.einsum("SN,SN->S", weight_SN, jax.nn.softplus(score_SN))
     positive_T = jnp.where(targets.clicked_T, positive_T, 0.0)  # padding has log Q = -inf
     return _sums(jax.nn.softplus(-positive_T) + noise_S[targets.query_T], targets)
 
 
-def full_softmax_sums(
-    config: Loss,
-    queries_SD: Float[Array, "S D"],
-    e_TD: Float[Array, "T D"],
-    item_T: Int[Array, " T"],
-    targets: Targets,
-    item_bias_V: Float[Array, " V"],
-    log_sum_S: Float[Array, " S"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def full_softmax_sums(config: Loss, scorer: Scorer, items: ShardItems, log_sum_S: Float[Array, " S"]) -> NatsAndTerms:
     """Softmax over the whole catalogue, one term for each clicked item i of each target session:
 
         -log [ exp(s_i) / sum_j exp(s_j) ],  j every item; masked: i and every item that the session did not click.
 
-    `log_sum_S`: log of the sum over j after each session, from `catalogue_log_sum`.
+    `log_sum_S` is the log of the sum over j after each session, from `catalogue_log_sum`.
     """
-    positive_T = _own_scores(queries_SD, e_TD, item_T, targets, item_bias_V)
+    positive_T = _own_scores(scorer, items)
     if config.other_clicks == "masked":
-        return _softmax_sums(positive_T, log_sum_S, targets)
-    return _sums(log_sum_S[targets.query_T] - positive_T, targets)
+        return _softmax_sums(positive_T, log_sum_S, items.targets)
+    return _sums(log_sum_S[items.targets.query_T] - positive_T, items.targets)
 
 
 def catalogue_log_sum(
@@ -127,87 +135,73 @@ def catalogue_log_sum(
     queries_SD: Float[Array, "S D"],
     item_T: Int[Array, " T"],
     targets: Targets,
-    rows: Rows,
+    rows: CatalogueRows,
     chunk_items: int = _CHUNK_ITEMS,
 ) -> Float[Array, " S"]:
-    """log sum_j exp(s_j) over the items among `rows`; masked: but those that the next session clicked.
+    """Returns log sum_j exp(s_j) over the items of `rows`; masked: without those that the next session clicked.
 
-    They are embedded and scored chunk by chunk, and again in the backward pass, so that memory grows with
-    S x `chunk_items` and not with S x V. Where there is no item the result is far below any score.
+    Items are embedded and scored chunk by chunk, and again in the backward pass, so that memory grows with
+    S x `chunk_items` and not with S x V. If `rows` has no item, the result is far below any score.
     """
     held = rows.item_bias_R.shape[0]
     chunks = -(-held // chunk_items)
     size = -(-held // chunks)  # even chunks, so that the last one is not mostly empty
+    scorer = Scorer(queries_SD, rows.item_bias_R)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # under the loop nothing can be shared
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # inside a loop XLA cannot merge the two computations anyway
     def log_sum_of_chunk(start: Int[Array, ""]) -> Float[Array, " S"]:
         place_C = start + jnp.arange(size)
         known_C = jnp.minimum(place_C, held - 1)
-        score_SC = _scores(queries_SD, rows.embed(known_C), rows.item_bias_R, known_C)
+        score_SC = scorer.scores(known_C, rows.embed(known_C))
         item_C = rows.first + place_C
         score_SC = jnp.where((place_C < held) & (item_C > 0) & (item_C < rows.ids), score_SC, -jnp.inf)
         if config.other_clicks == "masked":
             place_T = item_T - rows.first - start
-            score_SC = _at_own_clicks(score_SC, -jnp.inf, targets, place_T, (place_T >= 0) & (place_T < size))
+            found_T = (place_T >= 0) & (place_T < size)
+            score_SC = _at_own_clicks(score_SC, -jnp.inf, targets, place_T=place_T, found_T=found_T)
         return _logsumexp(score_SC)
 
     log_sum_KS = jax.lax.map(log_sum_of_chunk, size * jnp.arange(chunks))
     return _logsumexp(log_sum_KS.T)
 
 
-def _scores(
-    queries_SD: Float[Array, "S D"],
-    e_ND: Float[Array, "N D"],
-    item_bias_V: Float[Array, " V"],
-    item_N: Int[Array, " N"],
-) -> Float[Array, "S N"]:
-    products_SN = jnp.einsum("SD,ND->SN", queries_SD, e_ND, preferred_element_type=jnp.float32)
-    return products_SN + item_bias_V[item_N]
-
-
-def _own_scores(
-    queries_SD: Float[Array, "S D"],
-    e_TD: Float[Array, "T D"],
-    item_T: Int[Array, " T"],
-    targets: Targets,
-    item_bias_V: Float[Array, " V"],
-) -> Float[Array, " T"]:
-    """Of each item, after the session before its own."""
-    return own_products(queries_SD, e_TD, targets) + item_bias_V[item_T]
+def _own_scores(scorer: Scorer, items: ShardItems) -> Float[Array, " T"]:
+    """Returns the score of each item after the session before its own."""
+    return own_products(scorer.queries_SD, items.e_TD, items.targets) + scorer.item_bias_V[items.item_T]
 
 
 def _at(log_q_V: Float[Array, " V"], item_N: Int[Array, " N"]) -> Float[Array, " N"]:
-    """Zero for the fill, whose weight is zero."""
+    """Returns log Q of the negatives; zero for the fill, whose weight is zero."""
     return log_q_V.at[item_N].get(mode="fill", fill_value=0.0)
 
 
 def _find(negatives: Negatives, item_T: Int[Array, " T"]) -> tuple[Int[Array, " T"], Bool[Array, " T"]]:
-    """Place of each item among the negatives, and whether it is there at all."""
+    """Returns the place of each item among the negatives, and whether it is one of them."""
     place_T = jnp.clip(jnp.searchsorted(negatives.item_N, item_T), 0, negatives.item_N.shape[0] - 1)
     return place_T, negatives.item_N[place_T] == item_T
 
 
 def _at_own_clicks(
-    x_SN: Float[Array, "S N"], value: float, targets: Targets, place_T: Int[Array, " T"], found_T: Bool[Array, " T"]
+    x_SN: Float[Array, "S N"], value: float, targets: Targets, *, place_T: Int[Array, " T"], found_T: Bool[Array, " T"]
 ) -> Float[Array, "S N"]:
-    """`x_SN` with `value` where the candidate is a clicked item of the session's target."""
-    row_T = jnp.where(targets.clicked_T & found_T, targets.query_T, x_SN.shape[0])  # others fall outside: dropped
+    """Returns `x_SN` with `value` wherever the candidate is a clicked item of the session's target."""
+    row_T = jnp.where(targets.clicked_T & found_T, targets.query_T, x_SN.shape[0])  # past the end: dropped below
     return x_SN.at[row_T, place_T].set(value, mode="drop")
 
 
 def _softmax_sums(
     positive_T: Float[Array, " T"], log_negatives_S: Float[Array, " S"], targets: Targets
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """-log of the positive's share of itself and the negatives."""
+) -> NatsAndTerms:
+    """Sums -log of the positive's share of itself and the negatives."""
     positive_T = jnp.where(targets.clicked_T, positive_T, 0.0)  # padding has log Q = -inf
     return _sums(jnp.logaddexp(positive_T, log_negatives_S[targets.query_T]) - positive_T, targets)
 
 
-def _sums(nats_T: Float[Array, " T"], targets: Targets) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _sums(nats_T: Float[Array, " T"], targets: Targets) -> NatsAndTerms:
     return jnp.sum(nats_T, where=targets.clicked_T), jnp.sum(targets.clicked_T, dtype=jnp.float32)
 
 
 def _logsumexp(x_SN: Float[Array, "S N"]) -> Float[Array, " S"]:
-    """Finite where a row is all -inf, so that its gradient is zero and not NaN."""
+    """Returns a finite number for a row that is all -inf, so that its gradient is zero and not NaN."""
     top_S1 = jax.lax.stop_gradient(jnp.maximum(x_SN.max(axis=1, keepdims=True), -1e30))
     return jnp.log(jnp.sum(jnp.exp(x_SN - top_S1), axis=1) + 1e-30) + top_S1[:, 0]

@@ -1,4 +1,4 @@
-"""What of a packed batch is scored: the labels and the rank terms of its target sessions.
+"""The labels of a packed batch: which of its items are scored, and after which session.
 
 The label of session slot n is the content of slot n + 1 of the same user, so for item i the query is slot
 session_of_item[i] - 1. Letters: T items, S session slots, D width.
@@ -15,7 +15,7 @@ from sessionrec_jax.data.codes import CLICKED
 
 
 class Targets(NamedTuple):
-    """What of one shard is scored; see `targets`."""
+    """The labels of one shard; see `targets`."""
 
     query_T: Int[Array, " T"]
     """Slot of the session before the item's."""
@@ -26,7 +26,7 @@ class Targets(NamedTuple):
 
 
 def targets(feedback_T: Int[Array, " T"], session_of_item_T: Int[Array, " T"], target_S: Bool[Array, " S"]) -> Targets:
-    """Context (feedback 2 and up) and padding are neither labels nor negatives."""
+    """Returns the labels of one shard. Context (feedback 2 and up) and padding are neither labels nor negatives."""
     in_target_T = target_S.at[session_of_item_T].get(mode="fill", fill_value=False)
     return Targets(
         query_T=jnp.maximum(session_of_item_T - 1, 0),
@@ -36,7 +36,9 @@ def targets(feedback_T: Int[Array, " T"], session_of_item_T: Int[Array, " T"], t
 
 
 def own_products(queries_SD: Float[Array, "S D"], e_TD: Float[Array, "T D"], targets: Targets) -> Float[Array, " T"]:
-    """Of each item with the query of the session before its own, in float32: so the gradients of a query, too, are
-    added up over its items."""
+    """Returns the product of each item with the query of the session before its own.
+
+    It is computed in float32, and so are the sums over items in a query's gradient.
+    """
     query_TD = queries_SD.astype(jnp.float32)[targets.query_T]
     return jnp.einsum("TD,TD->T", query_TD, e_TD.astype(jnp.float32))

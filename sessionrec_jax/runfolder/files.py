@@ -1,4 +1,4 @@
-"""What lies in a run folder besides checkpoints: config.json, metrics.jsonl, and small JSON files written whole."""
+"""The files of a run folder other than checkpoints: config.json, metrics.jsonl, and small JSON files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ PER_USER = "per_user.parquet"
 
 
 def write_json(path: Path, values: Any) -> None:
-    """All or nothing, as `write_text`. NaN is refused, since JSON has none."""
+    """Writes a JSON file as `write_text` does. Raises ValueError for NaN, which JSON does not have."""
     write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """All or nothing: written under another name, then renamed."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several hosts may write, with the same pid
+    """Writes the whole file or nothing: it is written under another name, then renamed."""
+    partial = path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}"
+    )  # a process number would not do: several hosts may write
     partial.write_text(text)
     partial.rename(path)
 
 
 def read_json(path: Path) -> Any:
-    """Raises InputError where there is no such file or it holds no JSON."""
+    """Reads a JSON file. Raises InputError if it does not exist or is not JSON."""
     try:
         return _parsed(path, path.read_text())
     except FileNotFoundError:
@@ -38,7 +40,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_row(run_dir: Path) -> dict[str, Any] | None:
-    """row.json, which may come and, if it failed, go at any time; None where there is none."""
+    """Reads row.json; None if it does not exist. It may appear at any time, and a failed run's may disappear."""
     path = run_dir / "row.json"
     try:
         return _parsed(path, path.read_text())
@@ -54,7 +56,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def read_config(run_dir: Path) -> Config:
-    """The Config of a run folder. Raises InputError where it is none, or one of another version."""
+    """Reads the Config of a run folder. Raises InputError if it is missing or of another version."""
     if not (run_dir / "config.json").exists():
         raise InputError(
             f"{run_dir} is no run folder: it has no config.json. `sessionrec train DATA --out {run_dir}` makes one."
@@ -63,7 +65,7 @@ def read_config(run_dir: Path) -> Config:
 
 
 def claim(run_dir: Path, config: Config) -> None:
-    """Makes `run_dir` the folder of this run, or finds that it is already. Raises InputError where it is another's."""
+    """Makes `run_dir` the folder of this run, if it is not already. Raises InputError if it is another run's."""
     if (run_dir / "config.json").exists():
         there = run_id(read_config(run_dir))
         if there != run_id(config):
@@ -79,12 +81,13 @@ Window = Callable[[], dict[str, float | None]]
 
 
 class MetricsLog:
-    """metrics.jsonl: a line every few steps with the mean losses and the speed since the last one, and a line a
-    validation. Lines that a killed run wrote past its checkpoint are taken back first, so that no step stands twice."""
+    """Writes metrics.jsonl: a line every few steps with the mean losses and the speed since the line before, and a line
+    per validation. Lines that a killed run wrote after its checkpoint are removed first, so that no step occurs twice.
+    """
 
     def __init__(self, path: Path | None, first_step: int, steps: int, every_steps: int, sums: Sequence[float] = ()):
-        """`path`: None writes nothing; `steps`: of the whole run; `sums`: what `self.sums` was when the run stood at
-        `first_step`."""
+        """`path` None writes nothing. `steps` is the number of the whole run; `sums` is the value that `self.sums` had
+        at `first_step`, from a checkpoint."""
         if path is not None:
             lines = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in lines if _step_of(line) < first_step]
@@ -94,15 +97,17 @@ class MetricsLog:
         self.note = ""
 
     def add(self, step: int, learning_rate: float, sums: tuple[float, ...], window: Window) -> None:
-        """`sums`: retrieval nats, clicked items, rank nats, rank terms (by `loss.rank` of the run) of the step;
-        `window`: asked once a line, for the speed since the line before."""
+        """Adds one step; `sums` are its retrieval nats, clicked items, rank nats and rank terms.
+
+        `window` is called once per line and returns the speed since the line before.
+        """
         self.sums = tuple(a + b for a, b in zip(self.sums, sums, strict=True))
         self._unwritten = step, learning_rate, window
         if (step + 1) % self._every == 0:
             self._write(*self._unwritten)
 
     def add_validation(self, step: int, values: dict[str, float | None]) -> None:
-        """`step`: the last one before it."""
+        """Adds a validation; `step` is the last one before it."""
         self._append({"step": step, **values})
 
     def close(self) -> None:
@@ -125,7 +130,7 @@ class MetricsLog:
     def _append(self, line: dict[str, Any]) -> None:
         if self._path is None:
             return
-        with self._path.open("a") as file:  # not kept open, since a run may end anywhere
+        with self._path.open("a") as file:  # opened for each line, because a run may be killed anywhere
             file.write(json.dumps(line) + "\n")
 
 

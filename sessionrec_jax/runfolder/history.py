@@ -1,4 +1,4 @@
-"""What a run has seen and found so far: the numbers that a checkpoint carries from one life of a run to the next."""
+"""The numbers that a run has seen and found so far. A checkpoint carries them from one process to the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sessionrec_jax.data.batches import BatchCounts
 
 @dataclass
 class Counters:
-    """What the run has seen so far, over all its lives (a life: from a start of the process to its end)."""
+    """Counts what the run has seen so far, over all processes that trained it."""
 
     target_sessions: int = 0
     """Target slots."""
@@ -24,10 +24,10 @@ class Counters:
     wall_seconds: float = 0.0
     """Seconds of the loop, including compilation and checkpoints, without validation."""
     compile_seconds: float = 0.0
-    """Seconds of the first step's call in each life: it is traced, then compiled or read from the compile cache."""
+    """Seconds of the first step's call in each process: it is traced, then compiled or read from the compile cache."""
     runs_together: int = 1
-    """The largest number of runs that trained side by side in one of this run's lives, itself included. They share a
-    loop: its seconds are in the row of each run, and the speeds of a run are its own share of the devices' work."""
+    """The largest number of runs that trained side by side in one process, this one included. They share a loop: its
+    seconds are in the row of each run, and the speeds of a run are its own share of the devices' work."""
 
     def add(self, counts: BatchCounts) -> None:
         """Adds the counts of one batch."""

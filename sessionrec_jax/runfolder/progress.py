@@ -1,10 +1,10 @@
-"""How a running job is told: a bar on a terminal, a plain line now and then elsewhere, nothing when quiet."""
+"""The progress of a job: a bar on a terminal, a plain line every few seconds elsewhere, nothing if it is quiet."""
 
 from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class Bar:
-    """`with Bar("train", total) as bar: bar.advance("loss 3.2")`."""
+    """Use it as `with Bar("train", total) as bar: bar.advance("loss 3.2")`; `done` steps are behind it at the start."""
 
     def __init__(self, name: str, total: int, done: int = 0, *, quiet: bool = False):
         console = Console(stderr=True)
@@ -34,12 +34,11 @@ class Bar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: Any) -> None:
         self._bar.stop()
 
     def advance(self, note: str) -> None:
+        """Counts one more step; `note` is shown next to the count."""
         self._done += 1
         self._bar.update(self._task, advance=1, note=note)
         now = time.monotonic()

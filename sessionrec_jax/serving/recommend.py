@@ -26,14 +26,15 @@ from sessionrec_jax.data.codes import TRAIN
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import Windows
-from sessionrec_jax.devices.gathered_rows import encoded
-from sessionrec_jax.devices.mesh import batch_shards, over_batch, put_batch, put_side
+from sessionrec_jax.devices.gathered_rows import encode
+from sessionrec_jax.devices.mesh import batch_shards, over_batch
+from sessionrec_jax.devices.placement import ShardedInputs, put_batch, put_side
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.scoring import BLOCK, ItemTable, item_table, over_rows, stack_pairs, top_k
 from sessionrec_jax.evaluation.seen import exposed_items
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model.embedding import Side
-from sessionrec_jax.model.spec import Inputs, Params, Spec
+from sessionrec_jax.model.spec import Params, Spec
 from sessionrec_jax.registry import SESSION_ENCODERS
 from sessionrec_jax.runfolder.progress import Bar
 from sessionrec_jax.serving.histories import Histories
@@ -159,7 +160,7 @@ def _queries(run: TrainedModel, recent: Windows, quiet: bool) -> Float[np.ndarra
     with Bar("histories", len(packer), quiet=quiet) as bar:
         for index in range(len(packer)):
             batch = packer[index]
-            inputs, _ = put_batch(batch, run.mesh)
+            inputs = put_batch(batch, run.mesh)
             query_SD = jax.device_get(_session_queries(run.spec, run.mesh, run.params, inputs, side))
             query_SD = query_SD.reshape(-1, query_SD.shape[-1])
             first, last = (min(n * rows_per_batch, len(rows)) for n in (index, index + 1))
@@ -178,9 +179,9 @@ def _last_slots(user_GRL: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _session_queries(
-    spec: Spec, mesh: jax.sharding.Mesh, params: Params, inputs: Inputs, side: Side
+    spec: Spec, mesh: jax.sharding.Mesh, params: Params, inputs: ShardedInputs, side: Side
 ) -> Float[Array, "G S D"]:
-    return encoded(spec, mesh, params, inputs, side)[1].retrieval_SD
+    return encode(spec, mesh, params, inputs=inputs, side=side)[1].retrieval_SD
 
 
 def _rank(
@@ -233,4 +234,4 @@ def _top_k(
     pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
 ) -> tuple[Int[Array, "G B K"], Float[Array, "G B K"]]:
     """The exact top `k` of each query without the items of its pairs."""
-    return over_rows(mesh, functools.partial(top_k, k=k), table, query_GBD, pairs)
+    return over_rows(mesh, functools.partial(top_k, k=k), table, (query_GBD, pairs))

@@ -18,7 +18,7 @@ from sessionrec_jax.config.settings import Config, Mesh
 from sessionrec_jax.config.values import from_dict, replace
 from sessionrec_jax.data.codes import TEST, VALIDATION
 from sessionrec_jax.data.store import Prepared, open_log
-from sessionrec_jax.devices.mesh import put_side
+from sessionrec_jax.devices.placement import put_side
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.baselines import evaluate_baselines
 from sessionrec_jax.evaluation.measure import evaluate

@@ -1,9 +1,9 @@
 """Checkpoints: arrays by Orbax, the rest as JSON, a manifest of checksums over both; save, verify, restore, refuse.
 
 A checkpoint is a folder named by its step: state/ (parameters, optimizer state, step), progress.json (data iterator,
-counters, config) and manifest.json. It is written under another name and renamed when all of it is there, so a
-folder with a step for its name was complete once; the manifest tells whether it still is. Orbax would restore a
-flipped byte without a word. Of several processes (hosts.py) each writes its own arrays, into the same folder; process 0
+counters, config) and manifest.json. It is written under another name and renamed when it is complete, so a folder whose
+name is a step was complete once; the manifest shows whether it still is, because Orbax would restore a flipped byte
+without an error. If several processes train together, each writes its own arrays into the same folder, and process 0
 does the rest.
 """
 
@@ -42,14 +42,14 @@ Loaded = tuple[Any, dict[str, Any]]
 
 
 class Checkpoints:
-    """The checkpoints of the one run that trains in `folder`. Use as a context: leaving it waits for the writes.
+    """The checkpoints of the one run that trains in `folder`. Use it as a context: leaving it waits for the writes.
 
     Saving is asynchronous: the arrays are copied, then written, checked and renamed in the background. An older
-    checkpoint goes only when the newer one is complete.
+    checkpoint is deleted only when the newer one is complete.
     """
 
     def __init__(self, folder: Path, kept: int):
-        """`kept`: newest checkpoints that stay, besides the best one."""
+        """`kept` is the number of newest checkpoints that stay, in addition to the best one."""
         self._folder, self._kept = folder.absolute(), kept
         options = ocp.AsyncOptions(timeout_secs=int(wait_seconds())) if is_multiprocess() else ocp.AsyncOptions()
         self._orbax = ocp.StandardCheckpointer(async_options=options)
@@ -60,24 +60,24 @@ class Checkpoints:
 
     def _clear(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for partial in self._folder.glob(f"{_PARTIAL}*"):  # of a process that was killed
+        for partial in self._folder.glob(f"{_PARTIAL}*"):  # left by a process that was killed
             shutil.rmtree(partial)
 
     def __enter__(self) -> Checkpoints:
-        self._open = ExitStack()
-        self._open.enter_context(_quiet_orbax())
-        for leave in (self._orbax.close, self._background.shutdown, self._wait):  # the last one first
-            self._open.callback(leave)
+        self._opened = ExitStack()
+        self._opened.enter_context(_quiet_orbax())
+        for leave in (self._orbax.close, self._background.shutdown, self._wait):  # they are called in reverse order
+            self._opened.callback(leave)
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        self._open.__exit__(*raised)
+        self._opened.__exit__(*raised)
 
     def save(self, step: int, state: Any, progress: dict[str, Any], best: int | None = None) -> None:
-        """`state`: arrays; `progress`: what JSON holds; `best`: a step whose checkpoint stays, however old.
+        """Starts to write a checkpoint; it returns when `state` may change.
 
-        A checkpoint of the same step is replaced. Returns when `state` may change. Raises NotSaved where the arrays
-        cannot be written, or where those of the save before could not.
+        `state` has arrays, `progress` values for JSON; the checkpoint of step `best` stays, however old. A checkpoint
+        of the same step is replaced. Raises NotSaved if this one, or the one before, cannot be written.
         """
         self._wait()
         partial = self._folder / f"{_PARTIAL}{step}"
@@ -88,7 +88,7 @@ class Checkpoints:
 
         try:
             on_process_zero(begin)
-            with jax.transfer_guard("allow"):  # of several processes Orbax compares numbers of its own
+            with jax.transfer_guard("allow"):  # with several processes Orbax compares numbers of its own
                 self._orbax.save(partial / _STATE, state)
         except Exception as error:
             raise self._not_saved(step, error) from error
@@ -99,7 +99,7 @@ class Checkpoints:
         failure = None
         try:
             self._orbax.wait_until_finished()
-        except Exception as error:  # noqa: BLE001 - told to all
+        except Exception as error:  # noqa: BLE001 - passed on to all processes
             failure = error
         try:
             commit_together(name, failure, lambda: self._complete(step, best))
@@ -109,14 +109,14 @@ class Checkpoints:
     def _complete(self, step: int, best: int | None) -> None:
         partial = self._folder / f"{_PARTIAL}{step}"
         write_json(partial / _MANIFEST, _checksums(partial))
-        replaced = [self._taken_out(step)] if step in steps_in(self._folder) else []
+        replaced = [self._renamed(step)] if step in steps_in(self._folder) else []
         partial.rename(self._folder / str(step))
-        old = [self._taken_out(each) for each in steps_in(self._folder)[: -self._kept] if each != best]
-        for gone in replaced + old:
-            shutil.rmtree(gone)
+        old = [self._renamed(each) for each in steps_in(self._folder)[: -self._kept] if each != best]
+        for folder in replaced + old:
+            shutil.rmtree(folder)
 
-    def _taken_out(self, step: int) -> Path:
-        """Renamed before it is deleted, so that a kill leaves no half a checkpoint."""
+    def _renamed(self, step: int) -> Path:
+        """Renames a checkpoint before it is deleted, so that a kill never leaves half of one under its step."""
         return (self._folder / str(step)).rename(self._folder / f"{_PARTIAL}{step}-old")
 
     def _not_saved(self, step: int, error: Exception) -> NotSaved:
@@ -127,7 +127,7 @@ class Checkpoints:
         before = steps_in(self._folder)
         return NotSaved(
             f"{self._folder}: the checkpoint of step {step} could not be written: {reason}. "
-            f"{'Make room' if full else 'Put it right'} and type the same command again; it goes on from "
+            f"{'Make room' if full else 'Fix this'} and type the same command again; it goes on from "
             + (f"step {before[-1]}" if before else "the start, since there is no checkpoint yet")
         )
 
@@ -137,9 +137,9 @@ class Checkpoints:
             pending.result()
 
     def restore(self, like: Any) -> Loaded | None:
-        """(state, progress) of the newest whole checkpoint, laid out as `like`; None where there is none at all.
+        """Returns (state, progress) of the newest whole checkpoint, placed like `like`; None without checkpoints.
 
-        Damaged ones that are newer are set aside as damaged-STEP, so that their steps can be saved again. Raises
+        Newer ones that are damaged are renamed to damaged-STEP, so that their steps can be saved again. Raises
         InputError as `newest_whole` and `load` do.
         """
         step = on_process_zero(self._whole)
@@ -148,19 +148,21 @@ class Checkpoints:
     def _whole(self) -> int | None:
         step, damaged = newest_whole(self._folder)
         for each in damaged:
-            aside = self._folder / f"{_DAMAGED}{each}"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self._folder / str(each)).rename(aside)
+            renamed = self._folder / f"{_DAMAGED}{each}"
+            shutil.rmtree(renamed, ignore_errors=True)
+            (self._folder / str(each)).rename(renamed)
         return step
 
 
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """A failed write is raised, and told in one message. Orbax logs it three times besides, each with its traceback,
-    and its event loop, closed by then, complains of every part that was still being written: some of them later than
-    the failure is told, so that filter stays after one."""
+    """Silences Orbax's own reports of a failed write, which is raised and reported once.
 
-    def is_told(record: logging.LogRecord) -> bool:
+    Orbax logs it three times, each with a traceback, and its closed event loop complains about every part that was
+    still being written. Some of these complaints come after the error, so their filter stays if there was one.
+    """
+
+    def is_shown(record: logging.LogRecord) -> bool:
         return f"{os.sep}orbax{os.sep}" not in record.pathname
 
     def unraisable(hooked: Any) -> None:
@@ -168,32 +170,32 @@ def _quiet_orbax() -> Iterator[None]:
             before(hooked)
 
     log, before = logging.getLogger("absl"), sys.unraisablehook
-    log.addFilter(is_told)
+    log.addFilter(is_shown)
     sys.unraisablehook = unraisable
     try:
         yield
         sys.unraisablehook = before
     finally:
-        log.removeFilter(is_told)
+        log.removeFilter(is_shown)
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Steps of the checkpoints in `folder`, oldest first; whether they are whole is not looked at."""
+    """Returns the steps of the checkpoints in `folder`, oldest first, without checking that they are whole."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def newest_whole(folder: Path) -> tuple[int | None, list[int]]:
-    """The step of the newest checkpoint that is what was written, None where there are no checkpoints; and the steps of
-    the newer ones, which are damaged and told on stderr.
+    """Returns the step of the newest whole checkpoint, or None, and the steps of the damaged ones that are newer.
 
-    Raises InputError where there are checkpoints and none is whole: starting over would lose all of the run.
+    The damaged ones are reported on stderr. Raises InputError if there are checkpoints and none is whole, because
+    starting over would lose the whole run.
     """
     damages: dict[int, str] = {}
     for step in reversed(steps_in(folder)):
         if (damage := damage_of(folder, step)) is None:
             for damaged, damage in damages.items():
-                told = f"{folder}: the checkpoint of step {damaged} is damaged ({damage}); that of step {step} is used"
-                print(told, file=sys.stderr, flush=True)
+                text = f"{folder}: the checkpoint of step {damaged} is damaged ({damage}); that of step {step} is used"
+                print(text, file=sys.stderr, flush=True)
             return step, list(damages)
         damages[step] = damage
     if damages:
@@ -206,8 +208,10 @@ def newest_whole(folder: Path) -> tuple[int | None, list[int]]:
 
 
 def load(folder: Path, step: int, like: Any) -> Loaded:
-    """(state, progress) of a whole checkpoint, laid out over the devices as `like`, which may be others than it was
-    saved from. Raises InputError where its arrays have other shapes or types, by name (Orbax would cast silently)."""
+    """Returns (state, progress) of a whole checkpoint, placed like `like`, on any devices.
+
+    Raises InputError, with the name of the array, if a shape or type differs; Orbax would cast silently.
+    """
     checkpoint = (folder / str(step)).absolute()
     with ocp.StandardCheckpointer() as orbax:
         _refuse_another_model(orbax.metadata(checkpoint / _STATE).item_metadata.tree, like, folder)
@@ -216,7 +220,7 @@ def load(folder: Path, step: int, like: Any) -> Loaded:
 
 
 def _checksums(checkpoint: Path) -> dict[str, list[int]]:
-    """Bytes and CRC-32 of every file. That finds damage, and costs a quarter of what a cryptographic hash does."""
+    """Returns bytes and CRC-32 of every file. This finds damage, at a quarter of the cost of a cryptographic hash."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != _MANIFEST)
     with ThreadPoolExecutor() as pool:
         sums = pool.map(_crc32, files)
@@ -234,14 +238,14 @@ def _crc32(path: Path) -> int:
 
 
 def damage_of(folder: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint; None where it is what was written."""
+    """Returns what is wrong with a checkpoint; None if it is as it was written."""
     checkpoint = folder / str(step)
     try:
         wanted, found = json.loads((checkpoint / _MANIFEST).read_text()), _checksums(checkpoint)
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     if not isinstance(wanted, dict):
-        return f"{_MANIFEST} holds no object"
+        return f"{_MANIFEST} is not a JSON object"
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             return f"{name} has {found.get(name)} for its bytes and checksum, not {wanted.get(name)}"
@@ -249,8 +253,10 @@ def damage_of(folder: Path, step: int) -> str | None:
 
 
 def load_best(folder: Path, best: Sequence[Any] | None, like: Any) -> tuple[int, Any]:
-    """(step, state) of the checkpoint with the best validation; `best` begins with its step, None before there is one.
-    Raises InputError where there is none or it is damaged, and as `load` does."""
+    """Returns (step, state) of the checkpoint with the best validation; `best` begins with its step.
+
+    Raises InputError if no validation gave a number yet or the checkpoint is damaged, and as `load` does.
+    """
     if best is None:
         raise InputError(f"{folder}: no validation has given a number yet, so no checkpoint is the best one")
     step = best[0]

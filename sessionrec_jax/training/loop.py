@@ -1,61 +1,58 @@
 """Training: the loop from top to bottom.
 
-    prepared = store.open_log("DATA")
-    trained = train(Config(), prepared, Path("RUN"))
+    log = store.open_log("DATA")
+    model = train(Config(), log, Path("RUN"))
 
-The loop writes metrics.jsonl and checkpoints into the run folder. Killed and started again, it goes on where its newest
-whole checkpoint stands and ends with the same parameters, bit for bit; on other devices, or side by side with other
-runs, to rounding.
+The loop writes metrics.jsonl and checkpoints into the run folder. A run that was killed goes on from its newest whole
+checkpoint and ends with the same parameters, bit for bit; on other devices, or side by side with other runs, they are
+equal up to rounding.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
 import jax
 
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import program_of
-from sessionrec_jax.data.batches import BatchCounts, shape_of, train_catalogue, train_packer
+from sessionrec_jax.data.batches import shape_of, train_catalogue, train_packer
 from sessionrec_jax.data.codes import VALIDATION
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.devices.mesh import batch_shards, make_mesh, put_replicated, put_side, shards_here
-from sessionrec_jax.devices.processes import Wishes, in_step, is_multiprocess, is_process_zero, on_process_zero
+from sessionrec_jax.devices.mesh import batch_shards, make_mesh, shards_here
+from sessionrec_jax.devices.placement import put_replicated, put_side
+from sessionrec_jax.devices.processes import in_step, is_multiprocess, is_process_zero, on_process_zero
+from sessionrec_jax.devices.stop_vote import StopVote
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import measure, validated
 from sessionrec_jax.evaluation.trained_model import TrainedModel
-from sessionrec_jax.loss.session import Sums, proposal
+from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.runfolder.files import claim
 from sessionrec_jax.runfolder.history import TrainingHistory
 from sessionrec_jax.runfolder.progress import Bar
 from sessionrec_jax.runfolder.stopping import NEVER, Stop, Stopped
 from sessionrec_jax.training.checkpoint import load_best
-from sessionrec_jax.training.lanes import Lanes
-from sessionrec_jax.training.member import Diverged, Member
-from sessionrec_jax.training.profiling import Profile
-from sessionrec_jax.training.step import State, initial_state, make_step
-
-_STEPS_STREAM = 1
+from sessionrec_jax.training.crew import Crew, Diverged, Lanes, Member
+from sessionrec_jax.training.profiling import Profiler
+from sessionrec_jax.training.step import FixedArrays, State, initial_state, make_step
 
 
-def train(
-    config: Config, prepared: Prepared, run_dir: Path, *, quiet: bool = False, stop: Stop = NEVER
-) -> TrainedModel:
+def train(config: Config, log: Prepared, run_dir: Path, *, quiet: bool = False, stop: Stop = NEVER) -> TrainedModel:
     """Trains `config` in `run_dir`, or goes on from its newest whole checkpoint.
 
-    Raises Diverged; Stopped where `stop`, entered for the loop, asked and the checkpoint is written; NotSaved where one
-    could not be written; InputError where there are checkpoints and none can be used.
+    Raises Diverged if the loss stops being a number; Stopped if `stop`, entered for the loop, asks to stop, after a
+    checkpoint is written; NotSaved if a checkpoint cannot be written; InputError if the settings cannot run, or there
+    are checkpoints and none is usable.
     """
-    (trained,) = train_together([(config, run_dir)], prepared, quiet=quiet, stop=stop)
-    return trained
+    (model,) = train_together([(config, run_dir)], log, quiet=quiet, stop=stop)
+    return model
 
 
 def _raise(_: int, error: Diverged) -> NoReturn:
@@ -64,120 +61,86 @@ def _raise(_: int, error: Diverged) -> NoReturn:
 
 def train_together(
     runs: Sequence[tuple[Config, Path]],
-    prepared: Prepared,
+    log: Prepared,
     *,
     quiet: bool = False,
     stop: Stop = NEVER,
     diverged: Callable[[int, Diverged], None] = _raise,
 ) -> list[TrainedModel | None]:
-    """`train` for runs, each with its folder, that differ in nothing that `program_of` leaves: side by side in one
-    program. Data order, randomness, rate, log and checkpoints of each are those of a run alone, so that it may go on
-    alone or beside others; its numbers are so to rounding, and what becomes of the others changes no bit of them.
+    """Trains several runs, each with its folder, side by side in one program; `program_of` of all must be equal.
 
-    `diverged` hears at once of a run that has, by its place in `runs`. Where it returns, the others go on, and that run
-    is None in what is returned. Raises what `train` raises, for all of them, and InputError where the runs cannot share
-    a program.
+    Data order, randomness, learning rate, log and checkpoints of each run are those of the run alone, so it may later
+    go on alone or next to others. Its numbers are equal up to rounding, and the fate of the others changes none of its
+    bits. `diverged(index, error)` is called as soon as a run diverges; if it returns, the others go on, and the result
+    has None for that run. Raises what `train` raises, for all runs, and InputError if they cannot share a program.
     """
-    runs = [(resolve(config, prepared), run_dir) for config, run_dir in runs]
+    runs = [(resolve(config, log), run_dir) for config, run_dir in runs]
     _refuse_several_programs([config for config, _ in runs])
     for each, run_dir in runs:
         on_process_zero(functools.partial(claim, run_dir, each))
-    config = runs[0][0]  # of what they share
-    mesh = make_mesh(config.mesh)
-    held, counted_G = shards_here(mesh)
-    counted_G = counted_G.repeat(config.train.microbatches)
-    shape = shape_of(config, batch_shards(mesh), held)
-    catalogue = train_catalogue(config, prepared)
-    spec = spec_of(config, prepared, catalogue)
-    packer = train_packer(config, prepared, shape)
-    packers = {seed: dataclasses.replace(packer, seed=seed) for seed in {each.train.seed for each, _ in runs}}
-    optimizer = program_of(config).optim
-    step_fn = make_step(spec, config.loss, optimizer, mesh, config.train.microbatches, len(runs))
+    config = runs[0][0]  # read below only for settings that all runs share
+    mesh, catalogue = make_mesh(config.mesh), train_catalogue(config, log)
+    spec = spec_of(config, log, catalogue)
+    packer = train_packer(config, log, shape_of(config, batch_shards(mesh), shards_here(mesh)[0]))
+    optimizer, microbatches = program_of(config).optim, config.train.microbatches
+    step_fn = make_step(spec, config.loss, optimizer, mesh, microbatches=microbatches, runs=len(runs))
+    fixed = FixedArrays(
+        side=put_side(catalogue.side, spec.rows, mesh),
+        proposal=put_replicated(proposal(config.loss, catalogue), mesh),
+    )
+    lanes, vote = Lanes(spec, optimizer, mesh, len(runs)), StopVote(mesh)
 
-    side = put_side(catalogue.side, spec.rows, mesh)
-    negatives = put_replicated(proposal(config.loss, catalogue), mesh)
-    lanes = Lanes(spec, optimizer, mesh, len(runs))
-    keys = lanes.keys([each.train.seed for each, _ in runs], _STEPS_STREAM)
-    wishes = Wishes(mesh)
-    last: dict[int, State] = {}
-
-    def model(member: Member, step: int, state: State, history: TrainingHistory | None = None) -> TrainedModel:
-        return TrainedModel(member.config, prepared, catalogue, spec, mesh, state.params, step, history)
-
-    with stop as asked, ExitStack() as opened:
-        crew = [
-            opened.enter_context(Member(each, run_dir, packers[each.train.seed], lane))
-            for lane, (each, run_dir) in enumerate(runs)
-        ]
-        state = lanes.states(
-            [
-                member.begin(initial_state(member.config, spec, catalogue, mesh), mesh.local_devices, len(runs))
-                for member in crew
-            ]
+    def model_of(member: Member, state: State, step: int, history: TrainingHistory | None = None) -> TrainedModel:
+        return TrainedModel(
+            member.config, log, catalogue, spec, mesh=mesh, params=state.params, step=step, history=history
         )
-        longest = max(crew, key=lambda member: member.steps - member.step)
-        begun, steps = longest.step, longest.steps
+
+    with stop as stop_signal, Crew(runs, packer, lanes=lanes, vote=vote, diverged=diverged) as crew:
+        state = crew.begin(lambda each: initial_state(each, spec, catalogue, mesh))
+        longest = max(crew.members, key=lambda member: member.steps - member.step)
+        first, last = longest.step, longest.steps
         clock = _Clock(config.train.checkpoint_every_seconds)
-        profile = Profile(
-            longest.run_dir / "profile", config.train.profile_steps if is_process_zero() else 0, begun, steps
-        )
-        bar = Bar("train", steps, begun, quiet=quiet or not is_process_zero())
-        unread: _Unread | None = None
+        traced = config.train.profile_steps if is_process_zero() else 0
+        profile = Profiler(longest.run_dir / "profile", traced, first, last)
+        bar = Bar("train", last, first, quiet=quiet or not is_process_zero())
         with in_step(Diverged), bar, profile, jax.transfer_guard("disallow"):
-            for step in range(begun, steps + 1):  # the longest run's
-                training = [member for member in crew if member.is_training]
-                is_last = any(member.is_at_its_end for member in training)
-                to_validate = any(member.validation_is_due for member in training)
-                asked_by, to_save = wishes.agreed(asked(), clock.checkpoint_is_due(), is_last=is_last)
-                if asked_by or to_save or is_last or to_validate:
-                    _read(unread, lanes, wishes, diverged)
-                    unread = None
-                    training = [member for member in training if member.is_training]
-                for member in training:  # before any validation, which may take longer than a scheduler waits
-                    if asked_by or to_save or member.is_at_its_end or member.validation_is_due:
-                        member.save_if_moved(lanes.state(state, member.lane), clock.seconds())
-                for member in training:
-                    if member.validation_is_due and not asked_by:
-                        own = lanes.state(state, member.lane)
+            for step in range(first, last + 1):
+                someone_ends = any(member.is_at_its_end for member in crew.training)
+                signal, to_save = vote.decision(stop_signal(), clock.checkpoint_is_due(), is_last=someone_ends)
+                if signal or to_save or any(member.pauses for member in crew.training):
+                    crew.read_sums()  # so that checkpoints and logs have every step that was taken
+                    for member in crew.training:  # saves come before validations, which may take long
+                        if signal or to_save or member.pauses:
+                            member.save_if_moved(crew.state_of(member, state), clock.seconds())
+                if signal and crew.training:
+                    raise Stopped(f"{crew.position}, saved", signal)
+                for member in crew.training:
+                    if member.validation_is_due:
+                        own = crew.state_of(member, state)
                         with clock.stopped():
-                            metrics = measure(model(member, member.step, own), VALIDATION)
-                        member.validated(validated(metrics, member.config))
+                            metrics = measure(model_of(member, own, member.step), VALIDATION)
+                        member.add_validation(validated(metrics, member.config))
                         member.save(own, clock.seconds())
-                if asked_by and training:
-                    where = ", ".join(f"at step {member.step} of {member.steps}" for member in training)
-                    raise Stopped(f"{where}, saved", asked_by)
-                for member in training:
-                    if member.is_at_its_end:
-                        member.is_training, last[member.lane] = False, lanes.state(state, member.lane)
-                training = [member for member in training if member.is_training]
-                if not training:
+                crew.end_finished(state)
+                if not crew.training:
                     break
-                with _each(member.meter.input() for member in training):
-                    batches = {member.lane: member.next_batch() for member in training}
-                fed = [member if member.is_training else training[0] for member in crew]  # what an empty lane gets
-                scalars = lanes.scalars([member.scalars() for member in fed])
+                batches, scalars = crew.next_batches(), crew.scalars()
                 profile.before(step, state)
-                told = [(m, m.step, wishes.tell(batches[m.lane].counts(counted_G))) for m in training]
-                with (
-                    _each(member.meter.dispatch() for member in training),
-                    jax.profiler.StepTraceAnnotation("train", step_num=step),
-                ):
-                    batch = lanes.batches([batches[member.lane] for member in fed])
-                    state, sums = step_fn(state, *batch, side, negatives, keys, scalars)
-                _read(unread, lanes, wishes, diverged)  # the step before, while this one runs
-                unread = _Unread(sums, told)
-                for member in training:
-                    member.step += 1
+                with crew.dispatch(step):
+                    state, sums = step_fn(state, crew.put(batches), fixed, key=crew.keys, scalars=scalars)
+                crew.took_step(sums)
                 bar.advance(longest.log.note)
 
-    def trained(member: Member) -> TrainedModel:
-        step, state = member.steps, last[member.lane]
-        if config.train.evaluated == "best":
+    def finished(member: Member) -> TrainedModel | None:
+        state, step = member.final_state, member.steps
+        if state is None:  # it diverged
+            return None
+        if member.config.train.evaluated == "best":
             step, state = load_best(member.run_dir / "checkpoints", member.best, state)
         history = TrainingHistory(member.steps, packer.windows.target_sessions, member.counters, member.best)
-        return model(member, step, state, history)
+        return model_of(member, state, step, history)
 
-    return [trained(member) if member.lane in last else None for member in crew]
+    return [finished(member) for member in crew.members]
 
 
 def _refuse_several_programs(configs: Sequence[Config]) -> None:
@@ -187,40 +150,8 @@ def _refuse_several_programs(configs: Sequence[Config]) -> None:
         raise InputError("runs that train together may differ in seed, learning rate and table prior alone")
 
 
-class _Unread(NamedTuple):
-    """What a step left on the devices."""
-
-    sums: Sums
-    of: list[tuple[Member, int, Any]]
-    """The runs that took a step, which one, and what `Wishes.tell` gave."""
-
-
-def _read(unread: _Unread | None, lanes: Lanes, wishes: Wishes, diverged: Callable[[int, Diverged], None]) -> None:
-    """Takes a step's sums from the devices and tells the runs."""
-    if unread is None:
-        return
-    sums = lanes.sums(unread.sums)
-    for member, step, told in unread.of:
-        counts = BatchCounts(*wishes.read(told))
-        if not member.is_training:  # it had diverged when this step was already on its way
-            continue
-        try:
-            member.read(step, sums[member.lane], counts)
-        except Diverged as error:
-            member.is_training = False
-            diverged(member.lane, error)
-
-
-@contextmanager
-def _each(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None]:
-    with ExitStack() as opened:
-        for context in contexts:
-            opened.enter_context(context)
-        yield
-
-
 class _Clock:
-    """Wall seconds of the loop, without validation, and when the next checkpoint is due."""
+    """Counts the wall seconds of the loop, without validation, and says when the next checkpoint is due."""
 
     def __init__(self, checkpoint_every_seconds: float):
         self._zero = time.monotonic()
@@ -231,9 +162,9 @@ class _Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        begun = time.monotonic()
+        begin = time.monotonic()
         yield
-        self._zero += time.monotonic() - begun
+        self._zero += time.monotonic() - begin
 
     def checkpoint_is_due(self) -> bool:
         if time.monotonic() - self._saved < self._every:

@@ -1,4 +1,4 @@
-"""What a run has seen and where its wall time goes: the numbers beside the losses in metrics.jsonl.
+"""Measures where a run's wall time goes; metrics.jsonl has these numbers next to the losses.
 
 Nothing here waits for the devices: a step counts as done when the loop has read its sums, which it does after it has
 dispatched the next one.
@@ -18,8 +18,8 @@ from sessionrec_jax.runfolder.history import Counters, speed
 
 
 class Meter:
-    """Times the loop. A window is what lies between two lines of metrics.jsonl; the first one begins when the first
-    step has been compiled. The input is read a step ahead, so the waits of a window are those of the steps one later.
+    """Times the loop. A window is the time between two lines of metrics.jsonl; the first window begins when the first
+    step has been compiled. Batches are read one step ahead, so a window has the waits of the steps one later.
     """
 
     def __init__(self, counters: Counters, devices: Sequence[Any]):
@@ -33,14 +33,14 @@ class Meter:
 
     @contextmanager
     def input(self) -> Iterator[None]:
-        """Around the wait for the next batch."""
+        """Wraps the wait for the next batch."""
         start = time.perf_counter()
         yield
         self._input_seconds += time.perf_counter() - start
 
     @contextmanager
     def dispatch(self) -> Iterator[None]:
-        """Around the call of the step. The first call compiles; the others return before the step is done."""
+        """Wraps the call of the step. The first call compiles; the others return before the step is done."""
         start = time.perf_counter()
         yield
         if not self._compiled:
@@ -49,16 +49,16 @@ class Meter:
             self._begin(now)
 
     def done(self) -> None:
-        """The sums of one more step have been read."""
+        """Notes that the sums of one more step have been read."""
         now = time.perf_counter()
         self._step_seconds.append(now - self._step_done)
         self._step_done = now
 
     def window(self) -> dict[str, float | None]:
-        """What a line of metrics.jsonl says of the steps since the line before, and a new window begins.
+        """Returns the numbers of this window for a line of metrics.jsonl, and begins a new window.
 
-        A step's seconds are those between its end and the end of the step before, whatever the loop did meanwhile.
-        `device_memory_peak_bytes`: largest of this process's devices since it began; None where they do not tell.
+        A step's seconds run from the end of the step before to its own end, whatever the loop does in between.
+        `device_memory_peak_bytes` is the largest of this process's devices since it started; None if they do not say.
         """
         seconds = self._step_done - self._begun
         p50, p95, longest = np.quantile(self._step_seconds, (0.5, 0.95, 1.0)).tolist()
@@ -77,4 +77,4 @@ class Meter:
 
 def _memory_peak_bytes(devices: Sequence[Any]) -> int | None:
     stats = [device.memory_stats() or {} for device in devices]  # the CPU has none
-    return max((of["peak_bytes_in_use"] for of in stats if "peak_bytes_in_use" in of), default=None)
+    return max((each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each), default=None)

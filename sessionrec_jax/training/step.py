@@ -1,4 +1,7 @@
-"""One pure training step, jitted under a mesh: state and batch in, state and sums out."""
+"""One pure training step, jitted under a mesh: state and batch in, state and sums out.
+
+Letters: G shards, T item slots of a shard, S session slots of a shard, N negatives, M gathered rows, D width.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.config.settings import Config, Loss, Optim
 from sessionrec_jax.config.values import program_of
 from sessionrec_jax.data.catalogue import Catalogue
-from sessionrec_jax.devices.gathered_rows import Read, Reading, full_log_sum
-from sessionrec_jax.devices.mesh import put, put_replicated, replicated, side_by_side
+from sessionrec_jax.devices.gathered_rows import GatheredCatalogue, RowGather, full_log_sum
+from sessionrec_jax.devices.mesh import replicated, side_by_side
+from sessionrec_jax.devices.placement import ShardedInputs, put, put_replicated
 from sessionrec_jax.devices.sharding import shardings
-from sessionrec_jax.loss.session import Proposal, Sums, Targets, draw_negatives, session_loss, targets, terms_of
+from sessionrec_jax.loss.negatives import Proposal, draw_negatives
+from sessionrec_jax.loss.retrieval import SampledItems, ShardItems
+from sessionrec_jax.loss.session import Sums, session_loss, terms_of
+from sessionrec_jax.loss.targets import Targets, targets
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.dropout import Noise
 from sessionrec_jax.model.embedding import Side
@@ -28,153 +36,215 @@ _NEGATIVES_OF_STEP, _DROPOUT_OF_STEP = 0, 1
 
 
 class State(NamedTuple):
-    """All that a step changes."""
+    """Everything that a step changes."""
 
     step: jax.Array
     params: Params
     optimizer: Any
 
 
+class FixedArrays(NamedTuple):
+    """Arrays of the catalogue that every step reads and none changes; runs that train side by side share them."""
+
+    side: Side
+    proposal: Proposal
+
+
 class Scalars(NamedTuple):
-    """Numbers of a step that differ between runs; arguments, so that the runs of a sweep share one program."""
+    """The numbers of a step that differ between runs; arguments, so that the runs of a sweep share one program."""
 
     learning_rate: Any
     prior: Any
     """Weight of the squared norm of the ID table in the objective."""
 
 
+class Program(NamedTuple):
+    """The settings that a step is compiled for."""
+
+    spec: Spec
+    loss: Loss
+    optimizer: Optim
+    mesh: jax.sharding.Mesh
+    microbatches: int
+
+    @property
+    def is_full(self) -> bool:
+        """True if the retrieval loss scores the whole catalogue, so that no negatives are drawn."""
+        return self.loss.retrieval == "full_softmax"
+
+
 @functools.lru_cache(maxsize=16)
 def make_step(
-    spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh, microbatches: int = 1, runs: int = 1
+    spec: Spec, loss: Loss, optimizer: Optim, mesh: jax.sharding.Mesh, *, microbatches: int = 1, runs: int = 1
 ) -> Any:
-    """The jitted `step(state, inputs, target_GS, side, proposal, key, scalars) -> (state, Sums)`.
+    """Returns the jitted `step(state, inputs, fixed, key=, scalars=) -> (state, Sums)`; it donates `state`.
 
-    Sums are global; the objective is their ratio, so the loss does not depend on how the batch is spread. Each device
-    has `microbatches` shards of it, computed one after the other, whose gradients are added up. With several `runs`
-    each takes its own step: all but `side` and `proposal`, which they share, has a leading axis of runs.
+    `key` is the root of the run's randomness, the same at every step. Sums are global and the objective is their ratio,
+    so the loss does not depend on how the batch is spread. Each device has `microbatches` shards of the batch, computed
+    one after the other, whose gradients are added up. With several `runs` each takes its own step: every argument but
+    `fixed` has a leading axis of runs.
     """
-    update_rule = optim.chain(optimizer, spec.model)
-    is_full, is_sparse = loss.retrieval == "full_softmax", optimizer.table_update == "sparse"
-
-    def session_sums(read: Read, inputs: Inputs, target_GS: jax.Array, noise_G: Noise | None, log_sums: Any) -> Sums:
-        """Of all shards. `read` has the ids of the part of the catalogue that is read, `inputs` those of the whole."""
-        spec, params, negatives = read.spec, read.params, read.negatives
-        e_ND = None
-        if negatives is not None:
-            e_ND = sessionrec.embed(spec, params, jnp.minimum(negatives.item_N, spec.ids - 1), read.side)
-
-        def encoded(inputs: Inputs, target_S: jax.Array, noise: Noise | None) -> Any:
-            wanted = targets(inputs.feedback_T, inputs.session_of_item_T, target_S)
-            return *sessionrec.apply(spec, params, inputs, read.side, noise), wanted
-
-        e_GTD, queries_G, wanted_G = jax.vmap(encoded)(inputs._replace(item_T=read.item_GT), target_GS, noise_G)
-        # no item has the rows past the ids
-        heads = params["heads"] | {"item_bias": params["heads"]["item_bias"][: spec.ids]}
-        log_sum_GS = log_sums(queries_G.retrieval_SD, inputs.item_T, wanted_G) if is_full else None
-
-        def lost(queries: Queries, e_TD: jax.Array, item_T: jax.Array, wanted: Targets, log_sum_S: Any) -> Sums:
-            scored = (loss, queries, e_TD, item_T, wanted, heads, read.log_q_V)
-            return session_loss(*scored, negatives, e_ND, log_sum_S)
-
-        of_shards = jax.vmap(lost)(queries_G, e_GTD, read.item_GT, wanted_G, log_sum_GS)
-        return jax.tree.map(lambda x_G: x_G.sum(), of_shards)
-
-    def step(
-        state: State,
-        inputs: Inputs,
-        target_GS: jax.Array,
-        side: Side,
-        proposal: Proposal,
-        key: jax.Array,
-        scalars: Scalars,
-    ) -> tuple[State, Sums]:
-        step_key = jax.random.fold_in(key, state.step)
-        wanted_G = jax.vmap(targets)(inputs.feedback_T, inputs.session_of_item_T, target_GS)
-        terms_G = jax.vmap(functools.partial(terms_of, loss))(wanted_G, inputs.session_of_item_T)
-        terms = jax.tree.map(jnp.sum, terms_G)
-        negatives = None
-        if not is_full:
-            draw_key = jax.random.fold_in(step_key, _NEGATIVES_OF_STEP)
-            negatives = draw_negatives(loss, draw_key, proposal, inputs.item_T, wanted_G.clicked_T)
-        noise_G = None
-        if spec.model.dropout or spec.model.id_dropout:
-            noise_G = _noise(jax.random.fold_in(step_key, _DROPOUT_OF_STEP), inputs)
-        reading = Reading.of(spec, mesh, inputs.item_T, negatives, side)
-
-        def objective(part: Params, whole: Params, item_GT: jax.Array, *batch: Any) -> tuple[jax.Array, Sums]:
-            read = reading.read(part, side, proposal.log_q_V)._replace(item_GT=item_GT)
-            log_sums = functools.partial(full_log_sum, spec, loss, mesh, whole, side) if is_full else None
-            sums = session_sums(read, *batch, log_sums)
-            return sums.objective(loss.alpha, terms), sums
-
-        def with_prior(gradient: Params, params: Params) -> Params:
-            of_norm = jax.grad(sessionrec.id_table_norm)(params)
-            return optax.tree.add_scale(gradient, scalars.prior, of_norm)
-
-        part = reading.take(state.params)
-        read_by = (0, 1) if is_full else (0,)
-        gradient_of = functools.partial(jax.grad(objective, argnums=read_by, has_aux=True), part, state.params)
-        (of_part, *of_whole), sums = _sum_over_microbatches(
-            gradient_of, microbatches, reading.item_GT, inputs, target_GS, noise_G
-        )
-        if is_sparse:
-            optimizer_part = reading.take(state.optimizer)
-            direction, optimizer_part = update_rule.update(with_prior(of_part, part), optimizer_part, part)
-            part = optax.tree.add_scale(part, -scalars.learning_rate, direction)
-            params, optimizer_state = reading.put(state.params, part), reading.put(state.optimizer, optimizer_part)
-        else:
-            gradient = functools.reduce(
-                optax.tree.add, of_whole, reading.put(optax.tree.zeros_like(state.params), of_part)
-            )
-            gradient = with_prior(gradient, state.params)
-            direction, optimizer_state = update_rule.update(gradient, state.optimizer, state.params)
-            params = optax.tree.add_scale(state.params, -scalars.learning_rate, direction)
-        return State(state.step + 1, params, optimizer_state), sums
-
+    step = functools.partial(train_step, Program(spec, loss, optimizer, mesh, microbatches=microbatches))
     places = (shardings(mesh, spec.model, abstract_state(spec, optimizer)), replicated(mesh))
     if runs > 1:
-        step = jax.vmap(step, in_axes=(0, 0, 0, None, None, 0, 0))
+        step = jax.vmap(step, in_axes=(0, 0, None))  # arguments by keyword are always mapped over axis 0
         places = jax.tree.map(side_by_side, places)
     return jax.jit(step, donate_argnums=0, out_shardings=places)
 
 
-def _sum_over_microbatches(function: Callable[..., Any], microbatches: int, *batch_G: Any) -> Any:
-    """The sum of `function` over the parts of a batch whose devices have so many shards each."""
+class StepBatch(NamedTuple):
+    """Everything the objective reads of a batch; each array has a leading axis of shards, so that it can be cut into
+    microbatches."""
+
+    inputs: ShardedInputs
+    place_GT: Int[Array, "G T"]
+    """Place of each item among the gathered rows."""
+    targets_G: Targets
+    noise_G: Noise | None
+
+
+def train_step(
+    program: Program, state: State, inputs: ShardedInputs, fixed: FixedArrays, *, key: jax.Array, scalars: Scalars
+) -> tuple[State, Sums]:
+    """Gathers the rows that the batch reads, takes the gradient, and updates the parameters."""
+    spec, loss = program.spec, program.loss
+    targets_G = jax.vmap(targets)(inputs.feedback_GT, inputs.session_of_item_GT, inputs.target_GS)
+    terms_G = jax.vmap(functools.partial(terms_of, loss))(targets_G, inputs.session_of_item_GT)
+    terms = jax.tree.map(jnp.sum, terms_G)
+    step_key = jax.random.fold_in(key, state.step)
+    negatives = None
+    if not program.is_full:
+        draw_key = jax.random.fold_in(step_key, _NEGATIVES_OF_STEP)
+        negatives = draw_negatives(
+            loss, draw_key, fixed.proposal, item_GT=inputs.item_GT, clicked_GT=targets_G.clicked_T
+        )
+    noise_G = _noise(step_key, inputs) if spec.model.dropout or spec.model.id_dropout else None
+    gather = RowGather.of_step(spec, program.mesh, item_GT=inputs.item_GT, negatives=negatives, side=fixed.side)
+    rows = gather.gather(state.params)
+
+    def objective(rows: Params, params: Params, batch: StepBatch) -> tuple[Float[Array, ""], Sums]:
+        """`params` are the whole tables, which only the full softmax reads."""
+        log_sums = functools.partial(
+            full_log_sum, loss=loss, spec=spec, mesh=program.mesh, params=params, side=fixed.side
+        )
+        catalogue = gather.catalogue(rows, fixed.side, fixed.proposal.log_q_V)
+        sums = session_sums(loss, catalogue, batch, log_sums if program.is_full else None)
+        return sums.objective(loss.alpha, terms), sums
+
+    gradient_of = jax.grad(objective, argnums=(0, 1) if program.is_full else (0,), has_aux=True)
+    (rows_gradient, *whole_gradients), sums = _sum_over_microbatches(
+        functools.partial(gradient_of, rows, state.params),
+        StepBatch(inputs, gather.place_GT, targets_G, noise_G),
+        program.microbatches,
+    )
+    if program.optimizer.table_update == "sparse":
+        params, optimizer_state = sparse_update(
+            program, state, scalars, gather=gather, rows=rows, rows_gradient=rows_gradient
+        )
+    else:
+        gradient = gather.scatter(optax.tree.zeros_like(state.params), rows_gradient)
+        for whole_gradient in whole_gradients:
+            gradient = optax.tree.add(gradient, whole_gradient)
+        params, optimizer_state = dense_update(program, state, scalars, gradient)
+    return State(state.step + 1, params, optimizer_state), sums
+
+
+def session_sums(
+    loss: Loss,
+    catalogue: GatheredCatalogue,
+    batch: StepBatch,
+    log_sums: Callable[[Float[Array, "G S D"], Int[Array, "G T"], Targets], Float[Array, "G S"]] | None,
+) -> Sums:
+    """Runs the model and both losses on a batch, and returns the sums over its shards.
+
+    `log_sums` sums over the whole catalogue for the full softmax; a sampled loss has None.
+    """
+    spec, params, side = catalogue.spec, catalogue.params, catalogue.side
+    sampled = None
+    if catalogue.negatives is not None:
+        known_N = jnp.minimum(catalogue.negatives.item_N, spec.ids - 1)
+        e_ND = sessionrec.embed(spec, params, known_N, side)
+        sampled = SampledItems(catalogue.negatives, e_ND, catalogue.log_q_V)
+
+    def encode(inputs: Inputs, noise: Noise | None) -> tuple[Float[Array, "T D"], Queries]:
+        return sessionrec.apply(spec, params, inputs, side, noise=noise)
+
+    e_GTD, queries_G = jax.vmap(encode)(batch.inputs.shards(batch.place_GT), batch.noise_G)
+    log_sum_GS = None
+    if log_sums is not None:
+        log_sum_GS = log_sums(queries_G.retrieval_SD, batch.inputs.item_GT, batch.targets_G)
+    # Rows past the ids are not items.
+    heads = params["heads"] | {"item_bias": params["heads"]["item_bias"][: spec.ids]}
+
+    def loss_of_shard(queries: Queries, items: ShardItems, log_sum_S: Float[Array, " S"] | None) -> Sums:
+        return session_loss(loss, queries, items, heads=heads, sampled=sampled, log_sum_S=log_sum_S)
+
+    items_G = ShardItems(batch.place_GT, e_GTD, batch.targets_G)
+    sums_G = jax.vmap(loss_of_shard)(queries_G, items_G, log_sum_GS)
+    return jax.tree.map(lambda x_G: x_G.sum(), sums_G)
+
+
+def sparse_update(
+    program: Program, state: State, scalars: Scalars, *, gather: RowGather, rows: Params, rows_gradient: Params
+) -> tuple[Params, Any]:
+    """Returns parameters and optimizer state; of the tables only the gathered rows are read and written."""
+    rule = optim.chain(program.optimizer, program.spec.model)
+    gradient = _with_prior(rows_gradient, rows, scalars.prior)
+    direction, rows_state = rule.update(gradient, gather.gather(state.optimizer), rows)
+    rows = optax.tree.add_scale(rows, -scalars.learning_rate, direction)
+    return gather.scatter(state.params, rows), gather.scatter(state.optimizer, rows_state)
+
+
+def dense_update(program: Program, state: State, scalars: Scalars, gradient: Params) -> tuple[Params, Any]:
+    """Returns parameters and optimizer state; every row of the tables is updated."""
+    rule = optim.chain(program.optimizer, program.spec.model)
+    gradient = _with_prior(gradient, state.params, scalars.prior)
+    direction, optimizer_state = rule.update(gradient, state.optimizer, state.params)
+    return optax.tree.add_scale(state.params, -scalars.learning_rate, direction), optimizer_state
+
+
+def _with_prior(gradient: Params, params: Params, prior: jax.Array) -> Params:
+    return optax.tree.add_scale(gradient, prior, jax.grad(sessionrec.id_table_norm)(params))
+
+
+def _sum_over_microbatches(function: Callable[[StepBatch], Any], batch: StepBatch, microbatches: int) -> Any:
+    """Returns the sum of `function` over the microbatches of a batch; a device's shards are next to each other in G."""
     if microbatches == 1:
-        return function(*batch_G)
-    batch_PG = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch_G)
+        return function(batch)
+    stacked = jax.tree.map(lambda x_G: jnp.swapaxes(x_G.reshape(-1, microbatches, *x_G.shape[1:]), 0, 1), batch)
 
-    def add(total: Any, batch_G: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(*batch_G)), None
+    def add(total: Any, batch: StepBatch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(batch)), None
 
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *batch_G))
-    return jax.lax.scan(add, zero, batch_PG)[0]
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, batch))
+    return jax.lax.scan(add, zero, stacked)[0]
 
 
-def _noise(key: jax.Array, inputs: Inputs) -> Noise:
-    """Of every shard: the same for a row wherever it lies."""
-    shards, rows = inputs.user_of_session_RL.shape[:2]
+def _noise(step_key: jax.Array, inputs: ShardedInputs) -> Noise:
+    """Returns the randomness of dropout for every shard; that of a row does not depend on which device has it."""
+    key = jax.random.fold_in(step_key, _DROPOUT_OF_STEP)
+    shards, rows = inputs.user_of_session_GRL.shape[:2]
     return Noise(jnp.broadcast_to(key, (shards,)), jnp.arange(shards * rows).reshape(shards, rows))
 
 
 def abstract_state(spec: Spec, optimizer: Optim) -> State:
-    """Shapes and types of a State."""
+    """Returns the shapes and types of a State."""
     return jax.eval_shape(lambda: _state(optimizer, spec, sessionrec.init_params(spec, jax.random.key(0))))
 
 
 def initial_state(config: Config, spec: Spec, catalogue: Catalogue, mesh: jax.sharding.Mesh) -> State:
-    """Made where it lies: no device ever holds more than its own part of a table."""
+    """Makes the state on its devices: none of them ever holds more than its own part of a table."""
     key = put(jax.random.fold_in(jax.random.key(config.train.seed), _INIT_STREAM), replicated(mesh))
-    of_heads = put_replicated(sessionrec.popularity(spec, catalogue), mesh)
-    return initialiser(spec, program_of(config).optim, mesh)(key, of_heads)
+    biases = put_replicated(sessionrec.popularity(spec, catalogue), mesh)
+    return initialiser(spec, program_of(config).optim, mesh)(key, biases)
 
 
 @functools.lru_cache(maxsize=16)
 def initialiser(spec: Spec, optimizer: Optim, mesh: jax.sharding.Mesh) -> Any:
-    """The jitted `(key, of_heads) -> State`, spread over the mesh."""
+    """Returns the jitted `(key, biases of the heads) -> State`, spread over the mesh."""
 
-    def state(key: jax.Array, of_heads: dict[str, jax.Array]) -> State:
-        return _state(optimizer, spec, sessionrec.init_with_biases(spec, key, of_heads))
+    def state(key: jax.Array, biases: dict[str, jax.Array]) -> State:
+        return _state(optimizer, spec, sessionrec.init_with_biases(spec, key, biases))
 
     return jax.jit(state, out_shardings=shardings(mesh, spec.model, abstract_state(spec, optimizer)))
 

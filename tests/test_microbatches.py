@@ -1,4 +1,4 @@
-"""A batch computed in parts takes the step of the whole batch."""
+"""A batch computed in microbatches takes the step of the whole batch."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SLOW = [pytest.param(name, marks=() if name == "sampled" else pytest.mark.slow) 
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_parts_take_the_step_of_the_whole_batch(config, log, name):
+def test_microbatches_take_the_step_of_the_whole_batch(config, log, name):
     config = replace(config, FEW | CASES[name])
-    whole, parts = (
+    whole, cut = (
         OneStep(config, log, 1),
         OneStep(replace(config, {"train.microbatches": 4}), log, {"data": 2, "model": 2}),
     )
-    assert_same_step(whole, parts, 1e-4)
+    assert_same_step(whole, cut, 1e-4)
     assert any((leaf != 0).any() for leaf in by_name(whole.state.optimizer).values())
 
 
-def test_a_run_in_parts_is_the_same_run(config):
+def test_a_run_in_microbatches_is_the_same_run(config):
     assert run_id(replace(config, {"train.microbatches": 4})) == run_id(config)
 
 

@@ -1,0 +1,134 @@
+"""The way of host arrays to the devices of a mesh, and of batch results back to the host.
+
+Letters: G shards, R rows of a shard, L session slots of a row, S = R * L, T item slots of a shard, V rows of a table,
+W values of an item.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Int
+
+from sessionrec_jax.data.batches import Batch
+from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, over_batch, replicated, shards_here, side_by_side
+from sessionrec_jax.model.embedding import Side
+from sessionrec_jax.model.spec import Inputs
+
+
+class ShardedInputs(NamedTuple):
+    """The arrays of a packed batch that a step reads (contract 2)."""
+
+    item_GT: Int[Array, "G T"]
+    feedback_GT: Int[Array, "G T"]
+    session_of_item_GT: Int[Array, "G T"]
+    user_of_session_GRL: Int[Array, "G R L"]
+    position_GRL: Int[Array, "G R L"]
+    seconds_GRL: Int[Array, "G R L"]
+    target_GS: Bool[Array, "G S"]
+    """True for a session whose items are scored."""
+    context_GRL: dict[str, Int[Array, "G R L"]] = {}
+    """Codes of each column of session context."""
+
+    def shards(self, item_GT: Int[Array, "G T"] | None = None) -> Inputs:
+        """Returns the inputs of the model, with a leading axis of shards for `jax.vmap`; `item_GT` replaces the ids."""
+        return Inputs(
+            self.item_GT if item_GT is None else item_GT,
+            self.feedback_GT,
+            self.session_of_item_GT,
+            self.user_of_session_GRL,
+            self.position_GRL,
+            self.seconds_GRL,
+            self.context_GRL,
+        )
+
+
+def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> ShardedInputs:
+    """Returns a host batch on the devices, its shards spread over the batch axes."""
+    return put_shards(_read_by_step(batch), mesh)
+
+
+def put_batches(batches: Sequence[Batch], mesh: jax.sharding.Mesh) -> ShardedInputs:
+    """Returns one batch for each run that trains side by side in this process, with a leading axis of runs."""
+    stacked = jax.tree.map(lambda *x_G: np.stack(x_G), *map(_read_by_step, batches))
+    return jax.device_put(stacked, side_by_side(over_batch(mesh)))
+
+
+def _read_by_step(batch: Batch) -> ShardedInputs:
+    return ShardedInputs(
+        batch.item_GT,
+        batch.feedback_GT,
+        batch.session_of_item_GT,
+        batch.user_of_session_GRL,
+        batch.position_GRL,
+        batch.seconds_GRL,
+        batch.target_GRL.reshape(len(batch.target_GRL), -1),
+        batch.context_GRL,
+    )
+
+
+def put_shards(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Turns arrays of the shards that this process holds into arrays of all shards, spread over the batch axes."""
+    spread = over_batch(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, spread)
+    held = shards_here(mesh)[0]
+
+    def spread_out(x_G: np.ndarray) -> jax.Array:
+        parts = len(x_G) // len(held)  # the microbatches of a training step: a device has them one after the other
+        own = {shard * parts: x_G[n * parts : (n + 1) * parts] for n, shard in enumerate(held)}
+        shape = (batch_shards(mesh) * parts, *x_G.shape[1:])
+        return _from_parts(shape, spread, lambda at: own[at[0].start or 0])
+
+    return jax.tree.map(spread_out, tree)
+
+
+def held_shards(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Returns on the host the shards that this process holds, of device arrays with a leading axis of shards."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+
+    def held(x_G: jax.Array) -> np.ndarray:
+        parts = {part.index[0].start or 0: part.data for part in x_G.addressable_shards}
+        return np.concatenate([jax.device_get(parts[shard]) for shard in sorted(parts)])
+
+    return jax.tree.map(held, _spread_over_batch(mesh)(tree))
+
+
+@functools.lru_cache(maxsize=16)
+def _spread_over_batch(mesh: jax.sharding.Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=over_batch(mesh))
+
+
+def put(tree: Any, places: Any) -> Any:
+    """Puts whole arrays, the same on every process, on the devices; `places` is a tree of shardings like `tree`."""
+    return jax.device_put(tree, places) if jax.process_count() == 1 else jax.tree.map(_put_one, tree, places)
+
+
+def _put_one(x: Any, place: NamedSharding) -> jax.Array:
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put_one(jax.random.key_data(x), place))
+    whole = np.asarray(jax.device_get(x))  # device_put would first compare it over all processes
+    return _from_parts(whole.shape, place, lambda at: whole[at])
+
+
+def _from_parts(shape: tuple[int, ...], place: NamedSharding, part: Callable[[Any], np.ndarray]) -> jax.Array:
+    with jax.transfer_guard_host_to_device("allow"):  # an explicit transfer, which jax does not recognise as one
+        return jax.make_array_from_callback(shape, place, part)
+
+
+def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Puts host numbers and arrays whole on every device."""
+    tree = jax.tree.map(np.asarray, tree)
+    return put(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def put_side(side: dict[str, np.ndarray], rows: int, mesh: jax.sharding.Mesh) -> Side:
+    """Puts the items' side information [V, W] on the devices, padded to `rows` and spread like the item tables."""
+    by_row = NamedSharding(mesh, PartitionSpec(TABLE_AXIS))
+    return {name: put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), by_row) for name, code_VW in side.items()}
