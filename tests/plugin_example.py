@@ -30,8 +30,8 @@ class RunningMean(nn.Module):
         width = self.config.width
         weight_RLM = slots.mask_RLM / jnp.sum(slots.mask_RLM, axis=-1, keepdims=True)
         mean_RLD = weight_RLM.astype(x_RLD.dtype) @ rms_norm(self, "norm", x_RLD)
-        h_RLF = jax.nn.gelu(linear(self, "hidden_in", nn.initializers.lecun_normal(), mean_RLD, 2 * width))
-        out_RLD = linear(self, "hidden_out", nn.initializers.lecun_normal(), h_RLF, width)
+        h_RLF = jax.nn.gelu(linear(self, "hidden_in", mean_RLD, 2 * width))
+        out_RLD = linear(self, "hidden_out", h_RLF, width)
         return x_RLD + out_RLD * branch_scale(self.config), None
 
 
@@ -67,8 +67,8 @@ class MeanAndMax(SessionEncoderModule):
         arguments = (items.x_TD, items.session_T, items.sessions)
         mean_SD = segment_mean(*arguments, is_sorted=items.is_sorted).astype(items.x_TD.dtype)
         max_SD = segment_max(*arguments, is_sorted=items.is_sorted).astype(items.x_TD.dtype)
-        matrix, width = nn.initializers.lecun_normal(), self.config.width
-        return linear(self, "of_mean", matrix, mean_SD, width) + linear(self, "of_max", matrix, max_SD, width)
+        width = self.config.width
+        return linear(self, "of_mean", mean_SD, width) + linear(self, "of_max", max_SD, width)
 
 
 def session_cost(model, feedback_kinds, session_items):

@@ -68,7 +68,7 @@ class ItemEmbedding(nn.Module):
             parts.append(mean_NE / jnp.maximum(known_NW.sum(axis=1, keepdims=True), 1.0))
         # Rounded after the lookup, so that the gradients of an item that occurs several times add up in float32.
         x_NE = jnp.concatenate(parts, axis=1).astype(config.compute)
-        width, matrix = config.width, nn.initializers.lecun_normal()
-        h_ND = linear(self, "mlp_in", matrix, x_NE, width)
+        width = config.width
+        h_ND = linear(self, "mlp_in", x_NE, width)
         h_ND += self.param("mlp_bias", nn.initializers.zeros, (width,)).astype(x_NE.dtype)
-        return linear(self, "mlp_out", matrix, jax.nn.silu(h_ND), width) + linear(self, "linear", matrix, x_NE, width)
+        return linear(self, "mlp_out", jax.nn.silu(h_ND), width) + linear(self, "linear", x_NE, width)

@@ -11,10 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def linear(module: nn.Module, name: str, start: Callable[..., Array], x: Float[Array, "*B D"], features: int) -> Array:
-    """Returns x W, [*B, E = features], with W the parameter `name` of `module`, initialised by `start`. W and the
+def linear(
+    module: nn.Module,
+    name: str,
+    x: Float[Array, "*B D"],
+    features: int,
+    *,
+    init: Callable[..., Array] = nn.initializers.lecun_normal(),  # noqa: B008  a function
+) -> Array:
+    """Returns x W, [*B, E = features], with W the parameter `name` of `module`, initialised by `init`. W and the
     result have the type of x; the gradient of W is float32."""
-    return _product(x, jnp.asarray(module.param(name, start, (x.shape[-1], features))))
+    return _product(x, jnp.asarray(module.param(name, init, (x.shape[-1], features))))
 
 
 @jax.custom_vjp

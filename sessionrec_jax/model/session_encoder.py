@@ -99,8 +99,7 @@ def parameter_table(model: Model) -> tuple[Parameter, ...]:
 
 def project(module: SessionEncoderModule, s_SD: Float[Array, "S D"], items: Items) -> Float[Array, "S D"]:
     """Multiplies pooled vectors by the parameter `project` of `module`."""
-    s_SD = s_SD.astype(items.x_TD.dtype)
-    return linear(module, "project", nn.initializers.lecun_normal(), s_SD, module.config.width)
+    return linear(module, "project", s_SD.astype(items.x_TD.dtype), module.config.width)
 
 
 def pooling_cost(model: Model, feedback_kinds: int, session_items: int) -> SessionEncoderCost:

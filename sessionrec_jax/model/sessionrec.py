@@ -70,7 +70,9 @@ class SessionRec(nn.Module):
         s_RLD = s_SD.reshape(*user_RL.shape, -1)
         if self.spec.context_values:
             s_RLD = s_RLD + self.session_context(inputs.context).astype(s_RLD.dtype)
-        o_RLD = self.sequence_encoder(s_RLD, user_RL, inputs.position_RL, inputs.seconds_RL, noise)
+        o_RLD = self.sequence_encoder(
+            s_RLD, user_RL, position_RL=inputs.position_RL, seconds_RL=inputs.seconds_RL, noise=noise
+        )
         is_read_as_scored = has_id_T is None and not self.spec.model.scored_by
         scored_TD = self._scored(e_TD) if is_read_as_scored else self.embed(inputs.item_T, side)
         return scored_TD, self.heads(o_RLD.reshape(s_SD.shape))
@@ -84,9 +86,9 @@ class Heads(nn.Module):
     @nn.compact
     def __call__(self, o_SD: Float[Array, "S D"]) -> Queries:
         model, cosine = self.spec.model, self.spec.model.score == "cosine"
-        initializer = nn.initializers.lecun_normal() if cosine else nn.initializers.zeros
-        retrieval_SD = linear(self, "retrieval", initializer, o_SD, model.width)
-        rank_SD = linear(self, "rank", nn.initializers.zeros, o_SD, model.width)
+        init = nn.initializers.lecun_normal() if cosine else nn.initializers.zeros
+        retrieval_SD = linear(self, "retrieval", o_SD, model.width, init=init)
+        rank_SD = linear(self, "rank", o_SD, model.width, init=nn.initializers.zeros)
         self.param("item_bias", nn.initializers.zeros, (self.spec.rows,))
         self.param("rank_bias", nn.initializers.zeros, ())
         log_temperature = math.log(model.temperature)
@@ -143,7 +145,15 @@ def init_params(spec: Spec, key: Array) -> Params:
     """Returns random parameters; the same key gives the same bits on every mesh."""
     one = jnp.zeros((1,), jnp.int32)
     slots = jnp.zeros((1, spec.max_positions), jnp.int32)
-    inputs = Inputs(one, one, one, slots, slots, slots, {name: slots for name, _ in spec.context_values})
+    inputs = Inputs(
+        item_T=one,
+        feedback_T=one,
+        session_of_item_T=one,
+        user_of_session_RL=slots,
+        position_RL=slots,
+        seconds_RL=slots,
+        context={name: slots for name, _ in spec.context_values},
+    )
     side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
     return SessionRec(spec).init(key, inputs, side)["params"]
 

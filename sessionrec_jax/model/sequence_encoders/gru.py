@@ -49,11 +49,11 @@ class GruBlock(nn.Module):
     def __call__(
         self, x_RLD: Float[Array, "R L D"], first_RL: Bool[Array, "R L"], key_R: Key[Array, " R"] | None
     ) -> tuple[Float[Array, "R L D"], None]:
-        width, matrix = self.config.width, nn.initializers.lecun_normal()
+        width = self.config.width
         h_RLD = rms_norm(self, "norm", x_RLD)
-        input_RLG = linear(self, "gates_in", matrix, h_RLD, 3 * width)
+        input_RLG = linear(self, "gates_in", h_RLD, 3 * width)
         input_RLG += self.param("gates_bias", nn.initializers.zeros, (3 * width,)).astype(x_RLD.dtype)
-        state_DG = self.param("gates_state", matrix, (width, 3 * width)).astype(x_RLD.dtype)
+        state_DG = self.param("gates_state", nn.initializers.lecun_normal(), (width, 3 * width)).astype(x_RLD.dtype)
 
         def slot(
             h_RD: Float32[Array, "R D"], inputs: tuple[Float[Array, "R G"], Bool[Array, " R"]]

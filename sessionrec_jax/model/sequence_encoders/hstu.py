@@ -53,14 +53,14 @@ class HstuBlock(nn.Module):
         small = nn.initializers.variance_scaling(1.0 / initial_layers(config), "fan_in", "truncated_normal")
 
         h_RLD = rms_norm(self, "norm_in", x_RLD)
-        uvqk_RLE = jax.nn.silu(linear(self, "uvqk", nn.initializers.lecun_normal(), h_RLD, 4 * width))
+        uvqk_RLE = jax.nn.silu(linear(self, "uvqk", h_RLD, 4 * width))
         u_RLD, v_RMD, q_RLD, k_RMD = jnp.split(uvqk_RLE, 4, axis=-1)
         scale = 1 / head_width_ratio(config)
-        logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale)
+        logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale=scale)
         weight_RNLM = jnp.where(slots.mask_RLM[:, None], jax.nn.silu(logit_RNLM) / self.max_positions, 0)
         a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM.astype(x_RLD.dtype), split_heads(v_RMD, config.heads))
         gated_RLD = rms_norm(self, "norm_attention", a_RLNH.reshape(x_RLD.shape)) * u_RLD
-        branch_RLD = linear(self, "out", small, gated_RLD, width) * branch_scale(config)
+        branch_RLD = linear(self, "out", gated_RLD, width, init=small) * branch_scale(config)
         return x_RLD + drop(branch_RLD, config.dropout, key_R), None
 
 

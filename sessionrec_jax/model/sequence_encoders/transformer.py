@@ -45,25 +45,24 @@ class TransformerBlock(nn.Module):
         self, x_RLD: Float[Array, "R L D"], slots: Slots, key_R: Key[Array, " R"] | None
     ) -> tuple[Float[Array, "R L D"], None]:
         config, width, hidden = self.config, self.config.width, self.config.mlp_ratio * self.config.width
-        matrix = nn.initializers.lecun_normal()
         small = nn.initializers.variance_scaling(1.0 / (2 * initial_layers(config)), "fan_in", "truncated_normal")
 
         h_RLD = rms_norm(self, "norm_attention", x_RLD)
-        q_RLD, k_RMD, v_RMD = jnp.split(linear(self, "qkv", matrix, h_RLD, 3 * width), 3, axis=-1)
+        q_RLD, k_RMD, v_RMD = jnp.split(linear(self, "qkv", h_RLD, 3 * width), 3, axis=-1)
         scale = (width // config.heads * head_width_ratio(config)) ** -0.5
-        logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale)
+        logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale=scale)
         weight_RNLM = jax.nn.softmax(jnp.where(slots.mask_RLM[:, None], logit_RNLM, -1e30), axis=-1).astype(x_RLD.dtype)
         a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM, split_heads(v_RMD, config.heads))
-        branch_RLD = linear(self, "attention_out", small, a_RLNH.reshape(x_RLD.shape), width)
+        branch_RLD = linear(self, "attention_out", a_RLNH.reshape(x_RLD.shape), width, init=small)
         x_RLD = x_RLD + drop(branch_RLD * branch_scale(config), config.dropout, key_R, site=0)
 
         h_RLD = rms_norm(self, "norm_mlp", x_RLD)
         if config.mlp == "swiglu":
-            gate_RLF = jax.nn.silu(linear(self, "mlp_gate", matrix, h_RLD, hidden))
-            h_RLF = gate_RLF * linear(self, "mlp_in", matrix, h_RLD, hidden)
+            gate_RLF = jax.nn.silu(linear(self, "mlp_gate", h_RLD, hidden))
+            h_RLF = gate_RLF * linear(self, "mlp_in", h_RLD, hidden)
         else:
-            h_RLF = jax.nn.gelu(linear(self, "mlp_in", matrix, h_RLD, hidden))
-        branch_RLD = linear(self, "mlp_out", small, h_RLF, width)
+            h_RLF = jax.nn.gelu(linear(self, "mlp_in", h_RLD, hidden))
+        branch_RLD = linear(self, "mlp_out", h_RLF, width, init=small)
         return x_RLD + drop(branch_RLD * branch_scale(config), config.dropout, key_R, site=1), None
 
 

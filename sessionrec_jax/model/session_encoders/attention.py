@@ -25,7 +25,7 @@ class Attention(SessionEncoderModule):
 
     def pool(self, items: Items) -> Float[Array, "S D"]:
         x_TD, heads = items.x_TD, self.config.heads
-        logit_TN = linear(self, "attention", nn.initializers.zeros, x_TD, heads)
+        logit_TN = linear(self, "attention", x_TD, heads, init=nn.initializers.zeros)
         weight_TN = segment_softmax(logit_TN, items.session_T, items.sessions, is_sorted=items.is_sorted)
         x_TNH = x_TD.reshape(-1, heads, self.config.width // heads)
         weighted_TD = (weight_TN[:, :, None] * x_TNH).reshape(x_TD.shape)

@@ -42,24 +42,23 @@ class ItemBlock(nn.Module):
     @nn.compact
     def __call__(self, x_TD: Float[Array, "T D"], session_T: Int[Array, " T"], sessions: int) -> Float[Array, "T D"]:
         width, heads, hidden = self.config.width, self.config.heads, self.config.mlp_ratio * self.config.width
-        matrix = nn.initializers.lecun_normal()
         small = nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal")  # two branches add up to one
 
         h_TD = rms_norm(self, "norm_attention", x_TD)
-        qkv_TE = linear(self, "qkv", matrix, h_TD, 3 * width)
+        qkv_TE = linear(self, "qkv", h_TD, 3 * width)
         q_TNH, k_TNH, v_TNH = (part.reshape(-1, heads, width // heads) for part in jnp.split(qkv_TE, 3, axis=-1))
         q_TNH = q_TNH * head_width_ratio(self.config) ** -0.5  # segment_attention multiplies by H**-0.5 as well
         a_TNH = segment_attention(q_TNH, k_TNH, v_TNH, session_T, segments=sessions, longest=self.session_items)
         a_TD = a_TNH.reshape(x_TD.shape).astype(x_TD.dtype)
-        x_TD = x_TD + linear(self, "attention_out", small, a_TD, width)
+        x_TD = x_TD + linear(self, "attention_out", a_TD, width, init=small)
 
         h_TD = rms_norm(self, "norm_mlp", x_TD)
-        h_TF = linear(self, "mlp_in", matrix, h_TD, hidden)
+        h_TF = linear(self, "mlp_in", h_TD, hidden)
         if self.config.mlp == "swiglu":
-            h_TF = h_TF * jax.nn.silu(linear(self, "mlp_gate", matrix, h_TD, hidden))
+            h_TF = h_TF * jax.nn.silu(linear(self, "mlp_gate", h_TD, hidden))
         else:
             h_TF = jax.nn.gelu(h_TF)
-        return x_TD + linear(self, "mlp_out", small, h_TF, width)
+        return x_TD + linear(self, "mlp_out", h_TF, width, init=small)
 
 
 def _cost(model: Model, feedback_kinds: int, session_items: int) -> SessionEncoderCost:
