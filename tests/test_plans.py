@@ -224,7 +224,7 @@ def test_a_best_rate_at_an_end_is_refused_with_the_rate_to_add(objectives, messa
 def test_tuned_rates_are_read_by_other_plans_and_their_rows_say_so(log, base, tmp_path):
     tuned = plan_of("learning_rate", sizes=("xs", "s"), learning_rates=(1e-3, 2e-3, 4e-3))
     runs = [
-        RunState(run_id(config), to_dict(config), "done", 1, 1, None, Past(), {"validation_objective": objective})
+        RunState(run_id(config), to_dict(config), "done", Past(), {"validation_objective": objective})
         for config, objective in zip(tuned.lay_out(base, log).configs, (3.0, 2.0, 3.0, 3.1, 2.0, 2.1), strict=True)
     ]
     assert "xs 0.002, s 0.00" in tuned.conclude(tmp_path, runs)

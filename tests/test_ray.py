@@ -109,7 +109,7 @@ def test_the_resources_of_a_task():
     [
         ("--address 127.0.0.1:1", "no Ray cluster to join there"),
         ("--cpus 0", "--cpus 0; wanted at least 1"),
-        ("--workers 2", "--workers: of --launcher local, and --launcher is ray"),
+        ("--workers 2", "--workers: options of --launcher local, but --launcher is ray"),
     ],
 )
 def test_wrong_flags_end_with_one_message(log, tmp_path, capsys, flags, message):

@@ -188,7 +188,7 @@ def test_a_refusal_by_sbatch_is_repeated_in_its_words(log, tmp_path, slurm):
     [
         ("--slurm qos", "--slurm qos; wanted NAME=VALUE"),
         ("--time 1", "--time 1; wanted at least 5"),
-        ("--address 10.0.0.1:6379", "--address: of --launcher ray, and --launcher is slurm"),
+        ("--address 10.0.0.1:6379", "--address: options of --launcher ray, but --launcher is slurm"),
     ],
 )
 def test_wrong_flags_end_with_one_message(log, tmp_path, capsys, flags, message):

@@ -45,7 +45,7 @@ def judge(
     points = _points(report, _cells(report, configs, cost))
     scale = float(np.median(points.pop("flops") / (points["n"] * points["d"])))
     known_floor = TYPICAL_FLOOR_SHARE if floor_is_known and law.has_floor else None  # in the typical law's own unit
-    fitted = assume(law, None, points, known_floor, scale)
+    fitted = assume(law, None, points, known_floor=known_floor, flops_per_nd=scale)
     assumption = Assumption(fitted, SIGMA_TYPICAL, "typical parameters")
     verdict = identify(assumption, points)
     if not verdict.identifies:
@@ -53,7 +53,11 @@ def judge(
         shortest = min(cost.row(config)["steps"] for config in configs)
         more = [config for config in wider() if run_id(config) not in present and cost.row(config)["steps"] >= shortest]
         cells = _cells(report, more, cost)
-        advice = _advice(report, configs, cells, assumption, points) if cells else "This log has no runs to add."
+        advice = (
+            _advice(report, configs, cells, assumption=assumption, points=points)
+            if cells
+            else "This log has no runs to add."
+        )
         raise Refusal(f"this plan cannot identify {law.name}: {' '.join(verdict.reasons)} {advice}")
     return verdict
 
@@ -79,7 +83,7 @@ def _points(report: Row, cells: Cells) -> Points:
     return {axis: np.array([float(row[name]) if name else 1.0 for row in rows]) for axis, name in columns.items()}
 
 
-def _advice(report: Row, configs: Sequence[Config], cells: Cells, assumption: Assumption, points: Points) -> str:
+def _advice(report: Row, configs: Sequence[Config], cells: Cells, *, assumption: Assumption, points: Points) -> str:
     """A sentence with the cheapest runs among `cells` that cure the plan."""
     candidates = _points(report, cells)
     candidates.pop("flops")

@@ -55,7 +55,7 @@ class Plan(ScalingPlan):
         flops = [cost.row(config)[FLOPS] for config in whole]
         budgets = self.budgets or tuple(float(f"{min(flops) / 3**k:.3g}") for k in range(4))
         configs = [
-            _spending(budget, config, most * budget / spent, most, cost)
+            _spending(budget, config, first_guess=most * budget / spent, most=most, cost=cost)
             for budget in budgets
             for config, spent in zip(whole, flops, strict=True)
         ]
@@ -66,14 +66,14 @@ class Plan(ScalingPlan):
         return {"sizes": around(self.sizes)}
 
 
-def _spending(budget: float, whole: Config, users: float, most: int, cost: CostEstimate) -> Config:
+def _spending(budget: float, whole: Config, *, first_guess: float, most: int, cost: CostEstimate) -> Config:
     """Returns the run `whole` on fewer users, so that it spends the budget.
 
     Args:
-      users: a first guess of their number.
+      first_guess: about how many users.
       most: training users of the log.
     """
-    wanted, name = whole.train.epochs, f"size {size_of(whole)}"
+    users, wanted, name = first_guess, whole.train.epochs, f"size {size_of(whole)}"
     if users > most * (1 + EPOCHS_OFF):
         raise InputError(
             f"{name} wants {users:,.0f} users for {budget:.3g} FLOPs in {wanted:g} epochs; the log has {most:,}. Lower "

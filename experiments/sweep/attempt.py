@@ -22,7 +22,7 @@ from sessionrec_jax.runfolder.stopping import Stopped, StopSignals
 _LOG_TAIL_LINES, _LOG_TAIL_BYTES = 20, 4_000
 
 
-def do_alone(lease: Lease, config: Config, sweep_dir: Path, plan: str, run: DoRun, retries: int) -> None:
+def do_alone(lease: Lease, config: Config, sweep_dir: Path, plan: str, *, run: DoRun, retries: int) -> None:
     """Does one run and ends its lease. Writes a failed row if the run has used up its attempts.
 
     Raises Lost if another worker has the run now, and Stopped or SystemExit if a signal asked for it.

@@ -69,12 +69,12 @@ def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[ArmResult]:
     plan = read_json(sweep_dir / "comparison.json")
     groups = _groups(plan["arms"])
     chosen = [[_chosen(sweep_dir, arm, plan["select_by"]) for arm in arms] for arms in groups]
-    _refuse_unknown(sweep_dir, list(itertools.chain(*chosen)), metrics)
+    _refuse_unknown(sweep_dir, list(itertools.chain.from_iterable(chosen)), metrics)
     tables = (
         _table(sweep_dir, list(zip(arms, rows, strict=True)), metrics)
         for arms, rows in zip(groups, chosen, strict=True)
     )
-    return list(itertools.chain(*tables))
+    return list(itertools.chain.from_iterable(tables))
 
 
 def _groups(arms: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -41,7 +41,7 @@ def flops_per_epoch(config: Config, prepared: Prepared) -> float:
     """Returns the training FLOPs of one epoch of a resolved `config`."""
     epoch = Epoch.of(config, prepared)
     spec = spec_of(config, prepared, train_catalogue(config, prepared))
-    return flops_train(config, spec, epoch.items, epoch.sessions, epoch.steps(config))
+    return flops_train(config, spec, items=epoch.items, sessions=epoch.sessions, steps=epoch.steps(config))
 
 
 def at_equal_compute(config: Config, reference: Config, prepared: Prepared) -> Config:

@@ -32,6 +32,7 @@ from typing import IO, Any, Literal
 
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import write_json
+from sessionrec_jax.runfolder.lock import lock
 
 LEASE_SECONDS = 120.0
 """A worker of another machine counts as dead after this time without a heartbeat. NFS caches attributes up to 60."""
@@ -92,7 +93,7 @@ class Leases:
                     if number == generation:
                         worker, is_held = state["worker"], self._is_alive(file, state)
                     deaths += not (number == generation and is_held)
-        return Past(generation, worker, is_held, deaths, tuple(failures))
+        return Past(generation, worker, is_held, deaths=deaths, failures=tuple(failures))
 
     def _is_alive(self, file: IO[str], state: dict[str, Any]) -> bool:
         if state["machine"] == _machine(self._folder) and lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
@@ -142,7 +143,8 @@ class Leases:
             ) from None
         finally:
             unnamed.unlink()
-        return Lease(self._folder, run_id, self.past(run_id, newest), state, file, on_loss)
+        past = self.past(run_id, newest)
+        return Lease(self._folder, run_id, past, state=state, file=file, on_loss=on_loss)
 
 
 class Lease:

@@ -30,14 +30,14 @@ class RunState:
     status: str
     """waiting (never started), started (and released, or its worker died on this machine), running, stale (its
     worker does not answer; the next one takes it over), or the status of its row: done, diverged, failed."""
-    step: int | None
-    steps: int | None
-    """Planned steps; None if no step was logged yet."""
-    seconds_left: float | None
-    """Seconds of training left, by the last line of metrics.jsonl."""
     past: Past
     """Its leases: who holds it, and how earlier leases ended."""
-    row: dict[str, Any] | None
+    row: dict[str, Any] | None = None
+    step: int | None = None
+    steps: int | None = None
+    """Planned steps; None if no step was logged yet."""
+    seconds_left: float | None = None
+    """Seconds of training left, by the last line of metrics.jsonl."""
 
 
 def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str, Any]) -> None:
@@ -104,15 +104,17 @@ def states(sweep_dir: Path) -> tuple[str, list[RunState]]:
 def _state(sweep_dir: Path, name: str, config: dict[str, Any], past: Past) -> RunState:
     folder = run_dir(sweep_dir, name)
     if (row := read_row(folder)) is not None:
-        return RunState(name, config, row["status"], row.get("steps"), row.get("steps"), None, past, row)
+        steps = row.get("steps")
+        return RunState(name, config, row["status"], past, row=row, step=steps, steps=steps)
     last = _last_line(folder / "metrics.jsonl")
-    step, steps = last.get("step"), last.get("steps")
-    left = None if steps is None else last["step_seconds_p50"] * (steps - step - 1)
     if past.worker is not None:
         status = "running" if past.is_held else "stale"
     else:
         status = "started" if folder.exists() else "waiting"
-    return RunState(name, config, status, step, steps, left, past, None)
+    if not last:
+        return RunState(name, config, status, past)
+    left = last["step_seconds_p50"] * (last["steps"] - last["step"] - 1)
+    return RunState(name, config, status, past, step=last["step"], steps=last["steps"], seconds_left=left)
 
 
 def _last_line(metrics: Path) -> dict[str, Any]:

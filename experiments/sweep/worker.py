@@ -82,7 +82,7 @@ def work(
                     queue.alone |= {each.run_id for each in group}
             else:
                 with lease, contextlib.suppress(Lost):
-                    do_alone(lease, configs[lease.run_id], sweep_dir, plan, run, options.retries)
+                    do_alone(lease, configs[lease.run_id], sweep_dir, plan, run=run, retries=options.retries)
             refresh()
 
 

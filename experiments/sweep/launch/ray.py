@@ -78,7 +78,7 @@ class Launcher:
                 for name in missing:
                     if name not in tasks.values() and not leases.past(name, newest.get(name, 0)).is_held:
                         named = task.options(name=name)
-                        tasks[named.remote(sweep_dir.absolute(), name, run, options, cores)] = name
+                        tasks[named.remote(sweep_dir.absolute(), name, run, options, cores=cores)] = name
                 for reference in _ended(tasks):
                     _raise_other_errors(reference, tasks.pop(reference))
                 refresh()
