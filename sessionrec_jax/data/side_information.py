@@ -150,9 +150,7 @@ def quantile_bounds(value_N: Float64[np.ndarray, " N"], buckets: int) -> Float64
     if not len(value_N):
         return value_N
     ordered_N = np.sort(value_N)
-    rank_B = -(
-        -np.arange(1, buckets) * len(ordered_N) // buckets
-    )  # rounded up, so that a bucket has at least its share
+    rank_B = -(-np.arange(1, buckets) * len(ordered_N) // buckets)  # rounded up: a bucket has at least its share
     bound_B = np.unique(ordered_N[rank_B - 1])
     return bound_B[bound_B < ordered_N[-1]]
 

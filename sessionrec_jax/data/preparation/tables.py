@@ -36,9 +36,7 @@ def to_dense_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFra
     """Replaces the publisher's ids by `user` (row of `users`, from 0) and `item` (row of `items`, from 1)."""
     user = users.select("user_id").with_row_index("user").cast({"user": pl.Int64})
     item = items.select("item_id").with_row_index("item", offset=1).cast({"item": pl.Int32})
-    mapped = exposures.join(
-        user, on="user_id", how="left", maintain_order="left"
-    )  # each row finds one user, so no row moves
+    mapped = exposures.join(user, on="user_id", how="left", maintain_order="left")
     mapped = mapped.join(item, on="item_id", how="left", maintain_order="left")
     return mapped.drop("user_id", "item_id")
 

@@ -151,9 +151,7 @@ def _types(path: Path, frame: pl.LazyFrame, inferred: Sequence[str]) -> Types:
     fits = [
         _is_written_as(name, kind).alias(f"{number} {kind}") for number, name in enumerate(inferred) for kind in _PLAIN
     ]
-    every_column = pl.sum_horizontal(pl.all().null_count()).alias(
-        "nulls"
-    )  # else polars overlooks rows with too many fields
+    every_column = pl.sum_horizontal(pl.all().null_count()).alias("nulls")  # else polars misses extra fields
     with readable(f"{path} cannot be read as {_kind(path)}", _CURE):
         found = frame.select(*fits, every_column).collect(engine="streaming").row(0, named=True)
     types: Types = dict.fromkeys(frame.collect_schema(), pl.String())

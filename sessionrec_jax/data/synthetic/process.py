@@ -141,9 +141,8 @@ class ZipfIntent:
     def _part(self, first_user: int, last_user: int) -> pl.DataFrame:
         catalogue = self.catalogue
         user_U = np.arange(first_user, last_user)
-        sessions_U = 2 + np.searchsorted(
-            self._sessions_cdf, _uniform(self._key(_Purpose.SESSIONS, user_U)), side="right"
-        )
+        uniform_U = _uniform(self._key(_Purpose.SESSIONS, user_U))
+        sessions_U = 2 + np.searchsorted(self._sessions_cdf, uniform_U, side="right")
         user_of_session_S = np.repeat(np.arange(len(user_U)), sessions_U)
         session_S = count_up(sessions_U)
 

@@ -1,7 +1,7 @@
-"""The exact truth of a synthetic log, known before any model sees it: loss floors, exponents and a learning curve.
+"""The exact truth of a synthetic log, known before any model sees it: loss floors and exponents.
 
     truth = Truth(ZipfIntent(users=1))
-    truth.rank_floor_nats_per_exposure, truth.bayes_excess([1e5, 1e6])
+    truth.rank_floor_nats_per_exposure, truth.data_exponent
 
 All sums are exact and in float64. They hold for one draw of the process: its seed fixes popularity, categories and
 coins. Floors differ by tens of per cent between seeds, because at alpha 0.5 the most popular item alone has a third of
@@ -9,26 +9,23 @@ the mass. So always compare with the truth of the same seed.
 
 The interest z is visible as a session's anchor and moves as a Markov chain. So a predictor that knows the coins needs
 nothing from the history but the last session's anchor. Letters: Z anchors and K items (both index the catalogue),
-C categories, N exposures, D data sizes, L Poisson means, T numbers of exposures seen.
+C categories, N exposures.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer
-from scipy.special import entr, expit, gammaln, rel_entr
+from scipy.special import entr, expit, rel_entr
 
 from sessionrec_jax.data.synthetic.process import ZipfIntent, coin_table
 from sessionrec_jax.errors import InputError
 
 Ids: TypeAlias = Integer[np.ndarray, " N"]
-DataSizes: TypeAlias = Sequence[float | int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -36,19 +33,6 @@ class Truth:
     """The exact truth of one process. Each value is computed when it is first used, and kept."""
 
     process: ZipfIntent
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the process's settings, floors and exponents, ready for JSON."""
-        names = [
-            "rank_floor_nats_per_exposure",
-            "rank_no_history_nats_per_exposure",
-            "retrieval_floor_nats_per_item",
-            "retrieval_no_history_nats_per_item",
-            "data_exponent",
-            "capacity_exponent",
-            "compute_exponent",
-        ]
-        return {"process": dataclasses.asdict(self.process), **{name: getattr(self, name) for name in names}}
 
     @property
     def popularity_K(self) -> Float64[np.ndarray, " K"]:
@@ -145,106 +129,33 @@ class Truth:
         """excess ~ N^-exponent while parameters are scarce: each stores about one coin, the popular ones first."""
         return self.process.alpha
 
-    @property
-    def compute_exponent(self) -> float:
-        """The best N grows as C^exponent: N parameters need N^(1 + alpha) data, and C ~ N * D."""
-        return 1 / (2 + self.process.alpha)
-
-    # The learning curve for this finite catalogue. A cell is a pair (anchor z, category c): one coin to learn.
-
-    def bayes_excess(self, exposures_D: DataSizes) -> Float64[np.ndarray, " D"]:
-        """Returns the excess rank loss (nats per exposure) of the Bayes learner after D independent exposures.
-
-        It sees each exposure with the anchor before it. It knows the two values that each category's click probability
-        can take and starts from even odds for every coin; after k clicks in n exposures of a cell it predicts the
-        posterior mean. Closed form: n is Poisson(D p_z pi_c), k is binomial, and cells are independent. On average over
-        coins no learner is better on such data.
-
-        A log has the same exponent at another level. A user's run of one interest fills the same cells again and again,
-        so D exposures teach as much as fewer independent ones (see `bayes_excess_after`). And a model that reads a
-        user's earlier clicks under the same interest sees coins that training has not shown.
-        """
-        exposures_D, risk = np.asarray(exposures_D, float), self._bayes_risk
-        if not (exposures_D > 0).all():
-            raise InputError(f"exposures are {exposures_D}; wanted numbers above 0")
-        excess_D = np.zeros(len(exposures_D))
-        for c in np.flatnonzero(self.category_mass_C):
-            mass = self.category_mass_C[c]
-            for coin in (0, 1):
-                p_z = self.popularity_K[self.coin_ZC[:, c] == coin]
-                excess_D += [mass * (p_z @ risk.at(exposures * mass * p_z, coin, c)) for exposures in exposures_D]
-        return excess_D
+    # The learner that counts. A cell is a pair (anchor z, category c): one coin to learn.
 
     def bayes_excess_after(self, anchor_N: Ids, item_N: Ids, clicked_N: Bool[np.ndarray, " N"]) -> float:
-        """Returns the excess rank loss (nats per exposure) of the same learner after counting these very exposures.
+        """Returns the excess rank loss (nats per exposure) of the Bayes learner after counting these exposures.
 
-        Each is an item, its click, and the anchor of the session before. The excess is the exact sum over all anchors
-        and categories, without test noise. Ids are item_id, 0..K-1.
+        Each is an item, its click, and the anchor of the session before. The learner knows the two values that each
+        category's click probability can take and starts from even odds for every coin; after k clicks in n exposures of
+        a cell it predicts the posterior mean. The excess is the exact sum over all anchors and categories, without test
+        noise. A model can be better: a user's earlier clicks under the same interest show it coins that training did
+        not. Ids are item_id, 0..K-1.
         """
         anchor_N, item_N = self._ids(anchor_N, "anchor"), self._ids(item_N, "item_id")
         shape_ZC = self.coin_ZC.shape
         cell_N = anchor_N * shape_ZC[1] + self.category_K[item_N]
         seen_ZC = np.bincount(cell_N, minlength=self.coin_ZC.size).reshape(shape_ZC)
         clicks_ZC = np.bincount(cell_N, clicked_N, self.coin_ZC.size).reshape(shape_ZC)
-        excess_ZC = _bernoulli_kl(self.click_probability_ZC, self._posterior_mean(clicks_ZC, seen_ZC))
+        excess_ZC = bernoulli_kl(self.click_probability_ZC, self.posterior_mean(clicks_ZC, seen_ZC))
         return float(self.popularity_K @ excess_ZC @ self.category_mass_C)
 
-    def _posterior_mean(self, clicks_xC: np.ndarray, seen_xC: np.ndarray) -> np.ndarray:
-        """Estimates click probabilities from the clicks in the exposures seen; the last axis is the category."""
+    def posterior_mean(self, clicks_xC: np.ndarray, seen_xC: np.ndarray) -> np.ndarray:
+        """Returns click probabilities from the clicks in the exposures seen; the last axis is the category."""
         low_C, high_C = self.click_probability_2C
         log_odds_xC = clicks_xC * np.log(high_C / low_C) + (seen_xC - clicks_xC) * np.log((1 - high_C) / (1 - low_C))
         return low_C + (high_C - low_C) * expit(log_odds_xC)
 
-    @cached_property
-    def _bayes_risk(self) -> RiskTable:
-        risk = RiskTable.of(self._posterior_mean, self.click_probability_2C)
-        if risk.risk_2CL[..., -1].max() > 1e-9:
-            raise InputError(
-                f"click_low {self.process.click_low} and click_high {self.process.click_high} at keep_interest "
-                f"{self.process.keep_interest} are so close that {RiskTable.SEEN_MAX // 2} exposures do not separate "
-                "them, and the closed form ends there. Set them further apart, or use bayes_excess_after"
-            )
-        return risk
 
-
-@dataclass(frozen=True)
-class RiskTable:
-    """Expected KL(truth || estimate) in nats of one cell whose number of exposures is Poisson, by the Poisson mean."""
-
-    log_mean_L: Float64[np.ndarray, " L"]
-    risk_2CL: Float64[np.ndarray, "2 C L"]
-
-    SEEN_MAX = 1_024
-    LOWEST_MEAN = 1e-6
-
-    @classmethod
-    def of(
-        cls, estimate: Callable[[np.ndarray, np.ndarray], np.ndarray], truth_2C: Float64[np.ndarray, "2 C"]
-    ) -> RiskTable:
-        """Makes the table of a learner. `estimate` maps (clicks, exposures seen) to click probabilities by category;
-        `truth_2C` are the true ones by coin and category."""
-        log_factorial_T = gammaln(np.arange(cls.SEEN_MAX + 1) + 1.0)
-        truth_21C = truth_2C[:, None, :]
-        risk_T2C = np.empty((cls.SEEN_MAX, *truth_2C.shape))
-        for seen in range(cls.SEEN_MAX):
-            clicks_k1 = np.arange(seen + 1)[:, None]
-            ways_k1 = (log_factorial_T[seen] - log_factorial_T[: seen + 1] - log_factorial_T[seen::-1])[:, None]
-            chance_2kC = np.exp(ways_k1 + clicks_k1 * np.log(truth_21C) + (seen - clicks_k1) * np.log1p(-truth_21C))
-            nats_2kC = _bernoulli_kl(truth_21C, estimate(clicks_k1, np.array(seen)))
-            risk_T2C[seen] = (chance_2kC * nats_2kC).sum(1)
-
-        # The largest mean is half the table's end, so that no Poisson mass is past the end.
-        log_mean_L = np.linspace(np.log(cls.LOWEST_MEAN), np.log(cls.SEEN_MAX / 2), 2_000)
-        seen_T = np.arange(cls.SEEN_MAX)
-        poisson_LT = np.exp(seen_T * log_mean_L[:, None] - np.exp(log_mean_L)[:, None] - log_factorial_T[:-1])
-        return cls(log_mean_L, np.moveaxis(np.tensordot(poisson_LT, risk_T2C, 1), 0, -1))
-
-    def at(self, mean_N: Float64[np.ndarray, " N"], coin: int, category: np.integer) -> Float64[np.ndarray, " N"]:
-        """Returns the risk (nats) of cells with these Poisson means of exposures seen; 0 past the table's end."""
-        return np.interp(np.log(mean_N), self.log_mean_L, self.risk_2CL[coin, category], right=0.0)
-
-
-def _bernoulli_kl(truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+def bernoulli_kl(truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     return rel_entr(truth, estimate) + rel_entr(1 - truth, 1 - estimate)
 
 
