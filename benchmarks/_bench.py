@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders timed in turns, and one JSON line about them."""
+"""The parts of all benchmarks: contenders timed in turns, and one JSON line about them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from typing import Any
 
 
 def in_turns(runs: int, *contenders: Callable[[], Any], warm_up: bool = True) -> list[list[float]]:
-    """Wall seconds of `runs` calls of each contender, one after the other, so that a busy moment of the machine meets
-    all of them. With `warm_up` a first call of each, which compiles, is not counted."""
+    """Returns the wall seconds of `runs` calls of each contender.
+
+    The contenders run in turns, so that a busy moment of the machine meets all of them. With `warm_up` the first call
+    of each, which compiles, is not counted.
+    """
     seconds: list[list[float]] = [[] for _ in contenders]
     for turn in range(-warm_up, runs):
         for call, of_call in zip(contenders, seconds, strict=True):
@@ -27,7 +30,7 @@ def in_turns(runs: int, *contenders: Callable[[], Any], warm_up: bool = True) ->
 
 
 def ratio(seconds: list[float], other_seconds: list[float]) -> dict[str, float]:
-    """Median of `seconds` over that of `other_seconds`, and the range of the ratios of the single turns."""
+    """Returns the median of `seconds` over that of `other_seconds`, and the range of the ratios of single turns."""
     of_turns = [a / b for a, b in zip(seconds, other_seconds, strict=True)]
     return {
         "ratio": significant(median(seconds) / median(other_seconds)),
@@ -37,22 +40,22 @@ def ratio(seconds: list[float], other_seconds: list[float]) -> dict[str, float]:
 
 
 def significant(value: float) -> float:
-    """Three digits: more would not come out again."""
+    """Rounds to three digits, because a second run would not repeat more."""
     return float(f"{value:.3g}")
 
 
 def report(question: str, ratio_of: str, **numbers: Any) -> None:
-    """Prints the line. `ratio_of` says what is divided by what."""
+    """Prints the line. `ratio_of` names numerator and denominator."""
     machine = {
         "cores": len(os.sched_getaffinity(0)),
-        "load_average": round(os.getloadavg()[0], 1),  # of the last minute, this process among it
+        "load_average": round(os.getloadavg()[0], 1),  # over the last minute, this process included
         "date": datetime.date.today().isoformat(),
     }
     print(json.dumps({"question": question, "ratio_of": ratio_of, **numbers, **machine}), flush=True)
 
 
 def need(module: str, extra: str) -> Any:
-    """The module; where it is not installed, exit 2, which `make bench` takes for a question left out."""
+    """Imports the module. If it is not installed, exits with 2, and `make bench` leaves the question out."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -49,13 +49,13 @@ def disturbed(sweep_dir: Path, runs: int, launcher: Launcher) -> Disturbed:
     folders = [sweep_folder.run_dir(sweep_dir, run_id(config)) for config in configs]
     events = [line for folder in folders for line in _lines(folder / "events")]
     return Disturbed(
-        seconds,
-        len(kills),
-        sum((folder / "row.json").exists() for folder in folders),
-        len(list((sweep_dir / "leases").glob("[!.]*"))),
-        events.count("start"),
-        events.count("row"),
-        [line for line in events if line not in ("start", "row")],
+        seconds=seconds,
+        kills=len(kills),
+        rows=sum((folder / "row.json").exists() for folder in folders),
+        leases=len(list((sweep_dir / "leases").glob("[!.]*"))),
+        starts=events.count("start"),
+        rows_written=events.count("row"),
+        faults=[line for line in events if line not in ("start", "row")],
     )
 
 

@@ -14,19 +14,19 @@ import scipy.special
 
 
 @dataclass(frozen=True)
-class Rows:
-    """[R] each. A bootstrap's rows are those that it drew."""
+class FitRows:
+    """R rows of a table, [R] each."""
 
     log_n: np.ndarray
     log_d: np.ndarray
     log_loss: np.ndarray
 
-    def take(self, drawn: np.ndarray) -> Rows:
-        return Rows(self.log_n[drawn], self.log_d[drawn], self.log_loss[drawn])
+    def take(self, drawn: np.ndarray) -> FitRows:
+        return FitRows(self.log_n[drawn], self.log_d[drawn], self.log_loss[drawn])
 
 
-def copied(rows: Rows, delta: float, start: np.ndarray) -> np.ndarray:
-    """L-BFGS-B with its defaults: finite differences, and the mean of the losses, which stops it early."""
+def copied(rows: FitRows, delta: float, start: np.ndarray) -> np.ndarray:
+    """Fits with L-BFGS-B and its defaults: finite differences, and the mean of the losses, which stops it early."""
 
     def loss(theta: np.ndarray) -> float:
         a, b, e, alpha, beta = theta
@@ -36,23 +36,28 @@ def copied(rows: Rows, delta: float, start: np.ndarray) -> np.ndarray:
     return scipy.optimize.minimize(loss, start, method="L-BFGS-B").x
 
 
-def tuned_far(rows: Rows, delta: float, start: np.ndarray) -> np.ndarray:
-    """From far away L-BFGS-B with the exact gradient is fastest: SLSQP takes the same time and finds the optimum less
-    often, BFGS takes 1.7 times as long, least_squares(loss="huber"), TNC and the trust-region methods 3 to 9 times."""
+def tuned_far(rows: FitRows, delta: float, start: np.ndarray) -> np.ndarray:
+    """Fits from a distant start with L-BFGS-B and the exact gradient, the fastest method there.
+
+    SLSQP takes the same time and finds the optimum less often. BFGS takes 1.7 times as long,
+    least_squares(loss="huber"), TNC and the trust-region methods 3 to 9 times.
+    """
     options = {"ftol": 1e-15, "gtol": 1e-7, "maxiter": 5000, "maxfun": 10000}
     return _centred(rows, delta, start, method="L-BFGS-B", options=options)
 
 
-def tuned_near(rows: Rows, delta: float, start: np.ndarray) -> np.ndarray:
-    """From nearby trust-exact with the exact Hessian is: SLSQP, L-BFGS-B and least_squares take 1.1 to 1.3 times as
-    long, BFGS 3 times."""
+def tuned_near(rows: FitRows, delta: float, start: np.ndarray) -> np.ndarray:
+    """Fits from a near start with trust-exact and the exact Hessian, the fastest method there.
+
+    SLSQP, L-BFGS-B and least_squares take 1.1 to 1.3 times as long, BFGS 3 times.
+    """
     return _centred(rows, delta, start, with_hessian=True, method="trust-exact", options={"gtol": 1e-6, "maxiter": 500})
 
 
-def _centred(rows: Rows, delta: float, start: np.ndarray, with_hessian: bool = False, **how) -> np.ndarray:
-    """Around the middle of the data, where sizes and exponents are least correlated."""
+def _centred(rows: FitRows, delta: float, start: np.ndarray, with_hessian: bool = False, **how) -> np.ndarray:
+    """Fits around the middle of the data, where sizes and exponents are least correlated."""
     middle = np.array([rows.log_n.mean(), rows.log_d.mean()])
-    exact = Exact(Rows(rows.log_n - middle[0], rows.log_d - middle[1], rows.log_loss), delta)
+    exact = Exact(FitRows(rows.log_n - middle[0], rows.log_d - middle[1], rows.log_loss), delta)
     start = start.copy()
     start[:2] -= start[3:] * middle
     hessian = {"hess": exact.hessian} if with_hessian else {}
@@ -66,11 +71,11 @@ class Exact:
 
     SCALE = 1e6
 
-    def __init__(self, rows: Rows, delta: float):
+    def __init__(self, rows: FitRows, delta: float):
         self.rows, self.delta = rows, delta
 
     def _law(self, theta: np.ndarray) -> tuple[np.ndarray, ...]:
-        """log law over log loss, and the terms' shares."""
+        """Returns log law minus log loss, and the terms' shares."""
         a, b, e, alpha, beta = theta
         of_n, of_d = a - alpha * self.rows.log_n, b - beta * self.rows.log_d
         top = np.maximum(of_n, of_d)

@@ -1,9 +1,9 @@
 """SessionRec's training step in PyTorch: the mean encoder, the Transformer, sampled softmax, Adam and lazy Adam.
 
-What PyTorch is good at and XLA is not is used. Shapes may change from step to step, so that an item embedding is
-computed once for each distinct item and only what is scored is gathered; the loader (`Batch.of`, not timed) has found
-out what that is. Letters as in the model: T items, S session slots, M distinct items of a step, N negatives, C scored
-clicks, X scored exposures, D width, E ID width.
+It uses what PyTorch is good at and XLA is not. Shapes may change from step to step, so an item embedding is computed
+once for each distinct item, and only what is scored is gathered. The loader (`Batch.of`, not timed) finds those
+places. Letters as in the model: T items, S session slots, M distinct items of a step, N negatives, C scored clicks, X
+scored exposures, D width, E ID width.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Batch(NamedTuple):
     position_RL: Tensor
     mask_R1LL: Tensor
     user_starts_U1: Tensor
-    """First session of each user, and one past the last session: what flash attention wants instead of the mask."""
+    """First session of each user, and one past the last session. Flash attention takes these in place of the mask."""
     exposed_X: Tensor
     """Places in T of the items that are scored."""
     query_X: Tensor
-    """Session before each."""
+    """The session before each of these."""
     clicked_X: Tensor
     click_C: Tensor
     """Places in T of the clicked among them."""
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, inputs: Inputs, target_S: np.ndarray) -> Batch:
-        """Of one shard, all of whose slots hold a session and whose sessions hold items."""
+        """Makes the batch of one shard. All its slots must hold a session, and all its sessions items."""
         session_T = inputs.session_of_item_T
         exposed_X = np.flatnonzero(target_S[session_T])
         clicked_X = inputs.feedback_T[exposed_X] == CLICKED
@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """All of the model but the item tables."""
+    """The model without the item tables."""
 
     def __init__(self, model: Model, positions: int, feedback_kinds: int):
         super().__init__()
@@ -108,10 +108,13 @@ class Net(nn.Module):
         log_q_C: Tensor,
         own: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Retrieval nats per click and rank nats per exposure. `x_ME`, `bias_M`: rows of the tables; `own`: (session,
-        negative) pairs that are no negatives, since the next session clicked the item."""
+        """Returns retrieval nats per click and rank nats per exposure.
+
+        `x_ME` and `bias_M` are rows of the tables. `own` are (session, negative) pairs to leave out, because the next
+        session clicked the item.
+        """
         e_MD = self.mlp_out(F.silu(self.mlp_in(x_ME))) + self.linear(x_ME)
-        # the mean of sums is the sum of means: nothing of T rows is made
+        # the mean of sums is the sum of means: no array of T rows is made
         s_SD = F.embedding_bag(place_T, e_MD, batch.starts_S, mode="mean")
         s_SD = s_SD + F.embedding_bag(batch.feedback_T, self.feedback, batch.starts_S, mode="mean")
         s_RLD = self.project(s_SD).view(*batch.position_RL.shape, -1)
@@ -132,7 +135,7 @@ class Net(nn.Module):
 
 
 class Stepper:
-    """A model with its optimizers, which takes steps. The tables are read and updated row by row, by SparseAdam."""
+    """A model with its optimizers. SparseAdam reads and updates the tables row by row."""
 
     def __init__(self, model: Model, optimizer: Optim, alpha: float, rate: float, params: dict[str, Any],
                  log_q_V: np.ndarray, compiled: bool):  # fmt: skip
@@ -162,7 +165,7 @@ class Stepper:
         return drawn_N.clamp_(1, len(self.log_q_V) - 1)
 
     def __call__(self, batch: Batch, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """A step against the negatives drawn. Nats per click and per exposure, before it."""
+        """Takes a step against the drawn negatives. Returns the nats per click and per exposure before it."""
         negative_N, times_N = torch.unique(draw, return_counts=True)
         item_M, place_X = torch.unique(torch.cat([batch.item_T, negative_N]), return_inverse=True)
         place_T, place_N = place_X.split([len(batch.item_T), len(negative_N)])
@@ -192,7 +195,7 @@ class Stepper:
         return retrieval.detach(), rank.detach()
 
     def moments(self) -> dict[str, np.ndarray]:
-        """First moments by the names of `of_params`, and of the tables: after one step, gradient x (1 - beta1)."""
+        """Returns first moments by the names of `of_params`. After one step they are gradient x (1 - beta1)."""
         of_body = {name: self.body.state[x]["exp_avg"] for name, x in self.net.named_parameters()}
         of_tables = {"item_table": self.tables.state[self.table], "item_bias": self.tables.state[self.bias]}
         return {name: x.cpu().numpy() for name, x in of_body.items()} | {
@@ -201,7 +204,7 @@ class Stepper:
 
 
 def of_params(params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Our parameters, or anything shaped like them, by the names of Net; matrices transposed, layers unstacked."""
+    """Renames our parameters to the names of Net. Matrices are transposed and layers are unstacked."""
     embedding, session, sequence, heads = (
         params[name] for name in ("item_embedding", "session_encoder", "sequence_encoder", "heads")
     )

@@ -155,7 +155,7 @@ def one_by_one(name: str, table: RunTable, starts: int, draws: int) -> Found:
         "tuned": (_recipes.tuned_far, _recipes.tuned_near, len(os.sched_getaffinity(0))),
     }[name]
     problem = Problem.of(table, LAWS["chinchilla"], None, centre={"n": 1.0, "d": 1.0})
-    rows = _recipes.Rows(np.log(table.n), np.log(table.d), np.log(table.loss))
+    rows = _recipes.FitRows(np.log(table.n), np.log(table.d), np.log(table.loss))
     rng = np.random.default_rng(0)
     grid = rng.permutation(hoffmann_starts(problem.centre))[:starts]
     draw = np.sort(rng.permutation(DRAWS)[:draws])

@@ -2,11 +2,10 @@
 
     python benchmarks/input_pipeline.py
 
-Four epochs of the demo's process: packed users, sessions and items a second that the pipeline gives out (shuffle,
-first-fit, arrays, Grain's one thread), that the step takes in when the batches lie ready, and that the two reach
-together as they do in training, where they share the cores. Above 1 the pipeline is the faster one. `host`: the
-pipeline of one of two hosts, each on a machine of its own, which lays out its own half of every batch but packs all
-rows; its rates are of whole batches.
+Four epochs of the demo's process. The rates are packed users, sessions and items a second: of the pipeline alone
+(shuffle, first-fit, arrays, Grain's one thread), of the step alone with the batches in memory, and of both together
+as in training, where they share the cores. Above 1 the pipeline is faster. `host` is the pipeline of one of two
+hosts. It packs all rows but lays out only its half of every batch; its rates are of whole batches.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What does one training step of next-item prediction cost against next-session prediction, at equal history?
+"""The cost of a training step: next-item prediction against next-session prediction, at equal history.
 
     python benchmarks/paradigm_cost.py
 
-Both read the same exposures of the same users: 4 users of exactly 32 sessions, one a row. NSPP has 32 slots a row;
-NIPP+ makes every exposure a slot of its own, so 32 x items of them. As sessions grow from 1 to 40 items: step time,
-timed in turns; peak memory by XLA's analysis of the compiled step (arguments + outputs - what they share + temporary
-buffers); training FLOPs by sessionrec_jax.model.count. `growth` is the least-squares slope of their logarithms over the
-logarithm of the items from 5 up: an exponent over these sizes, not a limit. Above 1 NSPP is the cheaper one.
+Both read the same exposures of the same users: 4 users of exactly 32 sessions, one user a row. NSPP has 32 slots a
+row; NIPP+ makes every exposure a slot of its own, so it has 32 x items slots. Sessions grow from 1 to 40 items.
+Measured are the step time, in turns; the peak memory by XLA's analysis of the compiled step (arguments + outputs -
+what they share + temporary buffers); and the training FLOPs by sessionrec_jax.model.count. `growth` is the
+least-squares slope of their logarithms over the logarithm of the items from 5 up: an exponent over these sizes, not a
+limit. Above 1 NSPP is the cheaper one.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ FEEDBACK_KINDS = 2
 
 @dataclass(frozen=True)
 class Contender:
-    """One compiled step and what it is known to need."""
+    """One compiled step and its costs."""
 
     step: Callable[[], Any]
     exposures: int
     peak_bytes: int
     flops: float
     attention_flops: float
-    """The part of `flops` that multiplies slots by slots: all that the length of the row adds to a slot's work."""
+    """The part of `flops` that multiplies slots by slots: the work that a longer row adds to a slot."""
 
 
 def main() -> None:
@@ -100,7 +101,7 @@ def case(items: int, runs: int) -> dict[str, float]:
 
 
 def equal_sessions(items: int) -> FlatLog:
-    """USERS x SESSIONS sessions of exactly `items` exposures of random items; every other exposure is clicked."""
+    """Makes USERS x SESSIONS sessions of exactly `items` random exposures. Every other exposure is clicked."""
     sessions, exposures = USERS * SESSIONS, USERS * SESSIONS * items
     return FlatLog(
         item_N=np.random.default_rng(0).integers(1, CATALOGUE + 1, exposures, dtype=np.int32),
@@ -113,7 +114,7 @@ def equal_sessions(items: int) -> FlatLog:
 
 
 def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
-    """The step that `sessionrec train` would run on these histories, compiled and ready to be called."""
+    """Compiles the step that `sessionrec train` would run on these histories."""
     row_slots = SESSIONS if paradigm == "nspp" else SESSIONS * items
     config = replace(Config(), OVERRIDES | {"paradigm": paradigm, "data.sessions_per_row": row_slots})
     batch = full_batch(config, log, BatchShape(1, USERS, row_slots, SESSIONS * items))
@@ -148,7 +149,7 @@ def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
 
 
 def full_batch(config: Config, log: FlatLog, shape: BatchShape) -> Batch:
-    """The one batch of the log in the slots of the paradigm. Without padding, so that neither side pays for it."""
+    """Returns the one batch of the log in the paradigm's slots. No padding: neither side is to pay for it."""
     view = slots(log, config.paradigm)
     users, sessions, items = np.arange(log.users), shape.sessions_per_row, shape.items_per_row
     windows = view.to_stored(make_windows(view.log, users, TRAIN, sessions=sessions, items=items))
@@ -160,7 +161,7 @@ def full_batch(config: Config, log: FlatLog, shape: BatchShape) -> Batch:
 
 
 def growth(cases: list[dict[str, float]], paradigm: str) -> dict[str, float]:
-    """d log cost / d log items a session, by least squares."""
+    """Returns d log cost / d log items a session, by least squares."""
     large = [of for of in cases if of["items_per_session"] >= GROWTH_FROM]
     log_items = np.log([of["items_per_session"] for of in large])
     costs = {"time": "ms", "memory": "mb", "flops": "flops"}

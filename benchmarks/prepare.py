@@ -1,12 +1,12 @@
-"""How fast is preparation, how much memory does it take, and how do both grow with the log?
+"""The speed and memory of preparation, and how both grow with the log.
 
     python benchmarks/prepare.py [--full]
 
-Logs of the known-truth process of 1e6 and 1e7 exposures (--full: 1e8 too), as parquet files, sessions cut at pauses of
-30 minutes. Beside it DuckDB takes out duplicates, cuts the same sessions and writes them as lists, which is part of the
-work: no checks, no dense ids, no split, no counts, and no record a user. Each side runs in a process of its own, in
-turns, start included; its CPU seconds depend less on what else the machine does. `pip install 'sessionrec-jax[bench]'`
-brings DuckDB. `ratio`: DuckDB's seconds over ours at the longest log.
+Logs of the known-truth process of 1e6 and 1e7 exposures (--full: 1e8 too), as parquet files, sessions cut at pauses
+of 30 minutes. The other side is DuckDB. It drops duplicates, cuts the same sessions and writes them as lists. That is
+only part of the work: no checks, no dense ids, no split, no counts, and no record a user. Each side runs in a process
+of its own, in turns, start included. CPU seconds depend less on what else the machine does. `pip install
+'sessionrec-jax[bench]'` brings DuckDB. `ratio`: DuckDB's seconds over ours at the longest log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sessionrec_jax.data.synthetic.process import ZipfIntent
 USERS_A_FILE = 32_768
 EXPOSURES_A_USER = 144
 TURNS = 3
-GIBIBYTE = 2**20  # of what getrusage counts, kibibytes
+GIBIBYTE = 2**20  # in kibibytes, which getrusage counts
 
 SESSIONS = """
 COPY (
@@ -49,7 +49,7 @@ COPY (
 
 
 def ours(log: Path, out: Path) -> int:
-    """Sessions."""
+    """Prepares the log and returns the number of sessions."""
     import polars as pl
 
     from sessionrec_jax.data.preparation.prepare import Settings, prepare
@@ -71,7 +71,7 @@ SIDES = {"ours": ours, "duckdb": duckdb}
 
 
 def run(side: str, log: Path, folder: Path) -> dict[str, float]:
-    """Seconds, CPU seconds, GiB and sessions of one side in a process of its own."""
+    """Returns seconds, CPU seconds, GiB and sessions of one side, run in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         command = [sys.executable, __file__, "--side", side, "--log", str(log), "--out", f"{out}/{side}"]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -96,12 +96,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.side:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         sessions = SIDES[asked.side](asked.log, asked.out)
-        seconds, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
+        seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
         cpu_seconds = used.ru_utime + used.ru_stime
-        told = {"seconds": seconds, "cpu_seconds": cpu_seconds, "gib": used.ru_maxrss / GIBIBYTE, "sessions": sessions}
-        print(json.dumps(told))
+        measured = {
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "gib": used.ru_maxrss / GIBIBYTE,
+            "sessions": sessions,
+        }
+        print(json.dumps(measured))
         return
     need("duckdb", "bench")
     sizes = [10**6, 10**7, *([10**8] if asked.full else [])]
@@ -127,7 +132,7 @@ def main() -> None:
                 | ratio(seconds["duckdb"], seconds["ours"])
             )
     report(
-        "preparation of a log, beside DuckDB cutting the same sessions and no more",
+        "preparation of a log, against DuckDB cutting the same sessions and no more",
         "seconds of DuckDB / ours, longest log",
         **{name: cases[-1][name] for name in ("ratio", "ratio_lowest", "ratio_highest")},
         cases=cases,

@@ -1,13 +1,13 @@
-"""What do K small runs cost side by side in one program against one after the other, by size of the model?
+"""The cost of K small runs side by side in one program, against one after the other, by size of the model.
 
     python benchmarks/runs_together.py [--sizes xxs s] [--together 8]
     python benchmarks/runs_together.py --sizes xxs xs s m l --together 4 16 64     # on an accelerator
 
-Runs of the demo's settings that differ in their seed and their rate, whole: packing, steps, log and the last
-checkpoint. `ratio`: seconds of the loop of K runs together, compiling left out, over the sum of the loops of the same
-runs alone; below 1 it pays to train them together. `whole` is the same of all that `train` does (reading the catalogue,
-cutting histories, first state, restoring nothing), which runs together do once. `input_wait_share` of the loop together
-says whether packing, which is one run's work times K, still keeps up.
+These are whole runs of the demo's settings that differ in seed and learning rate: packing, steps, log and the last
+checkpoint. `ratio`: seconds of the loop of K runs together, without compiling, over the sum of the loops of the same
+runs alone. Below 1 it pays to train them together. `whole` compares everything that `train` does (reading the
+catalogue, cutting histories, the first state), which runs together do once. `input_wait_share` of the loop together
+shows if packing, which is one run's work times K, still keeps up.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def case(prepared: Prepared, size: str, together: int, folder: Path) -> dict[str
         loops["alone"].append(sum(_loop_seconds(trained([config])[0][0]) for config in configs))
 
     whole = in_turns(RUNS, side_by_side, one_by_one)
-    timed = {name: seconds[1:] for name, seconds in loops.items()}  # less the warm-up
+    timed = {name: seconds[1:] for name, seconds in loops.items()}  # without the warm-up
     steps = trained(configs[:1])[0][0].history.steps
     return {
         "size": size,

@@ -1,20 +1,18 @@
-"""Which way of taking the mean over each session's items is the fastest, and how close to the memory's limit is it?
+"""The fastest way to take the mean over each session's items, and its share of the memory bandwidth.
 
     python benchmarks/segment_op.py
     python benchmarks/segment_op.py --users 1024 --compute bfloat16      # on a GPU
 
-Over the items of every session, users of up to 50 sessions of up to 24 items, the same sessions for all, forward alone
-and forward and backward; results are float32:
-packed: [T, D] by `segment_mean`, as the model does it
-padded: [S, I, D] with a mask
-one_hot: packed user by user, [U, T, D] padded to the longest user, times a one-hot matrix [U, S, T]
-cumsum: [T, D] summed along, and the differences at the borders of sessions
-`bandwidth_share` is the least that must be moved (each item read, each session written; backward, each session read and
-each item written) over the seconds and the bandwidth of this machine, measured in the same run on one large array.
-Arrays that fit into a cache may pass 1. Where calls do not wait for their results, ten are timed at once.
+Users have up to 50 sessions of up to 24 items, the same sessions for all ways. Timed are forward alone, and forward
+and backward; results are float32: packed: [T, D] by `segment_mean`, as in the model padded: [S, I, D] with a mask
+one_hot: packed user by user, [U, T, D] padded to the longest user, times a one-hot matrix [U, S, T] cumsum:
+differences of the cumulative sum of [T, D] at the borders of sessions `bandwidth_share` is the least traffic (each
+item read, each session written; backward, each session read and each item written) over the seconds and the bandwidth
+of this machine, measured in the same run on one large array. Arrays that fit into a cache may exceed 1. On a device
+that runs calls asynchronously, ten are timed at once.
 
-Attention within sessions, packed by `segment_attention` against padded: from queries, keys and values on. The matrices
-before and after it, of which packing has fewer rows, are left out. Below 1 the packed one is faster.
+Attention within sessions is timed too, packed by `segment_attention` against padded, from queries, keys and values
+on. The matrices before and after it, where packing has fewer rows, are left out. Below 1 the packed one is faster.
 """
 
 from __future__ import annotations
@@ -70,8 +68,10 @@ def main() -> None:
 
 
 def bytes_per_second() -> float:
-    """Read and written, by the fastest of some passes over one large array. In place: a new array of this size costs
-    the operating system more than the memory."""
+    """Measures reading plus writing, by the fastest of some passes over one large array.
+
+    The array is updated in place, because a new one of this size costs the operating system more than the memory.
+    """
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = add(jnp.zeros(BANDWIDTH_BYTES // 4))
     seconds = []
@@ -159,13 +159,13 @@ def attention_case(args: argparse.Namespace, width: int, filled: float) -> dict[
 
 
 def sessions(users: int, filled: float) -> np.ndarray:
-    """Which of the padded slots [S, I] hold an item. `filled`: about which share of them."""
+    """Draws which of the padded slots [S, I] hold an item: about the share `filled` of them."""
     drawn_S = np.random.default_rng(0).geometric(1 / (filled * ITEMS * 1.15), users * SESSIONS)
     return np.arange(ITEMS) < np.minimum(drawn_S, ITEMS)[:, None]
 
 
 def packed(x_SI: np.ndarray, is_item_SI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The items [T, ...] of padded [S, I, ...] and the session of each, with padding at the end."""
+    """Packs padded [S, I, ...] into items [T, ...] and the session of each, with padding at the end."""
     x_T, session_T = x_SI[is_item_SI], np.nonzero(is_item_SI)[0]
     padding = round(PADDING * len(x_T))
     fill = np.zeros((padding, *x_T.shape[1:]), x_T.dtype)
@@ -173,7 +173,7 @@ def packed(x_SI: np.ndarray, is_item_SI: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def timed(calls: Sequence[Callable[[], Any]]) -> list[list[float]]:
-    """Seconds of each, in turns."""
+    """Times each call, in turns."""
 
     def several(call: Callable[[], Any]) -> None:
         jax.block_until_ready([call() for _ in range(CALLS)])

@@ -1,11 +1,11 @@
-"""What does the machinery of a sweep cost a run, and does it lose or repeat runs when workers are killed?
+"""The cost of a sweep's machinery a run, and a check that killed workers lose and repeat no run.
 
     python benchmarks/sweep.py
 
-Runs that are nothing but their row, by a sweep and by a plain pool of as many processes, which knows no leases, no
-other hosts and no deaths; `ratio`: seconds of the sweep over the pool's. Then tiny real runs, one after the other in
-one worker: what the sweep takes longer than its runs do. Then 1,000 runs that sleep up to .2 s, by workers that are
-killed after a second on average.
+First: runs that only write their row, by a sweep and by a plain pool of the same number of processes, which has no
+leases, no other hosts and no deaths. `ratio`: seconds of the sweep over the pool's. Second: tiny real runs, one after
+the other in one worker; measured is the time beyond the runs themselves. Third: 1,000 runs that sleep up to .2 s, by
+workers that are killed after a second on average.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         in_pool, in_sweep = empty_runs(Path(folder))
         outside = real_runs(Path(folder))
-        told = disturbed(Path(folder) / "disturbed", DISTURBED_RUNS, Launcher(WORKERS))
+        outcome = disturbed(Path(folder) / "disturbed", DISTURBED_RUNS, Launcher(WORKERS))
     report(
         "A sweep's machinery against a plain pool of processes, and with workers killed at random",
         "seconds of a sweep of empty runs / of a pool",
@@ -54,12 +54,12 @@ def main() -> None:
         empty_runs=EMPTY_RUNS,
         real_runs=REAL_RUNS,
         workers=WORKERS,
-        disturbed=told._asdict() | {"seconds": significant(told.seconds), "runs": DISTURBED_RUNS},
+        disturbed=outcome._asdict() | {"seconds": significant(outcome.seconds), "runs": DISTURBED_RUNS},
     )
 
 
 def empty_runs(folder: Path) -> tuple[list[float], list[float]]:
-    """Seconds of the pool's turns and of the sweep's."""
+    """Returns the seconds of the pool's turns and of the sweep's."""
     configs = [replace(Config(), {"train.seed": seed}) for seed in range(EMPTY_RUNS)]
     sweeps, pools = (iter([folder / f"{kind}{turn}" for turn in range(TURNS)]) for kind in ("sweep", "pool"))
 
@@ -83,17 +83,19 @@ def write_row(config: Config, pool_dir: Path) -> None:
 
 
 def real_runs(folder: Path) -> float:
-    """Seconds a run that the sweep of one worker takes beyond what its runs take by themselves. Start of the worker and
-    of jax included, shared out over the runs."""
+    """Returns the seconds a run that a sweep of one worker takes beyond the runs themselves.
+
+    The start of the worker and of jax is included, divided over the runs.
+    """
     prepared = prepare(
         synthetic.read(synthetic.Options(users=200, base=4, depth=3, seed=1)), folder / "log", Settings()
     )
     base = replace(Config(), SMALL | {"data.path": str(prepared.path)})
     layout = Plan(users=(80,), sizes=("xxs",), epochs=(2.0,), seeds=tuple(range(REAL_RUNS))).lay_out(base, prepared)
     sweep_folder.begin(folder / "real", "grid", layout.configs, layout.files)
-    begun = time.monotonic()
+    start = time.monotonic()
     Launcher(1).launch(folder / "real", timed)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     inside = [float(path.read_text()) for path in (folder / "real").glob("runs/*/seconds")]
     return (seconds - sum(inside)) / len(inside)
 
@@ -101,9 +103,9 @@ def real_runs(folder: Path) -> float:
 def timed(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> None:
     from sessionrec_jax.row import run  # starts jax, which is not the run's time
 
-    begun = time.monotonic()
+    start = time.monotonic()
     run(config, run_dir, plan, quiet=True, stop=stop, write=write)
-    (run_dir / "seconds").write_text(str(time.monotonic() - begun))
+    (run_dir / "seconds").write_text(str(time.monotonic() - start))
 
 
 if __name__ == "__main__":

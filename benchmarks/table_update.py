@@ -4,7 +4,7 @@
 
 One step of a small Transformer (width 64, one layer, ID width 64) on the same batch shape, 16 rows of 32 sessions of 8
 items, 512 negatives, for catalogues of 1e4, 1e5, 1e6 items: medians in turns. Above 1 sparse is faster. `growth` is the
-step's time at the largest catalogue over that at the smallest. With --largest one more size is run, sparse only.
+step's time at the largest catalogue over that at the smallest. --largest adds one more size, sparse only.
 """
 
 from __future__ import annotations

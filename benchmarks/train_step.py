@@ -1,4 +1,4 @@
-"""What does a training step cost against the same one in PyTorch? By size of the body and of the catalogue.
+"""The cost of a training step against the same step in PyTorch, by size of the body and of the catalogue.
 
     pip install -e '.[bench]'
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/train_step.py [--bodies 10k 100k 1M 5M] [--compile]
@@ -6,11 +6,11 @@
 
 The mean encoder, the Transformer, sampled softmax against 512 negatives, the pointwise rank loss, AdamW for the body
 and lazy Adam for the rows of the tables that a step reads (torch.optim.SparseAdam), on all cores or the accelerator
-that JAX finds, activations kept on both sides; the same batches of rows of 64 sessions of 8 items on average, items by
-Zipf's law. First both take a step from the same parameters against the same negatives: losses and gradients must agree.
-Then they run in turns, against draws of their own. Above 1 ours is faster. `cpu` divides CPU seconds instead: beside
-other work they are the steadier number. Without the tunable, whose value the line carries, XLA's buffers are new
-pages in every step. `flops_utilization`: the step's FLOPs by the closed formula, over its seconds and the rate of
+that JAX finds, activations kept on both sides; the same batches of rows of 64 sessions of 8 items on average, items
+by Zipf's law. First both take a step from the same parameters against the same negatives: losses and gradients must
+agree. Then they run in turns, against draws of their own. Above 1 ours is faster. `cpu` divides CPU seconds instead:
+they are steadier if the machine does other work. Without the tunable, whose value the line records, XLA's buffers are
+new pages in every step. `flops_utilization`: the step's FLOPs by the closed formula, over its seconds and the rate of
 matrix products that JAX reaches here. bfloat16 is autocast in PyTorch, with flash attention on a GPU.
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any, Literal
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".5")  # of a GPU: the other half is PyTorch's
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".5")  # half of a GPU: the other half is PyTorch's
 
 import jax
 import numpy as np
@@ -90,12 +90,12 @@ class Ours:
 
     @staticmethod
     def losses(sums: Sums) -> tuple[float, float]:
-        """Retrieval nats per click and rank nats per exposure; waits for the step."""
+        """Waits for the step and returns retrieval nats per click and rank nats per exposure."""
         sums = jax.device_get(sums)
         return sums.retrieval_nats / sums.clicked_items, sums.rank_nats / sums.rank_terms
 
     def drawn(self) -> np.ndarray:
-        """Negatives of the first step, as sessionrec_jax.training.step draws them."""
+        """Returns the negatives of the first step, as sessionrec_jax.training.step draws them."""
         of_step = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)
         negatives = jax.device_get(sample_negatives(of_step, self.fixed.proposal, LOSS.negatives))
         return np.repeat(negatives.item_N, negatives.times_N.astype(int))
@@ -125,7 +125,7 @@ class Theirs:
 
 
 def make_batch(rng: np.random.Generator, items: int, rows: int) -> tuple[Inputs, np.ndarray]:
-    """Four users a row; every session has an item or more, 8 on average, and no slot is empty."""
+    """Makes rows of four users. Every session has at least one item, 8 on average, and no slot is empty."""
     sessions = rows * SLOTS
     slots = sessions * ITEMS
     item_T = np.minimum(np.exp(rng.random(slots) * np.log(items + 1)), items).astype(np.int32)
@@ -157,7 +157,7 @@ def contenders(
 
 
 def assert_same_step(ours: Ours, theirs: Theirs, near: float) -> float:
-    """Takes one on each side. Largest relative difference of a loss, or of a tensor's gradient (Euclidean norms)."""
+    """Takes one step on each side. Returns the largest relative difference of a loss or a gradient (Euclidean norms)."""
     draw = ours.drawn()
     losses = ours.losses(ours()), theirs.losses(theirs(draw))
     differences = {loss: abs(a - b) / abs(a) for loss, a, b in zip(("retrieval", "rank"), *losses, strict=True)}
@@ -170,11 +170,11 @@ def assert_same_step(ours: Ours, theirs: Theirs, near: float) -> float:
 
 
 class Turn:
-    """Steps enough for a turn, and the CPU seconds of each, beside the wall seconds that `in_turns` takes."""
+    """Enough steps for a turn. It measures the CPU seconds of a step; `in_turns` measures the wall seconds."""
 
     def __init__(self, side: Ours | Theirs):
         self.side, self.cpu_seconds = side, []
-        for _ in range(BATCHES):  # those of another shape compile again
+        for _ in range(BATCHES):  # batches of another shape compile again
             side.losses(side())
         start = time.perf_counter()
         side.losses(side())
@@ -194,7 +194,7 @@ def case(body: str, items: int, args: argparse.Namespace) -> dict[str, Any]:
     turns = [Turn(one) for one in (theirs, ours)]
     wall = in_turns(RUNS, *turns)
     wall = [[seconds / turn.steps for seconds in of_turns] for of_turns, turn in zip(wall, turns, strict=True)]
-    cpu = [turn.cpu_seconds[1:] for turn in turns]  # less the warm-up
+    cpu = [turn.cpu_seconds[1:] for turn in turns]  # without the warm-up
     sessions = args.rows * SLOTS
     counted = spec._replace(session_items=ITEMS)
     flops = count.flops_train(counted, LOSS, items=sessions * ITEMS, sessions=sessions, steps=1)

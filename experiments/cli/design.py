@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     planned = args.planned or (args.loss is None and args.metric is None)
     found = _advise_planned(args) if planned else _advise_finished(args)
     if args.json is not None:
-        write_json(plain(found.to_dict()), args.json)
+        write_json(plain(found), args.json)
     show(found, Console())
     if planned and not found.verdict.identifies:
         raise Refusal(f"these runs cannot identify {found.verdict.law}: {' '.join(found.verdict.reasons)}")

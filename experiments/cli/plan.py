@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     fitted = scaling.load(args.from_)
     found = advise(fitted, args.budget, open_params=_open_params(args.from_), unique=args.unique)
     if args.json is not None:
-        write_json(plain(found.to_dict()), args.json)
+        write_json(plain(found), args.json)
     show(found, Console())
     return 0
 

@@ -60,7 +60,8 @@ class Band:
 
 @dataclass(frozen=True)
 class Frontier:
-    law: str
+    """The best N and D over B budgets."""
+
     budgets_B: np.ndarray
     """C in FLOPs."""
     n: Band
@@ -71,8 +72,6 @@ class Frontier:
     d_exponent: Estimate95
     """b of D* ~ C^b; a + b = 1."""
     flops_per_nd: float
-    unique: float | None
-    """The amount of unique data, for a law that knows repetition."""
     extrapolation_B: np.ndarray
     """C over the largest C of the fitted data. Above 1 the law is used beyond its data."""
     open_reason: str | None
@@ -115,7 +114,6 @@ def frontier(fitted: FittedLaw, budgets_B: np.ndarray, unique: float | None = No
     a, a_S = (_exponents(fitted, budgets_B, theta, unique) for theta in (fitted.theta_P[None], fitted.cloud_SP))
     n_exponent = _band(a, a_S[:, None]).at(0)
     return Frontier(
-        law=fitted.law.name,
         budgets_B=budgets_B,
         n=Band(np.exp(log_n.value_B), np.exp(log_n.low_B), np.exp(log_n.high_B)),
         d=Band(np.exp(log_nd_B - log_n.value_B), np.exp(log_nd_B - log_n.high_B), np.exp(log_nd_B - log_n.low_B)),
@@ -123,7 +121,6 @@ def frontier(fitted: FittedLaw, budgets_B: np.ndarray, unique: float | None = No
         n_exponent=n_exponent,
         d_exponent=Estimate95(_rest(n_exponent.value), _rest(n_exponent.high), _rest(n_exponent.low)),
         flops_per_nd=fitted.flops_per_nd,
-        unique=unique,
         extrapolation_B=budgets_B / fitted.ranges["c"][1],
         open_reason=_open_reason(point.log_n_SB, cloud.log_n_SB),
     )

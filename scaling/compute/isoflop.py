@@ -276,7 +276,7 @@ def _line(method: str, budgets: list[Budget], path: Frontier | None) -> ScalingL
             f"{len(found)} of {len(budgets)} budgets have a minimum; a line with an interval needs {FEWEST_BUDGETS}. "
             "Cure those that were refused, or run more budgets."
         )
-        return ScalingLine(method, NO_ESTIMATE, NO_ESTIMATE, flops_B, refused)
+        return ScalingLine(method, NO_ESTIMATE, NO_ESTIMATE, flops_B, refused=refused)
     if method == "surface" and path is not None:
         return ScalingLine(method, path.n_exponent, path.d_exponent, flops_B)
     a, half = _slope(np.log(flops_B), np.log([n for _, n in found]))

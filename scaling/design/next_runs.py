@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -37,9 +37,6 @@ class NextRuns:
     verdict: Verdict
     cure: Cure | None
     proposal: RunProposal | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def read_planned(path: str | Path, columns: Columns) -> RunTable:
@@ -106,16 +103,10 @@ def next_runs(
     points = design_points(table, chosen)
     known_floor = table.known_floor if floor is None and chosen.has_floor else floor
     refused = _refusal_of(table, chosen, known_floor)
-    if assumed is not None:
-        assumptions = (_assumption(table, assumed, source),)
-    elif refused is None:
-        fitted = fit(table, law, floor=known_floor, bootstrap=0, full=False)
-        noise = fit_sigma(fitted.residual(), len(fitted.theta_P))
-        assumptions = (Assumption(fitted, noise, f"the fit of {len(table)} runs"),)
-    elif (exponent := ray_slope(table)) is not None:
-        assumptions = along_ray(table, chosen, exponent, known_floor)
+    if assumed is None:
+        assumptions = _own_assumptions(table, chosen, known_floor, refused)
     else:
-        raise Refusal(f"{refused} To find runs that would cure it, assume a law: its parameters, or a fit.json.")
+        assumptions = (_with_noise_of(table, assumed, source),)
     if sigma is not None:
         assumptions = tuple(dataclasses.replace(a, sigma=sigma) for a in assumptions)
     if refused is not None and refusal(assumptions[0].law, points)[0] is None:
@@ -143,10 +134,24 @@ def _refusal_of(table: RunTable, law: registry.Law, known_floor: float | None) -
     return None
 
 
-def _assumption(table: RunTable, law: FittedLaw, source: str) -> Assumption:
+def _own_assumptions(
+    table: RunTable, law: registry.Law, known_floor: float | None, refused: str | None
+) -> tuple[Assumption, ...]:
+    """Assumes the table's own fit, or, if that is refused, what a single ray lets one assume."""
+    if refused is None:
+        fitted = fit(table, law.name, floor=known_floor, bootstrap=0, full=False)
+        sigma = fit_sigma(fitted.residual(), len(fitted.theta_P))
+        return (Assumption(fitted, sigma, f"the fit of {len(table)} runs"),)
+    exponent = ray_slope(table)
+    if exponent is None:
+        raise Refusal(f"{refused} To find runs that would cure it, assume a law: its parameters, or a fit.json.")
+    return along_ray(table, law, exponent, known_floor)
+
+
+def _with_noise_of(table: RunTable, fitted: FittedLaw, source: str) -> Assumption:
     """Takes the noise from repeated runs of the table, else from the table's spread around the law."""
-    noise = seed_noise(table, law.law)
+    noise = seed_noise(table, fitted.law)
     if noise is not None:
-        return Assumption(law, max(noise.sigma, SIGMA_LEAST), f"{source}; noise from repeated runs")
-    residual_R = np.log(table.response(law.law)) - np.log(law.loss_at(table.points(law.law))[0])
-    return Assumption(law, fit_sigma(residual_R, 0), f"{source}; noise from the table's spread around it")
+        return Assumption(fitted, max(noise.sigma, SIGMA_LEAST), f"{source}; noise from repeated runs")
+    residual_R = np.log(table.response(fitted.law)) - np.log(fitted.loss_at(table.points(fitted.law))[0])
+    return Assumption(fitted, fit_sigma(residual_R, 0), f"{source}; noise from the table's spread around it")

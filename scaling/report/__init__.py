@@ -44,7 +44,7 @@ def write(
     from scaling.report.compute import frontier_of, isoflop_of
     from scaling.report.exports import replace, write_figures, write_fits
     from scaling.report.figures.gallery import CAPTIONS, all_figures
-    from scaling.report.figures.parts import Subject
+    from scaling.report.figures.parts import Subject, as_dict
     from scaling.report.page import Content, page
 
     out = Path(out)
@@ -54,19 +54,11 @@ def write(
         raise InputError(f"cannot write {out}: there is no folder {out.parent}")
     columns = ReportColumns() if columns is None else columns
     drawn = next((fit for _, fit in fits if isinstance(fit, Fit)), None)
-    charts, isoflop, frontier = {}, isoflop_of(table, drawn), frontier_of(table, drawn)
+    isoflop, frontier = isoflop_of(table, drawn), frontier_of(table, drawn)
+    charts = {}
     if len(table):
         minima = None if isinstance(isoflop, Refusal) else isoflop
-        subject = Subject(table, drawn, columns.tooltip)
-        drawings = all_figures(subject, theory=theory, isoflop=minima, frontier=frontier)
-        charts = {name: chart.to_dict(validate=False) for name, chart in drawings.items()}
-    for chart in charts.values():
-        del chart["$schema"]  # it is a web address, and the page has none
-    items = checklist(table, drawn, columns)
-    folder = out.with_name(f"{out.stem}_figures")
-    folder.mkdir(exist_ok=True)
-    write_figures(charts, list(CAPTIONS), folder)
-    write_fits(fits, items, folder)
+        charts = all_figures(Subject(table, drawn, columns.tooltip), theory=theory, isoflop=minima, frontier=frontier)
     content = Content(
         title=title,
         table=table,
@@ -74,9 +66,13 @@ def write(
         theory=theory,
         isoflop=isoflop,
         frontier=frontier,
-        items=items,
-        charts=charts,
-        columns=columns,
+        items=checklist(table, drawn, columns),
+        charts={name: as_dict(chart) for name, chart in charts.items()},
+        run_columns=columns.runs,
     )
+    folder = out.with_name(f"{out.stem}_figures")
+    folder.mkdir(exist_ok=True)
+    write_figures(content.charts, list(CAPTIONS), folder)
+    write_fits(fits, content.items, folder)
     replace(out, page(content).encode())
     return folder

@@ -13,7 +13,6 @@ from scaling.fitting.fit import Fit
 from scaling.laws.theory import Theory
 from scaling.report.answer import answer, limits, noise_sentences
 from scaling.report.checklist import Item
-from scaling.report.columns import ReportColumns
 from scaling.report.figures.gallery import CAPTIONS, SECTIONS
 from scaling.report.html import CSS, element, notes, paragraph, short
 from scaling.report.sections import (
@@ -48,7 +47,8 @@ class Content:
     items: Sequence[Item]
     charts: dict[str, dict]
     """{figure's stem: Vega-Lite without a web address}."""
-    columns: ReportColumns
+    run_columns: Sequence[str]
+    """The columns that the table of runs shows after the fitted ones."""
 
     @property
     def fitted(self) -> list[tuple[str, Fit]]:
@@ -67,7 +67,7 @@ def page(content: Content) -> str:
         *_trust(content),
         *_compute(content),
         checklist(content.items),
-        runs(content.table, content.columns.runs),
+        runs(content.table, content.run_columns),
         exclusions(content.table),
     ]
     return (

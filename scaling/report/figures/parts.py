@@ -305,3 +305,10 @@ def themed(chart: Any) -> alt.TopLevelMixin:
         view=alt.ViewConfig(stroke=None),
     )
     return chart.properties(background="white", padding=12, config=config)
+
+
+def as_dict(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """Returns the chart as Vega-Lite, without the web address of its schema: a page has no address."""
+    spec = chart.to_dict(validate=False)
+    del spec["$schema"]
+    return spec
