@@ -3,7 +3,7 @@
     python benchmarks/paradigm_cost.py
 
 Both read the same exposures of the same users: 4 users of exactly 32 sessions, one user a row. NSPP has 32 slots a
-row; NIPP+ makes every exposure a slot of its own, so it has 32 x items slots. Sessions grow from 1 to 40 items.
+row; NIPP+ makes every exposure a slot of its own, 32 x items of them. Sessions grow from 1 to 40 items.
 Measured are the step time, in turns; the peak memory by XLA's analysis of the compiled step (arguments + outputs -
 what they share + temporary buffers); and the training FLOPs by sessionrec_jax.model.count. `growth` is the
 least-squares slope of their logarithms over the logarithm of the items from 5 up: an exponent over these sizes, not a
@@ -123,7 +123,10 @@ def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
     )
     catalogue = from_counts(clicks_V, exposures_V, {}, {})
     longest = items if paradigm == "nspp" else 1
-    spec = Spec(config.model, CATALOGUE + 1, (), FEEDBACK_KINDS, row_slots, longest)
+    spec = Spec(
+        model=config.model, ids=CATALOGUE + 1, side_values=(), feedback_kinds=FEEDBACK_KINDS,
+        max_positions=row_slots, session_items=longest,
+    )  # fmt: skip
     mesh = make_mesh(config.mesh)
     side = put_side(catalogue.side, spec.rows, mesh)
     of_negatives = put_replicated(proposal(config.loss, catalogue), mesh)
@@ -145,7 +148,8 @@ def contender(paradigm: str, log: FlatLog, items: int) -> Contender:
     peak_bytes = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak_bytes += memory.temp_size_in_bytes
     exposures = int(np.count_nonzero(batch.item_GT))
-    return Contender(step, exposures, peak_bytes, flops(row_slots), flops(row_slots) - flops(0))
+    attention_flops = flops(row_slots) - flops(0)
+    return Contender(step, exposures, peak_bytes, flops=flops(row_slots), attention_flops=attention_flops)
 
 
 def full_batch(config: Config, log: FlatLog, shape: BatchShape) -> Batch:

@@ -191,8 +191,10 @@ def forward(function: Callable[..., jax.Array], x: jax.Array, layout: jax.Array)
 def weighted_gradient(
     function: Callable[..., jax.Array], x: jax.Array, layout: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Of the weighted sum of the outputs, by x. All arrays are arguments: XLA would compute the gradient of a linear
-    function of constants when it compiles."""
+    """Returns the weighted sum of the outputs and its gradient in x.
+
+    All arrays are arguments, because XLA would compute the gradient of a linear function of constants as it compiles.
+    """
     return jax.value_and_grad(lambda x: jnp.sum(function(x, layout) * weight))(x)
 
 

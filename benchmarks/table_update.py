@@ -35,7 +35,10 @@ class Stepper:
     def __init__(self, items: int, update: str):
         model = Model(width=64, layers=1, id_width=64)
         optimizer = Optim(table_update=update)
-        spec = Spec(model, items + 1, (), 2, SLOTS, ITEMS, -(items + 1) % ROW_MULTIPLE)
+        spec = Spec(
+            model=model, ids=items + 1, side_values=(), feedback_kinds=2, max_positions=SLOTS, session_items=ITEMS,
+            extra_rows=-(items + 1) % ROW_MULTIPLE,
+        )  # fmt: skip
         mesh = make_mesh(Mesh(data=1))
         self.step = make_step(spec, Loss(), optimizer, mesh)
         shapes = abstract_state(spec, optimizer)
@@ -62,7 +65,10 @@ def _batch(items: int) -> ShardedInputs:
     place_GRL = np.broadcast_to(np.arange(SLOTS, dtype=np.int32), (1, ROWS, SLOTS))
     user_GRL = np.ones((1, ROWS, SLOTS), np.int32)
     target_GS = (place_GRL > 0).reshape(1, -1)
-    return ShardedInputs(item_GT, feedback_GT, session_GT, user_GRL, place_GRL, 3600 * place_GRL, target_GS)
+    return ShardedInputs(
+        item_GT=item_GT, feedback_GT=feedback_GT, session_of_item_GT=session_GT, user_of_session_GRL=user_GRL,
+        position_GRL=place_GRL, seconds_GRL=3600 * place_GRL, target_GS=target_GS,
+    )  # fmt: skip
 
 
 def main() -> None:

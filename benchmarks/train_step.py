@@ -134,16 +134,22 @@ def make_batch(rng: np.random.Generator, items: int, rows: int) -> tuple[Inputs,
     first_RL = np.stack([np.searchsorted(user_L, user_L) for user_L in user_RL])
     position_RL = (np.arange(SLOTS) - first_RL).astype(np.int32)
     feedback_T = (rng.random(slots) < 0.3).astype(np.int8)
-    inputs = Inputs(item_T, feedback_T, session_T.astype(np.int32), user_RL, position_RL, 3600 * position_RL)
+    inputs = Inputs(
+        item_T=item_T, feedback_T=feedback_T, session_of_item_T=session_T.astype(np.int32),
+        user_of_session_RL=user_RL, position_RL=position_RL, seconds_RL=3600 * position_RL,
+    )  # fmt: skip
     return inputs, (position_RL > 0).reshape(-1)
 
 
 def contenders(
-    body: str, items: int, rows: int, compute: Literal["float32", "bfloat16"], is_compiled: bool
+    body: str, items: int, *, rows: int, compute: Literal["float32", "bfloat16"], is_compiled: bool
 ) -> tuple[Spec, Ours, Theirs]:
     width, layers, heads = BODIES[body]
     model = Model(session_encoder="mean", width=width, layers=layers, heads=heads, remat=False, compute=compute)
-    spec = Spec(model, items + 1, (), FEEDBACK_KINDS, SLOTS, rows * SLOTS, -(items + 1) % ROW_MULTIPLE)
+    spec = Spec(
+        model=model, ids=items + 1, side_values=(), feedback_kinds=FEEDBACK_KINDS, max_positions=SLOTS,
+        session_items=rows * SLOTS, extra_rows=-(items + 1) % ROW_MULTIPLE,
+    )  # fmt: skip
     rng = np.random.default_rng(0)
     # heads that start at zero would leave most gradients zero
     params = jax.tree.map(
@@ -152,12 +158,14 @@ def contenders(
     )
     batches = [make_batch(rng, items, rows) for _ in range(BATCHES)]
     proposal = ticketed(np.concatenate([[0.0], 1 / np.arange(1, items + 1)]))
-    stepper = _torch_step.Stepper(model, OPTIM, LOSS.alpha, RATE, params, proposal.log_q_V, is_compiled)
+    stepper = _torch_step.Stepper(
+        model, OPTIM, alpha=LOSS.alpha, rate=RATE, params=params, log_q_V=proposal.log_q_V, compiled=is_compiled
+    )
     return spec, Ours(spec, params, batches, proposal), Theirs(stepper, batches)
 
 
 def assert_same_step(ours: Ours, theirs: Theirs, near: float) -> float:
-    """Takes one step on each side. Returns the largest relative difference of a loss or a gradient (Euclidean norms)."""
+    """Takes one step on each side and returns the largest relative difference of a loss or a gradient (in norm)."""
     draw = ours.drawn()
     losses = ours.losses(ours()), theirs.losses(theirs(draw))
     differences = {loss: abs(a - b) / abs(a) for loss, a, b in zip(("retrieval", "rank"), *losses, strict=True)}
@@ -189,7 +197,7 @@ class Turn:
 
 
 def case(body: str, items: int, args: argparse.Namespace) -> dict[str, Any]:
-    spec, ours, theirs = contenders(body, items, args.rows, args.compute, args.compile)
+    spec, ours, theirs = contenders(body, items, rows=args.rows, compute=args.compute, is_compiled=args.compile)
     difference = assert_same_step(ours, theirs, NEAR[jax.default_backend(), args.compute])
     turns = [Turn(one) for one in (theirs, ours)]
     wall = in_turns(RUNS, *turns)
