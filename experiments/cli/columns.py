@@ -1,90 +1,62 @@
-"""The flags that say what the columns of a table of runs are called: the same for every command that reads one."""
+"""The columns of a table of runs: named by flags, else by a sweep's report.json, else the default names of a row."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+import tyro
 
 import scaling
 from scaling.errors import InputError, near_miss
 from scaling.table import run_table
 from sessionrec_jax.row_columns import RECIPE, SCHEDULE_FRACTION, SESSIONS, SESSIONS_SEEN, with_defaults
 
+ColumnFlags = Annotated[scaling.Columns, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction]
+"""One flag for each field of scaling.Columns."""
 
-@dataclass(frozen=True, kw_only=True)
-class ColumnArgs:
-    """To be inherited by a command's Args."""
-
-    loss: str | None = None
-    """Column of the held-out loss."""
-    metric: str | None = None
-    """Column of a metric above 0 and below 1 (recall_at_500): 1 - M is fitted, or M itself by a metric law."""
-    n: str | None = None
-    """Column of the parameter count N."""
-    d: str | None = None
-    """Column of the data size D."""
-    unique: str | None = None
-    """Column of the distinct data within D, for runs of several epochs."""
-    flops: str | None = None
-    """Column of the training FLOPs C; in a table without D, D = C / (6 N)."""
-    baseline: str | None = None
-    """Column of a trivial predictor's loss: runs that do not beat it are left out."""
-    floor_column: str | None = None
-    """Column that holds the known irreducible loss, the same in all rows."""
-    select_by: str | None = None
-    """Column (a validation loss) by which tuned runs were chosen: the lowest of each cell stays."""
-    select_within: str | None = None
-    """The columns that make a cell, as A,B."""
-    progress: str | None = None
-    """Column of the fraction of its schedule that a row has done; rows before the end are left out."""
-    recipe: str | None = None
-    """Columns that must not vary in one fit, as A,B, and are checked with the known ones (data set, losses)."""
-    cluster: str | None = None
-    """Column that names the run where a run has several rows: they are resampled together."""
-    run_id: str | None = None
-    """Column that names a row in messages. Default: run_id, if there is one."""
-
-    def columns(self) -> scaling.Columns:
-        return columns_of({field: getattr(self, field) for field in COLUMNS})
+_FIELDS = tuple(field.name for field in dataclasses.fields(scaling.Columns))
+_KEYS = (*_FIELDS, "law")
 
 
-COLUMNS = tuple(field.name for field in fields(ColumnArgs))
-FROM_SWEEP = (*COLUMNS, "law")
-"""Keys of report.json."""
+def named_by(columns: scaling.Columns, law: str | None) -> dict[str, Any]:
+    """Returns what the flags name, as in report.json."""
+    values = {name: getattr(columns, name) for name in _FIELDS} | {"law": law}
+    return {name: value for name, value in values.items() if value}
 
 
-def columns_of(chosen: dict[str, Any]) -> scaling.Columns:
-    """What `chosen` calls the columns; other keys say nothing."""
-    found = {field: chosen.get(field) for field in COLUMNS}
-    return scaling.Columns(**{field: value for field, value in found.items() if value is not None})
+def completed(named: dict[str, Any], sweep: Path, present: list[str]) -> dict[str, Any]:
+    """Adds to `named` what SWEEP/report.json names, then the default names of a row as far as they are `present`.
+
+    Raises InputError if report.json cannot be read.
+    """
+    return with_defaults(_report_json(sweep / "report.json") | named, present)
+
+
+def columns_of(named: dict[str, Any]) -> scaling.Columns:
+    """Returns the columns among `named`."""
+    return scaling.Columns(**{name: value for name, value in named.items() if name in _FIELDS and value is not None})
+
+
+def laws_of(named: dict[str, Any]) -> list[str]:
+    """Returns the laws among `named`, which has them as "A,B" or as a list."""
+    law = named.get("law") or []
+    return law.split(",") if isinstance(law, str) else law
 
 
 def table_of(
     source: Path, frame: pl.DataFrame, columns: scaling.Columns, unfinished: tuple[scaling.Excluded, ...], **options
 ) -> scaling.RunTable:
-    """The RunTable of a loaded table, with contract 3's names for the columns that are not named."""
+    """Returns the RunTable of a loaded table, with the default names of a row for columns that are not named."""
     unique = SESSIONS if columns.d == SESSIONS_SEEN else None
     defaults = scaling.Columns(unique=unique, progress=SCHEDULE_FRACTION, recipe=RECIPE)
     return run_table.from_frame(frame, columns, source=str(source), unfinished=unfinished, defaults=defaults, **options)
 
 
-def chosen_for(args: ColumnArgs, path: Path, present: list[str]) -> dict[str, Any]:
-    """The flags that were given; for the rest what PATH/report.json says, and then contract 3's names as far as the
-    table has them. Raises InputError where that file cannot be read."""
-    given = {name: getattr(args, name) for name in FROM_SWEEP if getattr(args, name, None) is not None}
-    return with_defaults(_from_sweep(path / "report.json") | given, present)
-
-
-def names(text: str | None) -> tuple[str, ...]:
-    """The names in "A,B"."""
-    return tuple(text.split(",")) if text else ()
-
-
-def _from_sweep(path: Path) -> dict[str, Any]:
+def _report_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
@@ -92,8 +64,8 @@ def _from_sweep(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise InputError(f'{path} holds a {type(values).__name__}; wanted an object such as {{"loss": "COLUMN"}}')
+        raise InputError(f'{path} has a {type(values).__name__}; expected an object such as {{"loss": "COLUMN"}}')
     for key in values:
-        if key not in FROM_SWEEP:
-            raise InputError(f"{path} has the unknown key {key!r}; {near_miss(key, FROM_SWEEP)}")
-    return {key: ",".join(v) if isinstance(v, list) else v for key, v in values.items()}
+        if key not in _KEYS:
+            raise InputError(f"{path} has the unknown key {key!r}; {near_miss(key, _KEYS)}")
+    return values

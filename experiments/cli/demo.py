@@ -106,7 +106,7 @@ class Command:
     out: Path = Path("out/demo")
     """The folder of the demo. It gets log/, sweep/, fit.json, report.html and sizes.html."""
     size: Literal["full", "smallest"] = "full"
-    """How long the demo takes on two cores.
+    """The time that the demo takes on two cores.
     full: about ten minutes; gives the figures of the README
     smallest: about two minutes; only shows that every step works"""
     workers: int | None = None

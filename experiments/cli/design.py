@@ -8,7 +8,7 @@ For planned runs the exit code is 0 if they identify the law, and 2 with the rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.columns import ColumnArgs, table_of
+from experiments.cli.columns import ColumnFlags, table_of
 from experiments.cli.output import narrow_table
 from experiments.console import escape
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
@@ -33,7 +33,7 @@ from scaling.table.run_table import RunTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(ColumnArgs):
+class Args:
     table: tyro.conf.Positional[Path]
     """A file .csv, .parquet or .jsonl, or a sweep folder with runs/*/row.json."""
     planned: bool = False
@@ -62,6 +62,7 @@ class Args(ColumnArgs):
     """The lowest and highest D of a proposed run. The default is one step beyond the table's."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write everything to this file."""
+    columns: ColumnFlags = field(default_factory=scaling.Columns)
 
 
 def main(argv: list[str]) -> int:
@@ -72,9 +73,9 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    if args.floor is not None and args.floor_column is not None:
+    if args.floor is not None and args.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")
-    planned = args.planned or (args.loss is None and args.metric is None)
+    planned = args.planned or (args.columns.loss is None and args.columns.metric is None)
     found = _advise_planned(args) if planned else _advise_finished(args)
     if args.json is not None:
         write_json(plain(found), args.json)
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> int:
 
 
 def _advise_planned(args: Args) -> NextRuns:
-    table = read_planned(args.table, args.columns())
+    table = read_planned(args.table, args.columns)
     fitted, source = _assumed(args, table)
     points = design_points(table, fitted.law)
     assumption = Assumption(fitted, SIGMA_TYPICAL if args.sigma is None else args.sigma, source)
@@ -99,7 +100,7 @@ def _advise_planned(args: Args) -> NextRuns:
 
 def _advise_finished(args: Args) -> NextRuns:
     frame, unfinished = load(args.table)
-    table = table_of(args.table, frame, args.columns(), unfinished)
+    table = table_of(args.table, frame, args.columns, unfinished)
     fitted, source = _assumed(args, table) if args.assume or args.from_ else (None, "")
     law = (args.law or "chinchilla") if fitted is None else fitted.law.name
     design_points(table, registry.by_name(law))  # names the flag of a column that is missing

@@ -8,7 +8,7 @@ For a sweep, its report.json names the columns and the law that no flag names, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,14 +16,14 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.columns import FROM_SWEEP, ColumnArgs, chosen_for, columns_of, names, table_of
+from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
 from experiments.cli.show_fit import show_fit
 from scaling.errors import InputError
 from scaling.table import run_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(ColumnArgs):
+class Args:
     table: tyro.conf.Positional[Path]
     """A file .csv, .parquet or .jsonl, or a sweep folder with runs/*/row.json."""
     law: str | None = None
@@ -44,24 +44,25 @@ class Args(ColumnArgs):
     """The seed of the resampling."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write everything to this file."""
+    columns: ColumnFlags = field(default_factory=scaling.Columns)
 
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec fit", description=__doc__)
-    if args.floor is not None and args.floor_column is not None:
+    if args.floor is not None and args.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")
     frame, unfinished = run_table.load(args.table)
-    chosen = {name: getattr(args, name) for name in FROM_SWEEP}
+    named = named_by(args.columns, args.law)
     if args.table.is_dir():
-        chosen = chosen_for(args, args.table, frame.columns)
+        named = completed(named, args.table, frame.columns)
     if args.floor is not None:
-        chosen["floor_column"] = None
-    law = args.law or next(iter(names(chosen.get("law"))), None)
-    if law is None:
+        named["floor_column"] = None
+    laws = laws_of(named)
+    if not laws:
         raise InputError("no law is named; name one with --law, such as power_floor or chinchilla")
     fit = scaling.fit(
-        table_of(args.table, frame, columns_of(chosen), unfinished, drop_worst=args.drop_worst),
-        law,
+        table_of(args.table, frame, columns_of(named), unfinished, drop_worst=args.drop_worst),
+        laws[0],
         objective=args.objective,
         delta=_delta(args.delta),
         floor=None if args.floor == "free" else args.floor,

@@ -9,7 +9,7 @@ keys (n, d, loss, ...). SWEEP/theory.json may have the known truth (exponent, fl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 
 import scaling
-from experiments.cli.columns import ColumnArgs, chosen_for, columns_of, names, table_of
+from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
 from experiments.cli.report_columns import REPORT_COLUMNS
 from experiments.cli.show_fit import show_fit
 from scaling import report
@@ -30,7 +30,7 @@ LEAST_SIZES, LEAST_RANGE = 3, 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(ColumnArgs):
+class Args:
     sweep: tyro.conf.Positional[Path]
     """A sweep folder with runs/*/row.json, or a file .csv, .parquet or .jsonl."""
     out: Path
@@ -42,17 +42,17 @@ class Args(ColumnArgs):
     """The number of bootstrap resamplings for the intervals."""
     seed: int = 0
     """The seed of the resampling."""
+    columns: ColumnFlags = field(default_factory=scaling.Columns)
 
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec report", description=__doc__)
     frame, unfinished = run_table.load(args.sweep)
-    chosen = chosen_for(args, args.sweep, frame.columns)
-    columns = columns_of(chosen)
-    runs = table_of(args.sweep, frame, columns, unfinished)
+    named = completed(named_by(args.columns, args.law), args.sweep, frame.columns)
+    runs = table_of(args.sweep, frame, columns_of(named), unfinished)
     theory_file = args.sweep / "theory.json"
     theory = read_theory(theory_file) if theory_file.exists() else None
-    fits = [(law, _fit(runs, law, args)) for law in names(chosen.get("law", _law(runs)))]
+    fits = [(law, _fit(runs, law, args)) for law in laws_of(named) or [_law(runs)]]
     title = f"Scaling report: {args.sweep.resolve().stem}"
     folder = report.write(args.out, runs, fits, theory, title=title, columns=REPORT_COLUMNS)
     console = Console()

@@ -25,7 +25,7 @@ def show_fit(fit: scaling.Fit, console: Console) -> None:
         line(f"{count} left out: {rule}")
     console.print(_parameters(fit))
     if fit.free_floor is not None:
-        verdict = {True: "agrees", False: "[red]disagrees[/]", None: "cannot tell"}[fit.free_floor.agrees]
+        verdict = {True: "agrees", False: "[red]disagrees[/]", None: "is too uncertain"}[fit.free_floor.agrees]
         line(f"A freely fitted floor, 95 %: {_interval(fit.free_floor.interval95)}: {verdict}")
     if fit.seed_noise is not None:
         line(_noise(fit))

@@ -50,7 +50,7 @@ def users_of_frame(frame: Any, log: Prepared, **columns: Any) -> list[dict[str, 
                 f"the histories have no column {name!r}; {near_miss(name, table.columns)} Name it with {option}=..."
             )
     chosen = table.lazy().select(pl.col(name).alias(contract) for contract, name in named.items())
-    rows = session_log.typed(chosen, None, time_unit=options.time_unit).collect()
+    rows = session_log.type_rows(chosen, None, time_unit=options.time_unit).collect()
     for row, reason in rows.filter(pl.col("reason").is_not_null()).select("row", "reason").iter_rows():
         raise InputError(f"row {row} of the histories: {reason}; correct it or leave the row out")
     return _as_lists(rows, context, "session_id" if session else log.manifest["settings"]["session_rule"])
@@ -62,7 +62,7 @@ def _as_lists(rows: pl.DataFrame, context: list[str] | tuple[str, ...], rule: st
             "the run's log has session ids, and the histories have none; name their column with session=..., or add "
             "a column session_id"
         )
-    rows = rows.join(session_log.copies(rows), on="row", how="anti")
+    rows = rows.join(session_log.find_copies(rows), on="row", how="anti")
     users = rows.select(pl.col("user_id").unique(maintain_order=True)).with_row_index("user")
     numbered = rows.join(users.cast({"user": pl.Int64}), on="user_id", how="left")
     sessions = (

@@ -8,7 +8,7 @@ import typing
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from sessionrec_jax.data.preparation.atomic_folder import partial_path
 from sessionrec_jax.data.preparation.beam import Beam
@@ -17,8 +17,6 @@ from sessionrec_jax.data.preparation.prepare import prepare as prepare_raw
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError, near_miss
 from sessionrec_jax.registry import SOURCES
-
-T = TypeVar("T")
 
 _ROWS_PER_BEAM_CALL = 20_000_000
 
@@ -66,7 +64,7 @@ def prepare(
     return prepare_raw(module.read(source_options), folder, settings, overwrite=overwrite, say=say, **engine)
 
 
-def _names(kind: type) -> list[str]:
+def _names(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
@@ -76,7 +74,7 @@ def _refuse_unknown(source: str, options: dict[str, Any], known: list[str]) -> N
             raise InputError(f"source {source} has no option {name!r}; {near_miss(name, known)}")
 
 
-def _build(kind: type[T], options: dict[str, Any]) -> T:
+def _build(kind: Any, options: dict[str, Any]) -> Any:
     """Returns the dataclass `kind` made of those options that are fields of it."""
     wanted = typing.get_type_hints(kind)
     given = {name: _typed(wanted[name], options[name], name) for name in _names(kind) if name in options}

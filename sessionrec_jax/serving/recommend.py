@@ -1,8 +1,8 @@
-"""Top-K items of the whole catalogue after a user's last session, told in the publisher's ids.
+"""Recommends the top K items of the whole catalogue after a user's last session, in the publisher's ids.
 
-    run = restore(Path("RUN"))
-    for line in recommend(run, read_histories(Path("users.jsonl"), run.log, run.config), k=50):
-        print(json.dumps(line))
+    model = restore(Path("RUN"))
+    for answer in recommend(model, read_histories(Path("users.jsonl"), model.log, model.config), k=50):
+        print(json.dumps(answer))
 
 Letters: U users, W windows (what the model reads of a history), S session slots, B queries of one block, M pairs of a
 query and an item that it must not get, K recommendations, G devices, D width, V ids.
@@ -45,35 +45,37 @@ Seen = Literal["kept", "masked"]
 def recommend(
     run: TrainedModel, histories: Histories, k: int, seen: Seen = "kept", *, quiet: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """The `k` likeliest next clicks of each user, best first, among all items of the catalogue:
+    """Yields the `k` likeliest next clicks of each user, best first, among all items of the catalogue:
 
         {"user": ..., "items": [published ids], "scores": [...], "seen_items": "kept", "unknown_items": n,
          "sessions_used": n}
 
-    `seen` masked leaves out what the user's history shows as clicked or ignored, in whichever session; context is no
-    exposure. Then an answer may be shorter than `k`. A score is the log probability of the item in the softmax over the
-    whole catalogue, whatever is left out, nats; equal ones stand in the catalogue's order. Trained with
-    `loss.other_clicks="masked"` the scores rank well, but are no calibrated probabilities. The model reads the newest
-    `data.slots` - 1 sessions, or fewer where their exposures fill a row; a model of an item-level paradigm as many
-    items, which "items_used" counts in place of "sessions_used". Where it reads session context, "unknown_context"
-    counts values that it does not know. A history without a known item gets the popularity
-    order and says so by "fallback": "popularity".
-    Raises InputError for a `k` that the catalogue cannot give and for a session that the model cannot read.
+    A score is the item's log probability, in nats, in the softmax over the whole catalogue, even where `seen` leaves
+    items out. Equal scores are in the order of the catalogue. Models trained with `loss.other_clicks="masked"` rank
+    well, but their scores are not calibrated probabilities. `seen` masked leaves out the items that the history shows
+    as clicked or ignored in any session, but not context; an answer may then be shorter than `k`.
+
+    The model reads the newest `data.slots` - 1 sessions, or fewer if their exposures fill a row. A model of an
+    item-level paradigm reads the same number of items; "items_used" then replaces "sessions_used". For a model that
+    reads session context, "unknown_context" counts the unknown values. A history without a known item gets the most
+    popular items and "fallback": "popularity".
+
+    Raises InputError for a `k` above the number of items, and for a session that the model cannot read.
     """
     items = run.catalogue.items
     if not 1 <= k <= items:
-        raise InputError(f"--k {k}: the catalogue has {items} items; wanted a number from 1 to {items}")
+        raise InputError(f"--k {k}: the catalogue has {items} items; expected a number from 1 to {items}")
     run = dataclasses.replace(run, spec=run.spec.in_float32)
     recent = _recent(histories, run)
-    return _tell(run, histories, recent, k, seen, quiet)
+    return _answers(run, histories, recent, k, seen=seen, quiet=quiet)
 
 
 def _recent(histories: Histories, run: TrainedModel) -> Windows:
-    """The newest slots of each user that the model can read: a window a user, empty where there is none."""
+    """Returns one window a user: the newest slots that the model can read, or none for an empty history."""
     log, room = item_level.slots(histories.log, run.config.paradigm).log, _shape(run).items_per_row
     offsets, users_U1 = log.session_item_offsets_S1, log.user_session_offsets_U1
     begin_U, end_U = users_U1[:-1], users_U1[1:]
-    # The last slot of a window is never asked for the session after it, so that its position is never learnt.
+    # In training the last slot of a window predicts nothing, so its position is not learnt.
     first_U = np.maximum(begin_U, end_U - (run.config.data.slots - 1))
     first_U = np.maximum(first_U, np.searchsorted(offsets, offsets[end_U] - room))
     for user in np.flatnonzero((first_U == end_U) & (begin_U < end_U))[:1]:
@@ -87,7 +89,7 @@ def _recent(histories: Histories, run: TrainedModel) -> Windows:
 
 
 def _refuse_long_sessions(histories: Histories, run: TrainedModel, recent: Windows) -> None:
-    """Attention within a session looks as far as the longest session of the run's log, and would pass over the rest."""
+    """Raises InputError for a session that is longer than an encoder with a bound on the length can read."""
     most, log = run.spec.session_items, recent.log
     if not SESSION_ENCODERS.find(run.config.model.session_encoder).is_bounded:
         return
@@ -102,15 +104,15 @@ def _refuse_long_sessions(histories: Histories, run: TrainedModel, recent: Windo
 
 
 def _shape(run: TrainedModel) -> BatchShape:
-    """Of the batches that are read; for an item-level paradigm with room for an item in each slot, as in evaluation."""
+    """Returns the shape of the batches. An item-level paradigm gets room for an item in each slot, as in evaluation."""
     shape = run.shape
     if run.config.paradigm == "nspp":
         return shape
     return dataclasses.replace(shape, items_per_row=max(shape.items_per_row, shape.sessions_per_row))
 
 
-def _tell(
-    run: TrainedModel, histories: Histories, recent: Windows, k: int, seen: Seen, quiet: bool
+def _answers(
+    run: TrainedModel, histories: Histories, recent: Windows, k: int, *, seen: Seen, quiet: bool
 ) -> Iterator[dict[str, Any]]:
     published = [None, *run.log.item_ids().to_list()]
     log_popularity_V = run.catalogue.log_popularity_V
@@ -122,7 +124,7 @@ def _tell(
     ranked = _rank(run, _queries(run, asked, quiet), k, seen_by, quiet)
     unknown_UK = zip(histories.unknown_items_U, _unknown_context(histories.log, run.spec), strict=True)
     for user, slots, count, unknown in zip(histories.users, slots_U, used_U, unknown_UK, strict=True):
-        # Who falls back has no known item in the history, and so has seen none of the popular ones.
+        # A user who gets the popular items has no known item in the history, so none of them is seen.
         item_K, score_K = next(ranked) if slots else (popular_K, log_popularity_V[popular_K])
         line = {
             "user": user,
@@ -138,7 +140,7 @@ def _tell(
 
 
 def _unknown_context(log: FlatLog, spec: Spec) -> Int[np.ndarray, " U"]:
-    """Values out of the vocabulary in each user's sessions."""
+    """Counts the values out of the vocabulary in each user's sessions."""
     unknown_S = np.zeros(len(log.session_items_S), np.int64)
     for name, values in spec.context_values:
         unknown_S += log.session_context[name] > values
@@ -151,7 +153,7 @@ def _take(windows: Windows, which_W: np.ndarray) -> Windows:
 
 
 def _queries(run: TrainedModel, recent: Windows, quiet: bool) -> Float[np.ndarray, "W D"]:
-    """What each window asks of the items after its last slot."""
+    """Returns the query for the items after the last slot of each window."""
     shape = _shape(run)
     packer = Packer(recent, shape, 1.0, None)
     rows, rows_per_batch = packer.epoch(0), shape.shards * shape.rows
@@ -171,7 +173,7 @@ def _queries(run: TrainedModel, recent: Windows, quiet: bool) -> Float[np.ndarra
 
 
 def _last_slots(user_GRL: np.ndarray) -> np.ndarray:
-    """The slot of each packed user's last session, in the order in which rows and users are packed."""
+    """Returns the slot of each packed user's last session, in packed order."""
     user_XL = user_GRL.reshape(-1, user_GRL.shape[-1])
     next_XL = np.pad(user_XL[:, 1:], ((0, 0), (0, 1)))
     return np.flatnonzero((user_XL > 0) & (user_XL != next_XL))
@@ -191,8 +193,10 @@ def _rank(
     seen_by: tuple[FlatLog, Int[np.ndarray, " W"]] | None,
     quiet: bool,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(dense ids, log probabilities) of each query's best `k`, fewer where there are fewer. `seen_by`: a log, and its
-    user of each query, whose items are left out; None: among all items."""
+    """Yields (dense ids, log probabilities) of the best `k` items of each query, or of fewer if fewer are left.
+
+    `seen_by` is a log and the user in it of each query, whose items are left out.
+    """
     table = item_table(run.spec, run.mesh, run.params, put_side(run.catalogue.side, run.spec.rows, run.mesh))
     shards = batch_shards(run.mesh)
     block = BLOCK * shards
@@ -217,7 +221,7 @@ def _rank(
 def _seen_pairs(
     log: FlatLog, user_B: Int[np.ndarray, " B"], devices: int, ids: int
 ) -> tuple[Int[np.ndarray, "G M"], Int[np.ndarray, "G M"]]:
-    """(number of the query on its device, item) of the items that the block's users have seen."""
+    """Returns (number of the query on its device, item) for the items that the users of the block have seen."""
     users_U1 = log.user_session_offsets_U1
     seen_BV = exposed_items(log, users_U1[user_B], users_U1[user_B + 1], ids)
     query_M = np.repeat(np.arange(len(user_B)), np.diff(seen_BV.indptr)) % BLOCK
@@ -233,5 +237,5 @@ def _top_k(
     query_GBD: Float[Array, "G B D"],
     pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
 ) -> tuple[Int[Array, "G B K"], Float[Array, "G B K"]]:
-    """The exact top `k` of each query without the items of its pairs."""
+    """Returns the exact top `k` of each query without the items of its pairs."""
     return over_rows(mesh, functools.partial(top_k, k=k), table, (query_GBD, pairs))
