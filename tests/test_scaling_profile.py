@@ -75,7 +75,7 @@ def test_an_interval_ends_where_the_refitted_objective_has_risen_to_the_threshol
         for theta in as_theta(problem, theta_P, name, of_name.interval95):
             begin_1P = np.where(np.arange(P) == p, theta, theta_P)[None]
             refit = problem.minimize(objective, begin_1P, fixed_SP=np.arange(P)[None] == p)
-            assert (refit.objective_S[0] - best) / unit == pytest.approx(1, rel=0.03), (name, end)
+            assert (refit.objective_S[0] - best) / unit == pytest.approx(1, rel=0.03), name
             assert refit.theta_SP[0, p] == begin_1P[0, p]
 
 

@@ -31,7 +31,7 @@ from sessionrec_jax.devices.mesh import shards_here
 from sessionrec_jax.devices.placement import ShardedInputs, held_shards, put_batch, put_shards, put_side
 from sessionrec_jax.devices.processes import gather, is_multiprocess, max_over_processes
 from sessionrec_jax.evaluation import baselines
-from sessionrec_jax.evaluation.metrics import Metrics, add_ranking, add_within_session
+from sessionrec_jax.evaluation.metrics import Exposures, Metrics, add_ranking, add_within_session
 from sessionrec_jax.evaluation.scoring import (
     BLOCK,
     ItemTable,
