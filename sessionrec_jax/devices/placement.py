@@ -54,7 +54,9 @@ def put_batch(batch: Batch, mesh: jax.sharding.Mesh) -> ShardedInputs:
 
 
 def put_batches(batches: Sequence[Batch], mesh: jax.sharding.Mesh) -> ShardedInputs:
-    """Returns one batch for each run that trains side by side in this process, with a leading axis of runs."""
+    """Returns a batch for each run that trains in this process; several batches get a leading axis of runs."""
+    if len(batches) == 1:
+        return put_batch(batches[0], mesh)
     stacked = jax.tree.map(lambda *x_G: np.stack(x_G), *map(_read_by_step, batches))
     return jax.device_put(stacked, side_by_side(over_batch(mesh)))
 

@@ -100,7 +100,7 @@ def measure(model: TrainedModel, role: int) -> Metrics:
         for shard, term in enumerate(terms):
             if not counted_G[shard]:
                 continue
-            term.add_model(config, Scores(*(score_G[shard] for score_G in scores)))
+            term.add_model(config, Scores._make(score_G[shard] for score_G in scores))
             term.add_popularity_nats(model.catalogue)
             if truth is not None:
                 term.add_bayes(truth, published_V, anchor_S)
@@ -129,10 +129,12 @@ def validated(metrics: Metrics, config: Config) -> dict[str, float | None]:
 
 
 class Scores(NamedTuple):
-    """The model's scores on one shard; see `_score`."""
+    """The model's scores on one shard."""
 
     log_prob_N: Float[Array | np.ndarray, " N"]
+    """Log probability of the scored place's item in the softmax over the whole catalogue, nats."""
     rank_N: Int[Array | np.ndarray, " N"]
+    """Its rank in the catalogue, from 0."""
     retrieval_T: Float[Array | np.ndarray, " T"]
     rank_logit_T: Float[Array | np.ndarray, " T"]
 
@@ -250,11 +252,10 @@ def _score(
     inputs: ShardedInputs,
     place_GN: Int[Array, "G N"],
     pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
-) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
-    """Returns the scores of every shard, and the sums of the `rank` loss.
+) -> tuple[Scores, tuple[Array, Array]]:
+    """Returns the scores of every shard, with a leading G, and the sums of the `rank` loss.
 
-    Scores are the full-softmax log probability and the catalogue rank of the scored places, without the items of their
-    `pairs`, and the retrieval score and rank logit of every item slot.
+    The items of `pairs` do not count in the ranks.
     """
     e_GTD, queries_G = encode(spec, mesh, params, inputs=inputs, side=side)
     targets_G = jax.vmap(targets)(inputs.feedback_GT, inputs.session_of_item_GT, inputs.target_GS)
@@ -273,6 +274,7 @@ def _score(
         return logit_T, rank_loss_sums(Loss(rank=rank), logit_T, targets, session_T)
 
     query_GTD = jax.vmap(lambda query_SD, targets: query_SD[targets.query_T])(queries_G.retrieval_SD, targets_G)
-    scores = over_rows(mesh, retrieved, table, (query_GTD, inputs.item_GT, place_GN, pairs))
+    batch_G = (query_GTD, inputs.item_GT, place_GN, pairs)
+    log_prob_GN, rank_GN, retrieval_GT = over_rows(mesh, retrieved, table, batch_G)
     logit_GT, rank_sums = jax.vmap(ranked)(queries_G.rank_SD, e_GTD, targets_G, inputs.session_of_item_GT)
-    return (*scores, logit_GT), rank_sums
+    return Scores(log_prob_GN, rank_GN, retrieval_GT, logit_GT), rank_sums

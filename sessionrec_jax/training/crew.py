@@ -23,7 +23,7 @@ from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
 from sessionrec_jax.data.batches import Batch, BatchCounts, Batches, Packer
 from sessionrec_jax.devices.mesh import replicated, shards_here, side_by_side
-from sessionrec_jax.devices.placement import ShardedInputs, put, put_batch, put_batches, put_replicated
+from sessionrec_jax.devices.placement import put, put_replicated
 from sessionrec_jax.devices.processes import is_process_zero
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.devices.stop_vote import StopVote
@@ -175,9 +175,6 @@ class Lanes:
         keys = [jax.random.fold_in(jax.random.key(seed), _STEPS_STREAM) for seed in seeds]
         return put(keys[0] if self._runs == 1 else jnp.stack(keys), replicated(self.mesh))
 
-    def put_batches(self, by_lane: Sequence[Batch]) -> ShardedInputs:
-        return put_batch(by_lane[0], self.mesh) if self._runs == 1 else put_batches(by_lane, self.mesh)
-
     def put_scalars(self, by_lane: Sequence[Scalars]) -> Scalars:
         stacked = by_lane[0] if self._runs == 1 else jax.tree.map(lambda *x: np.stack(x), *by_lane)
         return put_replicated(stacked, self.mesh)
@@ -277,9 +274,6 @@ class Crew:
             (member, member.step, self._vote.post(batches[member.lane].counts(self._counted_G))) for member in training
         ]
         return [batches.get(member.lane, batches[training[0].lane]) for member in self.members]
-
-    def put(self, batches: Sequence[Batch]) -> ShardedInputs:
-        return self._lanes.put_batches(batches)
 
     def scalars(self) -> Scalars:
         """Returns the scalars of the next step; a lane without a run gets those of the first member in training."""

@@ -26,7 +26,7 @@ from sessionrec_jax.data.codes import VALIDATION
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.devices.mesh import batch_shards, make_mesh, shards_here
-from sessionrec_jax.devices.placement import put_replicated, put_side
+from sessionrec_jax.devices.placement import put_batches, put_replicated, put_side
 from sessionrec_jax.devices.processes import in_step, is_multiprocess, is_process_zero, on_process_zero
 from sessionrec_jax.devices.stop_vote import StopVote
 from sessionrec_jax.errors import InputError
@@ -127,7 +127,7 @@ def train_together(
                 batches, scalars = crew.next_batches(), crew.scalars()
                 profile.before(step, state)
                 with crew.dispatch(step):
-                    state, sums = step_fn(state, crew.put(batches), fixed, key=crew.keys, scalars=scalars)
+                    state, sums = step_fn(state, put_batches(batches, mesh), fixed, key=crew.keys, scalars=scalars)
                 crew.took_step(sums)
                 bar.advance(longest.log.note)
 
