@@ -226,9 +226,9 @@ def test_both_processes_report_what_goes_wrong_in_one():
     assert [process.returncode for process in both] == [0, 0]
     zero, one = ([line for line in lines if not line.startswith("[Gloo]")] for lines in said)
     shared = "[1, None, 'a'] InputError: not this OSError: no finish"
-    of_one = "OSError: No space left"
-    assert zero == ["None", f"OSError: {of_one}", "OSError: no finish", shared, "[b'', b'ab'] 10 ['whole']"]
-    assert one == ["None", of_one, "OSError: OSError: no finish", shared, "[b'', b'ab'] 10 []"]
+    failure = "OSError: No space left"
+    assert zero == ["None", f"OSError: {failure}", "OSError: no finish", shared, "[b'', b'ab'] 10 ['whole']"]
+    assert one == ["None", failure, "OSError: OSError: no finish", shared, "[b'', b'ab'] 10 []"]
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_wrong_hosts_end_with_a_message(given, message, tmp_path, capsys):
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
-def test_no_launcher_is_told(tmp_path):
+def test_a_missing_launcher_is_reported(tmp_path):
     known = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "JAX_COORDINATOR")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(known)}
     command = [

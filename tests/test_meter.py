@@ -100,9 +100,9 @@ def test_compiling_is_counted_over_all_lives_and_slows_no_speed(clock):
     assert counters.speed()["sessions_per_second"] == pytest.approx(50 / 25)
 
 
-def test_device_memory_is_the_fullest_device_s_and_missing_where_none_tells(clock):
+def test_device_memory_is_the_fullest_device_s_and_missing_if_none_says(clock):
     def peak(*stats):
-        meter = Meter(Counters(), [SimpleNamespace(memory_stats=lambda of=of: of) for of in stats])
+        meter = Meter(Counters(), [SimpleNamespace(memory_stats=lambda each=each: each) for each in stats])
         meter.done()
         return meter.window()["device_memory_peak_bytes"]
 
@@ -122,7 +122,7 @@ def watched(config, log, tmp_path_factory):
     return config, folder, row._counted(config, log, train(config, log, folder, quiet=True))
 
 
-def test_every_line_of_the_log_tells_where_the_time_went(watched, log):
+def test_every_line_of_the_log_says_where_the_time_went(watched, log):
     config, folder, columns = watched
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     batches = list(train_batches(config, log, shape_of(config, 1)))

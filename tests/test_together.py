@@ -51,10 +51,10 @@ def alone(configs, log, tmp_path_factory):
 def together(configs, log, tmp_path_factory):
     """The first three trained side by side."""
     folders = [tmp_path_factory.mktemp("together") / "run" for _ in range(3)]
-    return list(zip(beside(configs[:3], folders, log), folders, strict=True))
+    return list(zip(side_by_side(configs[:3], folders, log), folders, strict=True))
 
 
-def beside(configs, folders, log, **how):
+def side_by_side(configs, folders, log, **how):
     return train_together(list(zip(configs, folders, strict=True)), log, quiet=True, **how)
 
 
@@ -105,7 +105,7 @@ def test_the_other_ways_to_step_are_those_of_a_run_alone(config, log, tmp_path):
     """Sparse updates, dropout and parts, on two devices, the batch spread over them."""
     change = {"optim.table_update": "sparse", "model.dropout": 0.1, "train.microbatches": 2, "mesh.data": 2}
     both = [replace(config, change | {"train.log_every_steps": 1, "train.seed": seed}) for seed in (3, 4)]
-    trained = beside(both, [tmp_path / "a", tmp_path / "b"], log)[1]
+    trained = side_by_side(both, [tmp_path / "a", tmp_path / "b"], log)[1]
     wanted = train(both[1], log, tmp_path / "alone", quiet=True)
     assert_same_run((trained, tmp_path / "b"), (wanted, tmp_path / "alone"))
 
@@ -114,15 +114,15 @@ def test_the_other_ways_to_step_are_those_of_a_run_alone(config, log, tmp_path):
 
 
 def test_a_neighbour_s_seed_rate_and_divergence_change_no_bit_of_a_run(configs, together, alone, log, tmp_path):
-    heard = []
+    reported = []
     group = [configs[0], replace(configs[1], WILD), configs[3]]
     folders = [tmp_path / str(place) for place in range(3)]
-    trained = beside(group, folders, log, diverged=lambda place, error: heard.append((place, error.step)))
+    trained = side_by_side(group, folders, log, diverged=lambda place, error: reported.append((place, error.step)))
     assert_same_bits(trained[0].params, together[0][0].params)
     assert losses_of(folders[0]) == losses_of(together[0][1])
     assert_same_run((trained[2], folders[2]), alone[3])
     assert trained[1] is None
-    ((place, step),) = heard
+    ((place, step),) = reported
     assert place == 1
     assert lines_of(folders[1])[-1]["step"] == step - 1
 
@@ -148,23 +148,23 @@ def stop_at(step: int):
     return nullcontext(lambda: signal.SIGTERM if next(looks) >= step else 0)
 
 
-def test_members_go_on_alone_or_beside_others_and_a_run_alone_joins(configs, alone, log, tmp_path):
+def test_members_go_on_alone_or_with_others_and_a_run_alone_joins(configs, alone, log, tmp_path):
     folders = [tmp_path / str(place) for place in range(4)]
     saving = [replace(config, {"train.checkpoint_every_seconds": 0.01}) for config in configs[:3]]
     with pytest.raises(ConnectionAbortedError):
-        beside(saving, folders[:3], log, stop=die_at(6))
+        side_by_side(saving, folders[:3], log, stop=die_at(6))
     assert all(0 < newest_whole(folder / "checkpoints")[0] < 6 for folder in folders[:3])
     assert [lines_of(folder)[-1]["step"] for folder in folders[:3]] == [4, 4, 4]  # past the checkpoint, maybe
     with pytest.raises(Stopped, match=r"by SIGTERM at step (\d) of \d+, at step \1 of \d+, at step \1 of \d+, saved"):
-        beside(configs[:3], folders[:3], log, stop=stop_at(4))
+        side_by_side(configs[:3], folders[:3], log, stop=stop_at(4))
     with pytest.raises(Stopped, match="at step 4 of"):
         train(configs[3], log, folders[3], quiet=True, stop=stop_at(4))
-    trained = [train(configs[0], log, folders[0], quiet=True), *beside(configs[1:], folders[1:], log)]
+    trained = [train(configs[0], log, folders[0], quiet=True), *side_by_side(configs[1:], folders[1:], log)]
     for of_run in zip(trained, folders, strict=True):
         assert_same_run(of_run, alone[folders.index(of_run[1])])
     assert [each.history.counters.runs_together for each in trained] == [3, 3, 3, 3]
     assert_same_bits(
-        beside(configs[1:], folders[1:], log)[2].params, trained[3].params
+        side_by_side(configs[1:], folders[1:], log)[2].params, trained[3].params
     )  # they have ended: nothing moves
 
 
@@ -174,7 +174,7 @@ def test_members_go_on_alone_or_beside_others_and_a_run_alone_joins(configs, alo
 def test_runs_of_several_programs_are_refused(configs, log, tmp_path):
     other = replace(configs[1], {"model.width": 16})
     with pytest.raises(InputError, match="may differ in seed, learning rate and table prior alone"):
-        beside([configs[0], other], [tmp_path / "a", tmp_path / "b"], log)
+        side_by_side([configs[0], other], [tmp_path / "a", tmp_path / "b"], log)
     assert list(tmp_path.iterdir()) == []
 
 

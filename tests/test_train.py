@@ -174,7 +174,7 @@ def test_a_folder_of_another_run_is_refused(whole, log):
         train(replace(config, {"train.seed": 1}), log, folder)
 
 
-def test_a_log_that_was_prepared_anew_is_refused(config, log):
+def test_a_log_that_was_prepared_again_is_refused(config, log):
     with pytest.raises(InputError, match="was prepared again"):
         resolve(replace(config, {"data.fingerprint": "0" * 16}), log)
 

@@ -56,7 +56,7 @@ def restore(run_dir: Path, data: Prepared | str | Path | None = None, asked: Mes
             f"{run_dir}: the parameters of the checkpoint at step {int(state.step)} are not all numbers, because the "
             "run diverged. Train again into another folder with a lower --optim.learning-rate-peak"
         )
-    return TrainedModel(config, prepared, catalogue, spec, mesh, state.params, int(state.step))
+    return TrainedModel(config, prepared, catalogue, spec, mesh=mesh, params=state.params, step=int(state.step))
 
 
 def _log_of(config: Config, run_dir: Path, data: Prepared | str | Path | None) -> Prepared:
