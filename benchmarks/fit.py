@@ -141,7 +141,7 @@ def contend(name: str, table: RunTable, full: bool) -> Found:
         found, took = clock("starts", lambda: problem.minima(HUBER, usual=True))
         minima = found
     theta_SP, took_draws = clock(
-        "draws", lambda: problem.bootstrap(HUBER, minima, table.cluster, DRAWS, SEED, FULL_TABLE)
+        "draws", lambda: problem.bootstrap(HUBER, minima, table.cluster, draws=DRAWS, seed=SEED, stream=FULL_TABLE)
     )
     if len(theta_SP) < DRAWS:
         raise SystemExit(f"{DRAWS - len(theta_SP)} of {DRAWS} resamples did not converge: nothing to compare")

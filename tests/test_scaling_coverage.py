@@ -134,7 +134,7 @@ def estimates_of(design: Design, table: RunTable, seed: int) -> dict[str, Estima
     objective, _ = problem.adaptive()
     minima = problem.minima(objective)
     theta_P = minima.theta_SP[0]
-    draws_SP = problem.bootstrap(objective, minima, table.cluster, DRAWS, seed, 0)
+    draws_SP = problem.bootstrap(objective, minima, table.cluster, draws=DRAWS, seed=seed, stream=0)
     cloud_SP = widened(problem, theta_P, draws_SP, len(np.unique(table.cluster)))
     walked = profile(problem, objective, theta_P, table.cluster).by_name
     _, interval95, bounds = intervals(problem, theta_P, cloud_SP, walked)
@@ -233,7 +233,8 @@ def drawn(floor: float, copies: int = 1) -> tuple[Problem, np.ndarray, np.ndarra
     table = from_frame(pl.DataFrame(rows), Columns(loss="loss", d="d", cluster="run"))
     problem = Problem.of(table, LAWS["power_floor"], None)
     minima = problem.minima(Objective("ls"))
-    return problem, minima.theta_SP[0], problem.bootstrap(Objective("ls"), minima, table.cluster, 200, 0, 0), table
+    draws_SP = problem.bootstrap(Objective("ls"), minima, table.cluster, draws=200, seed=0, stream=0)
+    return problem, minima.theta_SP[0], draws_SP, table
 
 
 @pytest.mark.parametrize("floor", [0.37, 0.0])

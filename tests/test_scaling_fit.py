@@ -34,7 +34,7 @@ def lowest(problem: Problem, objective: Objective) -> tuple[np.ndarray, float]:
 def test_scaling_the_objective_changes_nothing(law, objective):
     runs = planted(law, 0.01, seed=1)
     problem = problem_of(runs, law)
-    begin = starts(problem.law, problem.points, problem.centre, None, problem.response)[::29]
+    begin = starts(problem.law, problem.points, problem.centre, known_floor=None, response_R=problem.response)[::29]
     best = {}
     for scale in (1.0, 1e-6, 1e6):
         found = problem.minimize(objective, begin, weight_SR=np.full((1, len(runs)), scale))

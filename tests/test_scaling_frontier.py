@@ -175,7 +175,7 @@ def test_bands_contain_the_truth():
         noisy = table_of(n, d, loss * np.exp(0.003 * np.random.default_rng(seed).normal(size=len(loss))))
         problem = Problem.of(noisy, truth.law, None, truth.centre)
         minima = problem.minimize(objective, truth.theta_P[None])
-        cloud_SP = problem.bootstrap(objective, minima, noisy.cluster, 200, seed, 0)
+        cloud_SP = problem.bootstrap(objective, minima, noisy.cluster, draws=200, seed=seed, stream=0)
         path = frontier(dataclasses.replace(truth, theta_P=minima.theta_SP[0], cloud_SP=cloud_SP), [far])
         inside["a"] += path.n_exponent.low <= 0.28 / 0.62 <= path.n_exponent.high
         inside["n"] += path.n.low_B[0] <= np.exp(best.log_n_SB[0, 0]) <= path.n.high_B[0]

@@ -40,10 +40,11 @@ def test_a_law_is_its_formula(law, floor_known):
 def test_shares_add_up_to_one(law, floor_known):
     centre, theta_SP = jittered(law, FLOOR[floor_known])
     bound = bind(LAWS[law], points(law), centre, FLOOR[floor_known])
-    log_SR, share_TSR = bound.shares(theta_SP)
-    np.testing.assert_allclose(share_TSR.sum(axis=0), 1, rtol=1e-13)
-    for term_SR, share_SR in zip(bound.log_terms(theta_SP), share_TSR, strict=True):
-        np.testing.assert_allclose(np.broadcast_to(np.exp(term_SR - log_SR), share_SR.shape), share_SR, rtol=1e-12)
+    around = bound.expand(theta_SP)
+    np.testing.assert_allclose(sum(around.share_T), 1, rtol=1e-13)
+    for term_SR, share_SR in zip(bound.log_terms(theta_SP), around.share_T, strict=True):
+        expected_SR = np.broadcast_to(np.exp(term_SR - around.log_SR), share_SR.shape)
+        np.testing.assert_allclose(expected_SR, share_SR, rtol=1e-12)
 
 
 @every_law
@@ -51,16 +52,18 @@ def test_gradient_and_hessian_are_exact(law, floor_known):
     floor = FLOOR[floor_known]
     centre, theta_SP = jittered(law, floor)
     bound = bind(LAWS[law], points(law), centre, floor)
-    log_SR, jacobian_SPR, bend = bound.derivatives(theta_SP)
-    np.testing.assert_array_equal(log_SR, bound.log(theta_SP))
-    weight_SR = np.random.default_rng(1).normal(size=log_SR.shape)
-    curvature_SPP = bend(weight_SR) - np.einsum("SR,SPR,SQR->SPQ", weight_SR, jacobian_SPR, jacobian_SPR)
+    around = bound.expand(theta_SP)
+    jacobian_SPR = around.jacobian()
+    np.testing.assert_array_equal(around.log_SR, bound.log(theta_SP))
+    weight_SR = np.random.default_rng(1).normal(size=around.log_SR.shape)
+    outer_SPP = np.einsum("SR,SPR,SQR->SPQ", weight_SR, jacobian_SPR, jacobian_SPR)
+    curvature_SPP = around.hessian(None, weight_SR) - outer_SPP
     step = 1e-6
     for p, shift_P in enumerate(step * np.eye(theta_SP.shape[1])):
-        high, low = (bound.derivatives(theta_SP + sign * shift_P) for sign in (1, -1))
-        slope_SR = (high[0] - low[0]) / (2 * step)
+        high, low = (bound.expand(theta_SP + sign * shift_P) for sign in (1, -1))
+        slope_SR = (high.log_SR - low.log_SR) / (2 * step)
         np.testing.assert_allclose(jacobian_SPR[:, p], slope_SR, rtol=1e-6, atol=1e-8)
-        bend_SP = np.einsum("SR,SPR->SP", weight_SR, (high[1] - low[1]) / (2 * step))
+        bend_SP = np.einsum("SR,SPR->SP", weight_SR, (high.jacobian() - low.jacobian()) / (2 * step))
         np.testing.assert_allclose(curvature_SPP[:, p], bend_SP, rtol=1e-5, atol=1e-5)
 
 

@@ -37,13 +37,14 @@ def test_sums_without_a_jacobian_are_those_with_it(name):
     points = {axis: np.exp(rng.uniform(*ends[axis], 30)) for axis in law.axes}
     bound = bind(law, points, centre_of(points), None)
     theta_SP = rng.uniform(0.2, 0.9, (4, len(law.free_params(None))))
-    expansion, (_, jacobian_SPR, bend) = bound.expand(theta_SP), bound.derivatives(theta_SP)
+    expansion = bound.expand(theta_SP)
+    jacobian_SPR = expansion.jacobian()
     outer_SR, bend_SR = rng.standard_normal((2, 4, 30))
     gradient_SP = np.einsum("SPR,SR->SP", jacobian_SPR, outer_SR)
     hessian_SPP = np.einsum("SPR,SR,SQR->SPQ", jacobian_SPR, outer_SR, jacobian_SPR)
     np.testing.assert_allclose(expansion.gradient(outer_SR), gradient_SP, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(expansion.hessian(outer_SR), hessian_SPP, rtol=1e-9, atol=1e-9)
-    both_SPP = hessian_SPP + bend(bend_SR)
+    both_SPP = hessian_SPP + expansion.hessian(None, bend_SR)
     np.testing.assert_allclose(expansion.hessian(outer_SR, bend_SR), both_SPP, rtol=1e-9, atol=1e-9)
 
 
@@ -114,7 +115,7 @@ def test_starts_that_converged_to_one_minimum_count_once():
 def test_a_higher_minimum_is_listed_and_may_be_the_lowest_of_another_objective():
     """Without a floor, size or data may carry the flat part: two minima, whose order depends on the objective."""
     bare = planted("chinchilla_no_floor", rows=240, seed=7)
-    begin = starts(bare.law, bare.points, bare.centre, None, bare.response)
+    begin = starts(bare.law, bare.points, bare.centre, known_floor=None, response_R=bare.response)
     every = bare.minimize(Objective("ls"), begin)
     minima = bare.minima(Objective("ls"))
     places = np.unique(np.round(every.objective_S[every.converged_S] / minima.objective_S[0], 6))

@@ -229,7 +229,7 @@ def test_the_law_is_of_both_axes_where_size_varies(no_files, no_extras, tmp_path
     ray = surface(np.geomspace(1e5, 1e7, 12), np.geomspace(1e6, 1e8, 12))
     code, page = report_of(ray, tmp_path, *both)
     assert code == 0
-    assert "Refused: N and D lie on a single ray" in page
+    assert "Refused: N and D are on a single ray" in page
 
 
 def test_flops_and_metrics_are_named_by_flags(no_files, no_extras, tmp_path):
@@ -272,6 +272,6 @@ def test_a_sweep_under_way_has_a_page_that_says_so(no_files, no_extras, tmp_path
     assert main([*command, "--bootstrap", "0"]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "The sweep is not over: 8 of 19 runs have a row." in page
-    assert page.count("planned, and not begun") == 11
+    assert page.count("planned, and not started") == 11
     assert main(["fit", str(tmp_path), "--law", "power", "--loss", "loss", "--d", "d", "--bootstrap", "0"]) == 0
     assert "11 left out: no row yet" in capsys.readouterr().out

@@ -108,10 +108,10 @@ def edited(text: str, **changed) -> str:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: "", "is no fit"),
-        (lambda text: text[: len(text) // 2], "is no fit"),
-        (lambda text: "[1, 2]", "is no fit of this version: it has no law"),
-        (lambda text: '"law"', "is no fit of this version"),
+        (lambda text: "", "is not a fit"),
+        (lambda text: text[: len(text) // 2], "is not a fit"),
+        (lambda text: "[1, 2]", "is not a fit of this version: it has no law"),
+        (lambda text: '"law"', "is not a fit of this version"),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "theta"}), "it has no theta"),
         (lambda text: edited(text, law="powerfloor"), "did you mean 'power_floor'"),
         (lambda text: edited(text, law=["power"]), "unknown law"),
@@ -144,10 +144,10 @@ def test_what_is_no_fit_is_reported(stored, damage, message):
 def test_a_file_that_is_not_there_and_one_that_is_no_text(tmp_path):
     with pytest.raises(InputError, match=r"there is no file .*--json"):
         scaling.load(tmp_path / "fit.json")
-    with pytest.raises(InputError, match="is no fit"):
+    with pytest.raises(InputError, match="is not a fit"):
         scaling.load(tmp_path)
     (tmp_path / "fit.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is no fit"):
+    with pytest.raises(InputError, match="is not a fit"):
         scaling.load(tmp_path / "fit.json")
 
 

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.laws.registry import FLOOR, Law
-from scaling.laws.terms import Covariates, Derivatives, Natural, Points
+from scaling.laws.terms import Covariates, Derivatives, Natural, Points, Term
 
 
 @dataclass(frozen=True)
-class LogPower:
+class LogPower(Term):
     """A / log(D)^beta. It is linear in its two parameters, so that it has no curvature."""
 
-    params = ("A", "beta")
-    axes = ("d",)
-    sizes = {"A": ("beta",)}
-    limits = {"beta": (0.0, 20.0)}
-    logs = ()
+    @property
+    def params(self) -> tuple[str, ...]:
+        return ("A", "beta")
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("d",)
 
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         fall = np.log(np.log(centre["d"])) - np.log(np.log(points["d"]))

@@ -40,7 +40,7 @@ def slope(function: Callable[[np.ndarray], np.ndarray], theta_P: np.ndarray) -> 
 
 def jacobian(fitted: FittedLaw, points: Points) -> np.ndarray:
     """Returns the slope of log loss in theta at R `points` {axis: [R]}, [R, P]."""
-    return fitted.bind(points).derivatives(fitted.theta_P[None])[1][0].T
+    return fitted.bind(points).expand(fitted.theta_P[None]).jacobian()[0].T
 
 
 def information(fitted: FittedLaw, points: Points, sigma: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Results as JSON: whole or not at all, with all digits."""
+"""Writes results as JSON with all digits; a file is complete or does not appear."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scaling.errors import InputError
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
-    """Raises InputError where the folder does not exist."""
+    """Writes `values` to `path`. Raises InputError where the folder does not exist."""
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     cloud = values.get("cloud")
     text = json.dumps(values | {"cloud": "@"} if cloud is not None else values, indent=1, allow_nan=False)
-    if cloud is not None:  # a draw a line, not a number a line
+    if cloud is not None:  # one draw in each line, not one number
         draws = ",\n  ".join(json.dumps(draw) for draw in cloud)
         text = text.replace('"cloud": "@"', f'"cloud": [{draws}]', 1)
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -27,7 +27,7 @@ def write_json(values: dict[str, Any], path: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """JSON's types; what JSON has no number for is missing."""
+    """Returns `value` in JSON's types, with None for NaN and infinity."""
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     if isinstance(value, np.ndarray):

@@ -1,10 +1,10 @@
-"""A law fitted to a table of runs: `fit(table) -> Fit`, with uncertainty, competing minima and held-out checks."""
+"""Fits a law to a table of runs: `fit(table) -> Fit`, with uncertainty, competing minima and held-out checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from scaling.errors import InputError, Refusal, near_miss
 from scaling.fitting.export import plain, write_json
 from scaling.fitting.fitted import FittedLaw
 from scaling.fitting.forms import Forms, compare_forms
-from scaling.fitting.heldout import HeldOut, predict_heldout
+from scaling.fitting.heldout import HeldOutRun, predict_heldout
 from scaling.fitting.intervals import Interval, intervals, sizes_at_centre, widened
 from scaling.fitting.minimize import Objective, Solution, robust_sigma
 from scaling.fitting.noise import LackOfFit, SeedNoise, lack_of_fit, seed_noise
 from scaling.fitting.problem import FREE_FLOOR, FULL_TABLE, Problem
-from scaling.fitting.profile import Profile, Profiles, profile
+from scaling.fitting.profile import LikelihoodProfile, Profiles, profile
 from scaling.fitting.sensitivity import Variant, variants
 from scaling.laws import registry
 from scaling.laws.registry import FLOOR, LAWS, Law
@@ -26,14 +26,14 @@ from scaling.table.run_table import Columns, RunTable, read
 
 OBJECTIVES = ("huber", "ls", "lad")
 BEST = "best"
-"""The name that stands for the form which predicts the held-out runs best."""
+"""The name that asks for the form which predicts the held-out runs best."""
 POLISH = 3
-"""Times that a fit begins again from a lower minimum that its profiles came across."""
+"""A fit starts again at most this often from a lower minimum that its profiles found."""
 
 
 @dataclass(frozen=True)
 class Minimum:
-    """One of the competing minima."""
+    """One of the competing minima of a fit."""
 
     objective: float
     gap: float
@@ -48,13 +48,13 @@ class FreeFloor:
     value: float | None
     interval95: Interval
     agrees: bool | None
-    """Whether the known floor lies within; None where the interval has neither end."""
+    """True if the known floor is within the interval; null where the interval has neither end."""
 
 
 @dataclass(frozen=True)
 class Fit(FittedLaw):
-    """A fitted law. `params` and `interval95` hold what the data determine: an open parameter is None there, and what
-    is known of it is in `bounds`. Predictions need no parameter's value and are always there."""
+    """A fitted law. `params` and `interval95` hold None for an open parameter, which the data do not determine; its
+    known ends are in `bounds`. Predictions are always possible, because they need no single parameter's value."""
 
     table: RunTable
     objective: Objective
@@ -62,14 +62,14 @@ class Fit(FittedLaw):
     params: dict[str, float | None]
     interval95: dict[str, tuple[float, float] | None]
     bounds: dict[str, Interval]
-    """Of the open parameters only."""
+    """The bounds of the open parameters."""
     sizes_at_centre: dict[str, float]
     """Each term's part of the response at the centre of the data."""
     sizes_at_centre95: dict[str, tuple[float, float] | None]
-    profile: dict[str, Profile]
-    """{fitted parameter: its profile likelihood}; of a size: at the centre. Empty if it was not asked for."""
+    profile: dict[str, LikelihoodProfile]
+    """{fitted parameter: its profile likelihood}, for sizes at the centre. Empty if it was not asked for."""
     minima: tuple[Minimum, ...]
-    heldout: tuple[HeldOut, ...]
+    heldout: tuple[HeldOutRun, ...]
     forms: Forms | None
     variants: tuple[Variant, ...]
     """The same law under other objectives, and with the dropped runs back."""
@@ -78,12 +78,12 @@ class Fit(FittedLaw):
     residual_sigma: float
     """Robust standard deviation of the log response around the law, 1.4826 median |r|."""
     seed_noise: SeedNoise | None
-    """Spread between repeats; None where no run was repeated."""
+    """The spread between repeats. None where no run was repeated."""
     lack_of_fit: LackOfFit | None
     draws_SP: np.ndarray
-    """The bootstrap's theta as drawn; `cloud_SP` is `intervals.widened` of it."""
+    """The theta of the bootstrap draws, before `intervals.widened` turns them into `cloud_SP`."""
     bootstrap: int
-    """Draws asked for."""
+    """The number of draws that was asked for."""
     seed: int
 
     @property
@@ -91,23 +91,23 @@ class Fit(FittedLaw):
         return tuple(self.bounds)
 
     def standard_error(self) -> dict[str, float]:
-        """Standard deviation of the bootstrap's draws of each parameter as the formula writes it; {} without draws."""
+        """Returns the standard deviation of each parameter's bootstrap draws, {} without draws."""
         draws = self.natural(self.draws_SP)
         return {name: float(values.std()) for name, values in draws.items() if len(values)}
 
     def residual(self) -> np.ndarray:
-        """log response - log law of the fitted rows, [R]."""
+        """Returns log response - log law of the fitted rows, [R]."""
         return np.log(self.table.response(self.law)) - np.log(self.loss_at(self.table.points(self.law))[0])
 
     def summary(self) -> str:
-        """Plain text: parameters, intervals, warnings. Sizes at the centre are the ones to compare between fits."""
+        """Returns plain text: parameters, intervals, warnings. Compare sizes at the centre between fits."""
         lines = [f"{self.law.name}: {self.law.formula}   [{self.objective.name}, {len(self.table)} runs]"]
         lines += [f"  {name:6s} {self.describe(name)}" for name in self.params]
         lines += [f"  {name} term at the centre: {value:.5g}" for name, value in self.sizes_at_centre.items()]
         return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])
 
     def describe(self, name: str) -> str:
-        """A parameter with its interval, or what bounds it."""
+        """Returns a parameter with its interval, or its bounds, as text."""
         if name == FLOOR.size and self.known_floor is not None:
             return f"{self.known_floor:.7g}  (known)"
         if name in self.bounds:
@@ -118,7 +118,7 @@ class Fit(FittedLaw):
         return f"{self.params[name]:.7g}" + (f"  [{interval[0]:.5g}, {interval[1]:.5g}]" if interval else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Contract 4, with more keys. NaN and infinity become None."""
+        """Returns the keys of contract 4 and more, in JSON's types. NaN and infinity become None."""
         values = self.stored() | {
             "formula": self.law.formula,
             "objective_name": self.objective.name,
@@ -153,7 +153,7 @@ class Fit(FittedLaw):
         return plain(values)
 
     def to_json(self, path: str | Path) -> None:
-        """Writes `to_dict` with all 17 digits, whole or not at all. `scaling.load` reads it."""
+        """Writes `to_dict` with all 17 digits. `scaling.load` reads it."""
         write_json(self.to_dict(), Path(path))
 
 
@@ -180,13 +180,13 @@ def fit(
       delta: Huber's threshold in nats of log loss; "auto": 1.345 robust standard deviations of the fit's own residuals.
       floor: the known irreducible loss, in the table's unit. Default: the table's floor column, if it has one.
       bootstrap: resamplings of whole clusters behind the intervals; 0 gives none.
-      seed: of the bootstrap.
-      full: also walk the profile likelihood of each parameter (an open one takes the parameter's value away), refit
-        without the largest runs and predict them, hold every form of the law against those, and try other objectives.
+      seed: the seed of the bootstrap.
+      full: also walk the profile likelihood of each parameter (a parameter with an open profile has no value), refit
+        without the largest runs and predict them, compare every form of the law on those, and try other objectives.
       **names: fields of Columns, as in `fit(frame, n="params", d="tokens", loss="loss")`.
 
     Raises:
-      InputError: something was named wrongly.
+      InputError: an argument or a column has a wrong name or value.
       Refusal: the table cannot carry the law.
 
     The procedure follows the converged reanalysis of Besiroglu et al. 2024 (2404.10102).
@@ -195,33 +195,31 @@ def fit(
         table = read(table, columns, **names)
     elif columns is not None or names:
         raise InputError(f"{' and '.join(names) or 'columns'} came with a table whose columns are named already")
-    if objective not in OBJECTIVES:
-        raise InputError(f"unknown objective {objective!r}; {near_miss(objective, OBJECTIVES)}")
-    if delta != "auto" and not (isinstance(delta, int | float) and np.isfinite(delta) and delta > 0):
-        raise InputError(f"delta is {delta!r}; wanted 'auto' or a number above 0, in nats of log loss")
-    if bootstrap < 0:
-        raise InputError(f"bootstrap is {bootstrap}; wanted 0 or more draws")
     if law != BEST and law not in LAWS:
         raise InputError(f"unknown law {law!r}; {near_miss(law, [*LAWS, BEST])}")
-    known_floor = table.known_floor if floor is None else floor
-    start = LAWS[_simplest(table) if law == BEST else law]
-    if floor is None and not start.has_floor:
-        known_floor = None
-    found, goal = _begin(table, start, objective, delta, known_floor)
-    compared = compare_forms(table, start, goal, known_floor) if full or law == BEST else None
-    if law == BEST and compared.chosen not in (None, start.name):
-        start = LAWS[compared.chosen]
-        known_floor = known_floor if start.has_floor else None
-        found, goal = _begin(table, start, objective, delta, known_floor)
-    done = _finish(found, table, goal, known_floor, bootstrap, seed, full, FULL_TABLE)
+    options = _Options(objective, delta, bootstrap, seed, full)
+    form = LAWS[_simplest(table) if law == BEST else law]
+    known_floor = floor
+    if floor is None and form.has_floor:
+        known_floor = table.known_floor
+    started = _start(table, form, options, known_floor)
+    compared = compare_forms(table, form, started.goal, known_floor) if full or law == BEST else None
+    chosen = compared.chosen if law == BEST and compared is not None else form.name
+    if chosen not in (None, form.name):
+        form = LAWS[chosen]
+        known_floor = known_floor if form.has_floor else None
+        started = _start(table, form, options, known_floor)
+    done = _finish(started, options, FULL_TABLE)
     warnings = list(done.warnings)
-    if law == BEST and compared.chosen is None:
-        warnings.append(f"No form could be held out: {start.name} is the simplest with a floor, and not chosen.")
-    free_floor = None
-    if known_floor is not None:
-        free_floor = _free_floor(table, done, objective, delta, bootstrap, seed, full, warnings)
-    held = predict_heldout(table, start, goal, known_floor, bootstrap, seed, warnings) if full else ()
-    others = variants(table, start, known_floor, goal, warnings) if full else ()
+    if chosen is None:
+        warnings.append(f"No form could be held out: {form.name} is the simplest with a floor, and not chosen.")
+    free_floor = None if known_floor is None else _free_floor(table, done, known_floor, options, warnings)
+    held, others = (), ()
+    if full:
+        held = predict_heldout(
+            table, form, started.goal, known_floor, bootstrap=bootstrap, seed=seed, warnings=warnings
+        )
+        others = variants(table, form, known_floor, fitted=started.goal, warnings=warnings)
     return replace(done, heldout=held, forms=compared, variants=others, free_floor=free_floor, warnings=tuple(warnings))
 
 
@@ -232,51 +230,67 @@ def _simplest(table: RunTable) -> str:
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A problem that the checks let through, with their warnings."""
+class _Options:
+    """The arguments of `fit` that do not depend on the law."""
 
+    objective: str
+    delta: float | str
+    bootstrap: int
+    seed: int
+    profiles: bool
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"unknown objective {self.objective!r}; {near_miss(self.objective, OBJECTIVES)}")
+        is_number = isinstance(self.delta, int | float) and np.isfinite(self.delta) and self.delta > 0
+        if self.delta != "auto" and not is_number:
+            raise InputError(f"delta is {self.delta!r}; wanted 'auto' or a number above 0, in nats of log loss")
+        if self.bootstrap < 0:
+            raise InputError(f"bootstrap is {self.bootstrap}; wanted 0 or more draws")
+
+
+class _Started(NamedTuple):
+    """A problem that passed the checks, its objective, and the checks' warnings."""
+
+    table: RunTable
     problem: Problem
-    warnings: tuple[str, ...]
+    goal: Objective
+    warnings: list[str]
 
 
-def _begin(
-    table: RunTable, law: Law, objective: str, delta: float | str, known_floor: float | None
-) -> tuple[_Begun, Objective]:
+def _start(table: RunTable, law: Law, options: _Options, known_floor: float | None) -> _Started:
     warnings = list(checks.refuse(table, law, known_floor))
     problem = Problem.of(table, law, known_floor)
-    if objective != "huber":
-        return _Begun(problem, tuple(warnings)), Objective(objective)
-    if delta != "auto":
-        return _Begun(problem, tuple(warnings)), Objective("huber", float(delta))
+    if options.objective != "huber":
+        return _Started(table, problem, Objective(options.objective), warnings)
+    if options.delta != "auto":
+        return _Started(table, problem, Objective("huber", float(options.delta)), warnings)
     goal, settled = problem.adaptive()
     if not settled:
         warnings.append(f"Huber's adaptive delta did not settle; {goal.delta:.4g} was used.")
-    return _Begun(problem, tuple(warnings)), goal
+    return _Started(table, problem, goal, warnings)
 
 
-def _finish(
-    begun: _Begun, table: RunTable, goal: Objective, known_floor: float | None, bootstrap: int, seed: int,
-    profiles: bool, stream: int,
-) -> Fit:  # fmt: skip
-    problem, law, warnings = begun.problem, begun.problem.law, list(begun.warnings)
-    minima, walked = _minima(problem, goal, table, profiles, usual=stream == FULL_TABLE)
+def _finish(started: _Started, options: _Options, stream: int) -> Fit:
+    """Finds the minima and their uncertainty. `stream` separates the random draws of several bootstraps."""
+    table, problem, goal, warnings = started
+    bootstrap = options.bootstrap
+    minima, walked = _minima(started, options.profiles, usual=stream == FULL_TABLE)
     theta_P = minima.theta_SP[0]
-    draws_SP = problem.bootstrap(goal, minima, table.cluster, bootstrap, seed, stream)
+    draws_SP = problem.bootstrap(goal, minima, table.cluster, draws=bootstrap, seed=options.seed, stream=stream)
     if len(draws_SP) < 0.99 * bootstrap:
-        warnings.append(
-            f"{bootstrap - len(draws_SP)} of {bootstrap} bootstrap draws did not converge and are left out."
-        )
+        warnings.append(f"{bootstrap - len(draws_SP)} of {bootstrap} bootstrap draws did not converge and are dropped.")
     cloud_SP = widened(problem, theta_P, draws_SP, len(np.unique(table.cluster)))
     params, interval95, bounds = intervals(problem, theta_P, cloud_SP, walked)
     sizes, sizes95 = sizes_at_centre(problem, theta_P, cloud_SP)
     residual = problem.residual(theta_P)
     return Fit(
-        law=law,
+        law=problem.law,
         theta_P=theta_P,
         cloud_SP=cloud_SP,
         draws_SP=draws_SP,
         centre=problem.centre,
-        known_floor=known_floor,
+        known_floor=problem.known_floor,
         flops_per_nd=table.flops_per_nd,
         ranges=_ranges(problem, table),
         table=table,
@@ -295,17 +309,16 @@ def _finish(
         warnings=tuple(warnings),
         free_floor=None,
         residual_sigma=robust_sigma(residual),
-        seed_noise=seed_noise(table, law),
-        lack_of_fit=lack_of_fit(residual, table, law, known_floor),
+        seed_noise=seed_noise(table, problem.law),
+        lack_of_fit=lack_of_fit(residual, table, problem.law, problem.known_floor),
         bootstrap=bootstrap,
-        seed=seed,
+        seed=options.seed,
     )
 
 
-def _minima(
-    problem: Problem, goal: Objective, table: RunTable, profiles: bool, usual: bool
-) -> tuple[Solution, dict[str, Profile]]:
-    """The minima and the profiles around the lowest; again from a lower one, if a profile walks into it."""
+def _minima(started: _Started, profiles: bool, usual: bool) -> tuple[Solution, dict[str, LikelihoodProfile]]:
+    """Finds the minima and the profiles around the lowest, and starts again if a profile walks into a lower one."""
+    table, problem, goal, _ = started
     minima = problem.minima(goal, usual=usual)
     if not profiles:
         return minima, {}
@@ -337,14 +350,16 @@ def _describe(minima: Solution, problem: Problem) -> tuple[Minimum, ...]:
     )
 
 
-def _free_floor(table, known: Fit, objective, delta, bootstrap, seed, profiles, warnings) -> FreeFloor | None:
+def _free_floor(
+    table: RunTable, known: Fit, known_floor: float, options: _Options, warnings: list[str]
+) -> FreeFloor | None:
+    """Fits the law with a free floor. Returns None, with a warning, where the table cannot carry that."""
     try:
-        begun, goal = _begin(table, known.law, objective, delta, None)
-        free = _finish(begun, table, goal, None, bootstrap, seed, profiles, FREE_FLOOR)
+        free = _finish(_start(table, known.law, options, None), options, FREE_FLOOR)
     except Refusal as refusal:
-        warnings.append(f"Whether a free floor would agree with the known one cannot be told: {refusal}")
+        warnings.append(f"It is not known if a free floor would agree with the known one: {refusal}")
         return None
     low, high = free.bounds.get(FLOOR.size) or free.interval95[FLOOR.size] or (None, None)
-    slack = 1e-9 * known.known_floor  # noise-free tables have intervals of rounding's width
-    agrees = (low is None or low <= known.known_floor + slack) and (high is None or known.known_floor - slack <= high)
+    slack = 1e-9 * known_floor  # noise-free tables have intervals of rounding's width
+    agrees = (low is None or low <= known_floor + slack) and (high is None or known_floor - slack <= high)
     return FreeFloor(free.params[FLOOR.size], (low, high), None if low is None and high is None else agrees)

@@ -1,4 +1,4 @@
-"""A law with its parameters and their uncertainty, without the table behind them: what predicts and is stored."""
+"""A law with its parameters and their uncertainty, without the table behind them: it predicts and can be stored."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from scaling.laws.registry import FLOOR, Law
 from scaling.laws.terms import Natural, Points
 
 FIELDS = ("law", "theta", "cloud", "centre", "known_floor", "flops_per_nd", "ranges")
-"""The keys of fit.json that a FittedLaw is made of."""
+"""The keys of fit.json that `load` reads."""
 
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """A law at a point of its parameters, with the cloud around it whose percentiles are the 95 % intervals."""
+    """A law with fitted parameters, and a cloud of parameters around them whose percentiles are the 95 % intervals."""
 
     law: Law
     theta_P: np.ndarray
     """Logs of sizes at the centre, then exponents and shapes, in the order of `law.free_params`."""
     cloud_SP: np.ndarray
-    """The bootstrap's theta, of the draws that converged, widened for few runs (`intervals.widened`)."""
+    """The theta of the bootstrap draws that converged, widened for few runs (`intervals.widened`)."""
     centre: dict[str, float]
-    """Middle of the data on each axis: geometric for sizes and data, arithmetic for an upstream loss."""
+    """The middle of the data on each axis: geometric for sizes and data, arithmetic for an upstream loss."""
     known_floor: float | None
     flops_per_nd: float
     """Training FLOPs C = flops_per_nd * N * D."""
@@ -37,20 +37,20 @@ class FittedLaw:
 
     @property
     def free(self) -> tuple[str, ...]:
-        """The P fitted parameters in theta's order."""
+        """The names of the P fitted parameters, in theta's order."""
         return self.law.free_params(self.known_floor)
 
     def natural(self, theta_SP: np.ndarray | None = None) -> Natural:
-        """Parameters as the formula writes them, {name: [S]}; default: the point's, S = 1."""
+        """Returns the parameters as the formula writes them, {name: [S]}. Default: the fitted ones, S = 1."""
         theta_SP = self.theta_P[None] if theta_SP is None else theta_SP
         return registry.natural(self.law, theta_SP, self.centre, self.known_floor)
 
     def bind(self, points: Points) -> registry.Bound:
-        """The law at `points` {axis: [R]}, as a function of theta with derivatives."""
+        """Returns the law at `points` {axis: [R]} as a function of theta, with derivatives."""
         return registry.bind(self.law, points, self.centre, self.known_floor)
 
     def loss_at(self, points: Points, theta_SP: np.ndarray | None = None) -> np.ndarray:
-        """The response at R points {axis: [R]}, [S, R]; default: the point's, S = 1."""
+        """Returns the response at R points {axis: [R]}, [S, R]. Default: that of the fitted parameters, S = 1."""
         return np.exp(self.bind(points).log(self.theta_P[None] if theta_SP is None else theta_SP))
 
     @property
@@ -59,11 +59,12 @@ class FittedLaw:
         return float(self.natural()[FLOOR.size][0]) if self.law.has_floor else 0.0
 
     def predict(self, N: Any = None, D: Any = None, U: Any = None, L: Any = None) -> tuple[np.ndarray, ...]:
-        """The law's response at parameters N, data D, unique data U, upstream loss L (numbers or arrays, broadcast):
-        (value, low, high), 95 % band.
+        """Predicts the response at size N, data D, unique data U, upstream loss L: numbers, or arrays that broadcast.
 
-        The band is the bootstrap's, of the law and not of a single run; NaN where the fit was made without bootstrap.
-        Raises InputError if the law needs an axis that is not given, or what is given is no number above 0.
+        Returns (value, low, high). The 95 % band comes from the bootstrap and is that of the law, not of a single run.
+        It is NaN where the fit was made without bootstrap.
+
+        Raises InputError if the law needs an axis that is not given, or a value is not a number above 0.
         """
         given = {"n": N, "d": D, "u": U, "l": L}
         missing = [axis.upper() for axis in self.law.axes if given[axis] is None]
@@ -81,7 +82,7 @@ class FittedLaw:
         return tuple(x.reshape(arrays[0].shape) for x in self.band(points))
 
     def band(self, points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The response at R `points` and its 95 % band from the cloud: 3 x [R]; NaN without a cloud."""
+        """Returns the response at R `points` and the ends of its 95 % band, 3 x [R]. Without a cloud they are NaN."""
         value = self.loss_at(points)[0]
         if not len(self.cloud_SP):
             return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
@@ -89,7 +90,7 @@ class FittedLaw:
         return value, low, high
 
     def stored(self) -> dict[str, Any]:
-        """FIELDS as JSON's types."""
+        """Returns FIELDS in JSON's types."""
         return {
             "law": self.law.name,
             "theta": self.theta_P.tolist(),
@@ -102,17 +103,17 @@ class FittedLaw:
 
 
 def load(path: str | Path) -> FittedLaw:
-    """The FittedLaw of a fit.json. Raises InputError where it is none."""
+    """Reads the FittedLaw of a fit.json. Raises InputError where the file is missing or damaged."""
     path = Path(path)
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}; `sessionrec fit ... --json {path}` writes one") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no fit: {error}") from error
+        raise InputError(f"{path} is not a fit: {error}") from error
     missing = [name for name in FIELDS if not isinstance(values, dict) or name not in values]
     if missing:
-        raise InputError(f"{path} is no fit of this version: it has no {', '.join(missing)}; fit again with --json")
+        raise InputError(f"{path} is not a fit of this version: it has no {', '.join(missing)}; fit again with --json")
     stored = _Stored(path, values)
     law = registry.by_name(str(values["law"]))
     known_floor = None if values["known_floor"] is None else stored.positive("known_floor")
@@ -133,14 +134,14 @@ def load(path: str | Path) -> FittedLaw:
 
 @dataclass(frozen=True)
 class _Stored:
-    """The fields of a file. Each is checked as it is read, and the damaged one named in an InputError."""
+    """The fields of a file. Each is checked as it is read; an InputError names the damaged one."""
 
     path: Path
     values: dict[str, Any]
     within: str = ""
 
     def numbers(self, name: str, shape: tuple[int, ...], wanted: str) -> np.ndarray:
-        """Finite numbers of `shape`, whose first length may be -1: any."""
+        """Returns finite numbers of `shape`, whose first length may be -1 for any length."""
         try:
             array = np.asarray(self.values.get(name), float)
             array = array if array.size else array.reshape(shape)

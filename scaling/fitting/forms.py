@@ -1,9 +1,9 @@
-"""Which form of law the runs choose: each is refitted without the largest runs, several fractions of them, and must
-predict those. Not by R^2, which every form has."""
+"""Chooses a form of law: each is refitted without the largest runs, for several fractions of them, and must predict
+those. R^2 would not do, because it is high for every form."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from scaling.laws.terms import Points
 from scaling.table.run_table import RunTable
 
 FRACTIONS = (0.1, 0.2, 0.35, 0.5)
-"""Parts of the runs, the largest ones, that are held out."""
+"""The fractions of the runs that are held out, the largest runs first."""
 TARGET = 10.0
-"""The target at which the forms' predictions are held beside each other: so many times the largest run."""
+"""The forms' predictions are compared at this many times the largest run."""
 NEAR = 1.5
-"""Pooled error over the best form's, up to which a form is near it."""
+"""A form is near the best one if its pooled error is at most this many times the best one's."""
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,37 @@ class FormError:
     runs_held: int
     extrapolation_factor: float
     """The largest held run over the largest fitted one."""
-    rms_log_error: float | None
-    mean_log_error: float | None
-    worst_log_error: float | None
-    """The one of largest size, with its sign."""
-    refused: str | None
-    """Why the rest of the runs cannot carry the form."""
+    rms_log_error: float | None = None
+    mean_log_error: float | None = None
+    worst_log_error: float | None = None
+    """The error of largest absolute value, with its sign."""
+    refused: str | None = None
+    """The reason why the other runs cannot carry the form."""
 
 
 @dataclass(frozen=True)
 class Forms:
+    """The forms of a family, compared on the held-out runs."""
+
     rows: tuple[FormError, ...]
     pooled: dict[str, float]
     """{form: root mean square of its rms over the fractions that all these forms could carry}."""
     chosen: str | None
     """The form of lowest `pooled`; None where no fraction left enough."""
     target: dict[str, float]
-    """{axis: x}, 10 times past the largest run; empty for laws of a metric over a loss."""
+    """{axis: x} of a run 10 times the largest; empty for laws of a metric over a loss."""
     at_target: dict[str, float]
-    """{form: its prediction there, fitted to all runs}."""
+    """{form: its prediction at the target, fitted to all runs}."""
 
     @property
     def near(self) -> tuple[str, ...]:
         """The forms that predict the held-out runs nearly as well as the best one."""
-        return tuple(name for name, error in self.pooled.items() if error <= NEAR * self.pooled[self.chosen])
+        best = min(self.pooled.values(), default=0.0)
+        return tuple(name for name, error in self.pooled.items() if error <= NEAR * best)
 
     @property
     def spread(self) -> float | None:
-        """Highest over lowest prediction of the near forms at the target, minus 1; None for fewer than two."""
+        """Highest over lowest prediction of the near forms at the target, minus 1. None for fewer than two forms."""
         values = [self.at_target[name] for name in self.near if name in self.at_target]
         return max(values) / min(values) - 1 if len(values) > 1 else None
 
@@ -70,7 +73,7 @@ def family(law: Law, known_floor: float | None) -> tuple[Law, ...]:
 
 
 def compare_forms(table: RunTable, law: Law, objective: Objective, known_floor: float | None) -> Forms:
-    """Every form of `law`'s family against the held-out top of the table, under one objective."""
+    """Compares every form of `law`'s family on the held-out top of the table, under one objective."""
     forms = family(law, known_floor)
     size = reach(table, law)
     rows: list[FormError] = []
@@ -78,44 +81,56 @@ def compare_forms(table: RunTable, law: Law, objective: Objective, known_floor: 
     for fraction in FRACTIONS:
         held = _top(size, fraction)
         if any(np.array_equal(held, other) for other in masks) or held.all():
-            continue  # few distinct sizes: the fractions are the same
+            continue  # with few distinct sizes, two fractions hold out the same runs
         masks.append(held)
-        rows += [_error(table, form, objective, known_floor, held, size) for form in forms]
+        rows += [_error(table, held, form, objective=objective, known_floor=known_floor) for form in forms]
     pooled = _pooled(rows)
-    target = _target(table, law, size)
+    target, at_target = _target(table, law, size), {}
+    for form in forms if target else ():
+        try:
+            at_target[form.name] = float(without(table, form, objective, known_floor).loss_at(target)[0, 0])
+        except Refusal:
+            continue  # its row says why
     return Forms(
         rows=tuple(rows),
         pooled=pooled,
-        chosen=min(pooled, key=pooled.get) if pooled else None,
+        chosen=min(pooled, key=lambda name: pooled[name]) if pooled else None,
         target={axis: float(x[0]) for axis, x in target.items()},
-        at_target=_at_target(table, forms, objective, known_floor, target) if target else {},
+        at_target=at_target,
     )
 
 
 def _top(size: np.ndarray, fraction: float) -> np.ndarray:
-    """[R]: the largest runs, about `fraction` of them; runs of one size stay together, and at least one is held."""
+    """Returns [R]: True for about `fraction` of the runs, the largest ones. Runs of one size stay together."""
     order = np.sort(size)
     border = order[min(round(len(size) * (1 - fraction)), len(size) - 1)]
     return size >= border * (1 - 1e-9)
 
 
-def _error(table, form, objective, known_floor, held, size) -> FormError:
-    facts = (form.name, float(held.mean()), int(held.sum()), float(size[held].max() / size[~held].max()))
+def _error(
+    table: RunTable, held: np.ndarray, form: Law, *, objective: Objective, known_floor: float | None
+) -> FormError:
+    size = reach(table, form)
+    found = FormError(form.name, float(held.mean()), int(held.sum()), float(size[held].max() / size[~held].max()))
     try:
         refit = without(table.take(~held), form, objective, known_floor)
     except Refusal as refusal:
-        return FormError(*facts, None, None, None, str(refusal))
+        return replace(found, refused=str(refusal))
     predicted = refit.loss_at({axis: x[held] for axis, x in table.points(form).items()})[0]
     error = np.log(predicted) - np.log(table.response(form)[held])
-    worst = float(error[np.abs(error).argmax()])
-    return FormError(*facts, float(np.sqrt((error**2).mean())), float(error.mean()), worst, None)
+    return replace(
+        found,
+        rms_log_error=float(np.sqrt((error**2).mean())),
+        mean_log_error=float(error.mean()),
+        worst_log_error=float(error[np.abs(error).argmax()]),
+    )
 
 
 def _pooled(rows: list[FormError]) -> dict[str, float]:
-    """All forms on the same fractions. A form that leaves none to share, because it could carry so few, is left out."""
+    """Pools the errors of all forms over the fractions that they share. A form that shares too few is dropped."""
     by_form: dict[str, dict[float, float]] = {}
     for row in rows:
-        if row.refused is None:
+        if row.rms_log_error is not None:
             by_form.setdefault(row.law, {})[row.fraction_held] = row.rms_log_error
     while by_form:
         shared = set.intersection(*map(set, by_form.values()))
@@ -132,13 +147,3 @@ def _target(table: RunTable, law: Law, size: np.ndarray) -> Points:
     at = int(np.argmax(size))
     grown = TARGET ** (1 / len([axis for axis in points if axis in ("n", "d")]))
     return {axis: x[at : at + 1] * (grown if axis in ("n", "d") else 1.0) for axis, x in points.items()}
-
-
-def _at_target(table, forms, objective, known_floor, target) -> dict[str, float]:
-    values = {}
-    for form in forms:
-        try:
-            values[form.name] = float(without(table, form, objective, known_floor).loss_at(target)[0, 0])
-        except Refusal:
-            continue  # its row says why
-    return values

@@ -1,4 +1,4 @@
-"""The test that counts for a law: refit without the largest runs, and predict them."""
+"""Tests a law: refits it without the largest runs, and predicts them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from scaling.table.run_table import RunTable
 
 DRAWS = 300
 TOP_COMPUTE = 0.8
-"""Quantile of the reach above which the runs are held out of a law of more than D."""
+"""For a law of more than D, the runs above this quantile of the reach are held out."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """A run that the check's refit did not see, and what that refit predicted. Losses in the table's unit."""
+class HeldOutRun:
+    """A run that the refit did not see, and the refit's prediction. Losses are in the table's unit."""
 
     run: str
     n: float | None
@@ -31,17 +31,17 @@ class HeldOut:
     """The response: a loss, a metric, or a metric's error."""
     predicted: float
     predicted95: tuple[float, float] | None
-    """Where the law goes, from the bootstrap; a single run's own noise comes on top."""
+    """The band of the law from the bootstrap; the noise of a single run comes on top of it."""
     relative_error: float
     """predicted / loss - 1."""
     excess_relative_error: float | None
-    """The same over the known floor; None without one, or where the run is not above it."""
+    """(predicted - loss) / (loss - known floor). None without a known floor, or where the run is not above it."""
     extrapolation_factor: float
-    """How far past the refit's data: in D, in N D for a law of both, in 1 / L for a law of an upstream loss."""
+    """The run's reach over the largest reach of the refit's data."""
 
 
 def reach(table: RunTable, law: Law) -> np.ndarray:
-    """How large a run is, [R]: D, N D for a law of both, 1 / L for a law of an upstream loss."""
+    """Returns the size of each run, [R]: D, or N D for a law of both, or 1 / L for a law of an upstream loss."""
     points = table.points(law)
     if "l" in points:
         return 1 / points["l"]
@@ -53,19 +53,20 @@ def predict_heldout(
     law: Law,
     objective: Objective,
     known_floor: float | None,
+    *,
     bootstrap: int,
     seed: int,
     warnings: list[str],
-) -> tuple[HeldOut, ...]:
-    """Holds out the two largest D (laws of D) or the top fifth of the reach (other laws).
+) -> tuple[HeldOutRun, ...]:
+    """Holds out the two largest D (laws of D) or the top fifth of the reach (other laws), and predicts those runs.
 
-    Where the rest cannot carry the law there is no check, and `warnings` gets the reason.
+    Where the other runs cannot carry the law, the result is empty and `warnings` gets the reason.
     """
     size = reach(table, law)
     held = size >= (np.unique(size)[-2:][0] if law.axes == ("d",) else np.quantile(size, TOP_COMPUTE))
     train = table.take(~held)
     try:
-        refit = without(train, law, objective, known_floor, bootstrap, seed)
+        refit = without(train, law, objective, known_floor, bootstrap=bootstrap, seed=seed)
     except Refusal as refusal:
         warnings.append(f"No held-out check: without the {int(held.sum())} largest runs, {refusal}")
         return ()
@@ -73,11 +74,11 @@ def predict_heldout(
     value, low, high = refit.band(points)
     response = table.response(law)
     rows = []
-    for i, at in enumerate(np.flatnonzero(held)):
+    for i, at in enumerate(np.flatnonzero(held).tolist()):
         loss = float(response[at])
         excess = 0.0 if known_floor is None else loss - known_floor
         rows.append(
-            HeldOut(
+            HeldOutRun(
                 run=table.row_id[at],
                 n=None if table.n is None else float(table.n[at]),
                 d=None if table.d is None else float(table.d[at]),
@@ -93,15 +94,23 @@ def predict_heldout(
 
 
 def without(
-    train: RunTable, law: Law, objective: Objective, known_floor: float | None, bootstrap: int = 0, seed: int = 0
+    train: RunTable, law: Law, objective: Objective, known_floor: float | None, *, bootstrap: int = 0, seed: int = 0
 ) -> FittedLaw:
-    """`law` refitted to the runs that are not held out. Raises Refusal where they cannot carry it."""
+    """Refits `law` to the runs that are not held out. Raises Refusal where they cannot carry it."""
     if not len(train):
         raise Refusal("no run is left")
     checks.refuse(train, law, known_floor)
     refit = Problem.of(train, law, known_floor)
     minima = refit.minima(objective)
     theta_P = minima.theta_SP[0]
-    draws_SP = refit.bootstrap(objective, minima, train.cluster, min(bootstrap, DRAWS), seed, HELDOUT)
+    draws_SP = refit.bootstrap(objective, minima, train.cluster, draws=min(bootstrap, DRAWS), seed=seed, stream=HELDOUT)
     cloud_SP = widened(refit, theta_P, draws_SP, len(np.unique(train.cluster)))
-    return FittedLaw(law, theta_P, cloud_SP, refit.centre, known_floor, train.flops_per_nd, {})
+    return FittedLaw(
+        law=law,
+        theta_P=theta_P,
+        cloud_SP=cloud_SP,
+        centre=refit.centre,
+        known_floor=known_floor,
+        flops_per_nd=train.flops_per_nd,
+        ranges={},
+    )

@@ -1,4 +1,4 @@
-"""What the bootstrap and the profiles together say of each parameter: a value with an interval, or only a bound.
+"""Intervals of parameters, from the bootstrap and the profiles: a value with an interval, or only a bound.
 
 Letters: S bootstrap draws, P parameters.
 """
@@ -9,26 +9,26 @@ import numpy as np
 
 from scaling.fitting.minimize import Objective, minimize
 from scaling.fitting.problem import Problem
-from scaling.fitting.profile import Profile
+from scaling.fitting.profile import LikelihoodProfile
 from scaling.laws import registry
 
 NORMAL95 = 1.9599639845
 """97.5 % point of the normal distribution."""
 WIDENING_STEPS = 30
-"""Enough for laws near their draws; those on the way to a bound go as far as it takes to vanish."""
+"""Enough for laws near their draws. Those on the way to a bound go far enough to vanish."""
 OPEN_SHARE = 0.025
-"""Share of bootstrap draws at a bound above which a 95 % interval has no end on that side."""
+"""A 95 % interval has no end on a side where a larger share of the bootstrap draws is at the bound."""
 
 Interval = tuple[float | None, float | None]
-"""A 95 % interval; None is an end that the data do not give."""
+"""A 95 % interval. An end that the data do not give has no number."""
 
 
 def widening(clusters: int, P: int) -> float:
-    """How much farther than the bootstrap's draws a 95 % interval of few runs must reach; 1 for many.
+    """Returns how much farther than the bootstrap's draws a 95 % interval must reach: 1 for many runs.
 
-    sqrt(G / (G - P)) for G clusters, since residuals around a fit are smaller than the noise (the bootstrap of pairs
-    estimates the sandwich HC0, and this makes it HC1: MacKinnon & White 1985), times Student's t of G - P degrees of
-    freedom over the normal's 1.96.
+    The factor has two parts. sqrt(G / (G - P)) for G clusters corrects for residuals, which are smaller than the noise:
+    the bootstrap of pairs estimates the sandwich HC0, and this makes it HC1 (MacKinnon & White 1985). The other part is
+    Student's t with G - P degrees of freedom, over the normal's 1.96.
     """
     from scipy.special import stdtrit
 
@@ -37,16 +37,15 @@ def widening(clusters: int, P: int) -> float:
 
 
 def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, clusters: int) -> np.ndarray:
-    """[S, P]: the draws, `widening` times as far from the point: the cloud whose percentiles are the 95 % intervals.
+    """Moves the draws `widening` times as far from the point, [S, P]. The intervals are percentiles of the result.
 
-    Farther in log response at the runs, not in theta: each is the law whose curve is nearest to the moved one. So a
-    size that ran to 0 stays there, and no draw leaves the ridge of parameters that fit alike.
+    The distance is taken in log response at the runs, not in theta: each result is the law whose curve is nearest to
+    the moved curve. So a size that ran to 0 stays there, and no draw leaves the ridge of parameters that fit well.
 
-    Measured on planted laws (tests/test_scaling_coverage.py; 21 to 50 runs, Gaussian and heavy-tailed noise, 200 tables
-    each): parameters are covered by 92 to 99 % of these intervals, at widths of 1.0 to 1.3 times the ideal; predictions
-    at and past the largest run by 90 to 97 %. As drawn it was 89 to 97 and 86 to 97 %. BCa intervals gain nothing over
-    percentiles; exponential weights cover 82 to 95 %; drawing fewer clusters instead is wider still. Profiles
-    cover 90 to 97 % in nine tenths of the width, but 83 to 93 % once the noise grows with the run, where these cover
+    Measured on planted laws (tests/test_scaling_coverage.py; 21 to 50 runs, Gaussian and heavy-tailed noise, 200
+    tables each): 92 to 99 % of these intervals cover their parameter, at 1.0 to 1.3 times the ideal width, and 90 to
+    97 % cover predictions at and past the largest run. Without widening it was 89 to 97 % and 86 to 97 %. Profiles
+    cover 90 to 97 % in nine tenths of the width, but 83 to 93 % where the noise grows with the run; there these cover
     92 to 98 %.
     """
     if not len(draws_SP):
@@ -57,51 +56,57 @@ def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, cluster
 
 
 def intervals(
-    problem: Problem, theta_P: np.ndarray, cloud_SP: np.ndarray, profiles: dict[str, Profile]
+    problem: Problem, theta_P: np.ndarray, cloud_SP: np.ndarray, profiles: dict[str, LikelihoodProfile]
 ) -> tuple[dict[str, float | None], dict[str, tuple[float, float] | None], dict[str, Interval]]:
-    """(params, interval95, bounds), each by the parameter's name.
+    """Returns (params, interval95, bounds), each by the parameter's name.
 
-    A parameter is open on a side where the point or over 2.5 % of the draws ran to its bound, or where its profile
-    never passes the threshold. It then has no value and no interval, only a bound on the other side: the draws', or
-    the profile's where there are none.
+    A parameter is open on a side where the point or more than 2.5 % of the draws ran to its bound, or where its profile
+    never passes the threshold. It then has no value and no interval, only a bound on the other side. The bound comes
+    from the draws, or from the profile where the fit has no draws.
     """
     at_centre = {size for term in problem.law.terms if term.axes for size in term.sizes}
-    point = {
-        name: float(values[0])
-        for name, values in registry.natural(problem.law, theta_P[None], problem.centre, problem.known_floor).items()
-    }
-    draws = registry.natural(problem.law, cloud_SP, problem.centre, problem.known_floor)
-    params, interval95, bounds = dict(point), dict.fromkeys(point), {}
-    of_point, of_draws = problem.at_bound(theta_P[None]), problem.at_bound(cloud_SP)
+    point, draws = (
+        registry.natural(problem.law, theta_SP, problem.centre, problem.known_floor)
+        for theta_SP in (theta_P[None], cloud_SP)
+    )
+    params: dict[str, float | None] = {name: float(values[0]) for name, values in point.items()}
+    interval95: dict[str, tuple[float, float] | None] = dict.fromkeys(point)
+    bounds: dict[str, Interval] = {}
+    point_at_bound, draws_at_bound = problem.at_bound(theta_P[None]), problem.at_bound(cloud_SP)
     for name in problem.free:
         walked = (False, False) if name not in profiles else [end is None for end in profiles[name].interval95]
         open_ends = [
             bool(point_at[0]) or (len(cloud_SP) > 0 and bool(draws_at.mean() > OPEN_SHARE)) or by_profile
-            for point_at, draws_at, by_profile in zip(of_point[name], of_draws[name], walked, strict=True)
+            for point_at, draws_at, by_profile in zip(point_at_bound[name], draws_at_bound[name], walked, strict=True)
         ]
-        ends = [None, None]
+        ends: Interval = (None, None)
         if len(cloud_SP):
-            ends = [float(x) for x in np.percentile(draws[name], [2.5, 97.5])]
+            ends = _percentiles(draws[name])
         elif name in profiles and name not in at_centre:
             ends = profiles[name].interval95
         if any(open_ends):
             params[name] = None
-            # with all draws at one end the other percentile lies there too, and bounds nothing
-            useless = [len(cloud_SP) > 0 and at.mean() >= 1 - OPEN_SHARE for at in reversed(of_draws[name])]
-            bounds[name] = tuple(None if o or u else e for o, u, e in zip(open_ends, useless, ends, strict=True))
+            # with all draws at one end the other percentile is there too, and bounds nothing
+            useless = [len(cloud_SP) > 0 and at.mean() >= 1 - OPEN_SHARE for at in reversed(draws_at_bound[name])]
+            low, high = (None if o or u else e for o, u, e in zip(open_ends, useless, ends, strict=True))
+            bounds[name] = low, high
         elif len(cloud_SP):
-            interval95[name] = tuple(ends)
+            interval95[name] = _percentiles(draws[name])
     return params, interval95, bounds
 
 
 def sizes_at_centre(
     problem: Problem, theta_P: np.ndarray, cloud_SP: np.ndarray
 ) -> tuple[dict[str, float], dict[str, tuple[float, float] | None]]:
-    """Each fitted size at the centre of the data, 0 where it ran to 0, and its 95 % interval."""
+    """Returns each fitted size at the centre of the data, 0 where it ran to 0, and its 95 % interval."""
     sizes = [name for name in problem.free if name in problem.law.sizes]
     gone = problem.at_bound(theta_P[None])
     value = {name: 0.0 if gone[name][0][0] else float(np.exp(theta_P[problem.free.index(name)])) for name in sizes}
     if not len(cloud_SP):
         return value, dict.fromkeys(sizes)
-    cloud = np.percentile(np.exp(cloud_SP), [2.5, 97.5], axis=0)
-    return value, {name: tuple(float(x) for x in cloud[:, problem.free.index(name)]) for name in sizes}
+    return value, {name: _percentiles(np.exp(cloud_SP[:, problem.free.index(name)])) for name in sizes}
+
+
+def _percentiles(values_S: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values_S, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,59 +1,61 @@
-"""The objective and its minimiser: many starts and many weightings at once, damped Newton with the exact Hessian.
+"""The objective and its minimiser: damped Newton with the exact Hessian, for many starts and weightings at once.
 
-One Objective drives the point, the bootstrap and the held-out check. A result counts as a minimum by its gradient and
-curvature, never because an iteration limit or a relative change said so; nothing here depends on the objective's scale.
+The fit, the bootstrap and the held-out check use one Objective. A result counts as a minimum by its gradient and
+curvature, not because of an iteration limit or a small change; nothing here depends on the objective's scale.
+
 Letters: S parameter sets (starts or bootstrap draws), R rows, P parameters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from scaling.laws.registry import Bound
 
 BLOCK = 256
-"""Parameter sets worked on together: small enough for the cache, large enough for BLAS."""
+"""The number of parameter sets that are computed together: small enough for the cache, large enough for BLAS."""
 REFILL = 64
-"""Empty places of a block that are worth a call to fill."""
+"""A block is filled up when it has this many empty places."""
 HEAP_BYTES = 30 << 20
-"""Below the 32 MiB up to which glibc learns what to keep, see `minimize`."""
+"""A block that glibc keeps after it is freed (it keeps up to 32 MiB), see `minimize`."""
 FIRST_DAMPING, DAMP_MORE, DAMP_LESS = 0.1, 20, 3
-"""In units of the majoriser; after a step that failed, and one that went down."""
+"""The damping in units of the majoriser, and its factors after a step that failed and after one that succeeded."""
 LONGEST_STEP = 2.0
-"""In logs and exponents."""
+"""The longest step, in logs and exponents."""
 DECREMENT_TOLERANCE = 1e-15
-"""Newton decrement over the objective at which a point is stationary."""
+"""A point is stationary where the Newton decrement over the objective is below this."""
 STEP_TOLERANCE = 1e-10
-"""Largest undamped Newton step, in logs and exponents, at which a point is stationary."""
+"""A point is stationary too where the undamped Newton step, in logs and exponents, is below this."""
 ROUNDING = 1e-15
-"""Error of a row's log loss in float64, in nats: steps that change no row by more lead nowhere."""
+"""The error of a row's log loss in float64, in nats. A step that changes no row by more leads nowhere."""
 VANISHED = 1e-30
-"""A parameter's curvature over the largest one's, below which the objective no longer feels it."""
+"""The objective no longer depends on a parameter whose curvature over the largest one is below this."""
 GAUSSIAN_EFFICIENCY = 1.345
 """Huber's threshold in robust standard deviations: 95 % efficient under Gaussian noise."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum over rows of rho(log loss - log law). Sums, not means: their minimum is the same, but see `delta`.
+    """A weighted sum over rows of rho(log loss - log law).
 
     huber: r^2/2 within delta, delta |r| - delta^2/2 beyond. ls: r^2/2. lad: |r|.
     """
 
     name: str
     delta: float = np.inf
-    """Huber's threshold in nats of log loss; infinite for least squares. For LAD the smoothing, see `minimize`."""
+    """Huber's threshold in nats of log loss; infinite for least squares; the smoothing for LAD, see `minimize`."""
 
     def total(self, residual_SR: np.ndarray, weight_SR: np.ndarray) -> np.ndarray:
-        """[S]."""
+        """Returns the objective of each parameter set, [S]."""
         if self.name == "lad":
             return np.sum(weight_SR * np.abs(residual_SR), axis=1)
         return np.sum(weight_SR * self.rho(residual_SR)[0], axis=1)
 
     def rho(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """rho, its derivative, its second derivative, and derivative / residual, as the minimiser sees them."""
+        """Returns rho, its first and second derivative, and derivative / residual. LAD is smoothed by `delta`."""
         if self.name == "lad":
             smooth = np.hypot(residual, self.delta)
             return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth, 1 / smooth
@@ -64,12 +66,12 @@ class Objective:
 
 
 def robust_sigma(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
-    """1.4826 median |r|, the standard deviation of Gaussian residuals around the law; weight 2 is the row twice."""
+    """Returns 1.4826 median |r|, the standard deviation of Gaussian residuals. A row of weight 2 counts twice."""
     return 1.4826 * _median(np.abs(residual_R), np.ones(len(residual_R)) if weight_R is None else weight_R)
 
 
 def adaptive_delta(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
-    """Huber's threshold for these residuals, in nats of log loss; above 0 also for a planted law without noise."""
+    """Returns Huber's threshold for these residuals, in nats of log loss. It is above 0 even without any noise."""
     return GAUSSIAN_EFFICIENCY * max(robust_sigma(residual_R, weight_R), 1e-12)
 
 
@@ -84,12 +86,12 @@ def _median(values: np.ndarray, weights: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Solution:
-    """S results of a minimisation."""
+    """The S results of a minimisation."""
 
     theta_SP: np.ndarray
     objective_S: np.ndarray
     converged_S: np.ndarray
-    """Stationary, and not a saddle."""
+    """True where the point is stationary, and not a saddle."""
 
     def take(self, rows: np.ndarray) -> Solution:
         return Solution(self.theta_SP[rows], self.objective_S[rows], self.converged_S[rows])
@@ -104,52 +106,55 @@ def minimize(
     fixed_SP: np.ndarray | None = None,
     max_steps: int = 300,
 ) -> Solution:
-    """Local minima from the starts `theta_SP`, under `weight_SR` ([S, R] or [1, R]; default 1 each).
+    """Finds local minima from the starts `theta_SP`.
 
-    `log_response` is that of the rows, [R], or of the rows under each start, [S, R].
-    Parameters that are True in `fixed_SP` ([S, P] or [1, P]) stay where they start.
-    LAD is the limit of sqrt(r^2 + delta^2) for delta -> 0, followed from the residuals' spread down to 1e-7 of it,
-    where the objective is off by less than that part.
+    LAD is the limit of sqrt(r^2 + delta^2) for delta -> 0. It is followed from delta = the residuals' spread down to
+    1e-7 of it, where the error of the objective is smaller than that fraction.
+
+    Args:
+      bound: the law at the R points.
+      log_response: of the rows, [R], or of the rows under each start, [S, R].
+      objective: the function that is minimised.
+      theta_SP: the starts.
+      weight_SR: weights of the rows, [S, R] or [1, R]. Default: 1.
+      fixed_SP: True for parameters that keep their value, [S, P] or [1, P].
+      max_steps: the largest number of Newton steps.
     """
     log_response_SR = np.atleast_2d(log_response)
     weight_SR = np.ones((1, log_response_SR.shape[1])) if weight_SR is None else weight_SR
-    fixed_SP = np.zeros((1, theta_SP.shape[1]), bool) if fixed_SP is None else fixed_SP
-    # glibc gives the pages of freed arrays back and faults them in anew for the next ones, which doubles the time of a
-    # fit; having freed one large block it keeps that much
+    fixed_SP = np.broadcast_to(np.zeros((1, 1), bool) if fixed_SP is None else fixed_SP, theta_SP.shape)
+    task = _Task(bound, log_response_SR, objective, weight_SR, fixed_SP)
+    # glibc returns the pages of freed arrays to the system and gets them again for the next arrays, which doubles the
+    # time of a fit. After it has freed one large block, it keeps that much.
     np.empty(HEAP_BYTES, np.uint8)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused below
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # steps out of a law's domain are refused
         if objective.name == "lad":
             spread = adaptive_delta((log_response_SR - bound.log(theta_SP[:1]))[0], weight_SR[0])
             for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
                 smooth = replace(objective, delta=spread * shrink)
-                theta_SP = _newton(bound, log_response_SR, smooth, theta_SP, weight_SR, fixed_SP, 40).theta_SP
-            objective = replace(objective, delta=spread * 1e-7)
-        return _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps)
+                theta_SP = _newton(task._replace(objective=smooth), theta_SP, max_steps=40).theta_SP
+            task = task._replace(objective=replace(objective, delta=spread * 1e-7))
+        return _newton(task, theta_SP, max_steps)
 
 
-def _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, max_steps) -> Solution:
-    """All S, a block at a time: whoever is done makes room for the next, so that stragglers share their blocks."""
+def _newton(task: _Task, theta_SP: np.ndarray, max_steps: int) -> Solution:
+    """Minimises from all S starts, a block at a time. A start that is done makes room for the next one."""
     S = len(theta_SP)
-    theta, fixed = theta_SP.copy(), np.broadcast_to(fixed_SP, theta_SP.shape)
-
-    def around(theta_SP: np.ndarray, rows: np.ndarray) -> _Parts:
-        response, weight = (x if len(x) == 1 else x[rows] for x in (log_response_SR, weight_SR))
-        return _Parts.at(bound, response, objective, theta_SP, weight, fixed[rows])
-
+    theta, fixed = theta_SP.copy(), task.fixed_SP
     parts = _Parts.empty(*theta.shape)
     damping, steps, converged = np.full(S, FIRST_DAMPING), np.zeros(S, int), np.zeros(S, bool)
-    active, begun = np.empty(0, int), 0
-    while begun < S or len(active):
-        if begun < S and len(active) <= BLOCK - REFILL:
-            fresh = np.arange(begun, min(begun + BLOCK - len(active), S))
-            begun += len(fresh)
-            parts.put(fresh, around(theta[fresh], fresh))
+    active, started = np.empty(0, int), 0
+    while started < S or len(active):
+        if started < S and len(active) <= BLOCK - REFILL:
+            fresh = np.arange(started, min(started + BLOCK - len(active), S))
+            started += len(fresh)
+            parts.put(fresh, task.around(theta[fresh], fresh))
             active = np.concatenate([active, fresh[parts.is_finite[fresh]]])
             continue
         now = parts.take(active)
         step, stationary = _step(now, damping[active])
         trial = theta[active] + np.where(fixed[active], 0.0, step)
-        then = around(trial, active)
+        then = task.around(trial, active)
         better = then.is_finite & (then.value <= now.value + now.rounding)
         hit = active[better]
         theta[hit] = trial[better]
@@ -159,8 +164,9 @@ def _newton(bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP, ma
         steps[active] += 1
         active = active[~stationary & (steps[active] < max_steps)]
     converged[converged] = _no_saddle(parts.hessian[converged])
-    if objective.name == "lad":  # the value so far is the smoothed one
-        return Solution(theta, objective.total(log_response_SR - bound.log(theta), weight_SR), converged)
+    if task.objective.name == "lad":  # the value so far is the smoothed one
+        residual_SR = task.log_response_SR - task.bound.log(theta)
+        return Solution(theta, task.objective.total(residual_SR, task.weight_SR), converged)
     return Solution(theta, parts.value, converged)
 
 
@@ -171,35 +177,16 @@ def _no_saddle(hessian_SPP: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Parts:
-    """The objective around S points: value [S], gradient [S, P], Hessian and its majoriser [S, P, P]."""
+    """The objective at S points: value [S], gradient [S, P], Hessian and its majoriser [S, P, P]."""
 
     value: np.ndarray
     rounding: np.ndarray
-    """[S], what the value does not resolve: beneath it the gradient alone says where to go."""
+    """[S]: differences of the value below this are rounding, and only the gradient gives the direction."""
     gradient: np.ndarray
     hessian: np.ndarray
     majoriser: np.ndarray
-    """J' diag(rho' / r) J, the Hessian of reweighted least squares: positive, and scaled like the objective. It damps
-    the Newton step, and takes over where no row is within delta and the Hessian vanishes."""
-
-    @classmethod
-    def at(cls, bound, log_response_SR, objective, theta_SP, weight_SR, fixed_SP) -> _Parts:
-        law = bound.expand(theta_SP)
-        rho, slope, curvature, by_residual = objective.rho(log_response_SR - law.log_SR)
-        for part in (rho, slope, curvature, by_residual):
-            part *= weight_SR
-        gradient = -law.gradient(slope)
-        rounding = ROUNDING * (rho + np.abs(slope)).sum(axis=1)
-        curvature += slope
-        hessian = law.hessian(curvature, -slope)
-        majoriser = law.hessian(by_residual)
-        if fixed_SP.any():
-            loose = ~fixed_SP
-            both = loose[:, :, None] & loose[:, None]
-            alone = np.eye(loose.shape[1]) * fixed_SP[:, None]
-            gradient = gradient * loose
-            hessian, majoriser = np.where(both, hessian, alone), np.where(both, majoriser, alone)
-        return cls(rho.sum(axis=1), rounding, gradient, hessian, majoriser)
+    """J' diag(rho' / r) J, the Hessian of reweighted least squares. It is positive and scaled like the objective. It
+    damps the Newton step, and replaces the Hessian where no row is within delta and the Hessian vanishes."""
 
     @classmethod
     def empty(cls, S: int, P: int) -> _Parts:
@@ -207,7 +194,7 @@ class _Parts:
 
     @property
     def is_finite(self) -> np.ndarray:
-        """[S]."""
+        """True where all numbers of a point are finite, [S]."""
         return (
             np.isfinite(self.value)
             & np.isfinite(self.gradient).all(axis=1)
@@ -222,11 +209,42 @@ class _Parts:
             getattr(self, name)[rows] = values
 
 
+class _Task(NamedTuple):
+    """Everything that a minimisation needs but its starts."""
+
+    bound: Bound
+    log_response_SR: np.ndarray
+    objective: Objective
+    weight_SR: np.ndarray
+    fixed_SP: np.ndarray
+
+    def around(self, theta_SP: np.ndarray, rows: np.ndarray) -> _Parts:
+        """Returns the objective at `theta_SP`, which belong to the starts `rows`."""
+        log_response_SR, weight_SR = (x if len(x) == 1 else x[rows] for x in (self.log_response_SR, self.weight_SR))
+        fixed_SP = self.fixed_SP[rows]
+        law = self.bound.expand(theta_SP)
+        rho, slope, curvature, by_residual = self.objective.rho(log_response_SR - law.log_SR)
+        for part in (rho, slope, curvature, by_residual):
+            part *= weight_SR
+        gradient = -law.gradient(slope)
+        rounding = ROUNDING * (rho + np.abs(slope)).sum(axis=1)
+        curvature += slope
+        hessian = law.hessian(curvature, -slope)
+        majoriser = law.hessian(by_residual)
+        if fixed_SP.any():
+            loose = ~fixed_SP
+            both = loose[:, :, None] & loose[:, None]
+            alone = np.eye(loose.shape[1]) * fixed_SP[:, None]
+            gradient = gradient * loose
+            hessian, majoriser = np.where(both, hessian, alone), np.where(both, majoriser, alone)
+        return _Parts(rho.sum(axis=1), rounding, gradient, hessian, majoriser)
+
+
 def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The damped Newton step [S, P], downhill also where the Hessian is indefinite, and who is stationary [S]."""
-    # in units of each parameter's own curvature: a floor on its way to 0 then keeps its digits beside the other terms.
-    # Of a vanishing size the Hessian's is of first order and the majoriser's of second, and far below the others' both
-    # are rounding
+    """Returns the damped Newton step [S, P], which goes downhill everywhere, and which points are stationary [S]."""
+    # In units of each parameter's own curvature, a floor on its way to 0 keeps its digits next to the other terms.
+    # For a vanishing size the curvature in the Hessian is of first order and in the majoriser of second; far below
+    # the curvatures of the other parameters both are rounding.
     diagonal = np.diagonal(parts.majoriser, axis1=1, axis2=2)
     own = np.maximum(diagonal, np.abs(np.diagonal(parts.hessian, axis1=1, axis2=2)))
     own = np.maximum(own, np.maximum(VANISHED * own.max(axis=1, keepdims=True), 1e-300))
@@ -247,9 +265,9 @@ def _step(parts: _Parts, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _solve_positive(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """matrix^-1 right [S, P], and whether the matrix is safely positive definite [S]; elsewhere the solution is void.
+    """Returns matrix^-1 right [S, P], and where the matrix is safely positive definite [S], which it must be.
 
-    Elimination over all S together; the pivots tell, and numpy's Cholesky would stop at the first that is not.
+    It eliminates over all S together and looks at the pivots: numpy's Cholesky would stop at the first bad matrix.
     """
     S, P = right_SP.shape
     rows = np.concatenate([matrix_SPP, right_SP[..., None]], axis=2)
@@ -264,7 +282,7 @@ def _solve_positive(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.nd
 
 
 def _turned_upwards(matrix_SPP: np.ndarray, right_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The matrix with its eigenvalues' absolute values [S, P, P], and its inverse times right [S, P]."""
+    """Returns the matrix with the absolute values of its eigenvalues [S, P, P], and its inverse times right [S, P]."""
     eigenvalues, vectors = np.linalg.eigh(matrix_SPP)
     bend = np.maximum(np.abs(eigenvalues), 1e-14 * np.maximum(np.abs(eigenvalues).max(axis=1, keepdims=True), 1))
     along = np.einsum("SPQ,SP->SQ", vectors, right_SP)

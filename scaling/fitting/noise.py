@@ -1,4 +1,4 @@
-"""The noise of a single run, taken from runs that were repeated with another seed, and the law's misfit against it.
+"""The noise of a single run, from runs that were repeated with another seed, and the law's misfit compared with it.
 
 Letters: R rows of the table, U runs (each the mean of its rows at a point), G distinct points.
 """
@@ -10,15 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.laws.registry import Law
+from scaling.table.columns import numbered
 from scaling.table.run_table import RunTable
 
 EXACT = 1e-12
-"""Below this spread of log loss repeats are copies of a number, or made without noise."""
+"""Repeats with a smaller spread of log loss are copies of a number, or have no noise."""
 
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """The pooled spread of runs that differ in nothing but their seed."""
+    """The pooled spread of runs that differ only in their seed."""
 
     sigma: float
     """Standard deviation of the log response of one run."""
@@ -29,10 +30,10 @@ class SeedNoise:
 
 @dataclass(frozen=True)
 class LackOfFit:
-    """How far a law misses the points' means, in units of what the seeds explain."""
+    """The distance between a law and the means of the points, in units of the seed noise."""
 
     f: float
-    """Mean square of the misfit over mean square of the seed noise: near 1 for a law that holds."""
+    """Mean square of the misfit over mean square of the seed noise. It is near 1 for a law that holds."""
     p_value: float
     """Chance of a larger f if the law holds and the noise is Gaussian."""
     degrees_of_freedom_misfit: int
@@ -40,18 +41,18 @@ class LackOfFit:
 
     @property
     def misfits(self) -> bool:
-        """Whether the law misfits beyond seed noise, at the 5 % level."""
+        """True if the law misses by more than seed noise, at the 5 % level."""
         return self.p_value < 0.05
 
 
 def seed_noise(table: RunTable, law: Law) -> SeedNoise | None:
-    """The spread of log response among runs at equal points; None where no point was run twice.
+    """Returns the spread of log response among runs at equal points, or None where no point was run twice.
 
-    Points are equal where all axes of the law are, and N, D and distinct data where the table has them. Runs are told
-    apart by their seed where the table has one, else by their cluster; several rows of one run at a point count once,
-    by their mean. Whatever else differs between the runs of a point counts as noise.
+    Points are equal if they agree in all axes of the law, and in N, D and distinct data where the table has them. Rows
+    of the same seed (of the same cluster, in a table without seeds) are one run: several rows of it at a point count
+    once, by their mean. Anything else that differs between the runs of a point counts as noise.
 
-    Raises InputError where the law needs a column that was not named.
+    Raises InputError where the law needs a column that is not named.
     """
     repeats = _Repeats.of(np.log(table.response(law)), table, law)
     if not repeats.degrees_of_freedom:
@@ -62,20 +63,20 @@ def seed_noise(table: RunTable, law: Law) -> SeedNoise | None:
 def lack_of_fit(
     residual_R: np.ndarray, table: RunTable, law: Law, known_floor: float | None = None
 ) -> LackOfFit | None:
-    """The F test of a fit's misfit against pure error (Draper and Smith, Applied Regression Analysis, 1998, 2.1).
+    """Does the F test of a fit's misfit against pure error (Draper and Smith, Applied Regression Analysis, 1998, 2.1).
 
-    Exact for least squares and a law linear in its parameters; near enough for the objectives and laws of this library.
+    It is exact for least squares and a law that is linear in its parameters, and close for the other ones here.
 
     Args:
       residual_R: log response - log law, of the table's R rows.
-      table: that the law was fitted to.
-      law: with as many free parameters as were fitted.
-      known_floor: the floor, where it was not fitted.
+      table: the table that the law was fitted to.
+      law: the law.
+      known_floor: the floor, if it was not fitted.
 
     Returns:
       None where there are no repeats, no more points than parameters, or repeats without any spread.
 
-    Raises InputError where the law needs a column that was not named.
+    Raises InputError where the law needs a column that is not named.
     """
     from scipy.special import fdtrc
 
@@ -84,19 +85,19 @@ def lack_of_fit(
     misfit = len(repeats.runs_G) - len(law.free_params(known_floor))
     if not noise or misfit < 1 or repeats.variance < EXACT**2:
         return None
-    # the law is the same all over a group, so the group's mean residual is its misfit
+    # the law is the same for all of a group, so the group's mean residual is its misfit
     f = float(np.sum(repeats.runs_G * repeats.mean_G**2)) / misfit / repeats.variance
     return LackOfFit(f, float(fdtrc(misfit, noise, f)), misfit, noise)
 
 
 @dataclass(frozen=True)
 class _Repeats:
-    """Values of runs, gathered by equal points."""
+    """The values of runs, grouped by equal points."""
 
     runs_G: np.ndarray
     mean_G: np.ndarray
     sum_of_squares: float
-    """Of the runs around the mean of their group."""
+    """The sum over runs of (value - mean of its group)^2."""
     degrees_of_freedom: int
 
     @property
@@ -116,12 +117,10 @@ class _Repeats:
 
 
 def _seed(table: RunTable) -> np.ndarray:
-    """[R] integers, equal for rows of one seed, or of one cluster where the seed is not known."""
+    """Returns [R] integers, equal for rows of one seed, or of one cluster where the seed is not known."""
     name = table.columns.seed_column
     seeds = [None] * len(table) if name is None else table.frame[name].to_list()
-    number: dict[tuple[str, str], int] = {}
-    names = [
+    return numbered(
         ("cluster", str(cluster)) if seed is None else ("seed", repr(seed))
         for seed, cluster in zip(seeds, table.cluster, strict=True)
-    ]
-    return np.array([number.setdefault(name, len(number)) for name in names])
+    )

@@ -1,4 +1,4 @@
-"""One law on one table as a minimisation: its minima from many starts, its bootstrap, its parameters' bounds.
+"""A law on a table as a minimisation: its minima from many starts, its bootstrap, the bounds of its parameters.
 
 Letters: S parameter sets, R rows, P parameters.
 """
@@ -19,19 +19,19 @@ from scaling.table.run_table import RunTable
 
 SCREEN_KEEPS = 128
 SCREEN = ((5, 2048), (5, 512), (5, SCREEN_KEEPS))
-"""(Steps, how many of the starts go on with the lowest objectives): half the time of 15 steps on all."""
+"""(steps, the number of starts with the lowest objectives that go on): half the time of 15 steps on all."""
 SAME_OBJECTIVE = 1e-6
-"""Part by which the objectives of two minima differ."""
+"""Minima whose objectives differ by less than this fraction are the same."""
 BOOTSTRAP_STARTS = 3
 NEGLIGIBLE_SHARE = 1e-6
-"""A size that is nowhere more than this share of the response has run to 0."""
+"""A size has run to 0 if it is at most this share of the response at every point."""
 FULL_TABLE, HELDOUT, FREE_FLOOR = range(3)
-"""Streams of the seed, so that no two bootstraps share their draws."""
+"""Streams of the seed, so that two bootstraps never share their draws."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is minimised: everything but the objective's delta and the rows' weights."""
+    """Everything that is minimised, without the objective's delta and the weights of the rows."""
 
     law: Law
     free: tuple[str, ...]
@@ -47,30 +47,30 @@ class Problem:
     def of(
         cls, table: RunTable, law: Law, known_floor: float | None, centre: dict[str, float] | None = None
     ) -> Problem:
-        """`law` on `table`, around the data's own centre if no other is given."""
+        """Returns the problem of `law` on `table`. Default: the centre of the data."""
         points = table.points(law)
         centre = centre_of(points) if centre is None else centre
         bound = registry.bind(law, points, centre, known_floor)
         return cls(law, law.free_params(known_floor), points, centre, known_floor, bound, table.response(law))
 
     def residual(self, theta_P: np.ndarray) -> np.ndarray:
-        """log response - log law, [R]."""
+        """Returns log response - log law, [R]."""
         return np.log(self.response) - self.bound.log(theta_P[None])[0]
 
     def minimize(self, objective: Objective, theta_SP: np.ndarray, **options) -> Solution:
         return minimize(self.bound, np.log(self.response), objective, theta_SP, **options)
 
     def minima(self, objective: Objective, *, also_SP: np.ndarray | None = None, usual: bool = False) -> Solution:
-        """The distinct minima from many starts, the lowest first.
+        """Returns the distinct minima from many starts, the lowest first.
 
         Args:
-          objective: what is minimised.
+          objective: the function that is minimised.
           also_SP: more starts.
           usual: whether the law's starts from the literature are tried too (chinchilla: 4,500 of Hoffmann et al. 2022).
 
         Raises Refusal if no start converged.
         """
-        begin = [starts(self.law, self.points, self.centre, self.known_floor, self.response)]
+        begin = [starts(self.law, self.points, self.centre, known_floor=self.known_floor, response_R=self.response)]
         if usual and self.law.more_starts is not None and self.known_floor is None:
             begin.append(self.law.more_starts(self.centre))
         screen = Objective("ls") if objective.name == "lad" else objective
@@ -92,13 +92,13 @@ class Problem:
         curves = self.bound.log(found.theta_SP)
         kept: list[int] = []
         for i in range(len(curves)):
-            # by their curves: parameters of a vanished term differ without meaning
+            # by their curves, because parameters of a vanished term differ without meaning
             if all(np.abs(curves[i] - curves[j]).max() > 1e-6 for j in kept):
                 kept.append(i)
         return found.take(np.array(kept))
 
     def adaptive(self) -> tuple[Objective, bool]:
-        """Huber with delta refreshed to the fixed point of its own residuals, and whether that was reached."""
+        """Iterates Huber's delta to the fixed point of its residuals. Returns the objective, and True if it settled."""
         objective = Objective("ls")
         minima = self.minima(objective)
         for _ in range(50):
@@ -111,11 +111,11 @@ class Problem:
         return objective, False
 
     def bootstrap(
-        self, objective: Objective, minima: Solution, cluster: np.ndarray, draws: int, seed: int, stream: int
+        self, objective: Objective, minima: Solution, cluster: np.ndarray, *, draws: int, seed: int, stream: int
     ) -> np.ndarray:
-        """[S, P] minima of `draws` resamplings of whole clusters (as weights), each the lowest from a few starts.
+        """Returns [S, P] minima of `draws` resamplings of whole clusters, each the lowest from a few starts.
 
-        The starts are the lowest minima of the full table. Draws that did not converge are left out, so S may be less
+        The starts are the lowest minima of the full table. Draws that did not converge are dropped, so S may be less
         than `draws`.
         """
         if not draws:
@@ -131,12 +131,12 @@ class Problem:
         return theta_SP[np.isfinite(value.min(axis=0))]
 
     def at_bound(self, theta_SP: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """{parameter: ([S] ran to its lower end, [S] ran to its upper end)} of the free parameters."""
+        """Returns {free parameter: ([S] it ran to its lower end, [S] it ran to its upper end)}."""
         S, limits = len(theta_SP), self.law.limits
         ends = {name: (np.zeros(S, bool), np.zeros(S, bool)) for name in self.free}
         if not S:
             return ends
-        _, jacobian_SPR, _ = self.bound.derivatives(theta_SP)
+        jacobian_SPR = self.bound.expand(theta_SP).jacobian()
         share_SP = np.abs(jacobian_SPR).max(axis=2)  # d log L / d log size is the size's share of L
         for name, (low, high) in limits.items():
             value = theta_SP[:, self.free.index(name)]
@@ -153,8 +153,10 @@ class Problem:
 
 
 def _lowest(screened: Solution, kept: int) -> Solution:
-    """The `kept` lowest starts; of those that converged to one minimum a single one, or they would crowd out another
-    minimum, which lies a little higher now and may lie lower under another objective."""
+    """Returns the `kept` lowest starts, but only one of those that converged to the same minimum.
+
+    Otherwise they would crowd out another minimum, a little higher now, that may be lower under another objective.
+    """
     value_S = np.where(np.isfinite(screened.objective_S), screened.objective_S, np.inf)
     order = np.argsort(value_S, kind="stable")
     value_S, done_S = value_S[order], screened.converged_S[order]
@@ -163,16 +165,17 @@ def _lowest(screened: Solution, kept: int) -> Solution:
 
 
 def centre_of(points: Points) -> dict[str, float]:
-    """Middle of the data on each axis: geometric for sizes and data, arithmetic for an upstream loss."""
+    """Returns the middle of the data on each axis: geometric for sizes and data, arithmetic for an upstream loss."""
     return {a: float(x.mean() if a == "l" else np.exp(np.log(x).mean())) for a, x in points.items()}
 
 
 def resamplings(cluster: np.ndarray, draws: int, seed: int, stream: int = FULL_TABLE) -> np.ndarray:
-    """[draws, R] weights: how often each row's cluster was drawn, with replacement.
+    """Returns [draws, R] weights: the number of times that each row's cluster was drawn, with replacement.
 
-    The full table's draws are those of numpy's frozen legacy generator, index by index: with one row a cluster and
-    seed 42 they are the draws behind the standard errors of Besiroglu et al. 2024 (2404.10102), which then come out to
-    the digit. Where A and B have tails as heavy as theirs, other 4,000 draws move their errors by a tenth.
+    The full table's draws come from numpy's frozen legacy generator, index by index. With one row in each cluster and
+    seed 42 they are the draws of Besiroglu et al. 2024 (2404.10102), so that their standard errors come out to the
+    digit. Other draws would not do: with tails as heavy as those of A and B, 4,000 other draws move the errors by a
+    tenth.
     """
     _, member = np.unique(cluster, return_inverse=True)
     clusters = int(member.max()) + 1

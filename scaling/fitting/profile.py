@@ -1,4 +1,4 @@
-"""Profile likelihood: how far each parameter may move, all others refitted, before the objective tells."""
+"""Profile likelihood: each parameter is moved, with all others refitted, until the objective has risen too far."""
 
 from __future__ import annotations
 
@@ -13,36 +13,32 @@ from scaling.laws.registry import natural
 HALF_CHI_SQUARE95 = 1.9207294103
 """Half the 95 % point of chi-square with one degree of freedom."""
 FIRST_STEP, GROWTH, STEPS = 0.25, 1.3, 36
-"""The walk outwards, in standard errors; 36 steps are 13,000 of them."""
+"""The walk outwards, in standard errors. 36 steps reach 13,000 of them."""
 LONGEST_ERROR = 1.0
-"""Standard errors above this, in logs or exponents, are those of a flat bottom and say nothing."""
+"""A larger standard error, in logs or exponents, comes from a flat bottom and says nothing."""
 SMALLEST_SIZE = 1e-12
-"""A size at the centre this far below the smallest response is nowhere felt, unless other parameters have run away."""
+"""A size at the centre below this fraction of the smallest response has no effect, unless others have run away."""
 LOWER = 1e-6
-"""A refit that lies lower by this part of the threshold has found another minimum."""
+"""A refit that is lower by this fraction of the threshold has found another minimum."""
 
 
 @dataclass(frozen=True)
-class Profile:
-    """One parameter's profile. Sizes are those at the centre of the data."""
+class LikelihoodProfile:
+    """The profile of one parameter. Sizes are those at the centre of the data."""
 
     value_G: np.ndarray
-    """Ascending, in the parameter's natural unit."""
+    """Values of the parameter in its natural unit, ascending."""
     rise_G: np.ndarray
-    """Rise of the objective, in units in which 1.92 is the 95 % threshold."""
+    """The rise of the objective, in units in which 1.92 is the 95 % threshold."""
     interval95: tuple[float | None, float | None]
-    """Where the rise passes the threshold; None: it never does, and the data do not bound the parameter there."""
-
-    @property
-    def open(self) -> bool:
-        return None in self.interval95
+    """The values at which the rise passes the threshold. None: the data do not bound the parameter there."""
 
 
 @dataclass(frozen=True)
 class Profiles:
-    by_name: dict[str, Profile]
+    by_name: dict[str, LikelihoodProfile]
     lower_P: np.ndarray | None
-    """A theta with a lower objective that the walks came across, if any."""
+    """A theta with a lower objective that the walks found, if any."""
 
 
 def noise_scale(objective: Objective, residual_R: np.ndarray, cluster: np.ndarray, P: int) -> float:
@@ -66,7 +62,7 @@ def noise_scale(objective: Objective, residual_R: np.ndarray, cluster: np.ndarra
 
 
 def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster: np.ndarray) -> Profiles:
-    """Profiles of all P parameters around the minimum `theta_P`, walked outwards with warm starts.
+    """Walks outwards from the minimum `theta_P` with warm starts. Returns the profiles of all P parameters.
 
     The threshold is Student's t with (clusters - P) degrees of freedom, squared and halved: 1.92 for many runs.
     """
@@ -82,7 +78,7 @@ def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster
     walks = [(p, side) for p in range(P) for side in (-1.0, 1.0)]
     limit_W = np.array([_limit(problem, p, side) for p, side in walks])
     side_W, param_W = np.array([side for _, side in walks]), np.array([p for p, _ in walks])
-    # a size that has run to 0 is first felt at the border, and walks up from there
+    # a size that has run to 0 has its first effect at the border, and walks up from there
     origin_W = np.where(side_W > 0, np.maximum(theta_P, _borders(problem))[param_W], theta_P[param_W])
     theta_WP = np.tile(theta_P, (len(walks), 1))
     fixed_WP = np.arange(P) == param_W[:, None]
@@ -119,9 +115,8 @@ def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster
 
 
 def _errors(problem: Problem, theta_P: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors [P], and how the others move with each parameter, [P, P]."""
-    _, jacobian_SPR, _ = problem.bound.derivatives(theta_P[None])
-    J = jacobian_SPR[0]
+    """Returns standard errors [P], and the movement of the others with each parameter, [P, P]."""
+    J = problem.bound.expand(theta_P[None]).jacobian()[0]
     information = J @ J.T
     covariance = np.linalg.pinv(information + 1e-12 * np.trace(information) * np.eye(len(theta_P)), hermitian=True)
     sigma = max(robust_sigma(problem.residual(theta_P)), np.sqrt(scale), 1e-12)
@@ -137,39 +132,37 @@ def _limit(problem: Problem, p: int, side: float) -> float:
 
 
 def _borders(problem: Problem) -> np.ndarray:
-    """[P]: sizes below are negligible in every run; -inf for what is no size."""
+    """Returns [P]: a smaller size is negligible in every run. It is -inf for parameters that are not sizes."""
     border = np.log(NEGLIGIBLE_SHARE * problem.response.min())
     return np.array([border if name in problem.law.sizes else -np.inf for name in problem.free])
 
 
 def _vanished(problem: Problem, theta_SP: np.ndarray, param_S: np.ndarray) -> np.ndarray:
-    """[S]: the parameter is a size that no run feels any more, so that walking on changes nothing."""
-    _, jacobian_SPR, _ = problem.bound.derivatives(theta_SP)
+    """Returns [S]: the parameter is a size without any effect on a run, so that walking on changes nothing."""
+    jacobian_SPR = problem.bound.expand(theta_SP).jacobian()
     is_size = np.array([problem.free[p] in problem.law.sizes for p in param_S])
     return is_size & (np.abs(jacobian_SPR[np.arange(len(param_S)), param_S]).max(axis=1) < NEGLIGIBLE_SHARE)
 
 
-def _collect(problem: Problem, path: list, closed_W: np.ndarray) -> dict[str, Profile]:
+def _collect(problem: Problem, path: list, closed_W: np.ndarray) -> dict[str, LikelihoodProfile]:
     profiles = {}
     for p, name in enumerate(problem.free):
-        walks = []
-        for points in path[2 * p : 2 * p + 2]:
+        walks, ends = [], []
+        for points, closed in zip(path[2 * p : 2 * p + 2], closed_W[2 * p : 2 * p + 2], strict=True):
             theta_G, rise_G = np.array(points).T
             walks.append((_natural(problem, name, theta_G), rise_G))
+            ends.append(_crossing(*walks[-1]) if closed else None)
         (down, down_rise), (up, up_rise) = walks
-        profiles[name] = Profile(
+        profiles[name] = LikelihoodProfile(
             value_G=np.r_[down[:0:-1], up],
             rise_G=np.r_[down_rise[:0:-1], up_rise],
-            interval95=tuple(
-                _crossing(*walk) if closed else None
-                for walk, closed in zip(walks, closed_W[2 * p : 2 * p + 2], strict=True)
-            ),
+            interval95=(ends[0], ends[1]),
         )
     return profiles
 
 
 def _crossing(value_G: np.ndarray, rise_G: np.ndarray) -> float:
-    """Where the path last passes the threshold, by the root of the rise, which is nearly straight."""
+    """Returns the value where the path last passes the threshold. The root of the rise is nearly straight."""
     root_G, threshold = np.sqrt(rise_G), np.sqrt(HALF_CHI_SQUARE95)
     at = int(np.flatnonzero(root_G <= threshold)[-1])  # the widest interval, should the profile have two dips
     part = (threshold - root_G[at]) / (root_G[at + 1] - root_G[at])
@@ -177,7 +170,7 @@ def _crossing(value_G: np.ndarray, rise_G: np.ndarray) -> float:
 
 
 def _natural(problem: Problem, name: str, theta_G: np.ndarray) -> np.ndarray:
-    """Values of theta's parameter `name` as the formula writes them; of a size: at the centre."""
+    """Returns values of theta's parameter `name` as the formula writes them, but a size at the centre."""
     if name in problem.law.sizes:
         return np.exp(theta_G)
     theta_GP = np.ones((len(theta_G), len(problem.free)))

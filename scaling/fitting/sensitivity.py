@@ -1,4 +1,4 @@
-"""What the answer owes to choices of ours: the same law under other objectives, and with the outliers back."""
+"""Sensitivity of the fit to choices of ours: the same law under other objectives, and with the outliers back."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ USUAL_DELTA = 1e-3
 
 @dataclass(frozen=True)
 class Variant:
-    """The law fitted once more under one other choice."""
+    """The law fitted again under one other choice."""
 
     name: str
     rows: int
     delta: float | None
-    """Of Huber's objective; None for the others."""
+    """The threshold of Huber's objective, None for the others."""
     objective: float
     params: dict[str, float]
 
 
 def variants(
-    table: RunTable, law: Law, known_floor: float | None, fitted: Objective, warnings: list[str]
+    table: RunTable, law: Law, known_floor: float | None, *, fitted: Objective, warnings: list[str]
 ) -> tuple[Variant, ...]:
-    """Points without intervals: every objective on this table, then the fit's own with the dropped runs back.
+    """Fits without intervals: every objective on this table, then the fit's own objective with the dropped runs back.
 
-    Where the table with those runs cannot carry the law there is no such point, and `warnings` gets the reason.
+    Where the table with those runs cannot carry the law, that fit is missing and `warnings` gets the reason.
     """
     problem = Problem.of(table, law, known_floor)
     adaptive, _ = problem.adaptive()

@@ -17,13 +17,16 @@ KEPT = 48
 
 
 def starts(
-    law: Law, points: Points, centre: dict[str, float], known_floor: float | None, response_R: np.ndarray
+    law: Law, points: Points, centre: dict[str, float], *, known_floor: float | None, response_R: np.ndarray
 ) -> np.ndarray:
     """Returns [S, P] starts of `law` for the response at `points`."""
     free = law.free_params(known_floor)
     if law.simpler is not None:
         simple = LAWS[law.simpler]
-        begin_SP = _best(simple, points, centre, known_floor, response_R)
+        bound = bind(simple, points, centre, known_floor)
+        begin_SP = starts(simple, points, centre, known_floor=known_floor, response_R=response_R)
+        miss_S = np.abs(np.log(response_R) - bound.log(begin_SP)).sum(axis=1)
+        begin_SP = begin_SP[np.argsort(miss_S)[:KEPT]]
         names = simple.free_params(known_floor)
         more = _grid(law.shapes(points, centre) if law.shapes else {})
         return np.concatenate([_extended(begin_SP, names, free, added) for added in more])
@@ -73,15 +76,6 @@ def _projected(bound: Bound, shape_GP: np.ndarray, sizes: list[int], response_R:
         theta_GP[:, sizes] = np.log(variant / scale_GT)
         found.append(theta_GP)
     return np.concatenate(found)
-
-
-def _best(
-    law: Law, points: Points, centre: dict[str, float], known_floor: float | None, response_R: np.ndarray
-) -> np.ndarray:
-    """Returns the starts of `law` whose curves are nearest to the response."""
-    begin = starts(law, points, centre, known_floor, response_R)
-    miss = np.abs(np.log(response_R) - bind(law, points, centre, known_floor).log(begin)).sum(axis=1)
-    return begin[np.argsort(miss)[:KEPT]]
 
 
 def _extended(

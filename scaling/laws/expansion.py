@@ -1,7 +1,7 @@
-"""A law around parameter sets to second order, and the sums over rows that a Newton step needs of it.
+"""A law to second order around parameter sets, and the sums over rows that a Newton step needs.
 
-log L is the logsumexp of its terms' logs, so its derivatives are the terms' own, weighted with their shares of L. Where
-the terms are linear, every sum over rows is a matrix product of shares with covariates: no Jacobian is formed.
+log L is the logsumexp of its terms' logs, so its derivatives are those of the terms, weighted by their shares of L.
+Where the terms are linear, every sum over rows is a matrix product of shares and covariates: no Jacobian is formed.
 
 Letters: S parameter sets, T terms, R rows, P parameters, k a term's parameters.
 """
@@ -25,7 +25,7 @@ class Expansion:
     """[S, R] each."""
     parts: tuple[Derivatives, ...]
     index_T: tuple[tuple[int, ...], ...]
-    """Where each term's parameters stand in theta; a parameter may stand in two terms, or twice in one."""
+    """The places in theta of each term's parameters. A parameter may be in two terms, or twice in one."""
     params: int
 
     @classmethod
@@ -34,7 +34,7 @@ class Expansion:
         return cls(log_SR, tuple(share_T), tuple(parts), index_T, params)
 
     def jacobian(self) -> np.ndarray:
-        """J = df / dtheta, [S, P, R]."""
+        """Returns J = df / dtheta, [S, P, R]."""
         jacobian_PSR = np.zeros((self.params, *self.log_SR.shape))
         for index, share_SR, part in zip(self.index_T, self.share_T, self.parts, strict=True):
             for p, slope in zip(index, part.slope_k, strict=True):
@@ -42,7 +42,7 @@ class Expansion:
         return jacobian_PSR.transpose(1, 0, 2)
 
     def gradient(self, weight_SR: np.ndarray) -> np.ndarray:
-        """sum_r w_r J_r, [S, P]."""
+        """Returns sum_r w_r J_r, [S, P]."""
         total_SP = np.zeros((len(self.log_SR), self.params))
         for index, share_SR, part in zip(self.index_T, self.share_T, self.parts, strict=True):
             if not index:
@@ -52,7 +52,7 @@ class Expansion:
         return total_SP
 
     def hessian(self, outer_SR: np.ndarray | None, bend_SR: np.ndarray | None = None) -> np.ndarray:
-        """sum_r o_r J_r J_r' + b_r (d2 f_r + J_r J_r'), [S, P, P]: the Hessian of any sum of functions of f."""
+        """Returns sum_r o_r J_r J_r' + b_r (d2 f_r + J_r J_r'), [S, P, P]: the Hessian of any sum of functions of f."""
         total_SPP = np.zeros((len(self.log_SR), self.params, self.params))
         free = [t for t, index in enumerate(self.index_T) if index]
         for n, t in enumerate(free):
@@ -67,7 +67,7 @@ class Expansion:
         return total_SPP
 
     def _add_outer(self, total_SPP: np.ndarray, t: int, u: int, weight_SR: np.ndarray) -> None:
-        """sum_r w_r slope_r slope_r' of the terms t and u, and its mirror image where they differ."""
+        """Adds sum_r w_r slope_r slope_r' of the terms t and u, and its mirror image where they differ."""
         first, second = self.parts[t].slope_k, self.parts[u].slope_k
         pairs = [(i, j) for i in range(len(first)) for j in range(i if t == u else 0, len(second))]
         values = _sums(weight_SR, [first[i] * second[j] for i, j in pairs])
@@ -81,7 +81,7 @@ class Expansion:
 
 
 def _sums(weight_SR: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
-    """sum_r w_r value_r, [S] for each of the values."""
+    """Returns sum_r w_r value_r, [S] for each of the values."""
     if all(value.ndim == 1 for value in values):  # the same for all S
         return (weight_SR @ np.stack(values, axis=1)).T
     return [np.einsum("SR,SR->S", weight_SR, np.broadcast_to(value, weight_SR.shape)) for value in values]
@@ -94,7 +94,7 @@ def _add_symmetric(total_SPP: np.ndarray, p: int, q: int, value_S: np.ndarray, o
 
 
 def log_sum(log_terms: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """log of the sum of the terms [S, R], and each term's share of it [S, R]."""
+    """Returns the log of the sum of the terms [S, R], and each term's share of it [S, R]."""
     if len(log_terms) == 1:
         return log_terms[0], [np.ones_like(log_terms[0])]
     highest = np.maximum(log_terms[0], log_terms[1])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -113,25 +112,11 @@ class Bound:
 
     def log(self, theta_SP: np.ndarray) -> np.ndarray:
         """Returns the log of the law, [S, R]."""
-        return self.shares(theta_SP)[0]
+        return log_sum(self.log_terms(theta_SP))[0]
 
     def log_terms(self, theta_SP: np.ndarray) -> list[np.ndarray]:
         """Returns the log of each of the T terms, [S or 1, R]."""
         return [term.log(theta_SP[:, index], at) for term, index, at in self._parts()]
-
-    def shares(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the log of the law [S, R] and each term's share of it [T, S, R]."""
-        log_SR, share_T = log_sum(self.log_terms(theta_SP))
-        return log_SR, np.stack(share_T)
-
-    def derivatives(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-        """Returns the log f of the law [S, R], its Jacobian J [S, P, R], and the function `bend`.
-
-        bend(w_SR) is sum_r w_r (d2 f_r + J_r J_r'), [S, P, P]: with it every Hessian of a function of f is two matrix
-        products away.
-        """
-        law = self.expand(theta_SP)
-        return law.log_SR, law.jacobian(), partial(law.hessian, None)
 
     def expand(self, theta_SP: np.ndarray) -> Expansion:
         """Expands the law to second order around each of the S parameter sets."""

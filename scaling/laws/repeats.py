@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.laws.registry import FLOOR, Law, register_law
-from scaling.laws.terms import EXPONENT_LIMITS, Covariates, Derivatives, Natural, Points, columns, exp_capped
+from scaling.laws.terms import EXPONENT_LIMITS, Covariates, Derivatives, Natural, Points, Term, columns, exp_capped
 
 LOG_DECAY_LIMITS = (np.log(1e-2), np.log(1e4))
 """Limits of log R*: below, a repetition counts nothing; above, it counts in full."""
@@ -45,7 +45,7 @@ def _unique(points: Points) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Decaying:
+class _Decaying(Term):
     """A power whose base counts repetitions less and less. Its size is taken at the centre of its first axis."""
 
     size: str
@@ -77,11 +77,13 @@ class _Decaying:
 class RepeatedData(_Decaying):
     """B / D'^beta. Its params are (size, exponent, decay = log R_D*), its axes d (seen) and u (unique)."""
 
-    axes = ("d", "u")
-
     @property
     def params(self) -> tuple[str, ...]:
         return (self.size, self.exponent, self.decay)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("d", "u")
 
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         unique = _unique(points)
@@ -108,11 +110,14 @@ class ExcessSize(_Decaying):
 
     data_size: str
     data_exponent: str
-    axes = ("n", "u", "d")
 
     @property
     def params(self) -> tuple[str, ...]:
         return (self.size, self.exponent, self.data_size, self.data_exponent, self.decay)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("n", "u", "d")
 
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         return np.log(points["n"] / centre["n"]), np.log(_unique(points) / centre["d"])

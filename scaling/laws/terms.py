@@ -1,8 +1,8 @@
 """The terms that laws are sums of, each as the log of its size, with exact first and second derivatives.
 
-A term is a pure function of its own few parameters theta_Sk (S parameter sets, its params in order) and of covariates
-that the points of a table fix once. Covariates and sizes are taken around the centre of the data, where sizes are
-determined best.
+A term is a pure function of its own few parameters theta_Sk (S parameter sets, its params in order) and of covariates,
+which are computed once from the points of a table. Covariates and sizes are taken at the centre of the data, where the
+data determine a size best.
 
 Letters: S parameter sets, R rows, k a term's parameters.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -22,58 +21,84 @@ Points = dict[str, np.ndarray]
 Natural = dict[str, np.ndarray]
 """{parameter: [S]}."""
 EXPONENT_LIMITS = (0.0, 5.0)
-"""A term below is no decay, and one above has vanished after the first step of a design."""
+"""A term with a smaller exponent does not fall; one with a larger exponent has vanished after one step of a design."""
 
 
 @dataclass(frozen=True)
 class Derivatives:
-    """log of a term [S, R]; its slope in each of the k parameters, [S or 1, R]; its curvature {(i, j), i <= j: [S, R]}.
-
-    What is not in `curvature` is 0.
-    """
+    """The log of a term [S, R], its slope in each of the k parameters [S or 1, R], and its curvature
+    {(i, j), i <= j: [S, R]}. An entry that `curvature` does not have is 0."""
 
     log_SR: np.ndarray
     slope_k: Sequence[np.ndarray]
     curvature: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
 
-class Term(Protocol):
-    params: tuple[str, ...]
-    axes: tuple[str, ...]
-    sizes: dict[str, tuple[str, ...]]
-    """{a log size among the params: those that mean nothing once it has run to 0}."""
-    limits: dict[str, tuple[float, float]]
-    """{parameter that is no size: the ends, in theta's units, past which it has run away}."""
-    logs: tuple[str, ...]
-    """Parameters beside the sizes that theta holds the log of."""
+class Term:
+    """A term of a law; a term of your own is a subclass with `params`, `axes` and the four methods at the end."""
 
-    def covariates(self, points: Points, centre: dict[str, float]) -> Covariates: ...
-    def log(self, theta_Sk: np.ndarray, at: Covariates) -> np.ndarray: ...
-    def derivatives(self, theta_Sk: np.ndarray, at: Covariates) -> Derivatives: ...
-    def natural(self, theta: Natural, centre: dict[str, float]) -> Natural: ...
+    @property
+    def params(self) -> tuple[str, ...]:
+        """The term's parameters, its size first."""
+        raise NotImplementedError
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that the term is a function of."""
+        raise NotImplementedError
+
+    @property
+    def sizes(self) -> dict[str, tuple[str, ...]]:
+        """{a size, whose log is in theta: the parameters that mean nothing once the size has run to 0}."""
+        return {self.params[0]: self.params[1:]}
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """{parameter that is not a size: the ends, in theta's units, past which it has run away}."""
+        return {}
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Parameters that are not sizes, and that theta holds the log of."""
+        return ()
+
+    def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
+        """Returns everything that `log` and `derivatives` need of the points."""
+        raise NotImplementedError
+
+    def log(self, theta_Sk: np.ndarray, at: Covariates) -> np.ndarray:
+        """Returns the log of the term, [S or 1, R]."""
+        raise NotImplementedError
+
+    def derivatives(self, theta_Sk: np.ndarray, at: Covariates) -> Derivatives:
+        """Returns the log of the term with its slopes and curvature."""
+        raise NotImplementedError
+
+    def natural(self, theta: Natural, centre: dict[str, float]) -> Natural:
+        """Returns the parameters as the formula writes them."""
+        raise NotImplementedError
 
 
 def columns(theta_Sk: np.ndarray) -> list[np.ndarray]:
-    """The k parameters, each [S, 1]."""
+    """Returns the k parameters, each [S, 1]."""
     return [theta_Sk[:, i : i + 1] for i in range(theta_Sk.shape[1])]
 
 
 def logistic(z: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-z))."""
+    """Returns 1 / (1 + exp(-z))."""
     return 0.5 * (1 + np.tanh(z / 2))
 
 
 def exp_capped(log_size: np.ndarray) -> np.ndarray:
-    """exp, finite also under an exponent without bound."""
+    """Returns exp(log_size), but stays finite where `log_size` has run away."""
     return np.exp(np.minimum(log_size, 700.0))
 
 
 @dataclass(frozen=True)
-class Constant:
-    """exp(size): a floor."""
+class Constant(Term):
+    """A constant, such as a floor."""
 
     size: str
-    logs = ()
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -82,14 +107,6 @@ class Constant:
     @property
     def axes(self) -> tuple[str, ...]:
         return ()
-
-    @property
-    def sizes(self) -> dict[str, tuple[str, ...]]:
-        return {self.size: ()}
-
-    @property
-    def limits(self) -> dict[str, tuple[float, float]]:
-        return {}
 
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         return (np.ones(len(next(iter(points.values())))),)
@@ -105,12 +122,22 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Known:
+class Known(Term):
     """A constant that is not fitted."""
 
     value: float
-    params = axes = logs = ()
-    sizes = limits = {}
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def sizes(self) -> dict[str, tuple[str, ...]]:
+        return {}
 
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         return (np.full(len(next(iter(points.values()))), np.log(self.value)),)
@@ -126,14 +153,13 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Power:
-    """size * x^-exponent; with `of_log` False size * exp(-exponent * x)."""
+class Power(Term):
+    """size * x^-exponent, or size * exp(-exponent * x) if `of_log` is False."""
 
     size: str
     exponent: str
     axis: str
     of_log: bool = True
-    logs = ()
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -142,10 +168,6 @@ class Power:
     @property
     def axes(self) -> tuple[str, ...]:
         return (self.axis,)
-
-    @property
-    def sizes(self) -> dict[str, tuple[str, ...]]:
-        return {self.size: (self.exponent,)}
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
@@ -169,17 +191,16 @@ class Power:
 
 
 @dataclass(frozen=True)
-class SoftSum:
+class SoftSum(Term):
     """((A / N^alpha)^(1/gamma) + (B / D^beta)^(1/gamma))^gamma: the sum at gamma 1, the larger one as gamma goes to 0.
 
-    A, B, alpha and beta are those of each limit alone, so that they mean the same under every gamma. `gamma` may be
-    the name of another parameter.
+    A, B, alpha and beta belong to each limit alone, so that they mean the same under every gamma. `gamma` may be the
+    name of another parameter.
     """
 
     first: Power
     second: Power
     gamma: str
-    logs = ()
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -202,7 +223,7 @@ class SoftSum:
 
     def _parts(self, theta_Sk: np.ndarray, at: Covariates):
         a, alpha, b, beta, gamma = columns(theta_Sk)
-        gamma = np.where(gamma > 0, gamma, np.nan)  # no law there: a step that leads here is refused as no descent
+        gamma = np.where(gamma > 0, gamma, np.nan)  # NaN outside the law's domain: no step leads there
         y = np.stack([(a + alpha * at[0]) / gamma, (b + beta * at[1]) / gamma])
         top = y.max(axis=0)
         weight = np.exp(y - top)
@@ -216,7 +237,7 @@ class SoftSum:
     def derivatives(self, theta_Sk: np.ndarray, at: Covariates) -> Derivatives:
         y, p, log_total, gamma = self._parts(theta_Sk, at)
         mean = (p * y).sum(axis=0)
-        pull = p * (y - mean) / -gamma  # of each share, as gamma grows
+        pull = p * (y - mean) / -gamma  # the change of each share as gamma grows
         bend = p[0] * p[1] / gamma
         u, v = at
         slopes = (p[0], p[0] * u, p[1], p[1] * v, log_total - mean)
@@ -235,7 +256,7 @@ class SoftSum:
 
 
 @dataclass(frozen=True)
-class BrokenPower:
+class BrokenPower(Term):
     """size * x^-exponent * (1 + (x / break)^(1/sharpness))^-(change * sharpness), as in Caballero et al. 2210.14891.
 
     The exponent turns from `exponent` to `exponent` + `change`; the turn takes about `sharpness` nats of x on
@@ -260,10 +281,6 @@ class BrokenPower:
     @property
     def axes(self) -> tuple[str, ...]:
         return (self.axis,)
-
-    @property
-    def sizes(self) -> dict[str, tuple[str, ...]]:
-        return {self.size: self.params[1:]}
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
@@ -300,14 +317,13 @@ class BrokenPower:
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(Term):
     """size / (1 + exp(steepness * (x - midpoint))): falls from `size` as x grows."""
 
     size: str
     steepness: str
     midpoint: str
     axis: str
-    logs = ()
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -316,10 +332,6 @@ class Sigmoid:
     @property
     def axes(self) -> tuple[str, ...]:
         return (self.axis,)
-
-    @property
-    def sizes(self) -> dict[str, tuple[str, ...]]:
-        return {self.size: (self.steepness, self.midpoint)}
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:

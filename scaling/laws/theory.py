@@ -1,4 +1,4 @@
-"""What a data process says the loss must do, where that is known: read from a sweep's theory.json."""
+"""The truth about the loss where the process that made the data is known: a sweep's theory.json."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Theory:
     curve: tuple[tuple[float, float], ...]
     """(D, excess over the floor) of an exact reference at finite size; may be empty."""
     note: str
-    """Where it comes from."""
+    """The source of these numbers."""
 
 
 def read_theory(path: str | Path) -> Theory:
-    """The Theory of a JSON object with exactly the keys exponent, floor, curve and note. Raises InputError."""
+    """Reads a JSON object with exactly the keys exponent, floor, curve and note. Raises InputError."""
     try:
         values = json.loads(Path(path).read_text())
         if not isinstance(values, dict) or set(values) != _KEYS:
-            raise InputError(f"{path} wants an object with exactly the keys {', '.join(sorted(_KEYS))}")
+            raise InputError(f"{path} needs an object with exactly the keys {', '.join(sorted(_KEYS))}")
         curve = tuple((float(d), float(excess)) for d, excess in values["curve"])
         return Theory(float(values["exponent"]), float(values["floor"]), curve, str(values["note"]))
     except InputError:
         raise
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{path} is no theory: {error}; wanted numbers, and the curve as [[D, excess], ...]"
+            f"{path} is not a theory: {error}; wanted numbers, and the curve as [[D, excess], ...]"
         ) from error

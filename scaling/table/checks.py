@@ -1,4 +1,4 @@
-"""What a table must have before a law may be fitted to it: refusals with the reason and the cure, and warnings."""
+"""Checks that a table can carry a law: refusals with the reason and the cure, and warnings."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from scaling.laws.registry import Law
 from scaling.table.run_table import RunTable
 
 SPARE = 3
-"""Runs beyond the number of parameters, below which a fit says nothing about its own error."""
+"""A fit needs this many runs more than it has parameters, or it says nothing about its own error."""
 REPEATED_ABOVE = 1.05
-"""D over its distinct data, above which a run has repeated some."""
+"""A run has repeated data if its D is more than this many times its distinct data."""
 RAY_REFUSED = 0.1
-"""Spread (standard deviation, nats) of log N and log D off their common line, below which they are one variable."""
+"""N and D are one variable if log N and log D spread less off their line (standard deviation, nats)."""
 RAY_WARNED = 0.35
 METRIC_SPAN_WARNED = 0.1
-"""Highest loss over the lowest, minus 1, below which a law of the loss is a tangent."""
+"""A law of the loss is only a tangent if the highest loss over the lowest, minus 1, is less than this."""
 AXIS = {"n": "N", "d": "D", "u": "unique D", "l": "loss"}
 
 
 def refuse(table: RunTable, law: Law, known_floor: float | None) -> tuple[str, ...]:
-    """Warnings about fitting `law` to `table`.
+    """Returns warnings about a fit of `law` to `table`.
 
     Raises:
       InputError: the law needs a column that was not named, or the floor does not fit the law.
@@ -124,7 +124,7 @@ def _few(table: RunTable, P: int) -> tuple[str, ...]:
     warnings = []
     if len(table) < 4 * P:
         warnings.append(
-            f"{len(table)} runs for {P} parameters: below {4 * P}, intervals are rough and forms hard to tell apart."
+            f"{len(table)} runs for {P} parameters: below {4 * P}, intervals are rough and forms hard to distinguish."
         )
     clusters = len(np.unique(table.cluster))
     if table.columns.cluster is not None and clusters < P + SPARE:
@@ -136,7 +136,7 @@ def _few(table: RunTable, P: int) -> tuple[str, ...]:
 
 
 def _distinct(values: np.ndarray) -> int:
-    """How many values differ by more than rounding."""
+    """Returns how many values differ by more than rounding."""
     return len(np.unique(np.round(np.log(values), 6)))
 
 
@@ -153,7 +153,7 @@ def _one_axis(table: RunTable, law: Law, points: dict[str, np.ndarray], P: int) 
     if axis == "l":
         span = values.max() / values.min() - 1
         if span < METRIC_SPAN_WARNED:
-            return (f"The loss spans only {span:.1%}: the law is hardly told from a straight line, and not beyond it.",)
+            return (f"The loss spans only {span:.1%}: the law can hardly be distinguished from a straight line.",)
         return ()
     sizes = 0 if table.n is None else _distinct(table.n)
     if sizes > 1:
@@ -165,23 +165,23 @@ def _two_axes(points: dict[str, np.ndarray]) -> tuple[str, ...]:
     for axis, values in points.items():
         if axis != "u" and _distinct(values) < 3:
             raise Refusal(
-                f"{_distinct(values)} distinct {AXIS[axis]}; a power of {AXIS[axis]} beside a floor needs at least 3. "
+                f"{_distinct(values)} distinct {AXIS[axis]}; a power of {AXIS[axis]} with a floor needs at least 3. "
                 f"Run more values of {AXIS[axis]}, or fit a law without it."
             )
-    # repeated data may lie on a ray of N and D, if its distinct part does not
+    # repeated data may be on a ray of N and D, if its distinct part is not
     spread, slope = max(_off_line(points["n"], points[axis]) for axis in points if axis != "n")
     if spread < RAY_REFUSED:
         raise Refusal(
-            f"N and D lie on a single ray (D grows as N^{slope:.3g}; spread off that line {spread:.2g} in log): alpha "
-            "and beta cannot be told apart. Add runs of the same N at several D (a grid or IsoFLOP design)."
+            f"N and D are on a single ray (D grows as N^{slope:.3g}; spread off that line {spread:.2g} in log): alpha "
+            "and beta cannot be separated. Add runs of the same N at several D (a grid or IsoFLOP design)."
         )
     if spread < RAY_WARNED:
-        return (f"N and D almost lie on one line (spread off it {spread:.2g} in log): alpha and beta trade off.",)
+        return (f"N and D are almost on one line (spread off it {spread:.2g} in log): alpha and beta trade off.",)
     return ()
 
 
 def _off_line(n: np.ndarray, d: np.ndarray) -> tuple[float, float]:
-    """Standard deviation of log N and log D off their common line, and the line's slope."""
+    """Returns the standard deviation of log N and log D off their common line, and the line's slope."""
     covariance = np.cov(np.log(n), np.log(d), bias=True)
     return float(np.sqrt(max(np.linalg.eigvalsh(covariance)[0], 0.0))), float(covariance[0, 1] / covariance[0, 0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,12 @@ def row_ids(frame: pl.DataFrame, columns: Columns) -> list[str]:
     if columns.run_id is None:
         return [f"row {i + 1}" for i in range(len(frame))]
     return [f"row {i + 1}" if name is None else str(name) for i, name in enumerate(frame[columns.run_id])]
+
+
+def numbered(values: Iterable[Hashable]) -> np.ndarray:
+    """Returns an integer for each value, [R]: the same for equal values, in the order in which they first appear."""
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(value, len(number)) for value in values])
 
 
 def numbers(frame: pl.DataFrame, name: str, row_id: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A table of runs as it stands in its file: CSV, parquet, JSON lines, or a sweep folder of `row.json` files."""
+"""Reads a table of runs: CSV, parquet, JSON lines, a sweep folder of `row.json` files, or a data frame."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
 
 
 def load(path: str | Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
-    """The table as it stands, and the runs of a sweep folder that have no row yet. Raises InputError."""
+    """Reads a file or a sweep folder. Returns its table, and the runs of a sweep that have no row yet.
+
+    Raises InputError where there is no such file, or it cannot be read.
+    """
     path = Path(path)
     if path.is_dir():
         return _load_folder(path)
@@ -60,30 +63,30 @@ def _values(series: Any) -> Any:
 
 
 def _load_folder(folder: Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
-    """A sweep may be under way: rows come while they are read here, and a failed one goes when it is tried again."""
+    """Reads a sweep, which may be under way: rows appear meanwhile, and a failed one disappears on a retry."""
     runs = folder / "runs" if (folder / "runs").is_dir() else folder
-    planned, begun = _planned(folder), {path.parent.name for path in runs.glob("*/config.json")}
+    planned, started = _planned(folder), {path.parent.name for path in runs.glob("*/config.json")}
     rows = {path.parent.name: row for path in sorted(runs.glob("*/row.json")) if (row := _row(path)) is not None}
-    if not (rows or planned or begun):
+    if not (rows or planned or started):
         raise InputError(f"{folder} holds no runs/*/row.json and no */row.json; give a sweep folder or a table file")
-    under_way = sorted(begun - rows.keys())
-    waiting = [name for name in planned if name not in begun and name not in rows]
+    under_way = sorted(started - rows.keys())
+    waiting = [name for name in planned if name not in started and name not in rows]
     if not any(row.get("status", "done") == "done" for row in rows.values()):
         counts = Counter(row["status"] for row in rows.values())
         counts |= {"under way or dead": len(under_way), "waiting": len(waiting)}
-        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        raise InputError(f"{folder}: no run is done yet ({told}); wanted at least one. Come back when it has a row")
+        shown = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise InputError(f"{folder}: no run is done yet ({shown}); wanted at least one. Come back when it has a row")
     unfinished = [
         Excluded(name, NO_ROW, "under way, or died: it has a config.json but no row.json") for name in under_way
     ]
-    unfinished += [Excluded(name, NO_ROW, "planned, and not begun") for name in waiting]
+    unfinished += [Excluded(name, NO_ROW, "planned, and not started") for name in waiting]
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     series = [pl.Series(name, [row.get(name) for row in rows.values()], strict=False) for name in names]
     return pl.DataFrame(series), tuple(unfinished)
 
 
 def _planned(folder: Path) -> list[str]:
-    """The runs that sweep.json names; none where there is no such file."""
+    """Returns the names of the runs in sweep.json: an empty list where there is no such file."""
     try:
         return list(json.loads((folder / "sweep.json").read_text())["runs"])
     except FileNotFoundError:
@@ -93,7 +96,7 @@ def _planned(folder: Path) -> list[str]:
 
 
 def _row(path: Path) -> dict[str, Any] | None:
-    """None where it is gone by now."""
+    """Reads a row, or returns None where the file is gone by now."""
     try:
         row = json.loads(path.read_text())
     except FileNotFoundError:

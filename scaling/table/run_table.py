@@ -1,8 +1,8 @@
-"""Contract 4: any table of runs becomes a RunTable: positive finite N, D and loss, and a reason for every row left out.
+"""Any table of runs becomes a RunTable (contract 4): positive finite N, D and loss, and a reason for each excluded row.
 
-A table is a CSV, a parquet file, JSON lines, or a sweep folder of `row.json` files. What a user must put right raises
-InputError; what a run cannot help (it died, it lost to the baseline) is excluded and listed. Whether a law may be
-fitted to what remains is for `checks`.
+A table is a CSV, a parquet file, JSON lines, a sweep folder of `row.json` files, or a data frame. A user's mistake
+raises InputError; a run that died or lost to the baseline is excluded and listed. `checks` says whether a law may be
+fitted to the rest.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ import polars as pl
 
 from scaling.errors import InputError
 from scaling.laws.registry import Law
-from scaling.table.columns import Columns, columns_from, flag, numbers, resolve, row_ids
+from scaling.table.columns import Columns, columns_from, flag, numbered, numbers, resolve, row_ids
 from scaling.table.files import load, to_polars
-from scaling.table.rules import Excluded, Rules
+from scaling.table.rules import Excluded, Exclusions
 
 FLOPS_PER_ND = 6.0
-"""C / (N D) where a table does not tell it: two multiply-adds a parameter forward, four backward (2001.08361, 2.1)."""
+"""C / (N D) of a table without C: two FLOPs a parameter in the forward pass, four in the backward (2001.08361, 2.1)."""
 FLOPS_SPREAD_WARNED = 0.1
 LEAST_D_PER_N = 1e-6
-"""Below this D and N are not counted in the same unit."""
+"""Below this ratio D and N cannot be counted in the same unit."""
 _FIELD = {"n": "n", "d": "d", "u": "unique", "l": "loss"}
-"""Which field of a RunTable, and of Columns, a law's axis is."""
+"""{axis of a law: its field in RunTable and in Columns}."""
 
 
 @dataclass(frozen=True)
 class RunTable:
-    """Rows that a law may be fitted to, and those it may not, with the reason. Letters: R kept rows."""
+    """The R rows that a law may be fitted to, and the excluded rows with the reason."""
 
     source: str
     columns: Columns
     frame: pl.DataFrame
-    """All R kept rows with all columns, in the table's order."""
+    """The R kept rows with all columns, in the table's order."""
     left_out: pl.DataFrame
-    """The rows that were excluded, likewise."""
+    """The excluded rows with all columns."""
     row_id: tuple[str, ...]
     loss: np.ndarray | None
-    """[R], in the table's unit (nats). This and the next four are None where no column was named."""
+    """[R], in the table's unit (nats). This field and the next four are empty where no column is named."""
     metric: np.ndarray | None
     """[R], above 0 and below 1."""
     d: np.ndarray | None
@@ -52,16 +52,16 @@ class RunTable:
     n: np.ndarray | None
     """[R]."""
     unique: np.ndarray | None
-    """[R], the distinct data within D, so at most D: a run that stops before one epoch has seen no more."""
+    """[R], the distinct data within D. It is at most D, because a run may stop before the end of its first epoch."""
     cluster: np.ndarray
-    """[R] integers; one a row where no cluster column was named."""
+    """[R] integers, a different one for each row where no cluster column is named."""
     flops_per_nd: float
-    """C / (N D): the median over all rows, or FLOPS_PER_ND where no FLOPs were named."""
+    """C / (N D): the median over all rows, or FLOPS_PER_ND where no FLOPs are named."""
     known_floor: float | None
     excluded: tuple[Excluded, ...]
     warnings: tuple[str, ...]
     drop_worst: int
-    """How many rows of highest loss were left out on request."""
+    """The number of rows of highest loss that were excluded on request."""
 
     def __len__(self) -> int:
         return len(self.row_id)
@@ -89,7 +89,7 @@ class RunTable:
         return values
 
     def take(self, keep: np.ndarray) -> RunTable:
-        """The table of the rows where the boolean [R] `keep` holds."""
+        """Returns the table of the rows where the boolean [R] `keep` is true."""
         fields = ("loss", "metric", "d", "n", "unique", "cluster")
         arrays = {name: getattr(self, name) for name in fields}
         return dataclasses.replace(
@@ -109,7 +109,7 @@ class RunTable:
         return dict(Counter(row.rule for row in self.excluded))
 
     def data_hash(self) -> str:
-        """SHA-256 of the fitted numbers and what they are, whatever the order of the rows."""
+        """Returns the SHA-256 of the fitted numbers and their names; the order of the rows does not matter."""
         named = {name: getattr(self, name) for name in ("n", "d", "unique", "loss", "metric")}
         named = {name: values for name, values in named.items() if values is not None}
         rows = np.stack(list(named.values()), axis=1)
@@ -162,14 +162,15 @@ def from_frame(
         raise InputError(f"--drop-worst is {drop_worst}; wanted 0 or more rows")
     columns = resolve(frame, columns, defaults, source)
     row_id = row_ids(frame, columns)
-    rules = Rules(frame, columns, row_id, drop_worst)
+    rules = Exclusions(frame, columns, row_id, drop_worst)
     n, d, unique = (_counts(rules, getattr(columns, name)) for name in ("n", "d", "unique"))
     flops = _counts(rules, columns.flops, missing=d is not None)
     flops_per_nd, warnings = FLOPS_PER_ND, ()
-    if d is None and flops is not None:
-        d = flops / (FLOPS_PER_ND * n)
-    elif flops is not None:
-        flops_per_nd, warnings = _flops_per_nd(flops / (n * d), columns)
+    if flops is not None and n is not None:
+        if d is None:
+            d = flops / (FLOPS_PER_ND * n)
+        else:
+            flops_per_nd, warnings = _flops_per_nd(flops / (n * d), columns)
     _same_unit(n, d, columns, row_id)
     table = RunTable(
         source=source,
@@ -181,7 +182,7 @@ def from_frame(
         metric=rules.metric,
         d=d,
         n=n,
-        unique=None if unique is None else np.minimum(unique, d),
+        unique=None if unique is None or d is None else np.minimum(unique, d),
         cluster=_clusters(rules, columns),
         flops_per_nd=flops_per_nd,
         known_floor=_known_floor(rules, columns),
@@ -192,8 +193,8 @@ def from_frame(
     return dataclasses.replace(table, warnings=(*warnings, *_unknown_progress(table), *_repeats(table)))
 
 
-def _counts(rules: Rules, name: str | None, missing: bool = False) -> np.ndarray | None:
-    """[all rows], NaN where a row is left out."""
+def _counts(rules: Exclusions, name: str | None, missing: bool = False) -> np.ndarray | None:
+    """Returns a column [all rows], with NaN where a row is excluded."""
     if name is None:
         return None
     values = rules.numbers(name)
@@ -227,7 +228,7 @@ def _same_unit(n: np.ndarray | None, d: np.ndarray | None, columns: Columns, row
         )
 
 
-def _clusters(rules: Rules, columns: Columns) -> np.ndarray:
+def _clusters(rules: Exclusions, columns: Columns) -> np.ndarray:
     if columns.cluster is None:
         return np.arange(len(rules.keep))
     names = rules.frame[columns.cluster].to_list()
@@ -237,11 +238,10 @@ def _clusters(rules: Rules, columns: Columns) -> np.ndarray:
             f"column {columns.cluster!r} (--cluster) is empty in {rules.row_id[int(np.argmax(empty))]}; give each row "
             "its cluster"
         )
-    number: dict[str, int] = {}
-    return np.array([number.setdefault(repr(name), len(number)) for name in names])
+    return numbered(map(repr, names))
 
 
-def _known_floor(rules: Rules, columns: Columns) -> float | None:
+def _known_floor(rules: Exclusions, columns: Columns) -> float | None:
     if columns.floor_column is None or not rules.keep.any():
         return None
     floor = rules.numbers(columns.floor_column)
@@ -259,8 +259,8 @@ def _known_floor(rules: Rules, columns: Columns) -> float | None:
 
 def _unknown_progress(table: RunTable) -> tuple[str, ...]:
     name = table.columns.progress
-    unknown = 0 if name is None else int(np.isnan(numbers(table.frame, name, list(table.row_id))).sum())
-    return (f"{unknown} rows have no {name}: whether their schedule ended is not known.",) if unknown else ()
+    unknown = 0 if name is None else int(np.isnan(numbers(table.frame, name, table.row_id)).sum())
+    return (f"{unknown} rows have no {name}: it is not known if their schedule ended.",) if unknown else ()
 
 
 def _repeats(table: RunTable) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from scaling.fitting.fit import Fit
 from scaling.fitting.forms import Forms
-from scaling.fitting.profile import Profile
+from scaling.fitting.profile import LikelihoodProfile
 from scaling.report.figures import parts
 from scaling.report.figures.parts import FIT, INK, REFERENCE, Layers, Stroke
 
@@ -32,7 +32,7 @@ def profile(fit: Fit) -> alt.ConcatChart:
     return alt.concat(*panels, columns=PROFILE_COLUMNS, spacing=28).properties(title="Profiles")
 
 
-def _profile_of(name: str, of: Profile, is_first: bool) -> Layers:
+def _profile_of(name: str, of: LikelihoodProfile, is_first: bool) -> Layers:
     value, rise = of.value_G, of.rise_G
     inside = rise <= RISE_SHOWN
     first, last = (np.flatnonzero(inside)[i] for i in (0, -1)) if inside.any() else (0, len(value) - 1)
