@@ -52,7 +52,7 @@ class OneStep:
 
 
 def assert_same_step(one: OneStep, other: OneStep, params_atol: float = 0.0) -> None:
-    """Sums, gradients (Adam's first moment is a tenth of the clipped one) and parameters, these within `params_atol`
+    """Compares sums, gradients (Adam's first moment is a tenth of the clipped one) and parameters, within `params_atol`
     too: Adam's first step has length one whatever the gradient, and that of a gradient near zero is rounding."""
     for name, sums in one.sums._asdict().items():
         assert getattr(other.sums, name) == pytest.approx(sums, rel=1e-5, abs=1e-6), name

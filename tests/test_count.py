@@ -1,4 +1,4 @@
-"""Training FLOPs by formula are the matrix products of the step, and nearly all of what XLA counts for it."""
+"""Training FLOPs by formula equal the matrix products of the step, and nearly all that XLA counts for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def array(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
 
 
 def traced_step(model: Model, loss: Loss, rows: int, slots: int):
-    """One training step over `rows` full rows of `slots` sessions, on shapes alone: nothing is computed."""
+    """Traces one training step over `rows` full rows of `slots` sessions, on shapes alone: nothing is computed."""
     spec, mesh = Spec(model, IDS, COLUMNS, KINDS, slots, ITEMS), make_mesh(Mesh(data=1))
     ones_V = np.ones(IDS, int)
 
@@ -64,7 +64,7 @@ def counted(model: Model, loss: Loss, rows: int, slots: int) -> float:
     return count.flops_train(spec, loss, items=sessions * ITEMS, sessions=sessions, steps=1)
 
 
-# Between them every choice that changes a product.
+# Together they have every choice that changes a product.
 SHAPES = {
     "default": (Model(), Loss()),
     "wide": (Model(width=512, heads=8, mlp_ratio=2), Loss(negatives=16, retrieval="bce")),
@@ -83,7 +83,9 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_training_flops_are_the_matrix_products_of_a_step(name):
-    """Forward and backward, every layer. The formula leaves out the mean over a list column's values."""
+    """Counts forward and backward products of every layer. The formula leaves out the mean over a list column's
+    values.
+    """
     model, loss = SHAPES[name]
     products = 2 * multiplications(traced_step(kept(model), loss, rows=3, slots=48).jaxpr.jaxpr)
     assert 1.0 <= products / counted(model, loss, rows=3, slots=48) < 1.002

@@ -1,4 +1,4 @@
-"""Evaluation: the pass equals a plain one, session by session; what was seen before is no candidate."""
+"""Tests evaluation: the pass equals a plain one, session by session, and items seen before are no candidates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RANKING = ("mrr", *(f"{name}_at_{k}" for name in ("recall", "ndcg", "hit") for k
 
 @pytest.fixture(scope="module")
 def model(config, log):
-    """Parameters with heads that are not zero, on one device."""
+    """Returns parameters with heads that are not zero, on one device."""
     catalogue = train_catalogue(config, log)
     spec, mesh = spec_of(config, log, catalogue), make_mesh(config.mesh)
     params = jax.device_get(initial_state(config, spec, catalogue, mesh).params)
@@ -40,7 +40,7 @@ def model(config, log):
 
 @pytest.fixture(scope="module")
 def measured(config, log, model):
-    """measure(overrides, devices), remembered."""
+    """Returns measure(overrides, devices), which caches its results."""
     catalogue, spec, params = model
 
     @functools.cache
@@ -53,7 +53,7 @@ def measured(config, log, model):
 
 
 def sessions_of(config: Config, log, model):
-    """(log session, its score of every item) of each target, from the model's queries."""
+    """Yields (session of the log, its score of every item) for each target, from the model's queries."""
     catalogue, spec, params = model
     side = jax.tree.map(jnp.asarray, catalogue.side)
     e_VD = np.asarray(sessionrec.embed(spec, params, jnp.arange(spec.ids), side))
@@ -173,6 +173,6 @@ def test_slots_know_their_user_and_session_of_the_log(config, log):
 
 
 def place_in(session_X: np.ndarray) -> np.ndarray:
-    """Place of each entry among the neighbouring ones of its session."""
+    """Returns the place of each entry among the neighbouring entries of its session."""
     start_X = np.flatnonzero(np.diff(session_X, prepend=-1))
     return np.arange(len(session_X)) - np.repeat(start_X, np.diff(np.append(start_X, len(session_X))))

@@ -1,4 +1,4 @@
-"""Histories as JSON lines and from the log: what is read, and that a malformed line is named."""
+"""Tests histories read from JSON lines and from the log; a malformed line is named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def written(path, lines):
     return path
 
 
-def test_sessions_and_their_times_stand_as_they_were_given(log, tmp_path):
+def test_sessions_and_their_times_are_stored_as_given(log, tmp_path):
     ids, unknown = log.item_ids().to_list(), {"item": "never seen", "clicked": False}
     shown = [{"item": ids[4], "clicked": False}, {"item": str(ids[0]), "clicked": None, "feedback": "anchor"}]
     lines = [

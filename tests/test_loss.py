@@ -38,7 +38,7 @@ FORMS = [("sampled_softmax", "pointwise"), ("full_softmax", "pairwise"), ("bce",
 
 @pytest.fixture
 def world():
-    """Scores of every item after every session, and what made them."""
+    """Returns the scores of every item after every session, and the inputs that made them."""
     rng = np.random.default_rng(0)
     e_VD, queries_SD, rank_SD = (rng.normal(size=(rows, WIDTH)) for rows in (ITEMS + 1, SLOTS, SLOTS))
     return {
@@ -99,17 +99,17 @@ def full(world, wanted, other_clicks: str, chunk_items: int = 5, item_T=ITEM_T):
 
 
 def log_softmax(world) -> np.ndarray:
-    """Over the whole catalogue, by session slot."""
+    """Computes the loss over the whole catalogue, by session slot."""
     score_SV = (world["queries_SD"] @ world["e_VD"].T + world["item_bias_V"])[:, 1:]
     return np.concatenate([np.full((SLOTS, 1), np.nan), jax.nn.log_softmax(score_SV)], axis=1)
 
 
 def only(wanted: Targets, places: list[int]) -> Targets:
-    """The targets with these clicked items and no other."""
+    """Returns the targets with these clicked items only."""
     return wanted._replace(clicked_T=jnp.zeros_like(wanted.clicked_T).at[jnp.asarray(places)].set(True))
 
 
-# What is scored.
+# The scored places.
 
 
 def test_labels_are_the_clicks_of_target_sessions_and_terms_the_clicked_and_ignored(wanted):
@@ -151,7 +151,7 @@ def test_masked_clicks_against_every_item_are_a_softmax_without_the_sessions_oth
 
 
 def test_log_q_undoes_the_proposal(world, wanted, catalogue):
-    """Under any proposal, with each item as often as the proposal expects: the same as under the uniform one."""
+    """Under any proposal the loss, with each item drawn as often as expected, equals that of the uniform one."""
     log_q_V = jnp.asarray(proposal(Loss(negatives_uniform=0.2), catalogue).log_q_V)
     draws = 1_000
     drawn = every_item(draws * np.exp(log_q_V[1:]))
@@ -190,7 +190,7 @@ def test_without_log_q_the_scores_are_plain(world, wanted):
 
 @pytest.mark.parametrize("chunk_items", [1, 5, 100])
 def test_the_full_softmax_is_the_dense_one_whatever_the_chunks(world, wanted, chunk_items):
-    """Values, and gradients by every query, embedding and bias."""
+    """Compares values, and gradients by every query, embedding and bias."""
 
     def dense(world):
         score_SV = (world["queries_SD"] @ world["e_VD"].T + world["item_bias_V"])[:, 1:]
@@ -255,7 +255,7 @@ def test_bce_is_its_formula(world, wanted, catalogue, log_q, other_clicks):
 
 @pytest.mark.parametrize("n", [1, 50])
 def test_the_optimum_of_nce_is_the_true_log_probability(n):
-    """One session with clicks as often as its law says, and draws as often as the proposal expects."""
+    """Makes one session with clicks as often as its law says, and draws as often as the proposal expects."""
     clicks_V = np.array([0, 1, 2, 5, 12])
     item_T, q_V = np.repeat(np.arange(5), clicks_V), np.array([0, 0.4, 0.3, 0.2, 0.1])
     T = len(item_T)
@@ -278,14 +278,14 @@ def test_the_optimum_of_nce_is_the_true_log_probability(n):
     assert np.all(gradient(truth_V - 0.1) < -1e-3)
 
 
-# What never enters.
+# Inputs that never enter.
 
 
 def test_the_sessions_other_clicks_get_no_gradient_as_negatives(world, wanted):
     items = np.arange(1, ITEMS + 1)
 
     def nats(bias_of_negative_N, mode):
-        """The loss with the bias of each negative apart from that of the labels."""
+        """Returns the loss with a bias for negatives that is separate from that of the labels."""
         return retrieval(world, only(wanted, [2, 3]), every_item(jnp.exp(bias_of_negative_N)), mode)[0]
 
     masked_N = jax.grad(nats)(jnp.zeros(ITEMS), "masked")
@@ -297,7 +297,7 @@ def test_the_sessions_other_clicks_get_no_gradient_as_negatives(world, wanted):
 
 
 def test_context_and_padding_and_history_are_no_labels(world, wanted):
-    """Other items in the places that are not scored change no loss."""
+    """Other items in places that are not scored change no loss."""
     other_T = ITEM_T.copy()
     other_T[np.setdiff1d(np.arange(len(ITEM_T)), EXPOSED_PLACES)] = 11
     for mode in ("masked", "counted"):

@@ -28,19 +28,19 @@ MESHES = [
 ]
 SMALL = {"model.width": 16, "model.heads": 2, "model.id_width": 8, "loss.negatives": 8, "data.items_per_row": 0,
          "model.score": "cosine", "data.side_columns": ("category",)}  # fmt: skip
-"""By the cosine the heads do not start at zero, so that the item table has a gradient at the first step."""
+"""With the cosine score heads do not start at zero, so the item table has a gradient at the first step."""
 
 
 @pytest.fixture(scope="module")
 def setting(config, wide_log):
-    """A log of more items than a step reads, and a configuration for it."""
+    """Returns a log with more items than a step reads, and a configuration for it."""
     wide = {"data.path": str(wide_log.path), "data.fingerprint": wide_log.fingerprint, "data.sessions_per_row": 4}
     return resolve(replace(config, SMALL | wide), wide_log), wide_log
 
 
 @pytest.fixture(scope="module")
 def one(setting):
-    """Losses that read the catalogue in different ways, on one device."""
+    """Returns losses that read the catalogue in different ways, on one device."""
     config, log = setting
     return {name: OneStep(replace(config, settings), log, 1) for name, settings in LOSSES.items()}
 

@@ -26,7 +26,9 @@ def catalogue():
 
 @pytest.fixture
 def batch(catalogue):
-    """[1, T] items and clicks; the clicked items have exactly the shares of the proposal's popularity, times 997."""
+    """Returns items and clicks [1, T]; the clicked items have exactly the shares of the proposal's popularity,
+    times 997.
+    """
     clicks_V = np.round(997 * np.exp(catalogue.log_popularity_V)).astype(int)
     clicked_T = np.repeat(np.arange(ITEMS + 1), clicks_V)
     item_T = np.random.default_rng(5).permutation(np.append(clicked_T, -clicked_T[:160]))  # those below 0: not clicked
@@ -43,7 +45,7 @@ def test_a_proposal_is_a_distribution_over_all_items(catalogue, place):
 
 
 def assert_log_q_is_what_is_drawn(q, checked: np.ndarray) -> np.ndarray:
-    """The items share the 2^32 tickets out among them, none without; `checked` ones are drawn by theirs, from the first
+    """Asserts that items share all 2^32 tickets, each at least one; `checked` ones are drawn by theirs, from the first
     to the last. Returns the tickets of every item."""
     first_V = q.first_V[1:].astype(np.int64)
     tickets_V = np.diff(first_V, append=2**32)
@@ -130,7 +132,7 @@ def test_corrected_negatives_estimate_the_partition_function(catalogue, batch, p
 
 @functools.cache
 def split_batch() -> tuple[np.ndarray, np.ndarray]:
-    """Eight shards, each padded at its end by its own amount, one of them without a click."""
+    """Makes eight shards, each padded at its end by its own amount, one of them without a click."""
     rng = np.random.default_rng(8)
     item_GT, clicked_GT = rng.integers(1, ITEMS, (8, 10)), rng.random((8, 10)) < 0.4
     for shard in range(8):
@@ -156,7 +158,7 @@ def test_only_clicked_items_are_drawn_and_all_of_them():
 
 
 def test_one_shard_draws_what_eight_draw():
-    """The same clicks in the same order, with the padding at the end of the one."""
+    """Returns the same clicks in the same order as one shard, with all padding at its end."""
     item_GT, clicked_GT = split_batch()
     packed = item_GT > 0
     padding = np.zeros(np.sum(~packed), int)

@@ -36,7 +36,7 @@ SMALL = {
     "mesh.data": 1,
 }  # fmt: skip
 OPTIONS: dict[str, dict] = {
-    "isoflop": {"epochs": 32.0, "sizes": ("xxs", "xs", "s"), "budgets": (4e9, 2e9, 1e9)},  # a small log wants help
+    "isoflop": {"epochs": 32.0, "sizes": ("xxs", "xs", "s"), "budgets": (4e9, 2e9, 1e9)},  # a small log needs help
 }
 
 
@@ -133,7 +133,7 @@ def test_a_plan_from_outside_this_repository_is_run_by_name(monkeypatch, capsys)
 
 
 def spent(config: Config, log) -> float:
-    """FLOPs by the windows in the rows that the run will read."""
+    """Returns FLOPs by the windows in the rows that the run will read."""
     cut = train_windows(config, log)
     packer = Packer(cut, shape_of(config, 1), config.train.epochs, config.train.seed)
     window_P, _ = packer._rows(0, len(packer) * config.data.rows)

@@ -1,4 +1,6 @@
-"""The rank losses against their definitions, term by term, on random ragged sessions; and on one device as on eight."""
+"""Compares the rank losses with their definitions, term by term, on random ragged sessions, and eight devices with
+one.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SLOTS, T = 12, 40
 
 
 class Ragged:
-    """Sessions of random lengths in a packed shard: context, ignored and clicked items, targets or not, padding."""
+    """Makes sessions of random lengths in a packed shard: context, ignored and clicked items, targets or not,
+    padding.
+    """
 
     def __init__(self, seed: int):
         rng = np.random.default_rng(seed)
@@ -42,7 +46,7 @@ class Ragged:
         return targets(*map(jnp.asarray, (self.feedback_T, self.session_T, self.target_S)))
 
     def sessions(self):
-        """Places of the clicked and of the ignored items of each target session."""
+        """Yields the places of the clicked and of the ignored items of each target session."""
         for session in np.flatnonzero(self.target_S):
             inside = self.session_T == session
             yield [np.flatnonzero(inside & (self.feedback_T == kind)) for kind in (CLICKED, IGNORED)]
@@ -126,7 +130,7 @@ def test_large_scores_stay_finite(rank):
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_a_duplicate_exposure_is_a_term_of_its_own(rank):
-    """One session, a click against one ignored item that was shown `times` times with one score."""
+    """Makes one session: a click against one ignored item that was shown `times` times with one score."""
 
     def nats(times: int) -> float:
         ragged = Ragged(0)
@@ -169,7 +173,7 @@ def test_shards_under_vmap_and_a_mesh_have_the_sums_of_each(rank, config):
 
 
 def test_a_step_of_training_is_the_same_on_one_device_and_on_eight(config, log):
-    """With the two forms that loop: chunks of the catalogue, and distances within a session."""
+    """Uses the two forms that loop: chunks of the catalogue, and distances within a session."""
     results = []
     for devices in (1, 8):
         forms = {"loss.retrieval": "full_softmax", "loss.rank": "pairwise", "model.layers": 0}

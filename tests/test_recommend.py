@@ -45,7 +45,7 @@ PROCESS = synthetic.Options(users=150, base=4, depth=3, sessions_mean=6.0, sessi
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A prepared log of 64 items whose ids are text, in another order than the dense ids."""
+    """Returns a prepared log of 64 items whose ids are text, in another order than the dense ids."""
     raw = synthetic.read(PROCESS)
     text = pl.format("item {}", (pl.col("item_id") * 37) % 101).alias("item_id")
     raw = dataclasses.replace(
@@ -56,7 +56,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shop_in_context(tmp_path_factory):
-    """The same, with a device of each session: some are not told, and some are of one user alone."""
+    """Returns the same log with a device for each session: some are missing, and some belong to one user only."""
     raw = synthetic.read(PROCESS)
     kind, user = (pl.col("user_id") * 3 + pl.col("session_id")) % 7, pl.col("user_id")
     device = pl.when(kind == 1).then(pl.format("own {}", user)).when(kind > 1).then(pl.format("kind {}", kind))
@@ -78,7 +78,7 @@ def run(trained):
 
 
 def untrained(prepared, changed):
-    """A run whose parameters are noise: every part of the model counts."""
+    """Returns a run whose parameters are noise, so that every part of the model counts."""
     config = resolve(replace(Config(), SMALL | changed), prepared)
     catalogue = train_catalogue(config, prepared)
     spec, rng = spec_of(config, prepared, catalogue), np.random.default_rng(0)
@@ -89,7 +89,7 @@ def untrained(prepared, changed):
 
 
 def as_json(prepared, user, first_session, last_session):
-    """Stored sessions [first, last) as a line of a histories file."""
+    """Returns the stored sessions [first, last) as a line of a histories file."""
     log, ids, kinds = prepared.arrays(), prepared.item_ids(), prepared.feedback_names
     sessions = []
     for session in range(first_session, last_session):
@@ -148,10 +148,10 @@ def test_a_run_of_more_devices_than_there_are_is_restored_on_those_here(trained,
 def test_restore_refuses(trained, shop, run, tmp_path):
     with pytest.raises(InputError, match="no run folder"):
         restore(tmp_path)
-    claim(tmp_path / "begun", run.config)
+    claim(tmp_path / "started", run.config)
     with pytest.raises(InputError, match="no checkpoint yet"):
-        restore(tmp_path / "begun")
-    assert not (tmp_path / "begun/checkpoints").exists()
+        restore(tmp_path / "started")
+    assert not (tmp_path / "started/checkpoints").exists()
     claim(tmp_path / "moved", replace(run.config, {"data.path": str(tmp_path / "gone")}))
     with pytest.raises(InputError, match="say with --data where it is"):
         restore(tmp_path / "moved")
@@ -165,7 +165,9 @@ def test_restore_refuses(trained, shop, run, tmp_path):
 
 
 def log_probs_of_the_last_targets(run):
-    """(user, session, log probabilities of all items) of the last session of each window that evaluation reads."""
+    """Yields (user, session, log probabilities of all items) of the last session of each window that evaluation
+    reads.
+    """
     side = put_replicated(run.catalogue.side, run.mesh)
     e_VD = sessionrec.embed(run.spec, run.params, jnp.arange(run.spec.ids), side)
     queries_of = jax.jit(jax.vmap(lambda shard: sessionrec.apply(run.spec, run.params, shard, side)[1].retrieval_SD))
@@ -184,7 +186,7 @@ def log_probs_of_the_last_targets(run):
 
 @pytest.mark.parametrize("paradigm", ["nspp", "nipp", "nipp_plus"])
 def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop_in_context, tmp_path, paradigm):
-    """Of any length: short ones, longer ones than a window, and under nipp those without a click."""
+    """Returns histories of any length: short ones, some longer than a window, and under nipp some without a click."""
     shop = shop_in_context
     room = (
         {"data.items_per_row": 300} if paradigm == "nspp" else {}
@@ -210,7 +212,7 @@ def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop_in_conte
         np.testing.assert_allclose(got_V, log_prob_V, atol=1e-5)
     assert longest > 7
     assert unknown > 10
-    assert len({tuple(answer["items"]) for answer in answers}) > 20  # the model listens to its history
+    assert len({tuple(answer["items"]) for answer in answers}) > 20  # the model depends on its history
     whole = [as_json(shop, None, *log.user_session_offsets_U1[u : u + 2]) for u in range(12)]
     of_log = lines_of(run, log_histories(shop, 12), 10)
     assert [line | {"user": None} for line in of_log] == answers_to(run, tmp_path, whole)
@@ -228,7 +230,7 @@ def test_a_nipp_user_without_a_click_is_answered_from_the_empty_start(shop, tmp_
     assert first["scores"] != fallback["scores"]
 
 
-def test_a_model_that_reads_time_hears_the_times(shop, tmp_path):
+def test_a_model_that_reads_time_gets_the_times(shop, tmp_path):
     run, user_U1 = untrained(shop, {"model.sequence_encoder": "hstu"}), shop.arrays().user_session_offsets_U1
     given = [as_json(shop, user, *user_U1[user : user + 2]) for user in range(20)]
     answers = answers_to(run, tmp_path, given)
@@ -257,7 +259,7 @@ def test_other_models_take_no_notice_of_times(run, tmp_path):
 
 
 def test_seen_items_are_left_out_exactly(run, tmp_path):
-    """Against the whole ranking; the second line has three items left, the third saw one item as context only."""
+    """Compares with the whole ranking; the second line has three items left, the third saw one item as context only."""
     log, ids = run.log.arrays(), run.log.item_ids().to_list()
     histories = log_histories(run.log, 0)
     for user, (all_line, line, kept) in enumerate(
@@ -374,9 +376,9 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *spread]) == 0
     of_spread = [json.loads(line)["items"] for line in (tmp_path / "spread.jsonl").read_text().splitlines()]
     assert of_spread == [json.loads(line)["items"] for line in out.read_text().splitlines()]
-    for axes, told in (("data=16", "wants 16 devices"), ("data=3", "does not spread over 3 devices.*--mesh data=2")):
+    for axes, message in (("data=16", "wants 16 devices"), ("data=3", "does not spread over 3 devices.*--mesh data=2")):
         assert main(["recommend", run_dir, "--log-users", "4", "--mesh", axes]) == 2
-        assert re.search(told, capsys.readouterr().err.replace("\n", " "))
+        assert re.search(message, capsys.readouterr().err.replace("\n", " "))
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3"]) == 0
     printed = capsys.readouterr().out
     assert printed == out.read_text()

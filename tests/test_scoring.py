@@ -1,4 +1,4 @@
-"""Scores over the catalogue: in chunks, over rows spread on a mesh, they equal those of whole rows."""
+"""Scores over the catalogue in chunks, and over rows spread on a mesh, equal those of whole rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MESHES = [Mesh(1), Mesh(8), Mesh(4, 1, 2), Mesh(2, 1, 4), Mesh(1, 1, 8)]
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def over(mesh, function, e_RD, bias_R, *batch):
-    """`function` with the arrays of a batch spread over the shards of a mesh, and brought together again."""
+    """Runs `function` with the arrays of a batch spread over the shards of a mesh, and gathers the result."""
     shards = batch_shards(mesh)
     spread = jax.tree.map(lambda x: x.reshape(shards, len(x) // shards, *x.shape[1:]), batch)
     found = over_rows(mesh, function, ItemTable(e_RD, bias_R), spread)
@@ -35,7 +35,9 @@ def over(mesh, function, e_RD, bias_R, *batch):
 
 @pytest.fixture(scope="module")
 def dense():
-    """Small whole numbers, so that scores are exact and many tie: embeddings, biases, queries, items, all scores."""
+    """Returns embeddings, biases, queries, items and all scores as small whole numbers, so scores are exact and
+    many tie.
+    """
     rng = np.random.default_rng(0)
     e_VD, bias_V = rng.integers(-2, 3, (40, 3)).astype(np.float32), rng.integers(0, 2, 40).astype(np.float32)
     bias_V[0] = -np.inf

@@ -1,4 +1,6 @@
-"""Rare items share rows of the ID table: every item stays in the catalogue, and a step is the same however it reads."""
+"""Rare items share rows of the ID table: every item stays in the catalogue, and every way to read it takes the
+same step.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,7 @@ def one(setting, floored):
 
 @pytest.fixture(scope="module")
 def start(setting, floored):
-    """Spec, side information and first parameters."""
+    """Returns spec, side information and first parameters."""
     catalogue, mesh = train_catalogue(setting, floored), make_mesh(setting.mesh)
     spec = spec_of(setting, floored, catalogue)
     params = jax.device_get(initial_state(setting, spec, catalogue, mesh).params)
@@ -99,8 +101,8 @@ def test_every_item_stays_in_the_catalogue(floored, wide_log, start):
     shown_V = np.bincount(log.item_N[in_training], minlength=floored.items + 1)
     rare = int(np.sum(shown_V[1:] < FLOOR))
     assert floored.manifest["items_in_tail"] == rare
-    told = card.lines(floored.card())["items"]
-    assert f"{rare:,} with fewer than 3 training exposures share 100 rows of the ID table" in told
+    shown = card.lines(floored.card())["items"]
+    assert f"{rare:,} with fewer than 3 training exposures share 100 rows of the ID table" in shown
     spec, _, params = start
     assert len(params["item_embedding"]["item_table"]) == 64 * math.ceil(spec.id_rows / 64)
     assert len(params["heads"]["item_bias"]) == spec.rows
@@ -158,7 +160,7 @@ def test_a_mesh_takes_the_step_of_one_device(setting, floored, one, name):
 
 
 @pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_items_of_a_bucket_are_told_apart_by_side_information_alone(setting, start, devices):
+def test_items_of_a_bucket_differ_by_side_information_alone(setting, start, devices):
     mesh = make_mesh(replace(setting, {"mesh.data": 1, "mesh.model": devices}).mesh)
     spec, side, params = start
     params = put(params, shardings(mesh, spec.model, params))
@@ -174,6 +176,6 @@ def test_items_of_a_bucket_are_told_apart_by_side_information_alone(setting, sta
     ("given", "message"),
     [({"min_item_exposures": -1}, "--min-item-exposures is -1"), ({"tail_buckets": 0}, "--tail-buckets is 0")],
 )
-def test_bad_settings_are_told(tmp_path, given, message):
+def test_bad_settings_are_reported(tmp_path, given, message):
     with pytest.raises(InputError, match=message):
         prepare(synthetic.read(PROCESS), tmp_path / "log", Settings(**given))

@@ -1,4 +1,4 @@
-"""Evaluation and recommendation over item tables spread by rows: the numbers of one device, and no table is sent."""
+"""Evaluation and recommendation over item tables spread by rows give the numbers of one device and send no table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MESHES = [Mesh(8), Mesh(4, 1, 2), Mesh(1, 2, 4), Mesh(1, 1, 8)]
 
 @pytest.fixture(scope="module")
 def on_mesh(config, wide_log):
-    """A run with noise for parameters, on a mesh."""
+    """Returns a run with noise for parameters, on a mesh."""
     wide = {"data.path": str(wide_log.path), "data.fingerprint": wide_log.fingerprint, "data.sessions_per_row": 4,
             "data.items_per_row": 0, "data.side_columns": ("category",)}  # fmt: skip
     config = resolve(replace(config, wide), wide_log)
@@ -56,7 +56,7 @@ def one(on_mesh):
 
 
 def found(run: TrainedModel):
-    """Metrics with what was seen before masked, and what is recommended."""
+    """Returns metrics with seen items masked, and recommendations."""
     masked = dataclasses.replace(run, config=replace(run.config, {"data.eval_seen": "masked"}))
     measured = measure.evaluate(masked, TEST)
     return measured, list(recommend.recommend(run, log_histories(run.log, 0), 20, "masked", quiet=True))
@@ -69,14 +69,14 @@ def test_every_mesh_finds_what_one_device_finds(on_mesh, one, axes):
     (metrics, lines), (metrics_of_one, lines_of_one) = found(on_mesh(axes)), one
     ranking = [name for name in metrics if name.startswith(("mrr", "recall", "ndcg", "hit", "retrieval"))]
     for name, value in metrics_of_one.items():
-        near = 1e-12 if name in ranking else 1e-6  # ranks are the same, whatever the order of their sum
+        near = 1e-12 if name in ranking else 1e-6  # ranks are the same in any order of summation
         assert metrics[name] == (
             value if value is None or isinstance(value, str) else pytest.approx(value, rel=near)
         ), name
     assert len(lines) == len(lines_of_one) == 60
     for line, line_of_one in zip(lines, lines_of_one, strict=True):
         assert line["items"] == line_of_one["items"]
-        np.testing.assert_allclose(line["scores"], line_of_one["scores"], rtol=1e-6, atol=2e-6)  # told to 1e-6
+        np.testing.assert_allclose(line["scores"], line_of_one["scores"], rtol=1e-6, atol=2e-6)  # equal to 1e-6
 
 
 ITEMS = 4_000_000
@@ -84,7 +84,7 @@ SPEC = Spec(Model(width=16, heads=2, id_width=8), ITEMS + 1, (("category", 9),),
 
 
 def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
-    """All that touches the tables, compiled for four million items without making them."""
+    """Compiles every program that touches the tables for four million items, without making them."""
     mesh = make_mesh(axes)
     shards = batch_shards(mesh)
 
