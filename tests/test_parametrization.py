@@ -116,8 +116,8 @@ def test_the_row_says_which_rule(parametrization, rule):
 
 
 def batch() -> tuple[Inputs, dict[str, jax.Array], jax.Array]:
-    """Sessions of two items each, one side column, and a target of every pair of a session and an item: whether their
-    tags are on the same side. Something to learn, since noise of 1 / sqrt(width) is all that random targets leave."""
+    """Returns sessions of two items each, one side column, and a target for every pair of a session and an item: their
+    tags are on the same side. The model can learn it; random targets would leave only noise of 1 / sqrt(width)."""
     rng, sessions = np.random.default_rng(0), ROWS * SLOTS
     item_T, tag_V = rng.integers(1, ITEMS + 1, 2 * sessions), rng.integers(1, 6, IDS)
     place_RL = np.tile(np.arange(SLOTS), (ROWS, 1))
@@ -130,8 +130,8 @@ def batch() -> tuple[Inputs, dict[str, jax.Array], jax.Array]:
 
 @functools.cache
 def changes(model: Model, table_rule: str) -> dict[str, float]:
-    """Mean size of what a few steps change, by what: e, s, o, what the body adds to either score. Not squared, or the
-    few slots where HSTU's norm divides by almost nothing would be all that is seen."""
+    """Returns the mean absolute change after a few steps of e, s, o and the body's part of each score. Squares would be
+    dominated by the few slots where HSTU's norm divides by almost zero."""
     spec, rule = spec_of(model), optim.chain(Optim(table_rate_ratio=1.0, table_rule=table_rule), model)
     inputs, side, target_ST = batch()
 
@@ -214,8 +214,8 @@ def test_under_standard_a_step_changes_more_the_wider_and_the_deeper_the_model()
 
 
 def changes_by_the_table(width: int) -> dict[str, float]:
-    """Mean size of what a few steps of the ID table alone change in e, under gradients of any direction, by the
-    table's rule."""
+    """Returns the mean absolute change in e after a few steps of the ID table alone, with random gradients, for each
+    rule of the table."""
     model, (inputs, side, _) = replace(MUP, width=width), batch()
     module = ItemEmbedding(model, IDS, TAG)
 
@@ -252,8 +252,8 @@ def test_the_id_table_moves_e_as_much_in_any_width_by_either_rule():
 
 @pytest.mark.parametrize(("table_rule", "table_update"), [("adagrad", "dense"), ("adam", "sparse")])
 def test_the_first_step_moves_each_parameter_by_its_own_learning_rate(table_rule, table_update):
-    """Adam's first step has the size of the rate in every number that has a gradient, row-wise Adagrad's in the root
-    mean square of a row."""
+    """Adam's first step changes every number with a gradient by the rate; row-wise Adagrad's first step has the rate as
+    the root mean square of a row."""
     model = replace(MUP, width=96, layers=0)  # blocks would only cost time
     settings = Optim(weight_decay=0.0, table_rate_ratio=10.0, table_rule=table_rule, table_update=table_update)
     spec, loss, mesh = spec_of(model), Loss(negatives=8), make_mesh(Mesh(data=1))
