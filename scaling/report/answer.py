@@ -110,11 +110,13 @@ def limits(name: str, fit: Fit, theory: Theory | None) -> list[str]:
 def _against_theory(fit: Fit, theory: Theory) -> str:
     ends = fit.interval95.get("beta")
     if ends is None:
-        return f"agreement of beta with the theory's {theory.exponent:.4g}; beta has no interval."
-    says = f"beta's interval {interval(ends)} %s the theory's {theory.exponent:.4g}"
+        return f"agreement of beta with the theory's {theory.exponent:.4g}: beta has no interval."
     if ends[0] <= theory.exponent <= ends[1]:
-        return says % "contains" + ", which does not prove the theory."
-    return says % "does not contain" + "; the cause may be finite size, training or the form of the law."
+        return (
+            f"that the theory is right. Beta's interval {interval(ends)} contains its {theory.exponent:.4g}: no proof."
+        )
+    says = f"why beta's interval {interval(ends)} does not contain the theory's {theory.exponent:.4g}"
+    return f"{says}: the cause may be finite size, training or the form of the law."
 
 
 def forms_sentence(forms: Forms) -> str:
