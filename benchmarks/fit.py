@@ -1,13 +1,13 @@
-"""How much faster than scipy is `scaling` at a whole Chinchilla analysis, and does it lose anything by it?
+"""Times `scaling` and scipy on a whole Chinchilla analysis, and compares the objectives that they reach.
 
     python benchmarks/fit.py [runs.csv] [--full]
 
-The analysis: the 4,500 starts of Hoffmann et al. 2203.15556 and 4,000 bootstraps, Huber's loss with delta 1e-3, of the
+It has the 4,500 starts of Hoffmann et al. 2203.15556 and 4,000 bootstraps, Huber's loss with delta 1e-3, of the
 points of that paper's figure 4 (columns "Model Size", "Training FLOP", "loss"; the five of highest loss left out), or
 of 240 planted ones where the file is not there. The contenders:
 
-    ours           `Problem.minima`, which drops the hopeless starts on the way, and `Problem.bootstrap`
-    ours_threaded  the same with as many BLAS threads as there are cores; everybody else has one
+    ours           `Problem.minima`, which drops hopeless starts on the way, and `Problem.bootstrap`
+    ours_threaded  the same with one BLAS thread a core; all others have one thread
     every_start    the same, but every start goes on until it converges
     tuned          scipy's fastest methods with exact derivatives, on all cores, see `_recipes.py`
     copied         scipy as most notebooks have it
@@ -124,7 +124,7 @@ def seconds(turns: list[Found]) -> dict[str, float]:
 
 
 def worst_excess(one: Found, other: Found) -> float:
-    """Of an objective, over the resamples that both ran."""
+    """Returns the largest relative excess of one's objective over the other's, among the resamples that both ran."""
     _, of_one, of_other = np.intersect1d(one["draw"], other["draw"], return_indices=True)
     return float((one["draw_objective"][of_one] / other["draw_objective"][of_other] - 1).max())
 
@@ -178,7 +178,7 @@ def one_by_one(name: str, table: RunTable, starts: int, draws: int) -> Found:
 
 
 def clock(name: str, work: Callable[[], Any], scale: float = 1.0) -> tuple[Any, dict[str, float]]:
-    """What `work` returns; its seconds of CPU, ended children included, and of wall time, times `scale`."""
+    """Returns the result of `work`, and its seconds of CPU (with ended children) and of wall time, times `scale`."""
     wall_s, cpu_s = time.perf_counter(), _cpu_s()
     result = work()
     wall_s, cpu_s = time.perf_counter() - wall_s, _cpu_s() - cpu_s
@@ -191,7 +191,7 @@ def _cpu_s() -> float:
 
 
 def objectives(problem: Problem, theta_SP: np.ndarray, draw: np.ndarray, theta_DP: np.ndarray) -> Found:
-    """Of starts and of resamples, the same sum for every contender."""
+    """Returns the objectives of starts and of resamples, computed by the same sum for every contender."""
     rows = np.arange(len(problem.response))
     weight_DR = resamplings(rows, DRAWS, SEED)[draw]
 
