@@ -52,7 +52,7 @@ class Registry(Generic[T]):
             return self._added[name]
         if name not in self._modules:
             raise InputError(self.unknown(name))
-        module = importlib.import_module(self._modules[name])
+        module: Any = importlib.import_module(self._modules[name])
         return getattr(module, self._attribute) if self._attribute else module
 
     def unknown(self, name: str) -> str:

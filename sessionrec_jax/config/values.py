@@ -34,9 +34,9 @@ def replace(config: Config, overrides: dict[str, Any]) -> Config:
     for path, value in overrides.items():
         room, _, name = path.partition(".")
         _known(room, _names(Config), "config section")
-        part = getattr(config, room)
+        part: Any = getattr(config, room)
         if not name:
-            wanted = typing.get_type_hints(Config)[room]
+            wanted: Any = typing.get_type_hints(Config)[room]
             if dataclasses.is_dataclass(wanted):
                 raise InputError(
                     f"{room!r} is a config section; wanted one of its fields, such as {room}.{_names(wanted)[0]}"
@@ -98,7 +98,7 @@ def _build(kind: type[T], values: Any, where: str) -> T:
     built = {}
     for name, value in values.items():
         _known(name, types_, f"field in {where}")
-        wanted = types_[name]
+        wanted: Any = types_[name]
         if dataclasses.is_dataclass(wanted):
             built[name] = _build(wanted, value, f"{where}: {name}")
         else:
