@@ -47,8 +47,8 @@ class Watched(Beam):
 def test_beam_with_several_workers_writes_what_one_machine_writes(tmp_path, monkeypatch, capfd):
     dirty().write_csv(tmp_path / "log.csv")
     monkeypatch.setattr(preparation, "_ROWS_CUT", 200)
-    monkeypatch.setattr("experiments.cli.prepare.ROWS_A_CALL", 400)
-    monkeypatch.setattr("experiments.cli.prepare.Beam", Watched)
+    monkeypatch.setattr("sessionrec_jax.serving.prepare._ROWS_PER_BEAM_CALL", 400)
+    monkeypatch.setattr("sessionrec_jax.serving.prepare.Beam", Watched)
     Watched.beside.clear()
     table = ["prepare", "table", "--exposures", str(tmp_path / "log.csv"), "--max-rejected-fraction", "0.5"]
     table += ["--session-context", "device", "--session-time", "hour_of_day"]

@@ -88,7 +88,7 @@ def test_a_held_out_session_follows_whole_after_the_slots_of_its_history(name, h
     log = random_log(2)
     users = np.arange(3, log.users)
     for role in (VALIDATION, TEST):
-        view = targets(log, users, role, name, history)
+        view = targets(log, users, role, name, history=history)
         wanted, whose = [], []
         for user in users:
             sessions = histories(log)[user]
@@ -148,7 +148,7 @@ def test_all_paradigms_are_scored_on_the_same_targets(config, split_log):
 
 
 def test_what_a_paradigm_cannot_learn_is_refused(config):
-    with pytest.raises(InputError, match=r"nipp sees clicked items only .* wanted --loss.alpha 0"):
+    with pytest.raises(InputError, match=r"nipp sees clicked items only, .* wanted --loss.alpha 0"):
         check(replace(config, {"paradigm": "nipp"}))
     with pytest.raises(InputError, match=r"no pairs; wanted --loss.rank pointwise"):
         check(replace(config, {"paradigm": "nipp_plus", "loss.rank": "pairwise"}))

@@ -257,7 +257,7 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_when_all_is_don
     assert code == 2
     assert "data/log exists already" in err
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -159,7 +159,7 @@ def pack(windows: Windows, order_W: np.ndarray, shape: BatchShape) -> PackedRows
     """
     sessions, items = windows.sessions_W[order_W].tolist(), windows.items_W[order_W].tolist()
     room: list[list[int]] = []  # open rows, oldest first: [session slots left, item slots left, row]
-    row_P = []
+    row_P: list[int] = []
     for s, i in zip(sessions, items, strict=True):
         for row in room:
             if s <= row[0] and i <= row[1]:
@@ -172,9 +172,7 @@ def pack(windows: Windows, order_W: np.ndarray, shape: BatchShape) -> PackedRows
         row[0] -= s
         row[1] -= i
         row_P.append(row[2])
-    row_P = np.array(row_P, np.int64)
-    count = room[-1][2] + 1 if room else 0
-    windows_R = np.bincount(row_P, minlength=count)
+    windows_R = np.bincount(np.array(row_P, np.int64))
     return PackedRows(order_W[np.argsort(row_P, kind="stable")], np.append(0, np.cumsum(windows_R)))
 
 
@@ -359,7 +357,7 @@ def eval_batches(config: Config, prepared: Prepared, shape: BatchShape, role: in
     if config.paradigm == "nspp":
         windows = make_windows(log, users, role, sessions=data.slots, items=data.items_per_row)
     else:
-        view = item_level.targets(log, users, role, config.paradigm, data.slots - 1)
+        view = item_level.targets(log, users, role, config.paradigm, history=data.slots - 1)
         most = data.slots + int(log.session_items_S.max(initial=0))
         windows = make_windows(view.log, np.arange(view.log.users), role, sessions=data.slots, items=most)
         windows = view.to_stored(windows)

@@ -97,7 +97,7 @@ def _session_of(log: FlatLog, index_K: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(log.session_items_S)), log.session_items_S)[index_K]
 
 
-def targets(log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, history: int) -> View:
+def targets(log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, *, history: int) -> View:
     """Makes a user of each session of `role` that follows another: at most `history` slots, then the whole session."""
     kept = _kept(log, paradigm)
     begin_X, target_X, user_X = _targets(log, users, role)

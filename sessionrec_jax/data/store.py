@@ -95,7 +95,7 @@ def _types_of_record(context: Iterable[str]) -> dict[str, type]:
     return {**_BY_ITEM, **_BY_SESSION, **{_CONTEXT + name: np.int32 for name in context}}
 
 
-def write_part(folder: Path, part: int, parts: int, log: FlatLog, first_user: int) -> None:
+def write_part(folder: Path, part: int, parts: int, *, log: FlatLog, first_user: int) -> None:
     """Writes users of a log as file number `part` of the `parts` files of the TFDS data set in `folder`/log.
 
     The builders of TFDS are not used: they hold a split in memory and take several times as long.
@@ -168,6 +168,7 @@ def digests(log: FlatLog, bounds_U: Sequence[int]) -> list[bytes]:
 def fingerprint(
     log_digests: Sequence[bytes],
     tables: Sequence[pl.DataFrame],
+    *,
     side: dict[str, SideColumn],
     id_row_V: np.ndarray | None,
     context: dict[str, session_context.ContextColumn],

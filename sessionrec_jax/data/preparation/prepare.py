@@ -144,7 +144,7 @@ def _write_tables(
         arrays["id_row_V"] = id_row_V
     np.savez_compressed(folder / "catalogue.npz", **arrays)
     return {
-        "fingerprint": store.fingerprint(digests, [users, items], side, id_row_V, context),
+        "fingerprint": store.fingerprint(digests, [users, items], side=side, id_row_V=id_row_V, context=context),
         **statistics.summary(),
         "items_in_tail": 0 if id_row_V is None else int(np.sum(shown_V[1:] < settings.min_item_exposures)),
         "side_columns": [column.summary for column in side.values()],
@@ -195,7 +195,7 @@ def _cut_group(rules: HistoryRules, folder: Path, groups: int, numbered: tuple[i
     """Writes the records of the users of a group, given as (its number, the group, its first user)."""
     number, group, first_user = numbered
     users = prepare_users(group.scan().collect(), rules, first_user)
-    store.write_part(folder, number, groups, users.log, first_user)
+    store.write_part(folder, number, groups, log=users.log, first_user=first_user)
     # The digests are of ranges of the users' hashes, so that they do not depend on how users are grouped.
     range_U = users.ids.select(external_sort.range_of(pl.col("order"))).to_series().to_numpy()
     bounds = [0, *(np.flatnonzero(np.diff(range_U)) + 1).tolist(), len(range_U)]
