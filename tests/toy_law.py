@@ -14,13 +14,9 @@ from scaling.laws.terms import Covariates, Derivatives, Natural, Points, Term
 class LogPower(Term):
     """A / log(D)^beta. It is linear in its two parameters, so that it has no curvature."""
 
-    @property
-    def params(self) -> tuple[str, ...]:
-        return ("A", "beta")
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return ("d",)
+    size: str = "A"
+    exponent: str = "beta"
+    axis: str = "d"
 
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         fall = np.log(np.log(centre["d"])) - np.log(np.log(points["d"]))

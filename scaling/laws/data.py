@@ -17,7 +17,7 @@ def _broken_shapes(points: Points, centre: dict[str, float]) -> dict[str, np.nda
     }
 
 
-register_law(
+for law in (
     Law(
         name="power",
         formula="L = A / D^beta",
@@ -25,9 +25,7 @@ register_law(
         source="Hestness et al. 2017 (1712.00409)",
         assumptions="No irreducible loss within reach: the log-log plot is straight to the end.",
         family="data",
-    )
-)
-register_law(
+    ),
     Law(
         name="power_floor",
         formula="L = E + A / D^beta",
@@ -35,9 +33,7 @@ register_law(
         source="Hestness et al. 2017 (1712.00409); Henighan et al. 2020 (2010.14701)",
         assumptions="Body size is no bottleneck at any D of the table.",
         family="data",
-    )
-)
-register_law(
+    ),
     Law(
         name="broken",
         formula="L = E + A / D^beta * (1 + (D / D_b)^(1/f))^(-c f)",
@@ -47,5 +43,6 @@ register_law(
         family="data",
         shapes=_broken_shapes,
         distinct_to_spare=3,  # there must be points on both sides of the break
-    )
-)
+    ),
+):
+    register_law(law)

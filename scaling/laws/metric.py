@@ -17,7 +17,7 @@ def _shapes(points: Points, centre: dict[str, float]) -> dict[str, np.ndarray]:
     }
 
 
-register_law(
+for law in (
     Law(
         name="metric_sigmoid",
         formula="M = M_max / (1 + exp(k (L - L_0)))",
@@ -27,9 +27,7 @@ register_law(
         response="metric",
         family="metric",
         shapes=_shapes,
-    )
-)
-register_law(
+    ),
     Law(
         name="metric_exponential",
         formula="M = M_0 + M_1 exp(-k L)",
@@ -39,5 +37,6 @@ register_law(
         response="metric",
         family="metric",
         shapes=_shapes,
-    )
-)
+    ),
+):
+    register_law(law)

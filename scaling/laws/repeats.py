@@ -78,10 +78,6 @@ class RepeatedData(_Decaying):
     """B / D'^beta. Its params are (size, exponent, decay = log R_D*), its axes d (seen) and u (unique)."""
 
     @property
-    def params(self) -> tuple[str, ...]:
-        return (self.size, self.exponent, self.decay)
-
-    @property
     def axes(self) -> tuple[str, ...]:
         return ("d", "u")
 

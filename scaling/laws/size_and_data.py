@@ -27,7 +27,7 @@ def _gammas(points: Points, centre: dict[str, float]) -> dict[str, np.ndarray]:
     return {"gamma": GAMMAS}
 
 
-register_law(
+for law in (
     Law(
         name="chinchilla",
         formula="L = E + A / N^alpha + B / D^beta",
@@ -36,9 +36,7 @@ register_law(
         assumptions=ADDS,
         family="size and data",
         more_starts=hoffmann_starts,
-    )
-)
-register_law(
+    ),
     Law(
         name="chinchilla_no_floor",
         formula="L = A / N^alpha + B / D^beta",
@@ -46,9 +44,7 @@ register_law(
         source=HOFFMANN + " with E = 0",
         assumptions="No irreducible loss within reach. " + ADDS,
         family="size and data",
-    )
-)
-register_law(
+    ),
     Law(
         name="tied",
         formula="L = E + A / N^alpha + B / D^alpha",
@@ -56,9 +52,7 @@ register_law(
         source=HOFFMANN + " with beta = alpha",
         assumptions="Size and data are best grown alike. " + ADDS,
         family="size and data",
-    )
-)
-register_law(
+    ),
     Law(
         name="kaplan",
         formula="L = ((A / N^alpha)^(1/beta) + B^(1/beta) / D)^beta",
@@ -67,9 +61,7 @@ register_law(
         assumptions="No irreducible loss; the loss is analytic in 1 / D.",
         family="size and data",
         simpler="chinchilla_no_floor",
-    )
-)
-register_law(
+    ),
     Law(
         name="gamma",
         formula="L = E + ((A / N^alpha)^(1/gamma) + (B / D^beta)^(1/gamma))^gamma",
@@ -81,5 +73,6 @@ register_law(
         family="size and data",
         simpler="chinchilla",
         shapes=_gammas,
-    )
-)
+    ),
+):
+    register_law(law)

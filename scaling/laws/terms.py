@@ -35,22 +35,22 @@ class Derivatives:
 
 
 class Term:
-    """A term of a law; a term of your own is a subclass with `params`, `axes` and the four methods at the end."""
+    """A term of a law. A term of your own is a frozen dataclass with the four methods at the end."""
 
     @property
     def params(self) -> tuple[str, ...]:
-        """The term's parameters, its size first."""
-        raise NotImplementedError
+        """The term's parameters, its size first. Default: all its fields that are texts, but `axis`."""
+        return tuple(value for name, value in vars(self).items() if name != "axis" and isinstance(value, str))
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes that the term is a function of."""
-        raise NotImplementedError
+        """The axes that the term is a function of. Default: its field `axis`, if it has one."""
+        return (vars(self)["axis"],) if "axis" in vars(self) else ()
 
     @property
     def sizes(self) -> dict[str, tuple[str, ...]]:
         """{a size, whose log is in theta: the parameters that mean nothing once the size has run to 0}."""
-        return {self.params[0]: self.params[1:]}
+        return {self.params[0]: self.params[1:]} if self.params else {}
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
@@ -100,14 +100,6 @@ class Constant(Term):
 
     size: str
 
-    @property
-    def params(self) -> tuple[str, ...]:
-        return (self.size,)
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return ()
-
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         return (np.ones(len(next(iter(points.values())))),)
 
@@ -126,18 +118,6 @@ class Known(Term):
     """A constant that is not fitted."""
 
     value: float
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def sizes(self) -> dict[str, tuple[str, ...]]:
-        return {}
 
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         return (np.full(len(next(iter(points.values()))), np.log(self.value)),)
@@ -160,14 +140,6 @@ class Power(Term):
     exponent: str
     axis: str
     of_log: bool = True
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        return (self.size, self.exponent)
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return (self.axis,)
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
@@ -275,14 +247,6 @@ class BrokenPower(Term):
         return (self.place,)
 
     @property
-    def params(self) -> tuple[str, ...]:
-        return (self.size, self.exponent, self.change, self.place, self.sharpness)
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return (self.axis,)
-
-    @property
     def limits(self) -> dict[str, tuple[float, float]]:
         return {self.exponent: (-EXPONENT_LIMITS[1], EXPONENT_LIMITS[1]), self.sharpness: (0.01, 20.0)}
 
@@ -324,14 +288,6 @@ class Sigmoid(Term):
     steepness: str
     midpoint: str
     axis: str
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        return (self.size, self.steepness, self.midpoint)
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return (self.axis,)
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
