@@ -151,8 +151,12 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     assert printed.count("the checkpoint of step 20 is damaged (") == 1
     assert "that of step 10 is used" in printed
     assert_same_bits(resumed.params, whole[0].params)
-    assert [line["step"] for line in lines_of(folder)] == list(range(resumed.steps))
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["10", str(resumed.steps), "damaged-20"]
+    assert [line["step"] for line in lines_of(folder)] == list(range(resumed.history.steps))
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "10",
+        str(resumed.history.steps),
+        "damaged-20",
+    ]
 
 
 def test_damage_anywhere_in_any_file_is_found(two):
