@@ -72,7 +72,7 @@ def assert_the_same_run(config, log, folder: Path, calm: Path) -> None:
         for path in (folder / "metrics.jsonl", calm / "metrics.jsonl")
     ]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == undisturbed.steps
+    assert len(losses[0]) == undisturbed.history.steps
     assert resumed.history.counters.target_items == undisturbed.history.counters.target_items
     assert resumed.history.counters.item_slots == undisturbed.history.counters.item_slots
 
