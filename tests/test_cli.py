@@ -46,7 +46,7 @@ def test_help_lists_every_command(call):
         (["train", "nowhere", "--out", "run"], ["nowhere", "sessionrec prepare"]),
         (["train", "nowhere", "--out", "run", "--model.widht", "3"], ["widht"]),
         (["train", "nowhere", "--out", "run", "--model.width", "many"], ["many"]),
-        (["train", "nowhere", "--out", "run", "--model.session-encoder", "median"], ["median", "typed_mean"]),
+        (["train", "nowhere", "--out", "run", "--model.session-encoder", "median"], ["median", "did you mean 'mean'"]),
         (["evaluate", "nowhere"], ["nowhere", "config.json"]),
         (["evaluate", "nowhere", "--mesh", "4x2"], ["--mesh is '4x2'", "such as data=4,model=2"]),
         (["recommend", "nowhere", "--log-users", "1", "--mesh", "modle=2"], ["modle", "did you mean 'model'"]),

@@ -37,13 +37,13 @@ def replace(config: Config, overrides: dict[str, Any]) -> Config:
         part: Any = getattr(config, room)
         if not name:
             wanted: Any = typing.get_type_hints(Config)[room]
-            if dataclasses.is_dataclass(wanted):
+            if _is_section(wanted):
                 raise InputError(
                     f"{room!r} is a config section; wanted one of its fields, such as {room}.{_names(wanted)[0]}"
                 )
             config = dataclasses.replace(config, **{room: _typed(wanted, value, path)})
             continue
-        if not dataclasses.is_dataclass(part):
+        if not _is_section(part):
             raise InputError(f"{path!r}: {room!r} is a field of its own, not a config section")
         types_ = typing.get_type_hints(type(part))
         _known(name, types_, f"field of config section {room!r}")
@@ -99,7 +99,7 @@ def _build(kind: type[T], values: Any, where: str) -> T:
     for name, value in values.items():
         _known(name, types_, f"field in {where}")
         wanted: Any = types_[name]
-        if dataclasses.is_dataclass(wanted):
+        if _is_section(wanted):
             built[name] = _build(wanted, value, f"{where}: {name}")
         else:
             built[name] = _typed(wanted, value, f"{where}: {name}")
@@ -121,6 +121,10 @@ def _typed(wanted: Any, value: Any, where: str) -> Any:
     if type(value) is not wanted:
         raise InputError(f"{where} is {value!r}; wanted {wanted.__name__}")
     return value
+
+
+def _is_section(value: Any) -> bool:
+    return dataclasses.is_dataclass(value)
 
 
 def _names(kind: type) -> list[str]:

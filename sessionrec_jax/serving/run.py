@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
+from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config, Mesh
 from sessionrec_jax.config.values import from_dict, replace
 from sessionrec_jax.data.codes import TEST, VALIDATION
@@ -74,8 +75,11 @@ def train(
     Raises InputError for settings that cannot run or do not fit the log, and if `out` has a run of other settings;
     TrainingFailed if the loss stopped being a number; NotSaved if a checkpoint could not be written.
     """
+    config = check(_config(settings))
     prepared = log if isinstance(log, Prepared) else open_log(Path(log))
-    config = replace(_config(settings, prepared), {"data.path": str(prepared.path)})
+    config = replace(config, {"data.path": str(prepared.path)})
+    if isinstance(settings, str | Path) and config.data.fingerprint != prepared.fingerprint:
+        config = replace(config, {"data.fingerprint": "", "data.items_per_row": 0})  # what that run took from its log
     is_main = threading.current_thread() is threading.main_thread()  # no other thread may handle signals
     row = train_and_measure(config, Path(out), "train", quiet=quiet, stop=StopSignals() if is_main else NEVER)
     if row["status"] != "done":
@@ -83,17 +87,14 @@ def train(
     return Run(Path(out), prepared)
 
 
-def _config(settings: Config | dict[str, Any] | str | Path | None, log: Prepared) -> Config:
+def _config(settings: Config | dict[str, Any] | str | Path | None) -> Config:
     if settings is None or isinstance(settings, Config):
         return settings or Config()
     if isinstance(settings, dict):
         return replace(Config(), settings)
     path = Path(settings)
     path = path / "config.json" if path.is_dir() else path
-    config = from_dict(read_json(path), str(path))
-    if config.data.fingerprint == log.fingerprint:
-        return config
-    return replace(config, {"data.fingerprint": "", "data.items_per_row": 0})  # what that run took from its own log
+    return from_dict(read_json(path), str(path))
 
 
 def load(
