@@ -128,7 +128,8 @@ def _assumed(args: Args, table: RunTable) -> tuple[FittedLaw, str]:
         if params is None and args.floor is not None:
             raise InputError("--floor has the unit of the loss, typical parameters have none: give --assume or --from")
         source = "typical parameters: nothing is known yet" if params is None else f"assumed {args.assume}"
-        return assume(law, params, design_points(table, law), args.floor, table.flops_per_nd), source
+        points = design_points(table, law)
+        return assume(law, params, points, known_floor=args.floor, flops_per_nd=table.flops_per_nd), source
     if args.assume is not None:
         raise InputError("--from and --assume both name the law to assume; give one")
     fitted = scaling.load(args.from_)

@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
         dryrun.show(layout, [cost.row(config) for config in layout.configs], verdict, command.own.workers)
         return 0
-    rows = run_sweep(name, layout, command.out, command.own, command.options)
+    rows = run_sweep(name, layout, command.out, launcher=command.own, options=command.options)
     if not command.own.workers:
         print(f"{len(layout.configs) - len(rows)} runs left in {command.out} for `sessionrec worker {command.out}`")
         return 0

@@ -197,7 +197,7 @@ def fit(
         raise InputError(f"{' and '.join(names) or 'columns'} came with a table whose columns are named already")
     if law != BEST and law not in LAWS:
         raise InputError(f"unknown law {law!r}; {near_miss(law, [*LAWS, BEST])}")
-    options = _Options(objective, delta, bootstrap, seed, full)
+    options = _Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed, profiles=full)
     form = LAWS[_simplest(table) if law == BEST else law]
     known_floor = floor
     if floor is None and form.has_floor:
@@ -213,7 +213,7 @@ def fit(
     warnings = list(done.warnings)
     if chosen is None:
         warnings.append(f"No form could be held out: {form.name} is the simplest with a floor, and not chosen.")
-    free_floor = None if known_floor is None else _free_floor(table, done, known_floor, options, warnings)
+    free_floor = None if known_floor is None else _free_floor(table, done, known_floor, options, warnings=warnings)
     held, others = (), ()
     if full:
         held = predict_heldout(

@@ -38,13 +38,13 @@ class ShardedInputs(NamedTuple):
     def shards(self, item_GT: Int[Array, "G T"] | None = None) -> Inputs:
         """Returns the inputs of the model, with a leading axis of shards for `jax.vmap`; `item_GT` replaces the ids."""
         return Inputs(
-            self.item_GT if item_GT is None else item_GT,
-            self.feedback_GT,
-            self.session_of_item_GT,
-            self.user_of_session_GRL,
-            self.position_GRL,
-            self.seconds_GRL,
-            self.context_GRL,
+            item_T=self.item_GT if item_GT is None else item_GT,
+            feedback_T=self.feedback_GT,
+            session_of_item_T=self.session_of_item_GT,
+            user_of_session_RL=self.user_of_session_GRL,
+            position_RL=self.position_GRL,
+            seconds_RL=self.seconds_GRL,
+            context=self.context_GRL,
         )
 
 
@@ -63,14 +63,14 @@ def put_batches(batches: Sequence[Batch], mesh: jax.sharding.Mesh) -> ShardedInp
 
 def _read_by_step(batch: Batch) -> ShardedInputs:
     return ShardedInputs(
-        batch.item_GT,
-        batch.feedback_GT,
-        batch.session_of_item_GT,
-        batch.user_of_session_GRL,
-        batch.position_GRL,
-        batch.seconds_GRL,
-        batch.target_GRL.reshape(len(batch.target_GRL), -1),
-        batch.context_GRL,
+        item_GT=batch.item_GT,
+        feedback_GT=batch.feedback_GT,
+        session_of_item_GT=batch.session_of_item_GT,
+        user_of_session_GRL=batch.user_of_session_GRL,
+        position_GRL=batch.position_GRL,
+        seconds_GRL=batch.seconds_GRL,
+        target_GS=batch.target_GRL.reshape(len(batch.target_GRL), -1),
+        context_GRL=batch.context_GRL,
     )
 
 

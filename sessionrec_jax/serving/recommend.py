@@ -83,7 +83,15 @@ def _recent(histories: Histories, run: TrainedModel) -> Windows:
             f"the last session of user {histories.users[user]!r} has {log.session_items_S[end_U[user] - 1]} exposures, "
             f"but the model reads at most {room} at once; leave out ignored ones"
         )
-    recent = Windows(log, TRAIN, first_U, end_U, end_U, np.arange(log.users), np.arange(len(log.session_items_S)))
+    recent = Windows(
+        log=log,
+        role=TRAIN,
+        first_W=first_U,
+        last_W=end_U,
+        first_target_W=end_U,
+        user_W=np.arange(log.users),
+        session_S=np.arange(len(log.session_items_S)),
+    )
     _refuse_long_sessions(histories, run, recent)
     return recent
 
@@ -121,7 +129,7 @@ def _answers(
     used, used_U = ("sessions_used", slots_U) if run.config.paradigm == "nspp" else ("items_used", recent.items_W)
     asked = _take(recent, slots_U > 0)
     seen_by = (histories.log, asked.user_W) if seen == "masked" else None
-    ranked = _rank(run, _queries(run, asked, quiet), k, seen_by, quiet)
+    ranked = _rank(run, _queries(run, asked, quiet), k, seen_by=seen_by, quiet=quiet)
     unknown_UK = zip(histories.unknown_items_U, _unknown_context(histories.log, run.spec), strict=True)
     for user, slots, count, unknown in zip(histories.users, slots_U, used_U, unknown_UK, strict=True):
         # A user who gets the popular items has no known item in the history, so none of them is seen.
@@ -190,6 +198,7 @@ def _rank(
     run: TrainedModel,
     query_WD: Float[np.ndarray, "W D"],
     k: int,
+    *,
     seen_by: tuple[FlatLog, Int[np.ndarray, " W"]] | None,
     quiet: bool,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
