@@ -254,13 +254,13 @@ def test_processes_that_do_not_meet_end(short, log, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("autos", "--hosts is 'autos'; wanted auto, or coordinator=HOST:PORT,count=N,index=I"),
+        ("autos", "--hosts is 'autos'; expected auto, or coordinator=HOST:PORT,count=N,index=I"),
         ("coordinator=a:1,cuont=2", "--hosts names 'cuont'; did you mean 'count'"),
         ("coordinator=a,count=2,index=0", "coordinator is 'a'; wanted HOST:PORT"),
         ("coordinator=a:1,count=2,index=2", "index is 2; wanted from 0 to 1"),
         ("coordinator=a:1,index=0", "count is 0; wanted the number of processes"),
         ("coordinator=auto,count=2", "count is 2; wanted left out, since the launcher sets it"),
-        ("count=2,index=0", "count is 2; wanted left out, since no coordinator is named"),
+        ("count=2,index=0", "count is 2; wanted left out, since there is no coordinator"),
     ],
 )
 def test_wrong_hosts_end_with_a_message(given, message, tmp_path, capsys):

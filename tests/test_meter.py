@@ -119,7 +119,7 @@ def watched(config, log, tmp_path_factory):
     """(config, run folder, the counted columns of its row) of a run with a trace."""
     config = replace(config, {"train.log_every_steps": EVERY, "train.profile_steps": TRACED})
     folder = tmp_path_factory.mktemp("runs") / "watched"
-    return config, folder, row._counted(config, log, train(config, log, folder, quiet=True))
+    return config, folder, row._counted(train(config, log, folder, quiet=True))
 
 
 def test_every_line_of_the_log_says_where_the_time_went(watched, log):

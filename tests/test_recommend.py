@@ -153,7 +153,7 @@ def test_restore_refuses(trained, shop, run, tmp_path):
         restore(tmp_path / "started")
     assert not (tmp_path / "started/checkpoints").exists()
     claim(tmp_path / "moved", replace(run.config, {"data.path": str(tmp_path / "gone")}))
-    with pytest.raises(InputError, match="say with --data where it is"):
+    with pytest.raises(InputError, match="name its folder with --data"):
         restore(tmp_path / "moved")
     other = prepare(synthetic.read(synthetic.Options(users=100, base=4, depth=3)), tmp_path / "other", Settings())
     with pytest.raises(InputError, match="fingerprint"):
@@ -209,7 +209,7 @@ def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop_in_conte
         unknown += answer["unknown_context"]
         got_V = np.full(run.spec.ids, -np.inf)
         got_V[[dense[item] for item in answer["items"]]] = answer["scores"]
-        np.testing.assert_allclose(got_V, log_prob_V, atol=1e-5)
+        np.testing.assert_allclose(got_V, log_prob_V, rtol=1e-5, atol=1e-5)  # float32 logits
     assert longest > 7
     assert unknown > 10
     assert len({tuple(answer["items"]) for answer in answers}) > 20  # the model depends on its history
@@ -354,7 +354,7 @@ def test_attention_within_a_session_refuses_a_longer_one_than_its_log_has(run, t
     def asked(its, *lengths):
         line = {"user": "eager", "sessions": [[GOOD] * length for length in lengths]}
         path = written(tmp_path / "users.jsonl", [{"user": "calm", "sessions": [[GOOD]]}, line])
-        return recommend(its, read_histories(path, its.prepared, its.config), 5)
+        return recommend(its, read_histories(path, its.log, its.config), 5)
 
     with pytest.raises(
         InputError, match=rf"user 'eager' has {most + 1} exposures, but .* at most {most}, .* leave out"

@@ -193,10 +193,10 @@ def test_a_history_may_give_its_context_and_hours_follow_from_its_times(tmp_path
     [
         ([{}], '"context" to be a list of 3, one a session; got 1 of them'),
         ({"device": "tv"}, "one a session; got {'device': 'tv'}"),
-        (["tv", {}, {}], "context of session 1: wanted an object with device, got 'tv'"),
+        (["tv", {}, {}], "context of session 1: expected an object with device; got 'tv'"),
         ([{}, {"devise": 1}, {}], "context of session 2 has 'devise', which nothing reads; did you mean 'device'?"),
         ([{}, {}, {"hour_of_day": 1}], "'hour_of_day', which nothing reads; known: device"),
-        ([{"device": 1.5}, {}, {}], "device is 1.5; wanted an integer, text, true, false, or null if unknown"),
+        ([{"device": 1.5}, {}, {}], "device is 1.5; expected an integer, text, true, false or null"),
     ],
 )
 def test_malformed_context_is_named(tmp_path, context, message):

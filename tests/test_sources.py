@@ -113,7 +113,7 @@ def test_synthetic_is_a_sound_log_with_its_truth():
 
 
 def test_sources_are_found_by_name():
-    for name in SOURCES:
+    for name in ("kuaisar", "recflow", "kuairand", "ebnerd", "mind", "movielens", "table", "synthetic"):
         assert name == SOURCES.find(name).NAME
     with pytest.raises(InputError, match="unknown source 'kuairnd'; did you mean 'kuairand'"):
         SOURCES.find("kuairnd")

@@ -193,7 +193,7 @@ def test_it_follows_until_every_run_has_a_row_and_it_watches_a_single_run(sweep,
     finish(runs[1], status="failed")
     assert "1 of 3 runs have a row; 30 steps mirrored" in follower.stderr.readline()
     follower.send_signal(signal.SIGINT)
-    assert "the same command goes on from here" in follower.communicate(timeout=30)[1]
+    assert "the same command continues from here" in follower.communicate(timeout=30)[1]
     assert follower.returncode == 0
     same(curves(folder / "tensorboard" / f"seed_0-{runs[0].name}")(), held(runs[0]))
     for run in runs:
@@ -270,7 +270,7 @@ def _records(raw: bytes) -> Iterator[bytes]:
     ("arguments", "message"),
     [
         (["--to", "tensorboard"], "neither a sweep"),
-        (["--to", "tensorboard", "--project", "p"], "--project is W&B's"),
+        (["--to", "tensorboard", "--project", "p"], "--project belongs to --to wandb"),
     ],
 )
 def test_wrong_input_is_one_message(arguments, message, tmp_path, capsys):
