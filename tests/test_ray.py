@@ -85,7 +85,7 @@ def test_no_run_is_lost_or_done_twice_when_workers_and_a_node_are_killed(tmp_pat
     sweep = subprocess.Popen(argv, env=NODES, stdout=subprocess.PIPE, text=True)
     until(lambda: len(rows(tmp_path)) >= 3)
     cluster.kill_a_node()
-    printed = sweep.communicate(timeout=60)[0].split()
+    printed = sweep.communicate(timeout=300)[0].split()
     assert sweep.returncode == 0
     written, taken = map(int, printed[1:])  # and no faults
     assert len(rows(tmp_path)) == int(printed[0]) == 16

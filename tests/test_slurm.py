@@ -171,7 +171,7 @@ def test_a_preempted_worker_is_queued_again_and_a_sweep_that_is_asked_to_stop_ca
 
 def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, slurm):
     argv = [sys.executable, "-c", DISTURBED, str(tmp_path)]
-    done = subprocess.run(argv, env=slurm, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout.split()
+    done = subprocess.run(argv, env=slurm, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout.split()
     written, taken = map(int, done[1:])  # and no faults
     assert len(rows(tmp_path)) == int(done[0]) == 20
     assert written <= 20 <= taken
