@@ -49,7 +49,6 @@ OVERRIDES: dict[str, Any] = {
     "data.sessions_per_row": 32,
     "model.id_width": 16,
     "model.side_width": 8,
-    "loss.other_clicks": "counted",  # the calibrated likelihood, the only one with a known floor
     "loss.alpha": 4.0,  # the fit is of the rank loss
     "loss.negatives": 256,
     "optim.table_rate_ratio": 30.0,

@@ -183,10 +183,10 @@ class Loss:
     log_q: bool = True
     """Correct the score of sampled items for their probability of being drawn, so that the true distribution is the
     optimum."""
-    other_clicks: Literal["masked", "counted"] = "masked"
+    other_clicks: Literal["masked", "counted"] = "counted"
     """The other clicked items of the target session.
-    masked: never negatives
-    counted: drawn like any item; only then is the true distribution the optimum, as a known floor requires"""
+    masked: never negatives; ranks as well, but the nats are not calibrated (loss/calibration.py)
+    counted: drawn like any item, so that the true distribution is the optimum, as a law or a known floor requires"""
 
 
 @dataclass(frozen=True)

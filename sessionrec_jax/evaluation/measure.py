@@ -45,11 +45,12 @@ from sessionrec_jax.evaluation.scoring import (
 )
 from sessionrec_jax.evaluation.seen import holds, seen_items
 from sessionrec_jax.evaluation.trained_model import TrainedModel
+from sessionrec_jax.loss.calibration import uncalibrated
 from sessionrec_jax.loss.rank import rank_logits, rank_loss_sums
 from sessionrec_jax.loss.targets import Targets, targets
 from sessionrec_jax.model.embedding import Side
 from sessionrec_jax.model.spec import Params, Spec
-from sessionrec_jax.registry import RANK_LOSSES
+from sessionrec_jax.row_columns import RANK_LOSS
 
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 
@@ -187,8 +188,8 @@ class _Terms:
         nats_E = np.logaddexp(0, np.where(self.clicked_E, -logit_E, logit_E))
         trained = slice(None if config.loss.alpha else 0)  # metrics of a head that was not trained get no term
         add_within_session(self.metrics, "rank", logit_E[trained], Exposures(*(x_E[trained] for x_E in exposures)))
-        calibrated = trained if RANK_LOSSES.find(config.loss.rank).is_calibrated else slice(0)
-        self.metrics.add("rank_nats_per_exposure", nats_E[calibrated], exposures.user_N[calibrated])
+        calibrated = slice(None if uncalibrated(config, RANK_LOSS) is None else 0)
+        self.metrics.add(RANK_LOSS, nats_E[calibrated], exposures.user_N[calibrated])
 
     def add_popularity_nats(self, catalogue: Catalogue) -> None:
         item_N, item_E = self.item_T[self.scored_N], self.item_T[self.exposed_E]
