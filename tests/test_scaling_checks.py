@@ -89,8 +89,11 @@ def test_a_known_floor_wants_one_run_less():
 
 def test_too_few_runs_names_what_was_left_out():
     runs = pl.DataFrame({"d": [1.0, 2, 4, 8, 16, 32], "loss": [9.0, 8, 7, 4, 3, 2], "base": [5.0] * 6})
-    with pytest.raises(Refusal, match=r"3 remain of 6 \(3 does not beat the baseline\)"):
+    with pytest.raises(Refusal, match=r"3 remain of 6 \(3 does not beat the baseline\). Train the lost runs better"):
         refuse(table(runs, n=None, baseline="base"), POWER, None)
+    lost = table(runs.with_columns(base=1.0), n=None, baseline="base")
+    with pytest.raises(Refusal, match=r"0 remain of 6 .* learning rate .* epochs .* optimizer step.* not calibrated"):
+        refuse(lost, POWER, None)
     with pytest.raises(Refusal, match=r"0 remain of 36 \(36 not done\)"):
         refuse(table(grid().with_columns(status=pl.lit("finished"))), POWER, None)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from scaling.errors import InputError, Refusal
 from scaling.laws.registry import Law
+from scaling.table.rules import LOST
 from scaling.table.run_table import RunTable
 
 SPARE = 3
@@ -36,7 +37,7 @@ def refuse(table: RunTable, law: Law, known_floor: float | None) -> tuple[str, .
     if len(table) < P + SPARE:
         raise Refusal(
             f"{law.name} has {P} free parameters and wants at least {P + SPARE} runs; {len(table)} remain"
-            f"{_exclusions(table)}. Run more sizes, or fit a law with fewer parameters."
+            f"{_exclusions(table)}. {_cure(table)}"
         )
     _constant(table, law, response)
     _epochs(table, law)
@@ -51,6 +52,17 @@ def refuse(table: RunTable, law: Law, known_floor: float | None) -> tuple[str, .
 def _exclusions(table: RunTable) -> str:
     rules = ", ".join(f"{count} {rule}" for rule, count in table.excluded_by_rule().items())
     return f" of {len(table) + len(table.excluded)} ({rules})" if rules else ""
+
+
+def _cure(table: RunTable) -> str:
+    """A sentence with what to change where too few runs remain."""
+    if LOST not in table.excluded_by_rule():
+        return "Run more sizes, or fit a law with fewer parameters."
+    return (
+        "Train the lost runs better before running more sizes: a run loses to its baseline where its learning rate is "
+        "too high or too low, where it has too few epochs or so large a batch that an epoch is one optimizer step, or "
+        "where its loss is not calibrated (such as other_clicks=masked of sessionrec)."
+    )
 
 
 def _check_floor(law: Law, known_floor: float) -> None:

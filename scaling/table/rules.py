@@ -18,6 +18,7 @@ from scaling.table.columns import Columns, numbers
 SMALLEST, LARGEST = 1e-60, 1e60
 """No unit makes a count or a loss smaller or larger, and products of three still fit a float64."""
 SCHEDULE_SLACK = 1e-9
+LOST = "does not beat the baseline"
 NO_ROW = "no row yet"
 """The rule that lists runs of a sweep which are planned or under way."""
 _CORRECT = "Correct the row, or mark it with a status other than 'done'."
@@ -131,7 +132,7 @@ class Exclusions:
         self.positive(name, baseline)
         beaten = badness < (baseline if self.loss is not None else -baseline)
         values = np.abs(badness)
-        self._drop(~beaten, "does not beat the baseline", lambda i: f"{own} {values[i]:.6g}, {name} {baseline[i]:.6g}")
+        self._drop(~beaten, LOST, lambda i: f"{own} {values[i]:.6g}, {name} {baseline[i]:.6g}")
 
     def _tuned_best(self) -> None:
         by = self.columns.select_by
