@@ -124,6 +124,7 @@ def identity(config: Config, plan: str) -> Row:
         "users_trained": config.data.users or None,
         "window_slots": config.data.slots,
         "batch_sessions": config.data.rows * config.data.sessions_per_row,
+        "batch_rows": config.data.rows,
         "epochs_planned": config.train.epochs,
         "learning_rate_peak": optim.learning_rate_peak,
         "learning_rate_rule": _learning_rate_rule(config),

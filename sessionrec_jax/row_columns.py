@@ -39,6 +39,7 @@ EVERY_ROW = (
     Column("users_trained", "int", "users", "training users asked for; null: all of the log", optional=True),
     Column("window_slots", "int", "sessions", "sessions of a user that are seen at once, the target among them"),
     Column("batch_sessions", "int", "sessions", "session slots of a batch"),
+    Column("batch_rows", "int", "rows", "rows of a batch, given or chosen from the log"),
     Column("epochs_planned", "float", "epochs", "passes over the training sessions that were asked for"),
     Column("learning_rate_peak", "float", "", "peak learning rate"),
     Column("learning_rate_rule", "str", "", "tuned at this size, transferred by mup, or fixed"),

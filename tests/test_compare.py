@@ -120,6 +120,19 @@ def test_a_table_that_both_budgets_share_appears_once(sweep):
     assert [line.budget for line in compare(sweep, ("ndcg_at_50",))] == ["equal epochs"] * 3 + ["equal compute"] * 3
 
 
+def test_nats_that_are_not_calibrated_are_marked(sweep, capsys):
+    plan = json.loads((sweep / "comparison.json").read_text())
+    plan["arms"][1]["uncalibrated"] = ["ndcg_at_50"]
+    (sweep / "comparison.json").write_text(json.dumps(plan))
+    out = sweep / "table.md"
+    assert main(["compare", str(sweep), "--metrics", "ndcg_at_50", "--out", str(out)]) == 0
+    assert ["†" in line for line in out.read_text().splitlines() if line[:3] in ("| a", "| b", "| c")] == [
+        False,
+        True,
+        False,
+    ]
+
+
 def test_a_seed_without_a_finished_run_is_reported(sweep, capsys):
     for trial in "xy":
         (sweep / "runs" / f"b1{trial}" / "row.json").write_text('{"status": "diverged", "reason": "step 3"}')

@@ -16,8 +16,8 @@ from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.errors import InputError
 
 WATCHED_ONLY = {
-    "data.path", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model", "train.microbatches",
-    "train.checkpoint_every_seconds",
+    "data.path", "data.rows_auto", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model",
+    "train.microbatches", "train.checkpoint_every_seconds",
     "train.checkpoints_kept", "train.log_every_steps", "train.profile_steps",
 }  # fmt: skip
 
@@ -74,7 +74,7 @@ def test_numbers_are_finite(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("data.rows", 0), ("data.sessions_per_row", 1), ("model.width", 0), ("model.heads", 0), ("model.heads", 3),
+        ("data.sessions_per_row", 1), ("model.width", 0), ("model.heads", 0), ("model.heads", 3),
         ("model.mlp_ratio", 0), ("model.side_width", 0), ("loss.negatives", 0), ("loss.negatives_uniform", 0.0),
         ("loss.negatives_uniform", 1.5), ("optim.learning_rate_peak", 0.0), ("optim.warmup_fraction", 1.0),
         ("optim.clip_norm", 0.0), ("optim.beta1", 1.0), ("optim.beta2", 1.0), ("train.epochs", 0.0),
@@ -153,8 +153,8 @@ def test_the_heads_of_a_base_model_divide_its_width(base_width, base_heads):
 
 
 def test_all_faults_are_reported_together():
-    with pytest.raises(InputError, match=r"--data.rows is 0; .*--train.epochs is 0.0"):
-        check(replace(Config(), {"data.rows": 0, "train.epochs": 0.0}))
+    with pytest.raises(InputError, match=r"--data.rows is -1; .*--train.epochs is 0.0"):
+        check(replace(Config(), {"data.rows": -1, "train.epochs": 0.0}))
 
 
 @pytest.mark.parametrize("name", fields())

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.sweep.comparison import ArmResult, Estimate, compare
+from experiments.sweep.comparison import ArmResult, compare
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import write_json, write_text
 
@@ -59,7 +59,8 @@ def main(argv: list[str]) -> int:
 
 _LEGEND = (
     "Means over seeds. In parentheses: the difference to the reference and its 95 % interval over users and seeds. "
-    "* p < .05 after Holm's correction within the table."
+    "* p < .05 after Holm's correction within the table. † nats that the arm's settings leave "
+    "uncalibrated: compare its ranks."
 )
 
 
@@ -92,7 +93,7 @@ def _cells(line: ArmResult) -> list[str]:
     name = line.arm if line.seeds == line.seeds_planned else f"{line.arm} ({line.seeds} of {line.seeds_planned} seeds)"
     return [
         name,
-        *(_number(line.values[metric], line.differences[metric]) for metric in line.values),
+        *(_number(line, metric) for metric in line.values),
         "-" if line.epochs is None else f"{line.epochs:.3g}",
         "-" if line.flops_train is None else f"{line.flops_train / 1e12:.3g}",
         "-" if line.params_body is None else f"{line.params_body:,}",
@@ -100,10 +101,11 @@ def _cells(line: ArmResult) -> list[str]:
     ]
 
 
-def _number(value: Estimate | None, difference: Estimate | None) -> str:
+def _number(line: ArmResult, metric: str) -> str:
+    value, difference = line.values[metric], line.differences[metric]
     if value is None:
         return "-"
-    text = _short(value.value)
+    text = _short(value.value) + "†" * (metric in line.uncalibrated)
     if difference is None:
         return f"{text} ±{_short((value.high - value.low) / 2)}"
     star = "*" if difference.p < 0.05 else ""

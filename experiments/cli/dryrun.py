@@ -15,6 +15,7 @@ from experiments.plans.sizes import labels
 from experiments.sweep.layout import Layout
 from experiments.sweep.probe import probe
 from scaling.design.identify import Verdict
+from sessionrec_jax.config.rules import doubts
 from sessionrec_jax.config.settings import Config
 
 MIB = 2**20
@@ -64,6 +65,15 @@ def show(layout: Layout, rows: Sequence[dict[str, Any]], verdict: Verdict | None
     )
     if verdict is not None:
         _show_verdict(verdict, say)
+
+
+def warn_of_short_runs(configs: Sequence[Config], rows: Sequence[dict[str, Any]], epochs_flag: str) -> None:
+    """Prints to stderr how many runs are too short to learn, and what is wrong with the shortest of them."""
+    by_steps = sorted(zip((row["steps"] for row in rows), configs, strict=True), key=lambda pair: pair[0])
+    found = [doubt for steps, config in by_steps if (doubt := doubts(config, steps, epochs_flag))]
+    if found:
+        text = f"{len(found)} of {_count(len(configs), 'run')} can hardly learn. Of the shortest: {found[0]}"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {escape(text)}")
 
 
 def _print_whole(table: Table) -> None:

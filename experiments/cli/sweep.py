@@ -84,11 +84,14 @@ def main(argv: list[str]) -> int:
     from experiments.sweep.cost import CostEstimate  # starts jax, which --help need not wait for
 
     cost = CostEstimate()
+    base = replace(base, {"data.rows": layout.configs[0].data.rows})  # for runs that the verdict may add
     verdict = _judged(command.plan, layout, base, cost)
     if command.dry_run:
         from experiments.cli import dryrun
 
-        dryrun.show(layout, [cost.row(config) for config in layout.configs], verdict, command.own.workers)
+        rows = [cost.row(config) for config in layout.configs]
+        dryrun.show(layout, rows, verdict, command.own.workers)
+        dryrun.warn_of_short_runs(layout.configs, rows, command.plan.SETS.get("train.epochs", "--train.epochs"))
         return 0
     rows = run_sweep(name, layout, command.out, launcher=command.own, options=command.options)
     if not command.own.workers:

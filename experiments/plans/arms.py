@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from experiments.plans import batch_rows
 from experiments.sweep.layout import Layout
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.row_columns import VALIDATION_NDCG
+from sessionrec_jax.row_columns import LOSS, RANK_LOSS, VALIDATION_NDCG
 
 _SAME = 0.05
 """Relative difference in epochs below which two budgets are one."""
@@ -52,9 +53,10 @@ class ArmsPlan:
 
     def lay_out_arms(self, arms: list[Arm], prepared: Prepared) -> Layout:
         """Returns the runs of all arms at both budgets, and comparison.json."""
-        from sessionrec_jax.data.resolve import resolve  # starts jax, which --help need not wait for
+        from sessionrec_jax.loss.calibration import uncalibrated  # starts jax, which --help need not wait for
 
-        arms = [arm._replace(config=resolve(arm.config, prepared)) for arm in arms]
+        resolved = batch_rows.resolved((arm.config for arm in arms), prepared)
+        arms = [arm._replace(config=config) for arm, config in zip(arms, resolved, strict=True)]
         references = {arm.table: arm.config for arm in arms if arm.is_reference}
         configs: dict[str, Config] = {}
         entries: list[dict[str, Any]] = []
@@ -64,7 +66,8 @@ class ArmsPlan:
                 configs |= {run_id(trial): trial for trials in runs.values() for trial in trials}
                 ids = {seed: [run_id(trial) for trial in trials] for seed, trials in runs.items()}
                 entry = {"table": arm.table, "budget": budget, "arm": arm.name, "is_reference": arm.is_reference}
-                entries.append(entry | {"runs": ids})
+                spoilt = [column for column in (LOSS, RANK_LOSS) if uncalibrated(config, column)]
+                entries.append(entry | {"runs": ids, "uncalibrated": spoilt})
         return Layout(list(configs.values()), {"comparison.json": {"select_by": VALIDATION_NDCG, "arms": entries}})
 
     def _trials(self, config: Config, seed: int) -> list[Config]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from experiments.plans import batch_rows
 from experiments.plans.scaling_plan import ScalingPlan, layout, training_users
 from experiments.sweep.layout import Layout
 from sessionrec_jax.config.settings import Config
@@ -35,10 +36,13 @@ class Plan(ScalingPlan):
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
         """Returns every run, each once. There is no law to fit. Raises InputError for logs of one catalogue size."""
         logs = [prepared, *map(open_log, self.logs)]
+        from sessionrec_jax.data.resolve import with_rows  # starts jax, which --help need not wait for
+
         if len({log.items for log in logs}) < 2:
             raise InputError(f"{len(logs)} logs of {prepared.items:,} items each; wanted --logs of other catalogues")
-        configs = []
-        for log in logs:
-            own = self.configs(replace(base, {"data.path": str(log.path)}), training_users(log))
-            configs += layout(own, log, self.report()).configs
-        return Layout(configs, {"report.json": self.report()})
+        own = [self.configs(replace(base, {"data.path": str(log.path)}), training_users(log)) for log in logs]
+        if not base.data.rows:
+            rows = min(batch_rows.fewest(configs, log) for configs, log in zip(own, logs, strict=True))
+            own = [[with_rows(config, rows) for config in configs] for configs in own]
+        layouts = [layout(configs, log, self.report()) for configs, log in zip(own, logs, strict=True)]
+        return Layout([config for each in layouts for config in each.configs], {"report.json": self.report()})

@@ -8,8 +8,9 @@ through the minima.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
+from experiments.plans import batch_rows
 from experiments.plans.scaling_plan import ScalingPlan, layout, training_users
 from experiments.plans.sizes import around, size_of
 from experiments.sweep.cost import CostEstimate
@@ -24,6 +25,15 @@ TOLERANCE = 0.01
 """Share of its budget that a run may spend too much or too little."""
 EPOCHS_OFF = 0.01
 """Largest relative difference between a run's epochs and those asked for; beyond it the users are solved for again."""
+
+
+class _Whole(NamedTuple):
+    """Every size on the whole log."""
+
+    configs: list[Config]
+    flops: list[float]
+    budgets: tuple[float, ...]
+    """Those given, or those that follow from `flops`."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +58,25 @@ class Plan(ScalingPlan):
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
         """Returns every run, each once, and report.json. Raises InputError for a budget that a size cannot spend."""
-        from sessionrec_jax.data.resolve import resolve  # starts jax, which --help need not wait for
+        from sessionrec_jax.data.resolve import with_rows  # starts jax, which --help need not wait for
 
         cost, most = CostEstimate(), training_users(prepared)
-        whole = [resolve(config, prepared) for config in self.configs(base, most)]
-        flops = [cost.row(config)[FLOPS] for config in whole]
-        budgets = self.budgets or tuple(float(f"{min(flops) / 3**k:.3g}") for k in range(4))
+        whole = self._on_the_whole_log(base, prepared, cost)
+        if not base.data.rows:  # the smallest budget spent on the largest size has the smallest data
+            least = max(1, round(most * min(whole.budgets) / max(whole.flops)))
+            rows = batch_rows.fewest([replace(base, {"data.users": least})], prepared)
+            whole = self._on_the_whole_log(with_rows(base, rows), prepared, cost)
         configs = [
             _spending(budget, config, first_guess=most * budget / spent, most=most, cost=cost)
-            for budget in budgets
-            for config, spent in zip(whole, flops, strict=True)
+            for budget in whole.budgets
+            for config, spent in zip(whole.configs, whole.flops, strict=True)
         ]
         return layout(configs, prepared, self.report())
+
+    def _on_the_whole_log(self, base: Config, prepared: Prepared, cost: CostEstimate) -> _Whole:
+        configs = batch_rows.resolved(self.configs(base, training_users(prepared)), prepared)
+        flops = [cost.row(config)[FLOPS] for config in configs]
+        return _Whole(configs, flops, self.budgets or tuple(float(f"{min(flops) / 3**k:.3g}") for k in range(4)))
 
     def more(self, base: Config, users: int) -> dict[str, Any]:
         """More sizes at the same budgets."""

@@ -22,8 +22,8 @@ FILE = "learning_rates.json"
 _KEYS = ("learning_rate_peak", "settings")
 _SECTIONS = ("paradigm", "model.", "loss.", "optim.", "data.rows", "data.sessions_per_row")
 """Beginnings of the names of settings that the best rate depends on."""
-_TUNED = ("optim.learning_rate_peak", "optim.learning_rate_rule", *SETTINGS)
-"""Settings among those that a size or its tuning decides."""
+_TUNED = ("optim.learning_rate_peak", "optim.learning_rate_rule", "data.rows_auto", *SETTINGS)
+"""Settings among those that a size, its tuning or the log decides."""
 
 
 def best(size: str, runs: Iterable[tuple[float, float | None]]) -> float:
@@ -87,6 +87,9 @@ def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, float]:
     for name in names.values():
         if name not in found:
             raise InputError(f"{path} has no rate for the size {name!r}; {near_miss(name, found)}. Tune it too.")
+    if not base.data.rows:
+        rows = settings.get("data.rows")
+        raise InputError(f"{path} was tuned with batches of {rows} rows; give --data.rows {rows}, or tune for others")
     here = _settings(to_dict(base))
     differ = [name for name in here if here[name] != settings.get(name)]
     if differ:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from experiments.plans import rates
+from experiments.plans import batch_rows, rates
 from experiments.plans.sizes import sized
 from experiments.sweep.layout import Layout
 from sessionrec_jax.config.rules import check
@@ -99,15 +99,28 @@ class ScalingPlan:
 def layout(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
     """The runs, resolved; report.json, with the loss that they measure; theory.json where the truth is known."""
     from experiments.plans.theory import theory  # starts jax, which --help need not wait for
-    from sessionrec_jax.data.resolve import resolve
     from sessionrec_jax.evaluation.measure import known_truth
 
-    resolved = [resolve(config, prepared) for config in configs]
+    resolved = batch_rows.resolved(configs, prepared)
     truth = known_truth(prepared.path, prepared.fingerprint)
     if resolved[0].data.eval_candidates == "shown":  # the runs measure the rank loss alone
         report = report | FIT_RANK | ({} if truth is None else {"loss": RANK_LOSS_PAIRED})
+    _refuse_uncalibrated(report, resolved)
     known = truth and theory(report, resolved, prepared, truth)
     return Layout(resolved, {"report.json": report} | ({"theory.json": known} if known else {}))
+
+
+def _refuse_uncalibrated(report: dict[str, Any], configs: Sequence[Config]) -> None:
+    """Raises InputError if the plan has a law and a run's loss column is no calibrated likelihood. A plan without a law
+    compares ranks, so it may have such runs."""
+    from sessionrec_jax.loss.calibration import uncalibrated  # starts jax, which --help need not wait for
+
+    why = next(filter(None, (uncalibrated(config, report["loss"]) for config in configs)), None)
+    if "law" in report and why:
+        raise InputError(
+            f"the plan's law is of {report['loss']}, which these settings leave uncalibrated: {why}. Without a law "
+            "(--law none) the plan may compare ranks."
+        )
 
 
 def training_users(prepared: Prepared) -> int:

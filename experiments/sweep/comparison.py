@@ -53,6 +53,8 @@ class ArmResult:
     """By metric; None if it is missing."""
     differences: dict[str, Estimate | None]
     """Arm minus reference, by metric; p after Holm's correction for the arms of the table."""
+    uncalibrated: tuple[str, ...]
+    """Metrics in nats that the arm's settings leave uncalibrated, so that only its ranks can be compared."""
 
 
 def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[ArmResult]:
@@ -136,6 +138,7 @@ def _table(sweep_dir: Path, arms: list[Any], metrics: tuple[str, ...]) -> list[A
                     metric: None if arm["is_reference"] else _difference(arm_sums, reference, metric)
                     for metric in metrics
                 },
+                uncalibrated=tuple(arm.get("uncalibrated", ())),
             )
         )
     return [_holm(line, lines) for line in lines]

@@ -1,4 +1,5 @@
-"""The rules that a Config must keep to be able to run, and the choices that exclude each other."""
+"""The rules that a Config must keep to be able to run, the choices that exclude each other, and runs that can hardly
+learn."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from sessionrec_jax.config.settings import Config, Hosts, Model
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.registry import RANK_LOSSES, SEQUENCE_ENCODERS, SESSION_ENCODERS
 
+FEWEST_STEPS = 100
+"""A run of fewer optimizer steps hardly leaves its initial values."""
+
 
 def check(config: Config) -> Config:
     """Returns `config`. Raises InputError that names every field that cannot work and what it should be."""
@@ -16,7 +20,7 @@ def check(config: Config) -> Config:
     rules = [
         ("data.users", data.users >= 0, "0 (all) or more"),
         ("data.eval_users", data.eval_users >= 0, "0 (all) or more"),
-        ("data.rows", data.rows >= 1, "at least 1"),
+        ("data.rows", data.rows >= 0, "0 (from the log) or more"),
         ("data.sessions_per_row", data.sessions_per_row >= 2, "at least 2: a history and a target"),
         ("data.window", data.window == 0 or 2 <= data.window <= data.sessions_per_row,
          f"0 (a whole row), or from 2 to data.sessions_per_row {data.sessions_per_row}"),
@@ -69,6 +73,24 @@ def check(config: Config) -> Config:
     if wrong:
         raise InputError("this configuration cannot run: " + "; ".join(wrong))
     return config
+
+
+def doubts(config: Config, steps: int, epochs_flag: str = "--train.epochs") -> str | None:
+    """Returns a sentence about a run of so few optimizer steps that it can hardly learn, with what to change; None if
+    it has enough.
+
+    Args:
+      config: the run, resolved.
+      steps: its optimizer steps.
+      epochs_flag: the flag that decides its epochs.
+    """
+    few, no_warmup = steps < FEWEST_STEPS, 0 < config.optim.warmup_fraction * steps < 1
+    reasons = [f"fewer than {FEWEST_STEPS} hardly train a model"] * few + ["its warm-up is no full step"] * no_warmup
+    if not reasons:
+        return None
+    raised = f"raise {epochs_flag} (now {config.train.epochs:g})"
+    change = f"lower --data.rows (now {config.data.rows}) or {raised}" if config.data.rows > 1 else raised
+    return f"the run takes {steps} optimizer steps: {' and '.join(reasons)}; {change}"
 
 
 def check_hosts(hosts: Hosts) -> Hosts:

@@ -56,8 +56,11 @@ class Data:
     """Candidates of held-out sessions.
     catalogue: all items; gives the likelihood of clicked items, recall and the like; costs clicks x items
     shown: the session's own exposures; gives only the rank loss and AUC, and costs little"""
-    rows: int = 32
-    """Rows of a batch, all devices together. A multiple of the number of devices."""
+    rows: int = 0
+    """Rows of a batch, all devices together. A multiple of the number of devices. 0: from the log, so that an epoch has
+    at least 64 steps: a power of two, at most 32. All runs of a plan have the value of its smallest data."""
+    rows_auto: tyro.conf.Suppress[bool] = False
+    """True where `rows` was 0 and is filled in from the log. Not part of the run's id."""
     sessions_per_row: int = 64
     """Slots of a row. A slot holds one session (nspp) or one item (nipp, nipp_plus)."""
     window: int = 0

@@ -16,6 +16,7 @@ from sessionrec_jax.errors import InputError, near_miss
 # devices and time.
 _NOT_IN_RUN_ID = (
     ("data", "path"),
+    ("data", "rows_auto"),
     ("optim", "learning_rate_rule"),
     ("mesh", "data"),
     ("mesh", "fsdp"),

@@ -62,7 +62,8 @@ def shape_of(config: Config, shards: int, local_shards: tuple[int, ...] | None =
         over, other = f"{shards} devices", f"--mesh data={_largest_divisor(rows, shards)}"
         if microbatches > 1:
             over, other = f"{over} in {microbatches} microbatches", "other --train.microbatches"
-        raise InputError(f"--data.rows {rows} does not spread over {over}; use a multiple such as {fits}, or {other}")
+        came = f"--data.rows {rows}{' (chosen automatically, from the log)' * config.data.rows_auto}"
+        raise InputError(f"{came} does not spread over {over}; use a multiple such as {fits}, or {other}")
     if local_shards is not None and len(local_shards) == shards:
         local_shards = None
     return BatchShape(

@@ -5,14 +5,18 @@ from __future__ import annotations
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data.batches import items_per_row, train_users
+from sessionrec_jax.data.batches import items_per_row, train_users, train_windows
 from sessionrec_jax.data.columns import session_context, side_columns
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
 
+_STEPS_OF_EPOCH, _MOST_ROWS = 64, 32
+"""The steps that one epoch has at least, and the rows that a batch has at most, where data.rows is 0."""
+
 
 def resolve(config: Config, log: Prepared) -> Config:
-    """Returns `config` with `data.path`, `data.fingerprint` and `data.items_per_row` filled in from the prepared log.
+    """Returns `config` with `data.path`, `data.fingerprint`, `data.items_per_row` and `data.rows` filled in from the
+    prepared log.
 
     A resolved Config comes back unchanged. Raises InputError if the Config cannot run, or does not fit the log.
     """
@@ -33,4 +37,29 @@ def resolve(config: Config, log: Prepared) -> Config:
         )
     items = config.data.items_per_row or items_per_row(config, log.arrays(), log.manifest["items_per_session_mean"])
     path = str(log.path.resolve())
-    return replace(config, {"data.path": path, "data.fingerprint": log.fingerprint, "data.items_per_row": items})
+    config = replace(config, {"data.path": path, "data.fingerprint": log.fingerprint, "data.items_per_row": items})
+    return config if config.data.rows else with_rows(config, rows_of_batch(config, log))
+
+
+def rows_of_batch(config: Config, prepared: Prepared) -> int:
+    """Returns the default of `data.rows`: the largest power of two, at most 32, with which one pass over the training
+    sessions takes at least 64 steps; 1 where the log is too small for that.
+
+    It does not depend on the devices, so that a run may go on on others. Nothing is packed: the windows fill at least
+    as many rows as their sessions and their items need. `data.items_per_row` of `config` is filled in.
+    """
+    windows, data = train_windows(config, prepared), config.data
+    rows = max(windows.sessions_W.sum() // data.sessions_per_row, windows.items_W.sum() // data.items_per_row)
+    return min(_MOST_ROWS, 1 << max(0, int(rows // _STEPS_OF_EPOCH).bit_length() - 1))
+
+
+def with_rows(config: Config, rows: int) -> Config:
+    """Returns `config` with a value of `data.rows` that comes from the log."""
+    return replace(config, {"data.rows": rows, "data.rows_auto": True})
+
+
+def without_facts_of_log(config: Config) -> Config:
+    """Returns `config` without what a run took from its log, so that another log can fill it in."""
+    rows = 0 if config.data.rows_auto else config.data.rows
+    taken = {"data.fingerprint": "", "data.items_per_row": 0, "data.rows": rows, "data.rows_auto": False}
+    return replace(config, taken)

@@ -18,6 +18,7 @@ from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config, Mesh
 from sessionrec_jax.config.values import from_dict, replace
 from sessionrec_jax.data.codes import TEST, VALIDATION
+from sessionrec_jax.data.resolve import without_facts_of_log
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.devices.placement import put_side
 from sessionrec_jax.errors import InputError
@@ -79,7 +80,7 @@ def train(
     prepared = log if isinstance(log, Prepared) else open_log(Path(log))
     config = replace(config, {"data.path": str(prepared.path)})
     if isinstance(settings, str | Path) and config.data.fingerprint != prepared.fingerprint:
-        config = replace(config, {"data.fingerprint": "", "data.items_per_row": 0})  # what that run took from its log
+        config = without_facts_of_log(config)
     is_main = threading.current_thread() is threading.main_thread()  # no other thread may handle signals
     row = train_and_measure(config, Path(out), "train", quiet=quiet, stop=StopSignals() if is_main else NEVER)
     if row["status"] != "done":

@@ -11,6 +11,7 @@ equal up to rounding.
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import NoReturn
 
 import jax
 
+from sessionrec_jax.config.rules import doubts
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import program_of
 from sessionrec_jax.data.batches import shape_of, train_catalogue, train_packer
@@ -102,7 +104,10 @@ def train_together(
         clock = _Clock(config.train.checkpoint_every_seconds)
         traced = config.train.profile_steps if is_process_zero() else 0
         profile = Profiler(longest.run_dir / "profile", traced, first, last)
-        bar = Bar("train", last, first, quiet=quiet or not is_process_zero())
+        quiet = quiet or not is_process_zero()
+        if not quiet and (doubt := doubts(longest.config, longest.steps)):
+            print(f"warning: {doubt}", file=sys.stderr, flush=True)
+        bar = Bar("train", last, first, quiet=quiet)
         with in_step(Diverged), bar, profile, jax.transfer_guard("disallow"):
             for step in range(first, last + 1):
                 someone_ends = any(member.is_at_its_end for member in crew.training)
