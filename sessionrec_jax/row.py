@@ -25,10 +25,12 @@ from sessionrec_jax.data.batches import train_users
 from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import Prepared, open_log
+from sessionrec_jax.data.synthetic.known import known_truth
 from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
 from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.evaluation.measure import known_truth, measure, validated
+from sessionrec_jax.evaluation.exact import exact_rank_nats
+from sessionrec_jax.evaluation.measure import measure, validated
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
 from sessionrec_jax.model.spec import Spec
@@ -110,12 +112,14 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
 def identity(config: Config, plan: str) -> Row:
     """Returns the columns that are known before a run starts: EVERY_ROW without `status`."""
     model, loss, optim = config.model, config.loss, config.optim
+    draws_negatives = loss.retrieval not in ("full_softmax", "none")
     return {
         "run_id": run_id(config),
         "plan": plan,
         "commit": _commit(),
         "seed": config.train.seed,
         "paradigm": config.paradigm,
+        "fresh": None if config.data.fresh == "no" else config.data.fresh,
         "session_encoder": model.session_encoder,
         "sequence_encoder": model.sequence_encoder,
         "positions": model.places,
@@ -130,8 +134,8 @@ def identity(config: Config, plan: str) -> Row:
         "learning_rate_rule": _learning_rate_rule(config),
         "learning_rate_schedule": f"warm-up {optim.warmup_fraction:g}, cosine to 0",
         "retrieval_loss": loss.retrieval,
-        "negatives": None if loss.retrieval == "full_softmax" else loss.negatives,
-        "negatives_from": None if loss.retrieval == "full_softmax" else loss.negatives_from,
+        "negatives": loss.negatives if draws_negatives else None,
+        "negatives_from": loss.negatives_from if draws_negatives else None,
         "other_clicks": loss.other_clicks,
         "rank_loss": loss.rank if loss.alpha else None,
         "alpha": loss.alpha,
@@ -159,11 +163,12 @@ def _measured(model: TrainedModel, run_dir: Path) -> Row:
     row |= validated(validation, config)
     row |= {"best_step": history.best and history.best.step, "parameters_step": model.step}
     row["schedule_fraction"] = model.step / history.steps
-    truth = known_truth(model.log.path, model.log.fingerprint)
+    truth = known_truth(model.log)
     row["loss_floor_nats_per_item"] = truth and truth.retrieval_floor_nats_per_item
     row["rank_floor_nats_per_exposure"] = truth and truth.rank_floor_nats_per_exposure
     row["loss_paired_nats_per_item"] = _paired(row, "loss_{}nats_per_item")
     row["rank_paired_nats_per_exposure"] = _paired(row, "rank_{}nats_per_exposure")
+    row["rank_exact_nats_per_exposure"] = exact_rank_nats(model)
     return row | _counted(model)
 
 
@@ -186,7 +191,10 @@ def _counted(model: TrainedModel) -> Row:
     """Returns N, D, C, times and speeds."""
     config, history, seen = model.config, model.history, model.history.counters
     distinct = unique(config, model.log)
-    flops = flops_train(config, model.spec, items=seen.items, sessions=seen.sessions, steps=history.steps)
+    categories = None if config.data.fresh == "no" else known_truth(model.log).process.categories
+    flops = flops_train(
+        config, model.spec, items=seen.items, sessions=seen.sessions, steps=history.steps, categories=categories
+    )
     devices = tuple(model.mesh.devices.flat)
     peak = peak_flops_per_second(devices, config.model.compute)
     return {
@@ -197,7 +205,7 @@ def _counted(model: TrainedModel) -> Row:
         **distinct,
         "target_items_seen": seen.target_items,
         "epochs": seen.target_sessions / history.target_slots,
-        "users": len(train_users(config, model.log)),
+        "users": None if categories else len(train_users(config, model.log)),
         "items": model.catalogue.items,
         "steps": history.steps,
         "runs_together": seen.runs_together,
@@ -213,8 +221,13 @@ def _counted(model: TrainedModel) -> Row:
     }
 
 
-def flops_train(config: Config, spec: Spec, items: int, sessions: int, steps: int) -> float:
-    """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw these packed items and sessions."""
+def flops_train(
+    config: Config, spec: Spec, *, items: int, sessions: int, steps: int, categories: int | None = None
+) -> float:
+    """Training FLOPs (count.FLOPS_CONVENTION) of `steps` steps that saw these packed items and sessions. `categories`:
+    of the process that drew the sessions in the step, if one did."""
+    if categories is not None:
+        return count.flops_train_fresh(spec, sessions=sessions, steps=steps, categories=categories)
     return count.flops_train(spec, config.loss, items=items, sessions=sessions, steps=steps)
 
 
@@ -228,8 +241,14 @@ def parameters(spec: Spec) -> dict[str, int]:
     }
 
 
-def unique(config: Config, prepared: Prepared) -> dict[str, int]:
-    """Returns the row's columns of distinct data: target sessions and their labelled exposures."""
+def unique(config: Config, prepared: Prepared) -> dict[str, int | None]:
+    """Returns the row's columns of distinct data: target sessions and their labelled exposures.
+
+    Sessions drawn in the step are all distinct, and their exposures are not counted.
+    """
+    if config.data.fresh != "no":
+        sessions = config.data.fresh_steps * config.data.rows * (config.data.slots - 1)
+        return {"sessions_unique": sessions, "exposures_unique": None}
     log = prepared.arrays()
     is_target_S = np.repeat(
         np.isin(np.arange(log.users), train_users(config, prepared)), np.diff(log.user_session_offsets_U1)

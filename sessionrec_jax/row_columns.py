@@ -31,6 +31,7 @@ EVERY_ROW = (
     Column("commit", "str", "", "commit of the checkout that ran", optional=True),
     Column("seed", "int", "", "seed of parameters, data order and sampled negatives"),
     Column("paradigm", "str", "", "nspp, nipp or nipp_plus"),
+    Column("fresh", "str", "", "labels of sessions drawn in the step; null: sessions of the log", optional=True),
     Column("session_encoder", "str", "", "name of the session encoder"),
     Column("sequence_encoder", "str", "", "name of the sequence encoder"),
     Column("positions", "str", "", "how the sequence encoder knows the order of sessions"),
@@ -45,8 +46,8 @@ EVERY_ROW = (
     Column("learning_rate_rule", "str", "", "tuned at this size, transferred by mup, or fixed"),
     Column("learning_rate_schedule", "str", "", "warm-up and decay"),
     Column("retrieval_loss", "str", "", "name of the retrieval loss"),
-    Column("negatives", "int", "items", "negatives of a step; null for the full softmax", optional=True),
-    Column("negatives_from", "str", "", "distribution of the negatives; null for the full softmax", optional=True),
+    Column("negatives", "int", "items", "negatives of a step; null if none are drawn", optional=True),
+    Column("negatives_from", "str", "", "distribution of the negatives; null if none are drawn", optional=True),
     Column("other_clicks", "str", "", "the other clicked items of a session: masked or counted"),
     Column("rank_loss", "str", "", "name of the rank loss; null where alpha is 0", optional=True),
     Column("alpha", "float", "", "weight of the rank loss"),
@@ -120,6 +121,7 @@ DONE = (
     Column("rank_floor_nats_per_exposure", "float", "nats", "exact lowest rank loss, likewise", optional=True),
     Column("loss_paired_nats_per_item", "float", "nats", "loss_floor + loss - loss_bayes, likewise", optional=True),
     Column("rank_paired_nats_per_exposure", "float", "nats", "rank_floor + rank - rank_bayes", optional=True),
+    Column("rank_exact_nats_per_exposure", "float", "nats", "exact rank loss of a model of one anchor", optional=True),
     Column("params_item_table", "int", "parameters", "ID table and item biases"),
     Column("params_body", "int", "parameters", "N: all others, tables of side information among them"),
     Column("params_total", "int", "parameters", "both together"),
@@ -127,10 +129,16 @@ DONE = (
     Column("flops_convention", "str", "", "what the FLOPs count"),
     Column("sessions_seen", "int", "sessions", "target sessions that were trained on, with repeats"),
     Column("sessions_unique", "int", "sessions", "D: distinct target sessions among them"),
-    Column("exposures_unique", "int", "exposures", "labelled exposures of the distinct target sessions"),
+    Column(
+        "exposures_unique",
+        "int",
+        "exposures",
+        "labelled exposures of the distinct target sessions; null: drawn",
+        optional=True,
+    ),
     Column("target_items_seen", "int", "items", "clicked items of the target sessions seen, with repeats"),
     Column("epochs", "float", "epochs", "passes over the training sessions that were made"),
-    Column("users", "int", "users", "users that were trained on"),
+    Column("users", "int", "users", "users that were trained on; null: drawn in the step", optional=True),
     Column("items", "int", "items", "items of the catalogue"),
     Column("steps", "int", "steps", "training steps"),
     Column("runs_together", "int", "runs", "runs that trained side by side in one program, this one among them"),
@@ -153,10 +161,12 @@ PARAMS, FLOPS = "params_body", "flops_train"
 SCHEDULE_FRACTION = "schedule_fraction"
 SESSIONS, SESSIONS_SEEN, WINDOW, ITEMS = "sessions_unique", "sessions_seen", "window_slots", "items"
 LOSS, RANK_LOSS, RANK_LOSS_PAIRED = "loss_nats_per_item", "rank_nats_per_exposure", "rank_paired_nats_per_exposure"
+RANK_LOSS_EXACT = "rank_exact_nats_per_exposure"
 OBJECTIVE, VALIDATION_NDCG = "validation_objective", "validation_ndcg_at_50"
 
 RECIPE = (
-    "dataset_fingerprint", "dataset", "eval_users", "paradigm", "session_encoder", "sequence_encoder", "positions",
+    "dataset_fingerprint", "dataset", "eval_users", "paradigm", "fresh", "session_encoder", "sequence_encoder",
+    "positions",
     "optimizer", "schedule", "learning_rate_rule", "learning_rate_schedule",
     "retrieval_loss", "negatives", "negatives_from", "other_clicks", "rank_loss", "alpha",
     "seen_items", "eval_candidates", "flops_convention",

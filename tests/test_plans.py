@@ -26,8 +26,8 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id, to_dict
 from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_windows
 from sessionrec_jax.data.resolve import resolve
+from sessionrec_jax.data.synthetic.known import known_truth
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.evaluation.measure import known_truth
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.row import flops_train, identity
 
@@ -78,7 +78,7 @@ def test_a_plan_whose_runs_score_the_shown_alone_is_read_by_the_rank_loss(log, b
     assert report["baseline"].startswith("rank_")
     assert report["floor_column"].startswith("rank_")
     theory = layout.files["theory.json"]
-    truth = known_truth(log.path, log.fingerprint)
+    truth = known_truth(log)
     assert (theory["exponent"], theory["floor"]) == (truth.data_exponent, truth.rank_floor_nats_per_exposure)
     sizes, excess = zip(*theory["curve"], strict=True)
     cost = CostEstimate()
@@ -88,7 +88,7 @@ def test_a_plan_whose_runs_score_the_shown_alone_is_read_by_the_rank_loss(log, b
 
 def test_the_counting_curve_of_the_whole_log_equals_the_curve_of_its_exposure_table(log, base):
     """All users, held-out ones too: one way from the arrays that training reads, the other from the table."""
-    truth = known_truth(log.path, log.fingerprint)
+    truth = known_truth(log)
     process = truth.process
     table = process.exposures(0, process.users)
     anchors = table.filter(feedback="anchor").select("user_id", pl.col("session_id") + 1, anchor="item_id")
@@ -103,7 +103,7 @@ def test_the_counting_curve_of_the_whole_log_equals_the_curve_of_its_exposure_ta
 
 
 def test_the_truth_gives_alpha_for_the_body_size_and_nothing_for_other_axes(log, base):
-    truth = known_truth(log.path, log.fingerprint)
+    truth = known_truth(log)
     digits_only = replace(base, {"model.id_width": 0})
     of_size = plan_of("unlimited_data").lay_out(digits_only, log).files["theory.json"]
     assert (of_size["exponent"], of_size["floor"]) == (truth.process.alpha, truth.retrieval_floor_nats_per_item)

@@ -117,7 +117,7 @@ def main(argv: list[str]) -> int:
     from experiments.plans.theory import theory
     from sessionrec_jax.data.codes import TRAIN
     from sessionrec_jax.data.resolve import resolve
-    from sessionrec_jax.evaluation.measure import known_truth
+    from sessionrec_jax.data.synthetic.known import known_truth
 
     say = Console(stderr=True, highlight=False).print
     size = SIZES[command.size]
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> int:
     base = replace(Config(), OVERRIDES | {"data.path": str(prepared.path)})
     configs = [resolve(config, prepared) for config in size.plan.configs(base, len(prepared.users_of(TRAIN)))]
     sweep_dir = command.out / "sweep"
-    truth = known_truth(prepared.path, prepared.fingerprint)
+    truth = known_truth(prepared)
     layout = Layout(configs, {"report.json": REPORT, "theory.json": theory(REPORT, configs, prepared, truth)})
     run_sweep("grid", layout, sweep_dir, local.Launcher(command.workers or local.default_workers()))
     say("[bold]3/4[/] the fit")

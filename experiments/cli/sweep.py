@@ -136,13 +136,13 @@ def _refuse_what_the_plan_sets(plan: str, sets: dict[str, str], base: Config) ->
 def _judged(plan: P, layout: Layout, base: Config, cost: CostEstimate) -> Verdict | None:
     """Returns None if the plan has no law. Raises Refusal if its runs cannot identify the law."""
     from experiments.plans.identifiable import judge
-    from sessionrec_jax.evaluation.measure import known_truth
+    from sessionrec_jax.data.synthetic.known import known_truth
 
     report = layout.files.get("report.json", {})
     if "law" not in report:
         return None
     prepared = open_log(base.data.path)
-    is_known = "floor_column" in report and known_truth(prepared.path, prepared.fingerprint) is not None
+    is_known = "floor_column" in report and known_truth(prepared) is not None
     return judge(
         report,
         layout.configs,

@@ -20,7 +20,7 @@ from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.codes import ROLES
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.row_columns import FIT, FIT_RANK, OBJECTIVE, PARAMS, RANK_LOSS_PAIRED
+from sessionrec_jax.row_columns import FIT, FIT_RANK, OBJECTIVE, PARAMS, RANK_LOSS_EXACT, RANK_LOSS_PAIRED
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,14 @@ class ScalingPlan:
 def layout(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
     """The runs, resolved; report.json, with the loss that they measure; theory.json where the truth is known."""
     from experiments.plans.theory import theory  # starts jax, which --help need not wait for
-    from sessionrec_jax.evaluation.measure import known_truth
+    from sessionrec_jax.data.synthetic.known import known_truth
+    from sessionrec_jax.evaluation.exact import has_exact_rank_loss
 
     resolved = batch_rows.resolved(configs, prepared)
-    truth = known_truth(prepared.path, prepared.fingerprint)
+    truth = known_truth(prepared)
     if resolved[0].data.eval_candidates == "shown":  # the runs measure the rank loss alone
-        report = report | FIT_RANK | ({} if truth is None else {"loss": RANK_LOSS_PAIRED})
+        exact = RANK_LOSS_EXACT if has_exact_rank_loss(resolved[0]) else RANK_LOSS_PAIRED
+        report = report | FIT_RANK | ({} if truth is None else {"loss": exact})
     _refuse_uncalibrated(report, resolved)
     known = truth and theory(report, resolved, prepared, truth)
     return Layout(resolved, {"report.json": report} | ({"theory.json": known} if known else {}))

@@ -11,8 +11,8 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.batches import train_users
 from sessionrec_jax.data.codes import CLICKED
 from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.synthetic.known import anchors, published_ids
 from sessionrec_jax.data.synthetic.truth import Truth
-from sessionrec_jax.evaluation.measure import anchors
 from sessionrec_jax.row_columns import PARAMS, SESSIONS
 
 
@@ -47,7 +47,7 @@ def theory(
 
 def _counting_curve(configs: Sequence[Config], prepared: Prepared, truth: Truth) -> list[list[float]]:
     """Returns [target sessions, excess rank loss] of the Bayes learner on the training users of each size."""
-    log, published_V = prepared.arrays(), np.append(-1, prepared.item_ids().to_numpy())
+    log, published_V = prepared.arrays(), published_ids(prepared)
     user_S = np.repeat(np.arange(log.users), np.diff(log.user_session_offsets_U1))
     is_target_S = np.append(False, user_S[1:] == user_S[:-1])  # nothing comes before a user's first session
     session_N = np.repeat(np.arange(len(user_S)), log.session_items_S)

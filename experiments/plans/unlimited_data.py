@@ -1,9 +1,12 @@
 """Plan `unlimited_data`: model sizes on sessions that are each seen once, so that only the size limits the loss.
 
-A run makes at most one pass over the log, so that no session is seen twice. The log must be much larger than what the
-largest size can learn from; `sessionrec prepare synthetic --users N` makes a known-truth one of any size (about 6 bytes
-of memory an exposure). On the known truth the excess over the floor then falls as N^-alpha, with digits only:
---model.id-width 0.
+With --data.fresh and --sessions the training sessions are drawn in the step, by the process that made the log: any
+number of them, without a log to store and to read. The plan then gives each setting that such a run needs, unless you
+set it: a session is its anchor, described by its digits, and the rank loss alone is trained, on exposures that are
+scored by category. `expected` labels are the limit of endless data: the excess over the floor then falls as N^-alpha.
+
+Otherwise a run makes at most one pass over the log, so that no session is seen twice. The log must be much larger than
+what the largest size can learn from.
 """
 
 from __future__ import annotations
@@ -14,9 +17,22 @@ from typing import Any, ClassVar, Literal
 
 from experiments.plans.scaling_plan import ScalingPlan
 from experiments.plans.sizes import around
+from experiments.sweep.varying import flat
 from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import to_dict
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.row_columns import FIT, PARAMS
+
+FRESH: dict[str, Any] = {
+    "data.sessions_per_row": 2,  # one anchor, and the session that it predicts
+    "data.eval_candidates": "shown",
+    "model.id_width": 0,
+    "model.scored_by": ("category",),
+    "model.clicked_in_input": False,
+    "model.ignored_in_input": False,
+    "loss.retrieval": "none",
+}
+"""Settings of a run on fresh sessions that a user has not set."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +42,36 @@ class Plan(ScalingPlan):
     sizes: tuple[str, ...] = ("xxs", "xs", "s", "m", "l", "xl")
     epochs: float = 1.0
     """Part of the log's training sessions that a run sees, each once: at most 1."""
+    sessions: int = 0
+    """With --data.fresh: sessions of each run, drawn in the step."""
     law: Literal["power_floor", "power", "none"] = "power_floor"
     """The law to fit, with N in the place of D; a plan that cannot identify it is refused. none: no law."""
 
     SETS: ClassVar[dict[str, str]] = ScalingPlan.SETS | {
         "data.users": "nothing, because the data must not be short",
         "train.epochs": "--epochs",
+        "data.fresh_sessions": "--sessions",
     }
     COLUMNS: ClassVar[dict[str, str | None]] = FIT | {"d": PARAMS, "n": None, "flops": None}
 
     def changes(self, base: Config, users: int) -> Iterable[dict[str, Any]]:
-        """Raises InputError for more than one epoch."""
+        """Raises InputError for more than one epoch, and for a number of sessions without --data.fresh or the other way
+        round."""
+        if base.data.fresh != "no":
+            if self.sessions < 1:
+                raise InputError(f"--data.fresh {base.data.fresh} needs --sessions, the number of sessions of each run")
+            return [{"data.fresh_sessions": self.sessions} | _left_out(base, FRESH)]
+        if self.sessions:
+            raise InputError(f"--sessions is {self.sessions}, but --data.fresh is no; wanted --data.fresh expected")
         if not 0 < self.epochs <= 1:
             raise InputError(f"--epochs is {self.epochs:g}; wanted at most 1, so that no session is seen twice")
         return [{"train.epochs": self.epochs}]
 
     def more(self, base: Config, users: int) -> dict[str, Any]:
         return {"sizes": around(self.sizes)}
+
+
+def _left_out(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns those of the settings that `base` has at their defaults."""
+    here, default = flat(to_dict(base)), flat(to_dict(Config()))
+    return {name: value for name, value in settings.items() if here[name] == default[name]}

@@ -11,6 +11,7 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_users, train_windows
 from sessionrec_jax.data.store import Prepared, open_log
+from sessionrec_jax.data.synthetic.known import known_truth
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.row import flops_train, parameters, unique
 
@@ -63,14 +64,22 @@ class CostEstimate:
         """Returns the columns of a resolved `config`. Steps are right to within one or two."""
         data, paradigm = config.data, config.paradigm
         prepared = self._once(data.path, lambda: open_log(Path(data.path)))
-        epoch = self._once((data, paradigm), lambda: Epoch.of(config, prepared))
-        distinct = self._once((data.path, data.users), lambda: unique(config, prepared))
+        distinct = self._once(
+            (data.path, data.users, data.fresh, data.fresh_sessions, data.rows), lambda: unique(config, prepared)
+        )
         # its sizes do not depend on the training users
         catalogue = self._once((data.path, data.side_columns), lambda: train_catalogue(config, prepared))
         spec = spec_of(config, prepared, catalogue)
-        steps = epoch.steps(config, config.train.epochs)
-        epochs = steps * data.rows / epoch.rows
-        seen = {"items": round(epochs * epoch.items), "sessions": round(epochs * epoch.sessions), "steps": steps}
+        if data.fresh == "no":
+            epoch = self._once((data, paradigm), lambda: Epoch.of(config, prepared))
+            steps = epoch.steps(config, config.train.epochs)
+            epochs = steps * data.rows / epoch.rows
+            seen = {"items": round(epochs * epoch.items), "sessions": round(epochs * epoch.sessions), "steps": steps}
+            users = len(train_users(config, prepared))
+        else:
+            sessions, epochs, steps, users = distinct["sessions_unique"], 1.0, data.fresh_steps, None
+            categories = known_truth(prepared).process.categories
+            seen = {"items": sessions, "sessions": sessions, "steps": steps, "categories": categories}
         return {
             "run_id": run_id(config),
             "seed": config.train.seed,
@@ -81,7 +90,7 @@ class CostEstimate:
             "sessions_seen": round(distinct["sessions_unique"] * epochs),
             **distinct,
             "epochs": epochs,
-            "users": len(train_users(config, prepared)),
+            "users": users,
             "items": catalogue.items,
             "steps": steps,
         }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.sweep.launch.local import keep_to_share
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.store import Prepared, open_log
+
+if TYPE_CHECKING:
+    from sessionrec_jax.training.feed import Feed
 
 _STEPS = 20
 _SECONDS = 2.0
@@ -40,15 +43,21 @@ def _measure(config: Config) -> StepCost:
     import jax
 
     prepared = open_log(Path(config.data.path))
-    step, state, batch_of, rest = _prepared_step(config, prepared)
+    feed, state, rest = _prepared_step(config, prepared)
+    each = min(feed.most_steps, _STEPS)
+    batches = _repeated(feed, config.train.seed, each)
+
+    def inputs() -> Any:
+        return feed.inputs([next(batches)])
+
     start = time.perf_counter()
-    program = step.lower(state, batch_of(0), **rest).compile()
+    program = feed.program.lower(state, inputs(), feed.fixed, **rest).compile()
     compile_seconds = time.perf_counter() - start
-    state, _ = jax.block_until_ready(program(state, batch_of(0), **rest))
+    state, _ = jax.block_until_ready(program(state, inputs(), feed.fixed, **rest))
     steps, start, seconds = 0, time.perf_counter(), 0.0
     while steps < _STEPS and seconds < _SECONDS:
-        state, _ = jax.block_until_ready(program(state, batch_of(steps), **rest))
-        steps, seconds = steps + 1, time.perf_counter() - start
+        state, _ = jax.block_until_ready(program(state, inputs(), feed.fixed, **rest))
+        steps, seconds = steps + each, time.perf_counter() - start
     memory = program.memory_analysis()
     step_bytes = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return StepCost(
@@ -60,28 +69,32 @@ def _measure(config: Config) -> StepCost:
     )
 
 
-def _prepared_step(config: Config, prepared: Prepared) -> tuple[Any, Any, Callable[[int], Any], dict[str, Any]]:
-    """Returns the step, the initial state, a function that places batch k on the devices, and the other arguments."""
+def _repeated(feed: Feed, seed: int, steps: int) -> Iterator[Any]:
+    """Yields the batches of a run for calls of `steps` steps, over and over."""
+    while True:
+        stream = feed.stream(seed)
+        for _ in range(max(1, feed.steps_of(seed) // steps)):
+            yield stream.take(steps)
+
+
+def _prepared_step(config: Config, prepared: Prepared) -> tuple[Feed, Any, dict[str, Any]]:
+    """Returns the feed of a run, its initial state, and the arguments of a step by keyword."""
     import jax
     import numpy as np
 
-    from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
-    from sessionrec_jax.devices.mesh import batch_shards, make_mesh, replicated, shards_here
-    from sessionrec_jax.devices.placement import put, put_batch, put_replicated, put_side
-    from sessionrec_jax.loss.negatives import proposal
+    from sessionrec_jax.data.batches import train_catalogue
+    from sessionrec_jax.devices.mesh import make_mesh, replicated
+    from sessionrec_jax.devices.placement import put, put_replicated
     from sessionrec_jax.model.spec_of_log import spec_of
-    from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
+    from sessionrec_jax.training.feed import feed_of
+    from sessionrec_jax.training.step import Scalars, initial_state
 
     mesh, catalogue = make_mesh(config.mesh), train_catalogue(config, prepared)
     spec = spec_of(config, prepared, catalogue)
-    batches = train_batches(config, prepared, shape_of(config, batch_shards(mesh), shards_here(mesh)[0])).packer
+    feed = feed_of(config, prepared, catalogue, spec, mesh=mesh, runs=1)
+    zeros = np.zeros(() if feed.most_steps == 1 else feed.most_steps, np.float32)
     rest = {
-        "fixed": FixedArrays(
-            put_side(catalogue.side, spec.rows, mesh), put_replicated(proposal(config.loss, catalogue), mesh)
-        ),
         "key": put(jax.random.key(0), replicated(mesh)),
-        "scalars": put_replicated(Scalars(np.float32(0), np.float32(0)), mesh),
+        "scalars": put_replicated(Scalars(zeros, zeros), mesh),
     }
-    step = make_step(spec, config.loss, config.optim, mesh, microbatches=config.train.microbatches)
-    state = initial_state(config, spec, catalogue, mesh)
-    return step, state, lambda k: put_batch(batches[k % len(batches)], mesh), rest
+    return feed, initial_state(config, spec, catalogue, mesh), rest

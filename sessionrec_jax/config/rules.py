@@ -25,6 +25,8 @@ def check(config: Config) -> Config:
         ("data.window", data.window == 0 or 2 <= data.window <= data.sessions_per_row,
          f"0 (a whole row), or from 2 to data.sessions_per_row {data.sessions_per_row}"),
         ("data.items_per_row", data.items_per_row >= 0, "0 (from the log) or more"),
+        ("data.fresh_sessions", data.fresh_sessions >= 1 if data.fresh != "no" else data.fresh_sessions == 0,
+         "left out, since --data.fresh is no" if data.fresh == "no" else "the number of sessions to train on"),
         ("model.width", model.width >= 1, "at least 1"),
         ("model.layers", model.layers >= 0, "0 or more"),
         ("model.heads", model.heads >= 1 and model.width % model.heads == 0, f"a divisor of model.width {model.width}"),
@@ -147,6 +149,19 @@ def _contradictions(config: Config) -> Iterator[str]:
                     f"{why}, but --data.eval-candidates shown measures the rank loss alone; wanted {wanted}, or "
                     "--data.eval-candidates catalogue"
                 )
+    if loss.retrieval == "none":
+        for came, why, wanted in (
+            (loss.alpha == 0, "--loss.alpha is 0, so nothing would be trained", "--loss.alpha above 0"),
+            (
+                config.data.eval_candidates == "catalogue",
+                "--data.eval-candidates catalogue measures what was not trained",
+                "--data.eval-candidates shown",
+            ),
+        ):
+            if came:
+                yield f"--loss.retrieval is none, but {why}; wanted {wanted}, or another --loss.retrieval"
+    if config.data.fresh != "no":
+        yield from _not_fresh(config)
     if config.optim.table_update == "sparse" and loss.retrieval == "full_softmax":
         yield (
             "--optim.table-update is sparse, but --loss.retrieval full_softmax reads every row of the item tables; "
@@ -180,3 +195,21 @@ def _contradictions(config: Config) -> Iterator[str]:
                 )
     if config.train.evaluated == "best" and not config.train.validations:
         yield "--train.evaluated is best, but --train.validations is 0; wanted --train.validations 1 or more"
+
+
+def _not_fresh(config: Config) -> Iterator[str]:
+    """Yields one sentence with every flag that sessions drawn on the device need and do not have."""
+    data, model, loss = config.data, config.model, config.loss
+    wanted = [
+        (config.paradigm == "nspp", "--paradigm nspp"),
+        (loss.retrieval == "none", "--loss.retrieval none (only the rank loss is trained)"),
+        (loss.rank == "pointwise", "--loss.rank pointwise (the label is a probability)"),
+        (model.scored_by == ("category",), "--model.scored-by category (an exposure is drawn as a category)"),
+        (not model.clicked_in_input, "--model.no-clicked-in-input (a session is its anchor)"),
+        (not model.ignored_in_input, "--model.no-ignored-in-input"),
+        (config.optim.table_update == "dense", "--optim.table-update dense"),
+        (config.train.microbatches == 1, "--train.microbatches 1"),
+        (not data.users, "--data.users 0 (its training users are not read)"),
+    ]
+    if missing := [flag for holds, flag in wanted if not holds]:
+        yield f"--data.fresh {data.fresh} also needs {', '.join(missing)}"

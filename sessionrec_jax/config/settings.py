@@ -73,10 +73,24 @@ class Data:
     """Item slots of a row. 0: sessions_per_row x the log's mean exposures per session x 1.06; for an item-level
     paradigm sessions_per_row."""
 
+    fresh: Literal["no", "sampled", "expected"] = "no"
+    """Training sessions drawn on the device in each step, by the process that made the log (synthetic logs only). The
+    log then only has the evaluation users. A session is its anchor; its exposures are scored by category.
+    no: the sessions of the log
+    sampled: new sessions, whose exposures and clicks are drawn
+    expected: new sessions with the exact click probability as the label: the limit of endless data"""
+    fresh_sessions: int = 0
+    """Target sessions that a run with data.fresh trains on, each seen once."""
+
     @property
     def slots(self) -> int:
         """Slots of one user at most: `window`, or a whole row."""
         return self.window or self.sessions_per_row
+
+    @property
+    def fresh_steps(self) -> int:
+        """Steps of a run with data.fresh, to the nearest; each row has a user whose sessions but the last are read."""
+        return max(1, round(self.fresh_sessions / (self.rows * (self.slots - 1))))
 
 
 @dataclass(frozen=True)
@@ -165,11 +179,12 @@ class Model:
 class Loss:
     """L = L_retrieval + alpha * L_rank (paper). The forms, alpha and the negatives are our choice."""
 
-    retrieval: Literal["sampled_softmax", "full_softmax", "bce"] = "sampled_softmax"
+    retrieval: Literal["sampled_softmax", "full_softmax", "bce", "none"] = "sampled_softmax"
     """L_retrieval, in nats per clicked item.
     sampled_softmax: a softmax over the clicked item and sampled negatives
     full_softmax: a softmax over the whole catalogue, computed in chunks
-    bce: a logistic loss of the clicked item and of each sampled negative (NCE with log-q, otherwise SASRec's)"""
+    bce: a logistic loss of the clicked item and of each sampled negative (NCE with log-q, otherwise SASRec's)
+    none: no retrieval loss; the rank loss is trained alone"""
     rank: RankLossName = "pointwise"
     alpha: float = 1.0
     """Weight of the rank loss; the retrieval loss (nats per clicked item) has weight 1. 0: no rank loss."""

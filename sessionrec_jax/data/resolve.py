@@ -12,6 +12,8 @@ from sessionrec_jax.errors import InputError
 
 _STEPS_OF_EPOCH, _MOST_ROWS = 64, 32
 """The steps that one epoch has at least, and the rows that a batch has at most, where data.rows is 0."""
+_FRESH_SESSIONS = 2_048
+"""Sessions of a step that draws them, where data.rows is 0: on a device, larger steps cost less a session."""
 
 
 def resolve(config: Config, log: Prepared) -> Config:
@@ -43,11 +45,13 @@ def resolve(config: Config, log: Prepared) -> Config:
 
 def rows_of_batch(config: Config, prepared: Prepared) -> int:
     """Returns the default of `data.rows`: the largest power of two, at most 32, with which one pass over the training
-    sessions takes at least 64 steps; 1 where the log is too small for that.
+    sessions takes at least 64 steps; 1 where the log is too small for that. A step that draws its sessions has 2,048.
 
     It does not depend on the devices, so that a run may go on on others. Nothing is packed: the windows fill at least
     as many rows as their sessions and their items need. `data.items_per_row` of `config` is filled in.
     """
+    if config.data.fresh != "no":
+        return max(1, _FRESH_SESSIONS // (config.data.slots - 1))
     windows, data = train_windows(config, prepared), config.data
     rows = max(windows.sessions_W.sum() // data.sessions_per_row, windows.items_W.sum() // data.items_per_row)
     return min(_MOST_ROWS, 1 << max(0, int(rows // _STEPS_OF_EPOCH).bit_length() - 1))

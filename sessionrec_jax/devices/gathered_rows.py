@@ -69,17 +69,23 @@ class RowGather(NamedTuple):
 
     @classmethod
     def of_step(
-        cls, spec: Spec, mesh: jax.sharding.Mesh, *, item_GT: Int[Array, "G T"], negatives: Negatives | None, side: Side
+        cls,
+        spec: Spec,
+        mesh: jax.sharding.Mesh,
+        *,
+        item_GT: Int[Array, "G T"],
+        negatives: Negatives | None,
+        side: Side,
+        reads_all: bool = False,
     ) -> RowGather:
         """Finds the distinct items of a step.
 
-        With a full softmax over sharded tables these are the batch's own items, because `full_log_sum` sums over the
-        catalogue on each device's rows.
+        `reads_all`: the step reads the whole catalogue anyway. Over sharded tables these are still the batch's own
+        items, because `full_log_sum` sums over the catalogue on each device's rows.
         """
         drawn = 0 if negatives is None else len(negatives.item_N)
         size = 1 + item_GT.size + drawn
-        is_full = negatives is None and mesh.shape[TABLE_AXIS] == 1
-        if is_full or size >= spec.ids:
+        if (reads_all and mesh.shape[TABLE_AXIS] == 1) or size >= spec.ids:
             return cls(spec, mesh, item_M=None, place_GT=item_GT, negatives=negatives)
         drawn_N = jnp.zeros(0, jnp.int32) if negatives is None else negatives.item_N.astype(jnp.int32)
         is_item_N = drawn_N < spec.ids
@@ -140,7 +146,7 @@ def encode(
     spec: Spec, mesh: jax.sharding.Mesh, params: Params, *, inputs: ShardedInputs, side: Side
 ) -> tuple[Float[Array, "G T D"], Queries]:
     """Returns what `sessionrec.apply` gives for every shard. For evaluation: no gradient is taken."""
-    gather = RowGather.of_step(spec, mesh, item_GT=inputs.item_GT, negatives=None, side=side)
+    gather = RowGather.of_step(spec, mesh, item_GT=inputs.item_GT, negatives=None, side=side, reads_all=True)
     catalogue = gather.catalogue(gather.gather(params), side, None)
     apply = functools.partial(sessionrec.apply, catalogue.spec, catalogue.params)
     return jax.vmap(lambda shard: apply(shard, catalogue.side))(inputs.shards(gather.place_GT))

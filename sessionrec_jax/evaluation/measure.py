@@ -10,8 +10,6 @@ E exposures, V ids, D width.
 from __future__ import annotations
 
 import functools
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -24,7 +22,7 @@ from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.codes import CLICKED
 from sessionrec_jax.data.ragged import spans
 from sessionrec_jax.data.store import FlatLog
-from sessionrec_jax.data.synthetic.process import ZipfIntent
+from sessionrec_jax.data.synthetic.known import anchors, known_truth, published_ids
 from sessionrec_jax.data.synthetic.truth import Truth
 from sessionrec_jax.devices.gathered_rows import encode
 from sessionrec_jax.devices.mesh import shards_here
@@ -80,9 +78,9 @@ def measure(model: TrainedModel, role: int) -> Metrics:
     side = put_side(model.catalogue.side, spec.rows, mesh)
     table = item_table(spec, mesh, params, side)
     log = model.log.arrays()
-    truth = known_truth(model.log.path, model.log.fingerprint)
+    truth = known_truth(model.log)
     if truth is not None:
-        published_V, anchor_S = np.append(-1, model.log.item_ids().to_numpy()), anchors(log)
+        published_V, anchor_S = published_ids(model.log), anchors(log)
     metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
     for batch in eval_batches(config, model.log, model.shape, role):
         place_GN = _scored_places(batch, config.data.eval_candidates)
@@ -207,23 +205,6 @@ class _Terms:
         self._per_item("loss_bayes_nats_per_item", truth.retrieval_nats(*anchor_and_item(self.scored_N)))
         nats_E = truth.rank_nats(*anchor_and_item(self.exposed_E), self.clicked_E)
         self._per_exposure("rank_bayes_nats_per_exposure", nats_E)
-
-
-@functools.lru_cache(maxsize=4)
-def known_truth(path: Path, fingerprint: str) -> Truth | None:
-    """Returns the truth of a synthetic log; None for any other."""
-    del fingerprint  # part of the cache's key: a folder that was prepared again may have another process
-    if not (path / "truth.json").exists():
-        return None
-    return Truth(ZipfIntent(**json.loads((path / "truth.json").read_text())))
-
-
-def anchors(log: FlatLog) -> Int[np.ndarray, " S"]:
-    """Returns the context item of each session of a synthetic log."""
-    is_anchor_N = log.feedback_N > CLICKED
-    anchor_S = np.zeros(len(log.session_items_S), np.int64)
-    anchor_S[np.repeat(np.arange(len(anchor_S)), log.session_items_S)[is_anchor_N]] = log.item_N[is_anchor_N]
-    return anchor_S
 
 
 def _scored_places(batch: Batch, candidates: str) -> Int[np.ndarray, "G N"]:

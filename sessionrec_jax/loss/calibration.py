@@ -23,6 +23,9 @@ def uncalibrated(config: Config, column: str) -> str | None:
 
 def _of_retrieval(config: Config) -> Iterator[str]:
     loss = config.loss
+    if loss.retrieval == "none":
+        yield "--loss.retrieval is none, so nothing trains the retrieval score; wanted another --loss.retrieval"
+        return
     if config.paradigm == "nspp" and loss.other_clicks == "masked":  # an item-level target has no other clicks
         yield (
             "--loss.other-clicks is masked, so clicked items of one session do not compete; wanted --loss.other-clicks "

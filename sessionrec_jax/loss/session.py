@@ -69,10 +69,13 @@ def session_loss(
 ) -> Sums:
     """Returns both losses of one shard; with alpha = 0 the rank loss is not computed.
 
-    The full softmax reads `log_sum_S`, the sampled losses read `sampled`; the other one may be None.
+    The full softmax reads `log_sum_S`, the sampled losses read `sampled`; the other one may be None. Without a
+    retrieval loss both may be.
     """
     scorer = Scorer(queries.retrieval_SD, heads["item_bias"])
-    if config.retrieval == "full_softmax":
+    if config.retrieval == "none":
+        retrieval = jnp.zeros(()), jnp.zeros(())
+    elif config.retrieval == "full_softmax":
         retrieval = full_softmax_sums(config, scorer, items, log_sum_S)
     elif config.retrieval == "bce":
         retrieval = bce_sums(config, scorer, items, sampled)

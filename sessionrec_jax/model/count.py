@@ -48,14 +48,24 @@ def flops_train(spec: Spec, loss: Loss, *, items: int, sessions: int, steps: int
     """Returns the training FLOPs (FLOPS_CONVENTION) of `steps` steps that saw `items` packed items in `sessions`
     sessions."""
     model, session = spec.model, _session_cost(spec)
-    candidates = spec.ids if loss.retrieval == "full_softmax" else loss.negatives
+    candidates = {"full_softmax": spec.ids, "none": 0}.get(loss.retrieval, loss.negatives)
     embed = _item_mlp(spec)
-    losses = 2 if loss.alpha else 1  # each loss has a query of every session, and the score of every item
+    losses = (loss.retrieval != "none") + (loss.alpha > 0)  # each has a query of every session, a score of every item
     passes = 2 if model.id_dropout or model.scored_by else 1  # an item as the model reads it, and as it is scored
     per_item = passes * embed + losses * model.width + session.per_item
     per_session = session.per_session + sequence_encoder.cost(model, spec.max_positions).multiplications
     per_session += losses * model.width**2 + candidates * model.width
     return 3.0 * 2.0 * (items * per_item + sessions * per_session + steps * candidates * embed)
+
+
+def flops_train_fresh(spec: Spec, *, sessions: int, steps: int, categories: int) -> float:
+    """Returns the training FLOPs of steps on sessions drawn on the device: each reads its anchor, and its query scores
+    every category. The embeddings of the categories are computed once a step."""
+    model, session, embed = spec.model, _session_cost(spec), _item_mlp(spec)
+    per_session = embed + session.per_item + session.per_session
+    per_session += sequence_encoder.cost(model, spec.max_positions).multiplications
+    per_session += model.width**2 + categories * model.width
+    return 3.0 * 2.0 * (sessions * per_session + steps * categories * embed)
 
 
 def _session_cost(spec: Spec) -> SessionEncoderCost:

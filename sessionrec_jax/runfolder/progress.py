@@ -37,10 +37,10 @@ class Bar:
     def __exit__(self, *raised: Any) -> None:
         self._bar.stop()
 
-    def advance(self, note: str) -> None:
-        """Counts one more step; `note` is shown next to the count."""
-        self._done += 1
-        self._bar.update(self._task, advance=1, note=note)
+    def advance(self, note: str, steps: int = 1) -> None:
+        """Counts `steps` more steps; `note` is shown next to the count."""
+        self._done += steps
+        self._bar.update(self._task, advance=steps, note=note)
         now = time.monotonic()
         if self._lines and now >= self._next_line:
             self._next_line = now + _SECONDS_BETWEEN_LINES

@@ -21,10 +21,10 @@ import numpy as np
 
 from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
-from sessionrec_jax.data.batches import Batch, BatchCounts, Batches, Packer
+from sessionrec_jax.data.batches import BatchCounts
 from sessionrec_jax.devices.mesh import replicated, shards_here, side_by_side
 from sessionrec_jax.devices.placement import put, put_replicated
-from sessionrec_jax.devices.processes import is_process_zero
+from sessionrec_jax.devices.processes import is_multiprocess, is_process_zero
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.devices.stop_vote import StopVote
 from sessionrec_jax.errors import InputError
@@ -34,10 +34,13 @@ from sessionrec_jax.runfolder.files import MetricsLog
 from sessionrec_jax.runfolder.history import Best, Counters
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.checkpoint import Checkpoints
+from sessionrec_jax.training.feed import Feed
 from sessionrec_jax.training.meter import Meter
 from sessionrec_jax.training.step import Scalars, State, abstract_state
 
 _STEPS_STREAM = 1
+_SECONDS_OF_CALL = 0.25
+_STEPS_OF_SEVERAL_PROCESSES = 8
 
 
 class Diverged(RuntimeError):
@@ -51,18 +54,18 @@ class Diverged(RuntimeError):
 class Member:
     """One run: its folder, its position, and the numbers it has seen."""
 
-    def __init__(self, config: Config, run_dir: Path, packer: Packer, lane: int):
+    def __init__(self, config: Config, run_dir: Path, feed: Feed, lane: int):
         self.config, self.run_dir, self.lane = config, run_dir, lane
         self.checkpoints = Checkpoints(run_dir / "checkpoints", config.train.checkpoints_kept)
-        self.batches = Batches(packer)
+        self.batches = feed.stream(config.train.seed)
         self.counters, self.best = Counters(), None
-        self.step, self.steps = 0, len(packer)
+        self.step, self.steps = 0, feed.steps_of(config.train.seed)
         """Steps dispatched so far, and steps of the whole run."""
         self.is_training = True
         """False once the run has ended or diverged."""
         self.final_state: State | None = None
         self._validated_step = 0
-        self._prior = config.optim.table_prior / (2 * packer.windows.target_sessions)
+        self._prior = config.optim.table_prior / (2 * feed.target_sessions)
 
     def begin(self, state: State, devices: Sequence[Any], runs: int) -> State:
         """Returns the state to go on from: the newest whole checkpoint's, else `state`; both are laid out alike.
@@ -101,6 +104,13 @@ class Member:
         """True if the next step has to wait: for a validation, or for ever."""
         return self.is_at_its_end or self.validation_is_due
 
+    def steps_to_pause(self) -> int:
+        """Returns the number of steps up to the next validation or line of metrics.jsonl, or the end of the run."""
+        each, every = self.config.train.validations, self.config.train.log_every_steps
+        to_line = every - self.step % every
+        to_validation = -(-(self.step * each // self.steps + 1) * self.steps // each) - self.step if each else to_line
+        return min(to_line, to_validation, self.steps - self.step)
+
     def save_if_moved(self, state: State, loop_seconds: float) -> None:
         """Saves, unless no step was taken since the process started. At the end of the run its log is closed first."""
         if self.step == self._first_step:
@@ -132,19 +142,21 @@ class Member:
         if objective is not None and (self.best is None or objective < self.best.objective):
             self.best = Best(self.step, objective)
 
-    def scalars(self) -> Scalars:
-        """Returns the scalars of the next step."""
-        rate = optim.learning_rate(self.config.optim, self.step, self.steps)
+    def scalars(self, step: int) -> Scalars:
+        rate = optim.learning_rate(self.config.optim, step, self.steps)
         return Scalars(learning_rate=np.float32(rate), prior=np.float32(self._prior))
 
-    def add_step(self, step: int, sums: Sums, counts: BatchCounts) -> None:
-        """Records the numbers of a step that is done. Raises Diverged if one of its sums is not a number."""
-        if not all(map(math.isfinite, sums)):
-            raise Diverged(step)
-        self.counters.target_items += int(sums.clicked_items)
+    def add_steps(self, first: int, sums_N: Sequence[Sums], counts: BatchCounts) -> None:
+        """Records the numbers of the steps of one call, from step `first`; `counts` are of all of them together. Raises
+        Diverged if one of their sums is not a number."""
+        for step, sums in enumerate(sums_N, first):
+            if not all(map(math.isfinite, sums)):
+                raise Diverged(step)
         self.counters.add(counts)
-        self.meter.done()
-        self.log.add(step, optim.learning_rate(self.config.optim, step, self.steps), sums, self.meter.window)
+        self.meter.done(len(sums_N))
+        for step, sums in enumerate(sums_N, first):
+            self.counters.target_items += int(sums.clicked_items)
+            self.log.add(step, optim.learning_rate(self.config.optim, step, self.steps), sums, self.meter.window)
 
 
 def _refuse_another_run(progress: dict[str, Any], config: Config, run_dir: Path) -> None:
@@ -179,9 +191,10 @@ class Lanes:
         stacked = by_lane[0] if self._runs == 1 else jax.tree.map(lambda *x: np.stack(x), *by_lane)
         return put_replicated(stacked, self.mesh)
 
-    def read_sums(self, sums: Sums) -> list[Sums]:
-        """Waits for the sums of a step; returns those of each run as Python floats."""
-        return [Sums(*values) for values in np.stack(jax.device_get(sums), -1).reshape(self._runs, -1).tolist()]
+    def read_sums(self, sums: Sums, steps: int) -> list[list[Sums]]:
+        """Waits for the sums of a call; returns those of each run and step as Python floats."""
+        by_run = np.stack(jax.device_get(sums), -1).reshape(self._runs, -1, len(Sums._fields))
+        return [[Sums(*values) for values in by_step] for by_step in by_run[:, :steps].tolist()]
 
 
 @functools.lru_cache(maxsize=16)
@@ -206,28 +219,24 @@ class Crew:
     def __init__(
         self,
         runs: Sequence[tuple[Config, Path]],
-        packer: Packer,
+        feed: Feed,
         *,
         lanes: Lanes,
         vote: StopVote,
         diverged: Callable[[int, Diverged], None],
     ):
-        """`packer` makes the batches of every run, with the run's own seed. `diverged(index, error)` is called as soon
-        as a run diverges."""
-        seeds = [config.train.seed for config, _ in runs]
-        packers = {seed: dataclasses.replace(packer, seed=seed) for seed in set(seeds)}
-        self.members = [
-            Member(config, run_dir, packers[seed], lane)
-            for lane, ((config, run_dir), seed) in enumerate(zip(runs, seeds, strict=True))
-        ]
-        self.keys = lanes.put_keys(seeds)
+        """`feed` makes the batches of every run, with the run's own seed. `diverged(index, error)` is called as soon as
+        a run diverges."""
+        self.members = [Member(config, run_dir, feed, lane) for lane, (config, run_dir) in enumerate(runs)]
+        self.keys = lanes.put_keys([config.train.seed for config, _ in runs])
+        self._most_steps = feed.most_steps
         self._lanes, self._vote, self._diverged = lanes, vote, diverged
         counted_G = shards_here(lanes.mesh)[1]
         self._counted_G = counted_G.repeat(runs[0][0].train.microbatches)
         self._posted: list[tuple[Member, int, Any]] = []
         """The members that take a step, the number of the step for each, and what `StopVote.post` returned."""
-        self._unread: tuple[Sums, list[tuple[Member, int, Any]]] | None = None
-        """The step that the devices may still be working on: its sums, and `_posted` for it."""
+        self._unread: tuple[Sums, int, list[tuple[Member, int, Any]]] | None = None
+        """The call that the devices may still be working on: its sums, its steps, and `_posted` for it."""
 
     def __enter__(self) -> Crew:
         with ExitStack() as opened:
@@ -265,20 +274,42 @@ class Crew:
             if member.is_at_its_end:
                 member.is_training, member.final_state = False, self.state_of(member, state)
 
-    def next_batches(self) -> list[Batch]:
-        """Waits for the next batch of each member and posts its counts; returns a batch for each lane."""
+    def steps_of_call(self) -> int:
+        """Returns the number of steps of the next call: as many as the feed can take up to the next pause of a member,
+        and not many more than the devices take in _SECONDS_OF_CALL, so that a signal to stop is not left waiting.
+
+        Several processes must agree, so they do not look at the clock.
+        """
+        most = min(self._most_steps, *(member.steps_to_pause() for member in self.training))
+        if most == 1 or is_multiprocess():
+            return min(most, _STEPS_OF_SEVERAL_PROCESSES)
+        seconds = max(member.meter.step_seconds for member in self.training)
+        return max(1, min(most, int(_SECONDS_OF_CALL / seconds)))
+
+    def next_batches(self, steps: int) -> list[Any]:
+        """Waits for the batches of the next `steps` steps and posts their counts; returns them for each lane."""
         training = self.training
         with _all(member.meter.input() for member in training):
-            batches = {member.lane: next(member.batches) for member in training}
+            batches = {member.lane: member.batches.take(steps) for member in training}
         self._posted = [
             (member, member.step, self._vote.post(batches[member.lane].counts(self._counted_G))) for member in training
         ]
         return [batches.get(member.lane, batches[training[0].lane]) for member in self.members]
 
-    def scalars(self) -> Scalars:
-        """Returns the scalars of the next step; a lane without a run gets those of the first member in training."""
-        first = self.training[0]
-        return self._lanes.put_scalars([(member if member.is_training else first).scalars() for member in self.members])
+    def scalars(self, steps: int) -> Scalars:
+        """Returns the scalars of the next `steps` steps; a lane without a run gets those of the first member in
+        training. If a call can take several steps, they have an axis of all that it can take, filled up with the last.
+        """
+        members = [member if member.is_training else self.training[0] for member in self.members]
+        if self._most_steps == 1:
+            return self._lanes.put_scalars([member.scalars(member.step) for member in members])
+        places = np.minimum(np.arange(self._most_steps), steps - 1)
+
+        def stacked(member: Member) -> Scalars:
+            by_step = [member.scalars(member.step + n) for n in range(steps)]
+            return jax.tree.map(lambda *x: np.stack(x)[places], *by_step)
+
+        return self._lanes.put_scalars([stacked(member) for member in members])
 
     @contextmanager
     def dispatch(self, step: int) -> Iterator[None]:
@@ -289,25 +320,25 @@ class Crew:
         ):
             yield
 
-    def took_step(self, sums: Sums) -> None:
-        """Reads the sums of the step before, while the devices work on this one; its own `sums` are read next time."""
+    def took_steps(self, sums: Sums, steps: int) -> None:
+        """Reads the sums of the call before, while the devices work on this one; its own `sums` are read next time."""
         self.read_sums()
-        self._unread = sums, self._posted
+        self._unread = sums, steps, self._posted
         for member, _, _ in self._posted:
-            member.step += 1
+            member.step += steps
 
     def read_sums(self) -> None:
-        """Waits for the step that was dispatched last, and records its numbers."""
+        """Waits for the call that was dispatched last, and records its numbers."""
         if self._unread is None:
             return
-        (sums, posted), self._unread = self._unread, None
-        by_lane = self._lanes.read_sums(sums)
+        (sums, steps, posted), self._unread = self._unread, None
+        by_lane = self._lanes.read_sums(sums, steps)
         for member, step, handle in posted:
             counts = self._vote.collect(handle)
             if not member.is_training:  # it diverged one step earlier, when this one was dispatched already
                 continue
             try:
-                member.add_step(step, by_lane[member.lane], counts)
+                member.add_steps(step, by_lane[member.lane], counts)
             except Diverged as error:
                 member.is_training = False
                 self._diverged(member.lane, error)

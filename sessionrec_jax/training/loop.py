@@ -23,18 +23,16 @@ import jax
 from sessionrec_jax.config.rules import doubts
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import program_of
-from sessionrec_jax.data.batches import shape_of, train_catalogue, train_packer
+from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.codes import VALIDATION
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.devices.mesh import batch_shards, make_mesh, shards_here
-from sessionrec_jax.devices.placement import put_batches, put_replicated, put_side
+from sessionrec_jax.devices.mesh import make_mesh
 from sessionrec_jax.devices.processes import in_step, is_multiprocess, is_process_zero, on_process_zero
 from sessionrec_jax.devices.stop_vote import StopVote
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import measure, validated
 from sessionrec_jax.evaluation.trained_model import TrainedModel
-from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.runfolder.files import claim
 from sessionrec_jax.runfolder.history import TrainingHistory
@@ -42,8 +40,9 @@ from sessionrec_jax.runfolder.progress import Bar
 from sessionrec_jax.runfolder.stopping import NEVER, Stop, Stopped
 from sessionrec_jax.training.checkpoint import load_best
 from sessionrec_jax.training.crew import Crew, Diverged, Lanes, Member
+from sessionrec_jax.training.feed import feed_of
 from sessionrec_jax.training.profiling import Profiler
-from sessionrec_jax.training.step import FixedArrays, State, initial_state, make_step
+from sessionrec_jax.training.step import State, initial_state
 
 
 def train(config: Config, log: Prepared, run_dir: Path, *, quiet: bool = False, stop: Stop = NEVER) -> TrainedModel:
@@ -83,21 +82,15 @@ def train_together(
     config = runs[0][0]  # read below only for settings that all runs share
     mesh, catalogue = make_mesh(config.mesh), train_catalogue(config, log)
     spec = spec_of(config, log, catalogue)
-    packer = train_packer(config, log, shape_of(config, batch_shards(mesh), shards_here(mesh)[0]))
-    optimizer, microbatches = program_of(config).optim, config.train.microbatches
-    step_fn = make_step(spec, config.loss, optimizer, mesh, microbatches=microbatches, runs=len(runs))
-    fixed = FixedArrays(
-        side=put_side(catalogue.side, spec.rows, mesh),
-        proposal=put_replicated(proposal(config.loss, catalogue), mesh),
-    )
-    lanes, vote = Lanes(spec, optimizer, mesh, len(runs)), StopVote(mesh)
+    feed = feed_of(config, log, catalogue, spec, mesh=mesh, runs=len(runs))
+    lanes, vote = Lanes(spec, program_of(config).optim, mesh, len(runs)), StopVote(mesh)
 
     def model_of(member: Member, state: State, step: int, history: TrainingHistory | None = None) -> TrainedModel:
         return TrainedModel(
             member.config, log, catalogue, spec, mesh=mesh, params=state.params, step=step, history=history
         )
 
-    with stop as stop_signal, Crew(runs, packer, lanes=lanes, vote=vote, diverged=diverged) as crew:
+    with stop as stop_signal, Crew(runs, feed, lanes=lanes, vote=vote, diverged=diverged) as crew:
         state = crew.begin(lambda each: initial_state(each, spec, catalogue, mesh))
         longest = max(crew.members, key=lambda member: member.steps - member.step)
         first, last = longest.step, longest.steps
@@ -109,7 +102,7 @@ def train_together(
             print(f"warning: {doubt}", file=sys.stderr, flush=True)
         bar = Bar("train", last, first, quiet=quiet)
         with in_step(Diverged), bar, profile, jax.transfer_guard("disallow"):
-            for step in range(first, last + 1):
+            while True:
                 someone_ends = any(member.is_at_its_end for member in crew.training)
                 signal, to_save = vote.decision(stop_signal(), clock.checkpoint_is_due(), is_last=someone_ends)
                 if signal or to_save or any(member.pauses for member in crew.training):
@@ -129,12 +122,13 @@ def train_together(
                 crew.end_finished(state)
                 if not crew.training:
                     break
-                batches, scalars = crew.next_batches(), crew.scalars()
+                step, steps = longest.step, 1 if traced else crew.steps_of_call()
+                batches, scalars = crew.next_batches(steps), crew.scalars(steps)
                 profile.before(step, state)
                 with crew.dispatch(step):
-                    state, sums = step_fn(state, put_batches(batches, mesh), fixed, key=crew.keys, scalars=scalars)
-                crew.took_step(sums)
-                bar.advance(longest.log.note)
+                    state, sums = feed.take_steps(state, batches, key=crew.keys, scalars=scalars)
+                crew.took_steps(sums, steps)
+                bar.advance(longest.log.note, steps)
 
     def finished(member: Member) -> TrainedModel | None:
         state, step = member.final_state, member.steps
@@ -142,7 +136,7 @@ def train_together(
             return None
         if member.config.train.evaluated == "best":
             step, state = load_best(member.run_dir / "checkpoints", member.best, state)
-        history = TrainingHistory(member.steps, packer.windows.target_sessions, member.counters, member.best)
+        history = TrainingHistory(member.steps, feed.target_sessions, member.counters, member.best)
         return model_of(member, state, step, history)
 
     return [finished(member) for member in crew.members]

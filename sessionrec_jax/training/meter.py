@@ -7,6 +7,7 @@ dispatched the next one.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ class Meter:
     def __init__(self, counters: Counters, devices: Sequence[Any]):
         self._counters, self._devices = counters, devices
         self._compiled = False
+        self.step_seconds = math.inf
+        """Seconds of a step in the last call that was read; infinite before the first."""
         self._begin(time.perf_counter())
 
     def _begin(self, now: float) -> None:
@@ -48,10 +51,11 @@ class Meter:
             self._counters.compile_seconds += now - start
             self._begin(now)
 
-    def done(self) -> None:
-        """Notes that the sums of one more step have been read."""
+    def done(self, steps: int = 1) -> None:
+        """Notes that the sums of one more call of the step have been read, which took `steps` steps."""
         now = time.perf_counter()
-        self._step_seconds.append(now - self._step_done)
+        self.step_seconds = (now - self._step_done) / steps
+        self._step_seconds += [self.step_seconds] * steps
         self._step_done = now
 
     def window(self) -> dict[str, float | None]:

@@ -113,13 +113,20 @@ def train_step(
     terms = jax.tree.map(jnp.sum, terms_G)
     step_key = jax.random.fold_in(key, state.step)
     negatives = None
-    if not program.is_full:
+    if loss.retrieval not in ("full_softmax", "none"):
         draw_key = jax.random.fold_in(step_key, _NEGATIVES_OF_STEP)
         negatives = draw_negatives(
             loss, draw_key, fixed.proposal, item_GT=inputs.item_GT, clicked_GT=targets_G.clicked_T
         )
-    noise_G = _noise(step_key, inputs) if spec.model.dropout or spec.model.id_dropout else None
-    gather = RowGather.of_step(spec, program.mesh, item_GT=inputs.item_GT, negatives=negatives, side=fixed.side)
+    noise_G = noise_of(spec, step_key, inputs.user_of_session_GRL)
+    gather = RowGather.of_step(
+        spec,
+        program.mesh,
+        item_GT=inputs.item_GT,
+        negatives=negatives,
+        side=fixed.side,
+        reads_all=program.is_full,
+    )
     rows = gather.gather(state.params)
 
     def objective(rows: Params, params: Params, batch: StepBatch) -> tuple[Float[Array, ""], Sums]:
@@ -220,10 +227,13 @@ def _sum_over_microbatches(function: Callable[[StepBatch], Any], batch: StepBatc
     return jax.lax.scan(add, zero, stacked)[0]
 
 
-def _noise(step_key: jax.Array, inputs: ShardedInputs) -> Noise:
-    """Returns the randomness of dropout for every shard; that of a row does not depend on which device has it."""
+def noise_of(spec: Spec, step_key: jax.Array, user_of_session_GRL: Int[Array, "G R L"]) -> Noise | None:
+    """Returns the randomness of dropout for every shard; that of a row does not depend on which device has it. None for
+    a model without dropout."""
+    if not (spec.model.dropout or spec.model.id_dropout):
+        return None
     key = jax.random.fold_in(step_key, _DROPOUT_OF_STEP)
-    shards, rows = inputs.user_of_session_GRL.shape[:2]
+    shards, rows = user_of_session_GRL.shape[:2]
     return Noise(jnp.broadcast_to(key, (shards,)), jnp.arange(shards * rows).reshape(shards, rows))
 
 

@@ -130,6 +130,11 @@ class ZipfIntent:
         """The popularity and category of each item."""
         return ProcessItems(self.check())
 
+    @property
+    def exposures_probability_E(self) -> Float64[np.ndarray, " E"]:
+        """Probability of 1, 2, ..., exposures_max exposures in a session, without the anchor."""
+        return np.diff(self._exposures_cdf, prepend=0.0, append=1.0)
+
     @cached_property
     def _exposures_cdf(self) -> np.ndarray:
         return _truncated_geometric_cdf(1, self.exposures_max, self.exposures_mean)
