@@ -44,7 +44,7 @@ def fresh(log):
     return resolve(replace(Config(), FRESH), log)
 
 
-def drawn(labels, history=1, steps=64, rows=4_096):
+def drawn(labels, history=1, steps=16, rows=4_096):
     """Returns the sessions of many steps, joined, with anchors as item_id."""
     how = Draw(PROCESS, rows=rows, history=history, labels=labels)
     made = jax.vmap(lambda key: draw(TABLES, key, how))(jax.random.split(jax.random.key(5), steps))
@@ -190,8 +190,8 @@ def test_dense_ids_find_every_item_of_the_process(log):
         ({"model.clicked_in_input": True}, "--model.no-clicked-in-input"),
         ({"data.fresh_sessions": 0}, "--data.fresh-sessions is 0; wanted the number of sessions"),
         ({"data.fresh": "no"}, "--data.fresh-sessions is 2560; wanted left out"),
-        ({"loss.alpha": 0.0}, "--loss.retrieval is none, but --loss.alpha is 0"),
-        ({"data.eval_candidates": "catalogue"}, "--loss.retrieval is none, but --data.eval-candidates catalogue"),
+        ({"loss.alpha": 0.0}, "--loss.retrieval none trains the rank loss alone, but --loss.alpha is 0"),
+        ({"data.eval_candidates": "catalogue"}, "trains the rank loss alone, but --data.eval-candidates catalogue"),
     ],
 )  # fmt: skip
 def test_settings_that_fresh_sessions_cannot_have_are_refused(changes, message):

@@ -159,7 +159,10 @@ def _contradictions(config: Config) -> Iterator[str]:
             ),
         ):
             if came:
-                yield f"--loss.retrieval is none, but {why}; wanted {wanted}, or another --loss.retrieval"
+                yield (
+                    f"--loss.retrieval none trains the rank loss alone, but {why}; wanted {wanted}, or another "
+                    "--loss.retrieval"
+                )
     if config.data.fresh != "no":
         yield from _not_fresh(config)
     if config.optim.table_update == "sparse" and loss.retrieval == "full_softmax":

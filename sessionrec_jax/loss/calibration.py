@@ -24,7 +24,7 @@ def uncalibrated(config: Config, column: str) -> str | None:
 def _of_retrieval(config: Config) -> Iterator[str]:
     loss = config.loss
     if loss.retrieval == "none":
-        yield "--loss.retrieval is none, so nothing trains the retrieval score; wanted another --loss.retrieval"
+        yield "--loss.retrieval none trains no retrieval score; wanted another --loss.retrieval"
         return
     if config.paradigm == "nspp" and loss.other_clicks == "masked":  # an item-level target has no other clicks
         yield (

@@ -1,4 +1,4 @@
-"""Where the batches of a run come from: packed from the log, or drawn on the device inside the step."""
+"""The feed of a run gives it batches: packed from the log, or drawn on the device inside the step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Stream(ABC):
 
 
 class Feed(ABC):
-    """What the loop and its crew need of either kind."""
+    """The members that the loop and its crew use, of either kind of feed."""
 
     most_steps: int
     """Steps of one call at most."""

@@ -122,7 +122,7 @@ def train_together(
                 crew.end_finished(state)
                 if not crew.training:
                     break
-                step, steps = longest.step, 1 if traced else crew.steps_of_call()
+                step, steps = longest.step, 1 if config.train.profile_steps else crew.steps_of_call()
                 batches, scalars = crew.next_batches(steps), crew.scalars(steps)
                 profile.before(step, state)
                 with crew.dispatch(step):

@@ -6,7 +6,8 @@
 A row is one user with `history` sessions, of which each is its anchor, and the interest drifts from one to the next as
 in process.py. The label of a session is the session after it, by category: how many exposures of the category it shows
 and how many clicks they get. The draws have the distribution of process.py and other random numbers. A probability is a
-whole number of tickets, the 2^32 values of a draw, so it is exact to 2^-32; float32 could not tell rare items apart.
+whole number of tickets, the 2^32 values of a draw, so it is exact to 2^-32; float32 could not
+distinguish rare items.
 
 Letters: B rows, L sessions of a row, E exposures of a session, K items by popularity rank, C categories, W words of 32
 coins.
@@ -138,7 +139,7 @@ def draw(tables: ProcessTables, key: Array, how: Draw) -> FreshSessions:
 
 
 def _spread(ticket_B: UInt32[Array, " B"], offset: UInt32[Array, ""]) -> UInt32[Array, " B"]:
-    """Returns tickets of which one lies in each of B equal ranges, turned by `offset` so that each alone is uniform.
+    """Returns tickets of which one is in each of B equal ranges, turned by `offset` so that each alone is uniform.
 
     Gradients of expected labels have less noise than from independent draws, and the same mean.
     """
