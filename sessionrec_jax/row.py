@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import run_id
 from sessionrec_jax.data.batches import train_users
 from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
@@ -132,7 +132,7 @@ def identity(config: Config, plan: str) -> Row:
         "epochs_planned": config.train.epochs,
         "learning_rate_peak": optim.learning_rate_peak,
         "learning_rate_rule": _learning_rate_rule(config),
-        "learning_rate_schedule": f"warm-up {optim.warmup_fraction:g}, cosine to 0",
+        "learning_rate_schedule": _learning_rate_schedule(optim),
         "retrieval_loss": loss.retrieval,
         "negatives": loss.negatives if draws_negatives else None,
         "negatives_from": loss.negatives_from if draws_negatives else None,
@@ -142,6 +142,13 @@ def identity(config: Config, plan: str) -> Row:
         "dataset_fingerprint": config.data.fingerprint,
         "eval_users": config.data.eval_users,
     }
+
+
+def _learning_rate_schedule(optim: Optim) -> str:
+    warmup = f"warm-up {f'{optim.warmup_steps} steps' if optim.warmup_steps else f'{optim.warmup_fraction:g}'}"
+    if optim.schedule == "cosine":
+        return f"{warmup}, cosine to 0"
+    return f"{warmup}, constant, 1 - sqrt to 0 over the last {optim.cooldown_fraction:g}"
 
 
 def _learning_rate_rule(config: Config) -> str:

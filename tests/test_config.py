@@ -105,6 +105,18 @@ def test_scoring_the_shown_alone_needs_a_rank_loss_and_masks_nothing(name, value
         check(replace(shown, {name: value}))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cooldown_fraction": 0.3}, "--optim.cooldown-fraction is 0.3, but --optim.schedule is cosine.*wanted .* 0.2"),
+        ({"schedule": "cooldown", "warmup_fraction": 0.5, "cooldown_fraction": 0.6}, "together longer than the run"),
+    ],
+)
+def test_a_cooldown_needs_its_schedule_and_fits_into_its_run(settings, message):
+    with pytest.raises(InputError, match=message):
+        check(replace(Config(), {f"optim.{name}": value for name, value in settings.items()}))
+
+
 @pytest.mark.parametrize(("name", "value"), [("id_init_std", 0.0), ("id_dropout", 0.1)])
 def test_settings_of_ids_are_refused_without_ids(name, value):
     without = replace(Config(), {"model.id_width": 0})

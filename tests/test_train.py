@@ -23,6 +23,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import evaluate
 from sessionrec_jax.loss.negatives import sample_negatives
 from sessionrec_jax.model import sessionrec
+from sessionrec_jax.row import run
 from sessionrec_jax.runfolder.files import MetricsLog
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.checkpoint import Checkpoints
@@ -223,3 +224,44 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(steps):
     assert np.all(np.diff(rates[: peak + 1]) > 0)
     assert np.all(np.diff(rates[peak + 1 :]) < 0)
     assert optim.learning_rate(config, steps, steps) == pytest.approx(0, abs=1e-9) or steps == 1
+
+
+@pytest.mark.parametrize("steps", [10, 1_000])
+def test_a_cooldown_is_constant_and_then_falls_to_zero_by_one_minus_the_root(steps):
+    config = Optim(schedule="cooldown", learning_rate_peak=2.0, warmup_steps=3, cooldown_fraction=0.2)
+    rates = np.array([optim.learning_rate(config, step, steps) for step in range(steps + 1)])
+    start = optim.cooldown_start(config, steps)
+    assert start == 0.8 * steps
+    assert rates[:3] == pytest.approx([2 / 3, 4 / 3, 2])
+    assert np.all(rates[3 : start + 1] == 2.0)
+    assert rates[start:] == pytest.approx(2 * (1 - np.sqrt(np.arange(steps - start + 1) / (steps - start))))
+
+
+def test_runs_of_different_length_share_their_rates_up_to_the_cooldown_of_the_shorter():
+    config = Optim(schedule="cooldown", warmup_steps=5)
+    shared = optim.cooldown_start(config, 40)
+    assert shared == 32
+    short, long = ([optim.learning_rate(config, step, steps) for step in range(shared + 2)] for steps in (40, 200))
+    assert short[:-1] == long[:-1]
+    assert short[-1] < long[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "cooldown", "warmup_steps": 17}, "a warm-up of 17 steps and a cooldown of 4 do not fit into a"),
+        ({"warmup_steps": 21}, "a warm-up of 21 steps does not fit into a run of 20 steps; lower --optim.warmup-"),
+    ],
+)
+def test_a_schedule_longer_than_its_run_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        optim.check_length(Optim(**settings), 20)
+    fits = settings | {"warmup_steps": settings["warmup_steps"] - 1}
+    optim.check_length(Optim(**fits), 20)
+
+
+def test_a_refused_schedule_leaves_no_run_folder(config, log, tmp_path):
+    too_long = replace(config, {"optim.schedule": "cooldown", "optim.warmup_steps": 1_000})
+    with pytest.raises(InputError, match="a warm-up of 1000 steps and a cooldown of"):
+        run(too_long, tmp_path / "run", "train", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sessionrec_jax.config.settings import Config, Hosts, Model
+from sessionrec_jax.config.settings import Config, Hosts, Model, Optim
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.registry import RANK_LOSSES, SEQUENCE_ENCODERS, SESSION_ENCODERS
 
@@ -47,6 +47,8 @@ def check(config: Config) -> Config:
          "above 0, so that every item can be a negative, and at most 1"),
         ("optim.learning_rate_peak", optim.learning_rate_peak > 0, "above 0"),
         ("optim.warmup_fraction", 0 <= optim.warmup_fraction < 1, "at least 0 and below 1"),
+        ("optim.warmup_steps", optim.warmup_steps >= 0, "0 (by optim.warmup_fraction) or more"),
+        ("optim.cooldown_fraction", 0 < optim.cooldown_fraction <= 1, "above 0 and at most 1"),
         ("optim.weight_decay", optim.weight_decay >= 0, "0 or more"),
         ("optim.table_rate_ratio", optim.table_rate_ratio >= 0, "0 or more"),
         ("optim.table_prior", optim.table_prior >= 0, "0 or more"),
@@ -196,6 +198,7 @@ def _contradictions(config: Config) -> Iterator[str]:
                     f"{flag} is {came}, but --model.parametrization is standard, which has no base model; wanted "
                     f"--model.parametrization mup, or {flag} {default}"
                 )
+    yield from _schedule_contradictions(config.optim)
     if config.train.evaluated == "best" and not config.train.validations:
         yield "--train.evaluated is best, but --train.validations is 0; wanted --train.validations 1 or more"
 
@@ -216,3 +219,17 @@ def _not_fresh(config: Config) -> Iterator[str]:
     ]
     if missing := [flag for holds, flag in wanted if not holds]:
         yield f"--data.fresh {data.fresh} also needs {', '.join(missing)}"
+
+
+def _schedule_contradictions(optim: Optim) -> Iterator[str]:
+    came, default = optim.cooldown_fraction, Optim().cooldown_fraction
+    if optim.schedule == "cosine" and came != default:
+        yield (
+            f"--optim.cooldown-fraction is {came}, but --optim.schedule is cosine, which has no cooldown; wanted "
+            f"--optim.schedule cooldown, or --optim.cooldown-fraction {default}"
+        )
+    if optim.schedule == "cooldown" and not optim.warmup_steps and optim.warmup_fraction + came > 1:
+        yield (
+            f"--optim.warmup-fraction is {optim.warmup_fraction} and --optim.cooldown-fraction {came}, together longer "
+            "than the run; wanted at most 1 together"
+        )

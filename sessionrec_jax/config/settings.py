@@ -209,8 +209,8 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW for the body and `table_rule` for the item tables, with linear warm-up and cosine decay to zero. All of it
-    is our choice."""
+    """AdamW for the body and `table_rule` for the item tables, with linear warm-up and a decay to zero. All of it is
+    our choice."""
 
     learning_rate_peak: float = 3e-3
     """Learning rate of the body after the warm-up."""
@@ -218,8 +218,17 @@ class Optim:
     """Origin of the peak, a note for readers of the row. Not part of the run's id.
     fixed: the same for all sizes
     tuned: chosen for this size"""
+    schedule: Literal["cosine", "cooldown"] = "cosine"
+    """Learning rate after the warm-up.
+    cosine: falls to zero along a cosine, so that every step depends on the length of the run
+    cooldown: stays at the peak, then falls to zero as 1 - sqrt over the last part (2405.18392), so that runs of
+    different length may share their first steps"""
     warmup_fraction: float = 0.05
     """Share of all steps in the linear warm-up."""
+    warmup_steps: int = 0
+    """Steps in the linear warm-up, whatever the length of the run. 0: by warmup_fraction."""
+    cooldown_fraction: float = 0.2
+    """Share of all steps in the cooldown."""
     weight_decay: float = 0.01
     """Decoupled decay (times the learning rate) of the body's matrices and embeddings."""
     table_rate_ratio: float = 10.0

@@ -61,7 +61,10 @@ def program_of(config: Config) -> Config:
         config.optim,
         learning_rate_peak=default.learning_rate_peak,
         learning_rate_rule=default.learning_rate_rule,
+        schedule=default.schedule,
         warmup_fraction=default.warmup_fraction,
+        warmup_steps=default.warmup_steps,
+        cooldown_fraction=default.cooldown_fraction,
         table_prior=default.table_prior,
     )
     return dataclasses.replace(config, optim=optim, train=dataclasses.replace(config.train, seed=Train().seed))

@@ -61,6 +61,7 @@ class Member:
         self.counters, self.best = Counters(), None
         self.step, self.steps = 0, feed.steps_of(config.train.seed)
         """Steps dispatched so far, and steps of the whole run."""
+        optim.check_length(config.optim, self.steps)
         self.is_training = True
         """False once the run has ended or diverged."""
         self.final_state: State | None = None

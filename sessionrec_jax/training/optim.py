@@ -12,17 +12,44 @@ import optax
 
 from sessionrec_jax.config.settings import Model, Optim
 from sessionrec_jax.devices.sharding import is_table
+from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.parameters import learning_rate_multiplier, parameter
 
 
 def learning_rate(config: Optim, step: int, steps: int) -> float:
-    """Returns the learning rate of a step: linear warm-up over `warmup_fraction` of `steps`, then cosine decay to zero
-    at the last step. It is computed on the host, so that runs of different length or rate share one program."""
-    warmup_steps = max(1, round(config.warmup_fraction * steps))
+    """Returns the learning rate of a step: linear warm-up, then the schedule's way to zero at the end of `steps`. It is
+    computed on the host, so that runs of different length, rate or schedule share one program."""
+    warmup_steps = _warmup_steps(config, steps)
     if step < warmup_steps:
         return config.learning_rate_peak * (step + 1) / warmup_steps
+    if config.schedule == "cooldown":
+        start = cooldown_start(config, steps)
+        return config.learning_rate_peak * (1 - math.sqrt(max(0, step - start) / (steps - start)))
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return config.learning_rate_peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def cooldown_start(config: Optim, steps: int) -> int:
+    """Returns the first step of the cooldown of a run of `steps` steps. The steps before it do not depend on the
+    length of the run if its warm-up does not."""
+    return steps - max(1, round(config.cooldown_fraction * steps))
+
+
+def check_length(config: Optim, steps: int) -> None:
+    """Raises InputError if warm-up and cooldown together are longer than the run."""
+    warmup_steps = _warmup_steps(config, steps)
+    cooldown_steps = steps - cooldown_start(config, steps) if config.schedule == "cooldown" else 0
+    if warmup_steps + cooldown_steps > steps:
+        cooldown = f" and a cooldown of {cooldown_steps}" if cooldown_steps else ""
+        lower = "--optim.warmup-steps" + (" or --optim.cooldown-fraction" if cooldown_steps else "")
+        raise InputError(
+            f"a warm-up of {warmup_steps} steps{cooldown} {'do' if cooldown else 'does'} not fit into a run of {steps} "
+            f"steps; lower {lower}, or raise --train.epochs"
+        )
+
+
+def _warmup_steps(config: Optim, steps: int) -> int:
+    return config.warmup_steps or max(1, round(config.warmup_fraction * steps))
 
 
 def chain(config: Optim, model: Model) -> optax.GradientTransformation:
