@@ -197,24 +197,26 @@ def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
 def _counted(model: TrainedModel) -> Row:
     """Returns N, D, C, times and speeds."""
     config, history, seen = model.config, model.history, model.history.counters
-    distinct = unique(config, model.log)
     categories = None if config.data.fresh == "no" else known_truth(model.log).process.categories
-    flops = flops_train(
-        config, model.spec, items=seen.items, sessions=seen.sessions, steps=history.steps, categories=categories
-    )
+    flops_of = functools.partial(flops_train, config, model.spec, categories=categories)
+    flops = flops_of(items=seen.items, sessions=seen.sessions, steps=history.steps)
+    shared = flops_of(items=seen.items_shared, sessions=seen.sessions_shared, steps=seen.steps_shared)
+    epochs = seen.target_sessions / history.target_slots
     devices = tuple(model.mesh.devices.flat)
     peak = peak_flops_per_second(devices, config.model.compute)
     return {
         **parameters(model.spec),
         "flops_train": flops,
+        "flops_spent": flops - shared,
         "flops_convention": count.FLOPS_CONVENTION,
-        "sessions_seen": round(distinct["sessions_unique"] * seen.target_sessions / history.target_slots),
-        **distinct,
+        **sessions_seen(config, unique(config, model.log), epochs),
         "target_items_seen": seen.target_items,
-        "epochs": seen.target_sessions / history.target_slots,
+        "epochs": epochs,
         "users": None if categories else len(train_users(config, model.log)),
         "items": model.catalogue.items,
         "steps": history.steps,
+        "steps_shared": seen.steps_shared,
+        "trunk": seen.trunk or None,
         "runs_together": seen.runs_together,
         "wall_seconds": seen.wall_seconds,
         "compile_seconds": seen.compile_seconds,
@@ -249,7 +251,7 @@ def parameters(spec: Spec) -> dict[str, int]:
 
 
 def unique(config: Config, prepared: Prepared) -> dict[str, int | None]:
-    """Returns the row's columns of distinct data: target sessions and their labelled exposures.
+    """Returns the row's columns of distinct data, for a whole pass: target sessions and their labelled exposures.
 
     Sessions drawn in the step are all distinct, and their exposures are not counted.
     """
@@ -264,6 +266,14 @@ def unique(config: Config, prepared: Prepared) -> dict[str, int | None]:
     is_target_S[log.user_session_offsets_U1[:-1]] = False  # nothing comes before a user's first session
     labelled_N = np.repeat(is_target_S, log.session_items_S) & (log.feedback_N <= CLICKED)
     return {"sessions_unique": int(is_target_S.sum()), "exposures_unique": int(labelled_N.sum())}
+
+
+def sessions_seen(config: Config, distinct: dict[str, Any], epochs: float) -> dict[str, int | None]:
+    """Returns the row's columns of the data that `epochs` passes have seen; less than one pass has seen a part of the
+    `distinct` data of the training users."""
+    part = epochs if config.train.epochs < 1 else 1.0
+    seen = {"sessions_seen": round(distinct["sessions_unique"] * epochs)}
+    return seen | {name: None if count is None else round(count * part) for name, count in distinct.items()}
 
 
 @functools.cache

@@ -126,6 +126,7 @@ DONE = (
     Column("params_body", "int", "parameters", "N: all others, tables of side information among them"),
     Column("params_total", "int", "parameters", "both together"),
     Column("flops_train", "float", "FLOPs", "C: training FLOPs by flops_convention"),
+    Column("flops_spent", "float", "FLOPs", "flops_train without those of the shared steps: what this run cost"),
     Column("flops_convention", "str", "", "what the FLOPs count"),
     Column("sessions_seen", "int", "sessions", "target sessions that were trained on, with repeats"),
     Column("sessions_unique", "int", "sessions", "D: distinct target sessions among them"),
@@ -141,8 +142,10 @@ DONE = (
     Column("users", "int", "users", "users that were trained on; null: drawn in the step", optional=True),
     Column("items", "int", "items", "items of the catalogue"),
     Column("steps", "int", "steps", "training steps"),
+    Column("steps_shared", "int", "steps", "first steps that a longer run of the same settings took: its trunk"),
+    Column("trunk", "str", "", "run_id of the trunk; null: the run took all steps itself", optional=True),
     Column("runs_together", "int", "runs", "runs that trained side by side in one program, this one among them"),
-    Column("wall_seconds", "float", "seconds", "time of the training loop, compiling and checkpoints included"),
+    Column("wall_seconds", "float", "seconds", "time of the training loop, with compiling, checkpoints, shared steps"),
     Column("compile_seconds", "float", "seconds", "time of compiling within it"),
     Column("sessions_per_second", "float", "sessions/s", "packed sessions a second, without compiling"),
     Column("items_per_second", "float", "items/s", "packed items a second, without compiling"),
@@ -157,7 +160,7 @@ DONE = (
 )
 
 # Columns that plans, fits and displays read.
-PARAMS, FLOPS = "params_body", "flops_train"
+PARAMS, FLOPS, FLOPS_SPENT = "params_body", "flops_train", "flops_spent"
 SCHEDULE_FRACTION = "schedule_fraction"
 SESSIONS, SESSIONS_SEEN, WINDOW, ITEMS = "sessions_unique", "sessions_seen", "window_slots", "items"
 LOSS, RANK_LOSS, RANK_LOSS_PAIRED = "loss_nats_per_item", "rank_nats_per_exposure", "rank_paired_nats_per_exposure"

@@ -17,8 +17,8 @@ from sessionrec_jax.errors import InputError
 
 WATCHED_ONLY = {
     "data.path", "data.rows_auto", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model",
-    "train.microbatches", "train.checkpoint_every_seconds",
-    "train.checkpoints_kept", "train.log_every_steps", "train.profile_steps",
+    "train.microbatches", "train.checkpoint_every_seconds", "train.checkpoints_kept", "train.checkpoints_at",
+    "train.begins_from", "train.log_every_steps", "train.profile_steps",
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def changed(config: Config, name: str) -> Config:
     """Returns `config` with another valid value of one setting."""
     value = fields(config)[name]
     if isinstance(value, tuple):
-        return replace(config, {name: (*value, "other")})
+        return replace(config, {name: (*value, 3 if name == "train.checkpoints_at" else "other")})
     if isinstance(value, bool):
         return replace(config, {name: not value})
     if isinstance(value, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ from experiments.plans.identifiable import judge
 from experiments.plans.scaling_plan import ScalingPlan, around_values
 from experiments.plans.sizes import around, size_of, sized
 from experiments.plans.theory import _counting_curve
-from experiments.sweep.cost import CostEstimate
+from experiments.sweep.cost import CostEstimate, exact_steps
 from experiments.sweep.lease import Past
 from experiments.sweep.probe import StepCost, _measure
 from experiments.sweep.sweep_folder import RunState
@@ -30,6 +31,7 @@ from sessionrec_jax.data.synthetic.known import known_truth
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.row import flops_train, identity
+from sessionrec_jax.training.optim import cooldown_start
 
 SMALL = {
     "data.rows": 1, "data.sessions_per_row": 32, "model.id_width": 8, "model.side_width": 4, "loss.negatives": 32,
@@ -163,6 +165,27 @@ def test_a_plan_of_one_size_is_refused_for_a_law_in_n_with_runs_that_cure_it(log
     assert judged(cured, base, log).identifies
 
 
+def test_the_shorter_runs_of_a_cooldown_begin_from_the_longest_one_before_their_own_cooldown(log, base):
+    plan = plan_of("cooldown", sizes=("xxs", "xs"), seeds=(0, 1), epochs=(0.25, 1.0, 0.5))
+    layout = plan.lay_out(base, log)
+    trunks = {run_id(config): config for config in layout.configs if not config.train.begins_from}
+    assert {(size_of(trunk), trunk.train.seed, trunk.train.epochs) for trunk in trunks.values()} == {
+        (size, seed, 1.0) for size in ("xxs", "xs") for seed in (0, 1)
+    }
+    (warmup_steps,) = {config.optim.warmup_steps for config in layout.configs}
+    assert warmup_steps == round(0.05 * min(exact_steps(config, log) for config in layout.configs))
+    for branch in layout.configs:
+        if branch.train.begins_from:
+            trunk = trunks[branch.train.begins_from.partition("/")[0]]
+            assert branch.train.steps_shared in trunk.train.checkpoints_at
+            assert branch.train.steps_shared == cooldown_start(branch.optim, exact_steps(branch, log))
+            assert replace(branch, {"train.epochs": 1.0, "train.begins_from": ""}) == replace(
+                trunk, {"train.checkpoints_at": ()}
+            )
+    d = {config.train.epochs: CostEstimate().row(config)["sessions_unique"] for config in layout.configs}
+    assert d[0.25] == pytest.approx(d[0.5] / 2, rel=0.1) == pytest.approx(d[1.0] / 4, rel=0.1)
+
+
 def arguments(log, out, *more: str) -> list[str]:
     settings = (f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items())
     return ["sweep", "grid", "--data", str(log.path), "--out", str(out), *settings, *more]
@@ -185,6 +208,18 @@ def test_a_refused_plan_and_a_dry_run_write_nothing(log, tmp_path, capsys, monke
     assert "6 s of compiling 3 programs" in out
     assert "These runs identify power_floor" in out
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_dry_run_says_what_shared_steps_save(log, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dryrun, "probe", lambda config, workers: StepCost(0.01, 2.0, 2**20, 2**20, "a device"))
+    argv = arguments(log, tmp_path / "sweep", "--sizes", "xxs", "--law", "none", "--epochs", "1", "0.5", "--dry-run")
+    assert main(["sweep", "cooldown", *argv[2:]]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    total, saved = (
+        float(re.search(pattern, out)[1]) for pattern in (r"2 runs: (\S+) FLOPs", r"(\S+) of the FLOPs are")
+    )
+    assert saved == pytest.approx(0.8 * 0.5 / 1.5 * total, rel=0.05)
+    assert "1 run begins from a longer run's checkpoint" in out
 
 
 def test_the_cost_of_a_run_is_measured_on_its_own_step(config, log):
@@ -257,6 +292,8 @@ def test_tuned_rates_are_read_by_other_plans_and_their_rows_say_so(log, base, tm
     ("name", "options", "message"),
     [
         ("unlimited_data", {"epochs": 2.0}, "no session is seen twice"),
+        ("cooldown", {"epochs": (1.0, 2.0)}, "--epochs is 2 at most; wanted at most 1, .* or --law none"),
+        ("cooldown", {"epochs": (0.01, 1.0)}, "a warm-up of 1 steps and a cooldown of 1 do not fit into a run of 1 st"),
         ("seeds", {"seeds": (3,)}, "one seed shows no noise"),
         ("history", {"sizes": ("xs", "s")}, "law of one size"),
         ("catalogue", {}, "wanted --logs of other catalogues"),

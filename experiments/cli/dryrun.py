@@ -30,7 +30,10 @@ def show(layout: Layout, rows: Sequence[dict[str, Any]], verdict: Verdict | None
     ends = list(dict.fromkeys([in_order[0], in_order[-1]]))
     costs = [probe(configs[at], workers) for at in ends]
     step_seconds_R = np.interp(per_step_R, per_step_R[ends], [cost.step_seconds for cost in costs])
-    seconds_R = step_seconds_R * [row["steps"] for row in rows]
+    taken_R = np.array(
+        [1 - config.train.steps_shared / row["steps"] for config, row in zip(configs, rows, strict=True)]
+    )
+    seconds_R = step_seconds_R * [row["steps"] for row in rows] * taken_R
     log_bytes_E = np.log([cost.step_bytes for cost in costs])
     bytes_R = np.exp(np.interp(np.log(per_step_R), np.log(per_step_R[ends]), log_bytes_E))
     settings = labels(configs)
@@ -53,6 +56,8 @@ def show(layout: Layout, rows: Sequence[dict[str, Any]], verdict: Verdict | None
         f"{_count(len(programs), 'program')}; {at_best} in {_count(workers, 'worker')} at best. "
         "Evaluation is not included."
     )
+    if (saved := float(np.dot(1 - taken_R, [row["flops_train"] for row in rows]))) > 0:
+        say(f"{saved:.3g} of the FLOPs are saved, because {_branches(taken_R)} from a longer run's checkpoint.")
     measured = [
         f"{cost.step_seconds * 1e3:.3g} ms a step of {rows[at]['params_body']:,} parameters"
         for at, cost in zip(ends, costs, strict=True)
@@ -102,6 +107,11 @@ def _show_verdict(verdict: Verdict, say: Any) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _branches(taken_R: np.ndarray) -> str:
+    count = int(np.sum(taken_R < 1))
+    return _count(count, "run") + (" begins" if count == 1 else " begin")
 
 
 def _time(seconds: float) -> str:

@@ -27,7 +27,7 @@ from rich.text import Text
 from experiments.console import escape
 from experiments.sweep.sweep_folder import RunState, states
 from experiments.sweep.varying import short, varying
-from sessionrec_jax.row_columns import LOSS, RANK_LOSS, baseline_of, floor_of
+from sessionrec_jax.row_columns import FLOPS, FLOPS_SPENT, LOSS, RANK_LOSS, baseline_of, floor_of
 
 _FOLLOW_SECONDS = 2.0
 _WIDE = 1000
@@ -64,6 +64,8 @@ def main(argv: list[str]) -> int:
     for what, column_of in (("popularity", baseline_of), ("known floors", floor_of)):
         if text := _range(rows, column_of):
             console.print(f"{what}: {text}")
+    if saved := _saved(rows):
+        console.print(saved, highlight=False)
     console.print(_counts(runs))
     return 0
 
@@ -187,6 +189,13 @@ def _times(count: int) -> str:
 def _number(value: float | None) -> str:
     """Returns four decimals, or a dash for a missing number."""
     return "-" if value is None else f"{value:.4f}"
+
+
+def _saved(rows: list[dict[str, Any]]) -> str:
+    """Returns a sentence about the FLOPs that runs did not spend, because another run had taken their first steps."""
+    done = [row for row in rows if row["status"] == "done"]
+    spent, trained = (sum(row[name] for row in done) for name in (FLOPS_SPENT, FLOPS))
+    return f"FLOPs: {spent:.3g} spent, {trained - spent:.3g} saved by shared steps" if spent < trained else ""
 
 
 def _range(rows: list[dict[str, Any]], column_of: Callable[[str], str]) -> str:

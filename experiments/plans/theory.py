@@ -37,7 +37,7 @@ def theory(
     elif report["d"] == SESSIONS:
         exponent = truth.data_exponent
         note += "beta = alpha / (1 + alpha) for an endless catalogue"
-        if is_rank_loss:
+        if is_rank_loss and min(config.train.epochs for config in configs) >= 1:
             curve = _counting_curve(configs, prepared, truth)
             note += "; the curve is the Bayes learner that counts each (interest, category) in the same sessions"
     else:

@@ -9,11 +9,11 @@ import numpy as np
 
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
-from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_users, train_windows
+from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_packer, train_users, train_windows
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.data.synthetic.known import known_truth
 from sessionrec_jax.model.spec_of_log import spec_of
-from sessionrec_jax.row import flops_train, parameters, unique
+from sessionrec_jax.row import flops_train, parameters, sessions_seen, unique
 
 _EPOCHS, _WINDOWS = 16, 20_000
 """Epochs that are packed to learn the rows of one, and the windows that they may have together."""
@@ -36,6 +36,11 @@ class Epoch(NamedTuple):
 
     def steps(self, config: Config, epochs: float = 1.0) -> int:
         return max(1, round(epochs * self.rows / config.data.rows))
+
+
+def exact_steps(config: Config, prepared: Prepared) -> int:
+    """Returns the number of steps of a resolved `config`. It packs every epoch of the run."""
+    return len(train_packer(config, prepared, shape_of(replace(config, {"train.microbatches": 1}), 1)))
 
 
 def flops_per_epoch(config: Config, prepared: Prepared) -> float:
@@ -87,8 +92,7 @@ class CostEstimate:
             "epochs_planned": config.train.epochs,
             **parameters(spec),
             "flops_train": flops_train(config, spec, **seen),
-            "sessions_seen": round(distinct["sessions_unique"] * epochs),
-            **distinct,
+            **sessions_seen(config, distinct, epochs),
             "epochs": epochs,
             "users": users,
             "items": catalogue.items,

@@ -93,6 +93,14 @@ def without_row(sweep_dir: Path, names: Iterable[str]) -> list[str]:
     return [name for name in names if not (run_dir(sweep_dir, name) / "row.json").exists()]
 
 
+def is_ready(sweep_dir: Path, config: Config) -> bool:
+    """False while the checkpoint that a run begins from may still appear: its trunk has neither saved it nor ended."""
+    if not config.train.begins_from:
+        return True
+    checkpoint = run_dir(sweep_dir, config.train.begins_from)
+    return checkpoint.exists() or (checkpoint.parent.parent / "row.json").exists()
+
+
 def states(sweep_dir: Path) -> tuple[str, list[RunState]]:
     """Returns the plan's name and every run's state, in the plan's order. Raises InputError if there is no sweep."""
     sweep, leases = _read(sweep_dir), Leases(sweep_dir)

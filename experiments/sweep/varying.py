@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_DERIVED = ("data.items_per_row", "data.fingerprint", "optim.learning_rate_rule")
+_DERIVED = (
+    "data.items_per_row", "data.fingerprint", "optim.learning_rate_rule", "train.checkpoints_at", "train.begins_from",
+)  # fmt: skip
 """Settings that follow from others, so that no label needs them."""
 
 

@@ -87,8 +87,9 @@ def work(
 
 
 def costliest_first(configs: dict[str, Config]) -> list[str]:
-    """The runs in the order in which they start, so that no long run is left for the end."""
-    return sorted(configs, key=lambda run_id: -_cost(configs[run_id]))
+    """The runs in the order in which they start, so that no long run is left for the end. Runs that begin from another
+    run's checkpoint come last."""
+    return sorted(configs, key=lambda run_id: (bool(configs[run_id].train.begins_from), -_cost(configs[run_id])))
 
 
 def _cost(config: Config) -> float:
@@ -109,13 +110,15 @@ class _Queue:
         """Runs that failed together with others: they are done alone."""
 
     def take(self) -> Lease | None:
-        """Takes the first run that is free; None if no run is. Runs that have a row leave `left`."""
+        """Takes the first run that is free and ready; None if no run is. Runs that have a row leave `left`."""
         newest = self._leases.newest()
         for run_id in tuple(self.left):
             if self._has_row(run_id):
                 self.left.remove(run_id)
-            elif (lease := self._leases.take(run_id, newest.get(run_id, 0), _end_at_once)) is not None:
-                return lease
+            elif self._is_ready(run_id):
+                lease = self._leases.take(run_id, newest.get(run_id, 0), _end_at_once)
+                if lease is not None:
+                    return lease
         return None
 
     def take_partners(self, lease: Lease) -> list[Lease]:
@@ -130,7 +133,7 @@ class _Queue:
             if run_id == lease.run_id or program_of(self._configs[run_id]) != program:
                 continue
             generation = newest.get(run_id, 0)
-            if run_id in self.alone or self._has_row(run_id):
+            if run_id in self.alone or self._has_row(run_id) or not self._is_ready(run_id):
                 continue
             if not self._may_fail(self._leases.past(run_id, generation)):
                 continue
@@ -140,6 +143,9 @@ class _Queue:
 
     def _has_row(self, run_id: str) -> bool:
         return (sweep_folder.run_dir(self._sweep_dir, run_id) / "row.json").exists()
+
+    def _is_ready(self, run_id: str) -> bool:
+        return sweep_folder.is_ready(self._sweep_dir, self._configs[run_id])
 
     def _may_fail(self, past: Past) -> bool:
         """True if the run has another attempt after the next one, or if the next one is its first."""

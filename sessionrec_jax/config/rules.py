@@ -88,7 +88,8 @@ def doubts(config: Config, steps: int, epochs_flag: str = "--train.epochs") -> s
       steps: its optimizer steps.
       epochs_flag: the flag that decides its epochs.
     """
-    few, no_warmup = steps < FEWEST_STEPS, 0 < config.optim.warmup_fraction * steps < 1
+    few, optim = steps < FEWEST_STEPS, config.optim
+    no_warmup = not optim.warmup_steps and 0 < optim.warmup_fraction * steps < 1
     reasons = [f"fewer than {FEWEST_STEPS} hardly train a model"] * few + ["its warm-up is no full step"] * no_warmup
     if not reasons:
         return None
@@ -199,6 +200,8 @@ def _contradictions(config: Config) -> Iterator[str]:
                     f"--model.parametrization mup, or {flag} {default}"
                 )
     yield from _schedule_contradictions(config.optim)
+    if config.train.begins_from:
+        yield from _beginning_contradictions(config)
     if config.train.evaluated == "best" and not config.train.validations:
         yield "--train.evaluated is best, but --train.validations is 0; wanted --train.validations 1 or more"
 
@@ -232,4 +235,21 @@ def _schedule_contradictions(optim: Optim) -> Iterator[str]:
         yield (
             f"--optim.warmup-fraction is {optim.warmup_fraction} and --optim.cooldown-fraction {came}, together longer "
             "than the run; wanted at most 1 together"
+        )
+
+
+def _beginning_contradictions(config: Config) -> Iterator[str]:
+    optim, train = config.optim, config.train
+    if not train.begins_from.rpartition("/")[2].isdecimal():
+        yield f"--train.begins-from is {train.begins_from}; wanted a checkpoint, such as RUN/checkpoints/400"
+    if optim.schedule != "cooldown" or not optim.warmup_steps:
+        yield (
+            f"--train.begins-from is given, but under --optim.schedule {optim.schedule} with --optim.warmup-steps "
+            f"{optim.warmup_steps} the first steps depend on the length of the run; wanted cooldown, and "
+            "--optim.warmup-steps above 0"
+        )
+    if train.validations > 1:
+        yield (
+            f"--train.begins-from is given, but --train.validations is {train.validations}, whose places depend on the "
+            "length of the run; wanted 0 or 1"
         )

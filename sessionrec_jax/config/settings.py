@@ -301,6 +301,12 @@ class Train:
     """Wall time between checkpoints. Not part of the run's id."""
     checkpoints_kept: int = 2
     """Newest checkpoints that are kept, in addition to the best by validation. Not part of the run's id."""
+    checkpoints_at: tuple[int, ...] = ()
+    """Steps whose checkpoints are saved and kept, so that other runs may begin from them. Not part of the run's id."""
+    begins_from: str = ""
+    """Checkpoint of a longer run that this one begins from, as RUN/checkpoints/STEP, where RUN is next to the folder of
+    this run. Under optim.schedule cooldown with equal optim.warmup_steps the steps up to there are the same, bit for
+    bit. If it does not exist, this run takes those steps itself. Not part of the run's id."""
     validations: int = 0
     """Passes over the validation sessions, evenly spread over training, the last one at its end. The checkpoint with
     the lowest objective is kept. data.eval_users limits the cost of a pass. 0: no pass."""
@@ -313,6 +319,11 @@ class Train:
     profile_steps: int = 0
     """Steps to trace into RUN/profile for XProf or TensorBoard, after the first ten. 0: no trace. Not part of the run's
     id."""
+
+    @property
+    def steps_shared(self) -> int:
+        """The step of the checkpoint `begins_from`; 0 without one."""
+        return int(self.begins_from.rpartition("/")[2] or 0)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 from sessionrec_jax.config.settings import CONFIG_VERSION, Config, Optim, Train
 from sessionrec_jax.errors import InputError, near_miss
 
-# These cannot change the result of a run: its folder, the origin of a setting, logs, and how its steps are spread over
-# devices and time.
+# These cannot change the result of a run: its folder, the origin of a setting, logs, checkpoints, and how its steps are
+# spread over devices, time and runs.
 _NOT_IN_RUN_ID = (
     ("data", "path"),
     ("data", "rows_auto"),
@@ -24,6 +24,8 @@ _NOT_IN_RUN_ID = (
     ("train", "microbatches"),
     ("train", "checkpoint_every_seconds"),
     ("train", "checkpoints_kept"),
+    ("train", "checkpoints_at"),
+    ("train", "begins_from"),
     ("train", "log_every_steps"),
     ("train", "profile_steps"),
 )
@@ -67,7 +69,8 @@ def program_of(config: Config) -> Config:
         cooldown_fraction=default.cooldown_fraction,
         table_prior=default.table_prior,
     )
-    return dataclasses.replace(config, optim=optim, train=dataclasses.replace(config.train, seed=Train().seed))
+    train = dataclasses.replace(config.train, seed=Train().seed, checkpoints_at=(), begins_from="")
+    return dataclasses.replace(config, optim=optim, train=train)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -29,6 +29,13 @@ class Counters:
     """The largest number of runs that trained side by side in one process, this one included. They share a loop: its
     seconds are in the row of each run, and the speeds of a run are its own share of the devices' work."""
 
+    trunk: str = ""
+    """run_id of the longer run that took the first steps; empty: this run took all."""
+    steps_shared: int = 0
+    """The steps that the trunk took. They are in all other counts too, and in the seconds."""
+    items_shared: int = 0
+    sessions_shared: int = 0
+
     def add(self, counts: BatchCounts) -> None:
         """Adds the counts of one batch."""
         self.target_sessions += counts.target_sessions

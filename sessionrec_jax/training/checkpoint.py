@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -48,9 +48,9 @@ class Checkpoints:
     checkpoint is deleted only when the newer one is complete.
     """
 
-    def __init__(self, folder: Path, kept: int):
-        """`kept` is the number of newest checkpoints that stay, in addition to the best one."""
-        self._folder, self._kept = folder.absolute(), kept
+    def __init__(self, folder: Path, kept: int, kept_steps: Collection[int] = ()):
+        """`kept` is the number of newest checkpoints that stay, in addition to the best one and to `kept_steps`."""
+        self._folder, self._kept, self._kept_steps = folder.absolute(), kept, kept_steps
         options = ocp.AsyncOptions(timeout_secs=int(wait_seconds())) if is_multiprocess() else ocp.AsyncOptions()
         self._orbax = ocp.StandardCheckpointer(async_options=options)
         self._background = ThreadPoolExecutor(1)
@@ -111,7 +111,8 @@ class Checkpoints:
         write_json(partial / _MANIFEST, _checksums(partial))
         replaced = [self._renamed(step)] if step in steps_in(self._folder) else []
         partial.rename(self._folder / str(step))
-        old = [self._renamed(each) for each in steps_in(self._folder)[: -self._kept] if each != best]
+        stay = {best, *self._kept_steps}
+        old = [self._renamed(each) for each in steps_in(self._folder)[: -self._kept] if each not in stay]
         for folder in replaced + old:
             shutil.rmtree(folder)
 

@@ -36,6 +36,7 @@ from sessionrec_jax.training import optim
 from sessionrec_jax.training.checkpoint import Checkpoints
 from sessionrec_jax.training.feed import Feed
 from sessionrec_jax.training.meter import Meter
+from sessionrec_jax.training.shared_steps import shared_steps
 from sessionrec_jax.training.step import Scalars, State, abstract_state
 
 _STEPS_STREAM = 1
@@ -56,7 +57,9 @@ class Member:
 
     def __init__(self, config: Config, run_dir: Path, feed: Feed, lane: int):
         self.config, self.run_dir, self.lane = config, run_dir, lane
-        self.checkpoints = Checkpoints(run_dir / "checkpoints", config.train.checkpoints_kept)
+        self.checkpoints = Checkpoints(
+            run_dir / "checkpoints", config.train.checkpoints_kept, config.train.checkpoints_at
+        )
         self.batches = feed.stream(config.train.seed)
         self.counters, self.best = Counters(), None
         self.step, self.steps = 0, feed.steps_of(config.train.seed)
@@ -69,12 +72,14 @@ class Member:
         self._prior = config.optim.table_prior / (2 * feed.target_sessions)
 
     def begin(self, state: State, devices: Sequence[Any], runs: int) -> State:
-        """Returns the state to go on from: the newest whole checkpoint's, else `state`; both are laid out alike.
+        """Returns the state to go on from: that of the newest whole checkpoint, else of the one that the run begins
+        from, else `state`; all are laid out alike.
 
         `runs` is the number of runs side by side. Raises InputError if there are checkpoints and none is usable.
         """
         log_sums: Sequence[float] = ()
-        if (found := self.checkpoints.restore(state)) is not None:
+        found = self.checkpoints.restore(state) or shared_steps(self.config, self.run_dir, self.steps, state)
+        if found is not None:
             state, progress = found
             _refuse_another_run(progress, self.config, self.run_dir)
             self.batches.set_state(progress["data"])
@@ -102,15 +107,17 @@ class Member:
 
     @property
     def pauses(self) -> bool:
-        """True if the next step has to wait: for a validation, or for ever."""
-        return self.is_at_its_end or self.validation_is_due
+        """True if the next step has to wait: for a checkpoint, a validation, or for ever."""
+        return self.is_at_its_end or self.validation_is_due or self.step in self.config.train.checkpoints_at
 
     def steps_to_pause(self) -> int:
-        """Returns the number of steps up to the next validation or line of metrics.jsonl, or the end of the run."""
+        """Returns the number of steps up to the next validation, checkpoint of a given step or line of metrics.jsonl, or
+        the end of the run."""
         each, every = self.config.train.validations, self.config.train.log_every_steps
         to_line = every - self.step % every
         to_validation = -(-(self.step * each // self.steps + 1) * self.steps // each) - self.step if each else to_line
-        return min(to_line, to_validation, self.steps - self.step)
+        to_checkpoint = (step - self.step for step in self.config.train.checkpoints_at if step > self.step)
+        return min(to_line, to_validation, self.steps - self.step, *to_checkpoint)
 
     def save_if_moved(self, state: State, loop_seconds: float) -> None:
         """Saves, unless no step was taken since the process started. At the end of the run its log is closed first."""

@@ -66,7 +66,8 @@ class Launcher:
         report: Callable[[str], None],
     ) -> None:
         ray, leases = _ray(), Leases(sweep_dir)
-        missing = costliest_first(sweep_folder.read(sweep_dir)[1])
+        configs = sweep_folder.read(sweep_dir)[1]
+        missing = costliest_first(configs)
         with _connected(self.address), StopSignals() as asked:
             wanted = self._wanted([node["Resources"] for node in ray.nodes() if node["Alive"]])
             # One more than the retries: the last task finds that the run was tried often enough and writes its row.
@@ -76,7 +77,9 @@ class Launcher:
             while (missing := sweep_folder.without_row(sweep_dir, missing)) and not asked():
                 newest = leases.newest()
                 for name in missing:
-                    if name not in tasks.values() and not leases.past(name, newest.get(name, 0)).is_held:
+                    if name in tasks.values() or not sweep_folder.is_ready(sweep_dir, configs[name]):
+                        continue
+                    if not leases.past(name, newest.get(name, 0)).is_held:
                         named = task.options(name=name)
                         tasks[named.remote(sweep_dir.absolute(), name, run, options, cores=cores)] = name
                 for reference in _ended(tasks):

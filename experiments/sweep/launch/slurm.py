@@ -73,23 +73,25 @@ class Launcher:
         refresh: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
-        missing, leases = list(sweep_folder.read(sweep_dir)[1]), Leases(sweep_dir)
+        configs, leases = sweep_folder.read(sweep_dir)[1], Leases(sweep_dir)
+        missing = list(configs)
         name = _name(sweep_dir)
         jobs: list[Any] = []
-        taken_before = None
+        seen_before = None
         with StopSignals() as asked:
             while (missing := sweep_folder.without_row(sweep_dir, missing)) and not asked():
                 for job in jobs:
                     _raise_other_errors(job)
                 alive, newest = _alive(name), leases.newest()
-                taken = sum(newest.values())
-                if taken != taken_before:  # else the jobs that were submitted last have done nothing yet
+                ready = sum(sweep_folder.is_ready(sweep_dir, configs[each]) for each in missing)
+                seen = sum(newest.values()), ready
+                if seen != seen_before:  # else the jobs that were submitted last have done nothing yet
                     held = sum(leases.past(each, newest.get(each, 0)).is_held for each in missing)
                     idle = max(0, alive - held)
-                    if (wanted := min(self.workers - alive, len(missing) - held - idle)) > 0:
+                    if (wanted := min(self.workers - alive, ready - held - idle)) > 0:
                         worker = Worker(sweep_dir.absolute(), run, options, 0 if self.gpus else self.cpus)
                         jobs += self._submit(worker, name, wanted)
-                        taken_before = taken
+                        seen_before = seen
                         report(f"SLURM job {jobs[-1].job_id.partition('_')[0]}: {wanted} of {self.workers} workers")
                 elif not alive:
                     raise RuntimeError(f"SLURM's jobs end before they take a run; see {_folder(sweep_dir)}")
