@@ -262,7 +262,7 @@ def test_tuned_rates_are_read_by_other_plans_and_their_rows_say_so(log, base, tm
         RunState(run_id(config), to_dict(config), "done", Past(), {"validation_objective": objective})
         for config, objective in zip(tuned.lay_out(base, log).configs, (3.0, 2.0, 3.0, 3.1, 2.0, 2.1), strict=True)
     ]
-    assert "xs 0.002, s 0.00" in tuned.conclude(tmp_path, runs)
+    assert re.search("xs 0.002 with 1 rows, s 0.00.* with 1 rows", tuned.conclude(tmp_path, runs))
     file = tmp_path / rates.FILE
     found = json.loads(file.read_text())["learning_rate_peak"]
     assert found["xs"] == pytest.approx(2e-3)
@@ -277,12 +277,33 @@ def test_tuned_rates_are_read_by_other_plans_and_their_rows_say_so(log, base, tm
         ({"sizes": ("m",)}, {}, "no rate for the size 'm'"),
         ({"sizes": ("s",)}, {"model.sequence_encoder": "hstu"}, "model.sequence_encoder was transformer and is hstu"),
         ({"sizes": ("s",), "learning_rates": (1e-3,)}, {}, "give one"),
+        ({"sizes": ("s",)}, {"data.rows": 2}, "has batches of 1 rows for the size s, but --data.rows is 2; leave"),
     ):
         with pytest.raises(InputError, match=message):
             plan_of("grid", learning_rates_from=file, **options).configs(replace(base, settings), 160)
     runs[0] = dataclasses.replace(runs[0], status="failed", row={})
     with pytest.raises(InputError, match="1 runs failed"):
         tuned.conclude(tmp_path, runs)
+
+
+def test_rates_and_rows_are_tuned_together_and_read_together(log, base, tmp_path):
+    base = replace(base, {"data.rows": 0})
+    tuned = plan_of("learning_rate", sizes=("xs", "s"), learning_rates=(1e-3, 2e-3, 4e-3), rows=(2, 4))
+    best = {("xs", 2): (2.0, 2e-3), ("xs", 4): (2.1, 1e-3), ("s", 2): (1.9, 4e-3), ("s", 4): (1.8, 2e-3)}
+
+    def planted(config: Config) -> float:
+        lowest, rate = best[size_of(config), config.data.rows]
+        return lowest + 0.1 * math.log(config.optim.learning_rate_peak / rate) ** 2
+
+    configs = tuned.lay_out(base, log).configs
+    runs = [RunState(run_id(c), to_dict(c), "done", Past(), {"validation_objective": planted(c)}) for c in configs]
+    tuned.conclude(tmp_path, runs)  # the other rows have their lowest objective at an end, which is no matter
+    file = tmp_path / rates.FILE
+    assert json.loads(file.read_text())["rows"] == {"xs": 2, "s": 4}
+    found = plan_of("epochs", sizes=("s", "xs"), learning_rates_from=file, law="none").lay_out(base, log).configs
+    assert {(size_of(c), c.data.rows, c.optim.learning_rate_peak) for c in found} == {("xs", 2, 2e-3), ("s", 4, 2e-3)}
+    with pytest.raises(InputError, match="both say how many rows"):
+        tuned.lay_out(replace(base, {"data.rows": 2}), log)
 
 
 # Settings.

@@ -69,7 +69,7 @@ def test_a_branch_is_the_same_run_done_whole_and_its_row_says_what_it_took(short
     assert whole[1]["flops_spent"] == row["flops_train"]
     assert row["flops_spent"] / row["flops_train"] == pytest.approx(1 - STEP / row["steps"], rel=0.1)
     lines = [json.loads(line) for line in (folder / "branch" / "metrics.jsonl").read_text().splitlines()]
-    assert lines[0]["step"] == STEP  # with the steps of the trunk since its last line
+    assert lines[0]["step"] == STEP + 1  # with the steps of the trunk since its last line
 
 
 def test_a_branch_that_was_stopped_needs_its_trunk_no_longer(short, whole, folder, log, tmp_path):

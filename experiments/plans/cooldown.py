@@ -54,7 +54,10 @@ class Plan(ScalingPlan):
                 f"--epochs is {max(self.epochs):g} at most; wanted at most 1, so that no session is seen twice, or "
                 "--law none"
             )
-        return [{"train.epochs": epochs, "optim.schedule": "cooldown"} for epochs in self.epochs]
+        return [{"train.epochs": epochs} for epochs in self.epochs]
+
+    def configs(self, base: Config, users: int) -> list[Config]:
+        return super().configs(replace(base, {"optim.schedule": "cooldown"}), users)
 
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
         """Returns every run, each once, with the warm-up that all share. Raises InputError where the shortest run has

@@ -1,4 +1,4 @@
-"""The best learning rate of each size: found among tuned runs, written to a file, read by other plans."""
+"""The best learning rate and batch of each size: found among tuned runs, written to a file, read by other plans."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +19,47 @@ from sessionrec_jax.errors import InputError, near_miss
 from sessionrec_jax.runfolder.files import read_json, write_json
 
 FILE = "learning_rates.json"
-_KEYS = ("learning_rate_peak", "settings")
-_SECTIONS = ("paradigm", "model.", "loss.", "optim.", "data.rows", "data.sessions_per_row")
+_KEYS = ("learning_rate_peak", "rows", "settings")
+_SECTIONS = ("paradigm", "model.", "loss.", "optim.", "data.sessions_per_row")
 """Beginnings of the names of settings that the best rate depends on."""
-_TUNED = ("optim.learning_rate_peak", "optim.learning_rate_rule", "data.rows_auto", *SETTINGS)
-"""Settings among those that a size, its tuning or the log decides."""
+_TUNED = ("optim.learning_rate_peak", "optim.learning_rate_rule", *SETTINGS)
+"""Settings among those that a size or its tuning decides."""
 
 
-def best(size: str, runs: Iterable[tuple[float, float | None]]) -> float:
+class Tuned(NamedTuple):
+    """The best settings of a size."""
+
+    learning_rate_peak: float
+    rows: int
+    """Rows of a batch, `data.rows`."""
+
+
+def best_with_rows(size: str, runs: Iterable[tuple[int, float, float | None]]) -> Tuned:
+    """Returns the rows that reach the lowest objective, and their best rate.
+
+    Args:
+      size: name of the runs' size, for messages.
+      runs: (rows, rate, objective), any number of each; None: the run diverged.
+
+    Raises InputError as `best` does, for the rows that are best. The others may have their lowest objective at an end.
+    """
+    by_rows: dict[int, list[tuple[float, float | None]]] = defaultdict(list)
+    for rows, rate, objective in runs:
+        by_rows[rows].append((rate, objective))
+    chosen = min(by_rows, key=lambda rows: min(_means(by_rows[rows]).values()))
+    named = f"{size} with batches of {chosen} rows" if len(by_rows) > 1 else size
+    return Tuned(best(named, by_rows[chosen]), chosen)
+
+
+def _means(runs: Iterable[tuple[float, float | None]]) -> dict[float, float]:
+    """Returns the mean objective of each rate, in ascending order of rates; infinite where a run diverged."""
+    by_rate: dict[float, list[float]] = defaultdict(list)
+    for rate, objective in runs:
+        by_rate[rate].append(math.inf if objective is None else objective)
+    return {rate: sum(values) / len(values) for rate, values in sorted(by_rate.items())}
+
+
+def best(size: str, runs: Sequence[tuple[float, float | None]]) -> float:
     """Returns the rate of the lowest objective, by a polynomial in its logarithm.
 
     Args:
@@ -35,10 +68,7 @@ def best(size: str, runs: Iterable[tuple[float, float | None]]) -> float:
 
     Raises InputError where the lowest objective is at the lowest or the highest rate that was tried.
     """
-    by_rate: dict[float, list[float]] = defaultdict(list)
-    for rate, objective in runs:
-        by_rate[rate].append(math.inf if objective is None else objective)
-    mean = {rate: sum(values) / len(values) for rate, values in sorted(by_rate.items())}
+    mean = _means(runs)
     finite = [rate for rate in mean if mean[rate] < math.inf]
     if not finite:
         raise InputError(f"size {size}: every run diverged; try lower rates than {min(mean):g}")
@@ -49,8 +79,8 @@ def best(size: str, runs: Iterable[tuple[float, float | None]]) -> float:
             f"size {size}: the lowest objective, {mean[lowest]:.5g}, is at {lowest:g}, an end of the rates that were "
             f"tried; add {to_add:.3g} to --learning-rates"
         )
-    rate_R = np.array([rate for rate in finite for _ in by_rate[rate]])
-    objective_R = np.array([value for rate in finite for value in by_rate[rate]])
+    kept = sorted((rate, objective) for rate, objective in runs if mean[rate] < math.inf)
+    rate_R, objective_R = np.array(kept, float).T
     found = vertex.local(vertex.Curve.from_rows(rate_R, objective_R, np.arange(len(rate_R))))
     if found.log_n is None:
         tried = ", ".join(f"{rate:g}" for rate in finite)
@@ -67,35 +97,38 @@ def _beyond(tried: list[float], end: float, *, is_high: bool) -> float:
     return end * step if is_high else end / step
 
 
-def write(folder: Path, base: dict[str, Any], found: dict[str, float]) -> Path:
+def write(folder: Path, base: dict[str, Any], found: dict[str, Tuned]) -> Path:
     """Writes FILE and returns its path. `base`: any run of the sweep, as `to_dict` writes it."""
     path = folder / FILE
-    write_json(path, dict(zip(_KEYS, (found, _settings(base)), strict=True)))
+    rates, rows = ({size: tuned[part] for size, tuned in found.items()} for part in range(2))
+    write_json(path, dict(zip(_KEYS, (rates, rows, _settings(base)), strict=True)))
     return path
 
 
-def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, float]:
-    """Returns {size: best rate}. Raises InputError where the file is missing or damaged, lacks a size, or was tuned for
-    other settings."""
+def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, Tuned]:
+    """Returns the best settings of each size. Raises InputError where the file is missing or damaged, lacks a size, or
+    was tuned for other settings."""
     if not path.is_file():
         raise InputError(f"no file {path}; `sessionrec sweep learning_rate --out SWEEP` writes SWEEP/{FILE}")
     values = read_json(path)
     if not (isinstance(values, dict) and all(isinstance(values.get(key), dict) for key in _KEYS)):
         raise InputError(f"{path} is not what a sweep of the plan learning_rate writes; it wants {', '.join(_KEYS)}")
-    found, settings = (values[key] for key in _KEYS)
+    rates, rows, settings = (values[key] for key in _KEYS)
     names = {size: size_of(sized(base, size)) for size in sizes}
     for name in names.values():
-        if name not in found:
-            raise InputError(f"{path} has no rate for the size {name!r}; {near_miss(name, found)}. Tune it too.")
-    if not base.data.rows:
-        rows = settings.get("data.rows")
-        raise InputError(f"{path} was tuned with batches of {rows} rows; give --data.rows {rows}, or tune for others")
+        if name not in rates or name not in rows:
+            raise InputError(f"{path} has no rate for the size {name!r}; {near_miss(name, rates)}. Tune it too.")
+        if base.data.rows not in (0, rows[name]) and not base.data.rows_auto:
+            raise InputError(
+                f"{path} has batches of {rows[name]} rows for the size {name}, but --data.rows is {base.data.rows}; "
+                "leave --data.rows out, or tune with it"
+            )
     here = _settings(to_dict(base))
     differ = [name for name in here if here[name] != settings.get(name)]
     if differ:
         each = (f"{name} was {short(settings.get(name))} and is {short(here[name])}" for name in differ)
         raise InputError(f"{path} was tuned for other settings: {'; '.join(each)}. Tune for these.")
-    return {size: found[name] for size, name in names.items()}
+    return {size: Tuned(rates[name], rows[name]) for size, name in names.items()}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class ScalingPlan:
     learning_rates: tuple[float, ...] = ()
     """Peak learning rates to choose from by validation in each cell. Left out: 3e-3."""
     learning_rates_from: Path | None = None
-    """learning_rates.json of a sweep of the plan `learning_rate`: each size runs at its own best rate."""
+    """learning_rates.json of a sweep of the plan `learning_rate`: each size runs at its own best rate and batch."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of every run."""
 
@@ -62,14 +62,14 @@ class ScalingPlan:
 
     def configs(self, base: Config, users: int) -> list[Config]:
         """`base` with each of the changes, at every size, learning rate and seed; each run once."""
-        rates_of = self._rates(base)
+        tuned_of = self._tuned(base)
         found = {}
         for change, size, seed in itertools.product(self.changes(base, users), self.sizes, self.seeds):
-            for rate in rates_of[size]:
-                tuned = {"optim.learning_rate_peak": rate, "train.seed": seed}
-                if self.learning_rates_from or len(rates_of[size]) > 1:
-                    tuned["optim.learning_rate_rule"] = "tuned"
-                config = replace(sized(base, size), change | tuned)
+            for tuned in tuned_of[size]:
+                own = tuned | {"train.seed": seed}
+                if self.learning_rates_from or len(tuned_of[size]) > 1:
+                    own["optim.learning_rate_rule"] = "tuned"
+                config = replace(sized(base, size), change | own)
                 found.setdefault(run_id(config), check(config))
         return list(found.values())
 
@@ -88,12 +88,17 @@ class ScalingPlan:
         untuned = {"seeds": self.seeds[:1], "learning_rates": (), "learning_rates_from": None}
         return dataclasses.replace(self, **untuned, **self.more(base, training_users(prepared)))
 
-    def _rates(self, base: Config) -> dict[str, Sequence[float]]:
+    def _tuned(self, base: Config) -> dict[str, list[dict[str, Any]]]:
+        """Returns the settings to tune over at each size, or those that were found."""
         if self.learning_rates_from is None:
-            return dict.fromkeys(self.sizes, self.learning_rates or (Optim().learning_rate_peak,))
+            tried = self.learning_rates or (Optim().learning_rate_peak,)
+            return {size: [{"optim.learning_rate_peak": rate} for rate in tried] for size in self.sizes}
         if self.learning_rates:
             raise InputError("--learning-rates and --learning-rates-from both say at which rates to run; give one")
-        return {size: (rate,) for size, rate in rates.read(self.learning_rates_from, base, self.sizes).items()}
+        return {
+            size: [{"optim.learning_rate_peak": rate, "data.rows": rows, "data.rows_auto": False}]
+            for size, (rate, rows) in rates.read(self.learning_rates_from, base, self.sizes).items()
+        }
 
 
 def layout(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
