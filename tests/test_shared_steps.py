@@ -161,7 +161,7 @@ def test_a_branch_waits_for_its_trunk_s_checkpoint_or_its_end(tmp_path):
 def test_two_workers_one_of_them_killed_end_with_the_rows_of_whole_runs(log, tmp_path, capsys):
     out, calm = tmp_path / "sweep", tmp_path / "calm"
     command = [sys.executable, "-m", "experiments", "sweep", "cooldown", "--data", str(log.path), "--out", str(out)]
-    options = "--epochs 0.5 1 3 --sizes xxs --learning-rates 0.01 --law none --workers 2"
+    options = "--epochs 0.5 1 2 --sizes xxs --learning-rates 0.01 --law none --workers 2"
     sweep = start([*command, *options.split(), *SMALL.split()])
     until(lambda: running(out))
     (trunk, holder) = next(iter(running(out).items()))
