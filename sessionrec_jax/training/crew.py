@@ -111,8 +111,8 @@ class Member:
         return self.is_at_its_end or self.validation_is_due or self.step in self.config.train.checkpoints_at
 
     def steps_to_pause(self) -> int:
-        """Returns the number of steps up to the next validation, checkpoint of a given step or line of metrics.jsonl, or
-        the end of the run."""
+        """Returns the number of steps up to the next validation, line of metrics.jsonl or one of
+        `train.checkpoints_at`, or to the end of the run."""
         each, every = self.config.train.validations, self.config.train.log_every_steps
         to_line = every - self.step % every
         to_validation = -(-(self.step * each // self.steps + 1) * self.steps // each) - self.step if each else to_line
