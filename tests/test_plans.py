@@ -140,7 +140,8 @@ def spent(config: Config, log) -> float:
     packer = Packer(cut, shape_of(config, 1), config.train.epochs, config.train.seed)
     window_P, _ = packer._rows(0, len(packer) * config.data.rows)
     items, sessions = (int(of_W[window_P].sum()) for of_W in (cut.items_W, cut.last_W - cut.first_W))
-    return flops_train(config, spec_of(config, log, train_catalogue(config, log)), items, sessions, len(packer))
+    spec = spec_of(config, log, train_catalogue(config, log))
+    return flops_train(config, spec, items=items, sessions=sessions, steps=len(packer))
 
 
 def test_the_runs_of_a_budget_spend_it(log, base):
