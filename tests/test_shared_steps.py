@@ -158,6 +158,7 @@ def test_a_branch_waits_for_its_trunk_s_checkpoint_or_its_end(tmp_path):
     assert order.index((1, True)) > max(place for place, each in enumerate(order) if each == (1, False))
 
 
+@pytest.mark.slow  # three runs, each done twice; the tests above state the same of single runs
 def test_two_workers_one_of_them_killed_end_with_the_rows_of_whole_runs(log, tmp_path, capsys):
     out, calm = tmp_path / "sweep", tmp_path / "calm"
     command = [sys.executable, "-m", "experiments", "sweep", "cooldown", "--data", str(log.path), "--out", str(out)]
