@@ -135,7 +135,9 @@ def readers_folder(tmp_path):
     videos += "".join(f"{video},1,NORMAL,2022-04-01,Web,public,9.0,1,1,1,1,{video % 3}\n" for video in range(20))
     (source / "video_features_basic_pure.csv").write_text(videos)
     session = [{"item": 1, "clicked": True}, {"item": 2, "clicked": False}]
-    (tmp_path / "users.jsonl").write_text(json.dumps({"user": 7, "sessions": [session]}) + "\n")
+    (tmp_path / "users.jsonl").write_text(
+        json.dumps({"user": 7, "sessions": [session], "times": [1_714_555_000]}) + "\n"
+    )
     grid = [(n, d) for n in (1e6, 1e7, 1e8) for d in (1e7, 1e8, 1e9, 1e10)]
     rows = [{"N": n, "D": d, "LOSS": 1.7 + 400 / n**0.34 + 400 / d**0.28} for n, d in grid]
     pl.DataFrame(rows).write_csv(tmp_path / "runs.csv")
