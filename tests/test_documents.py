@@ -29,11 +29,10 @@ SMALLER = {
     # README
     "prepare synthetic --users 20000": "prepare synthetic --base 4 --depth 2 --users 400",
     "--model.width 128 --model.layers 4": "--model.width 8 --model.layers 1 --train.epochs 1",
-    "--users 500 1000 2000 4000 8000 16000 --sizes s": "--users 32 48 80 140 240 --sizes xxs --epochs 4 --workers 1",
-    "--data.eval-users 500": "--data.eval-users 40",
-    "--learning-rates 3e-3 1e-2": "--learning-rates 1e-2",
+    "--users 500 900 1600 2900 5200 9400 --sizes s": "--users 32 48 80 140 240 --sizes xxs --epochs 4 --workers 1",
+    "--data.eval-users 500": "--data.eval-users 40 --learning-rates 1e-2",
     "--k 50": "--k 5",
-    "sweep isoflop": "sweep isoflop --sizes xxs xs s --epochs 8",
+    "sweep isoflop": "sweep isoflop --sizes xxs xs s --epochs 64",
     "--out PARADIGM ": "--out PARADIGM --epochs 0.2 --seeds 0 --learning-rates 3e-3 --encoders gru ",
     # docs
     "--mesh data=4,model=2 --data.rows 8": "--mesh data=4,model=2 --data.rows 8 --model.width 8 --train.epochs 1",
