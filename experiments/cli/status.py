@@ -193,7 +193,7 @@ def _number(value: float | None) -> str:
 
 def _saved(rows: list[dict[str, Any]]) -> str:
     """Returns a sentence about the FLOPs that runs did not spend, because another run had taken their first steps."""
-    done = [row for row in rows if row["status"] == "done"]
+    done = [row for row in rows if FLOPS_SPENT in row]  # rows of an older release have no such column
     spent, trained = (sum(row[name] for row in done) for name in (FLOPS_SPENT, FLOPS))
     return f"FLOPs: {spent:.3g} spent, {trained - spent:.3g} saved by shared steps" if spent < trained else ""
 
