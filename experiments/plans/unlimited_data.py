@@ -3,7 +3,7 @@
 With --data.fresh and --sessions the training sessions are drawn in the step, by the process that made the log: any
 number of them, without a log to store and to read. The plan then gives each setting that such a run needs, unless you
 set it: a session is its anchor, described by its digits, and the rank loss alone is trained, on exposures that are
-scored by category. `expected` labels are the limit of endless data: the excess over the floor then falls as N^-alpha.
+scored by category. N counts the digits' tables, whose width is half of the model's. `expected` labels are the limit of endless data: the excess over the floor then falls as N^-alpha.
 
 Otherwise a run makes at most one pass over the log, so that no session is seen twice. The log must be much larger than
 what the largest size can learn from.
@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal
 from experiments.plans.scaling_plan import ScalingPlan
 from experiments.plans.sizes import around
 from experiments.sweep.varying import flat
-from sessionrec_jax.config.settings import Config
-from sessionrec_jax.config.values import to_dict
+from sessionrec_jax.config.settings import Config, Model
+from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.row_columns import FIT, PARAMS
 
@@ -66,6 +66,13 @@ class Plan(ScalingPlan):
         if not 0 < self.epochs <= 1:
             raise InputError(f"--epochs is {self.epochs:g}; wanted at most 1, so that no session is seen twice")
         return [{"train.epochs": self.epochs}]
+
+    def configs(self, base: Config, users: int) -> list[Config]:
+        """The digits' tables grow with the model on fresh sessions: their width is half of the model's, at least 4."""
+        found = super().configs(base, users)
+        if base.data.fresh == "no" or base.model.side_width != Model().side_width:
+            return found
+        return [replace(config, {"model.side_width": max(4, config.model.width // 2)}) for config in found]
 
     def more(self, base: Config, users: int) -> dict[str, Any]:
         return {"sizes": around(self.sizes)}
