@@ -39,6 +39,7 @@ SMALLER = {
     "--paradigm nipp_plus ": "--paradigm nipp_plus --model.width 8 --train.epochs 0.1 ",
     "--data.rows 512": "--model.width 8 --train.epochs 1 --data.rows 512",
     "--bootstrap 4000": "--bootstrap 20",
+    "--sessions 20000000": "--sessions 200000 --model.no-remat",
     "--data.rows 4 --train.epochs 50": "--data.rows 4 --train.epochs 5 --model.width 8",
 }
 """What a document says, and what is run instead."""

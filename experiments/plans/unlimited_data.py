@@ -3,7 +3,8 @@
 With --data.fresh and --sessions the training sessions are drawn in the step, by the process that made the log: any
 number of them, without a log to store and to read. The plan then gives each setting that such a run needs, unless you
 set it: a session is its anchor, described by its digits, and the rank loss alone is trained, on exposures that are
-scored by category. N counts the digits' tables, whose width is half of the model's. `expected` labels are the limit of endless data: the excess over the floor then falls as N^-alpha.
+scored by category. N counts the digits' tables, whose width is half of the model's. `expected` labels are the limit of
+endless data: the excess over the floor then falls as N^-alpha.
 
 Otherwise a run makes at most one pass over the log, so that no session is seen twice. The log must be much larger than
 what the largest size can learn from.
