@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # jax reads these when it starts its backend. There are always eight devices, so no test of sharding is ever skipped.
 # The programs are small, so compiling them fast matters more than running them fast.
@@ -11,6 +12,12 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
     "--xla_llvm_disable_expensive_passes=true"
 )
+
+# Tests of one worker, and the processes that they start, share their compiled programs: many train the same model.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="sessionrec-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import pytest
 

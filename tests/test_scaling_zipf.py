@@ -108,16 +108,20 @@ def table() -> scaling.RunTable:
     return from_frame(pl.DataFrame(columns), scaling.Columns(loss="loss", d="d", n="n"))
 
 
-def test_the_gamma_form_recovers_both_exponents_and_the_floor(table):
-    fit = scaling.fit(table, law="gamma", objective="ls", bootstrap=0)
-    assert fit.params["alpha"] == pytest.approx(1 / 2, rel=0.03)
-    assert fit.params["beta"] == pytest.approx(1 / 3, rel=0.03)
-    assert fit.params["E"] == pytest.approx(EXACT.floor, abs=2e-5)
-    assert fit.params["gamma"] < 0.5
+@pytest.fixture(scope="module")
+def gamma(table) -> scaling.Fit:
+    return scaling.fit(table, law="gamma", objective="ls", bootstrap=0)
 
 
-def test_the_largest_runs_choose_the_gamma_form(table):
-    forms = scaling.fit(table, law="gamma", objective="ls", bootstrap=0).forms
+def test_the_gamma_form_recovers_both_exponents_and_the_floor(gamma):
+    assert gamma.params["alpha"] == pytest.approx(1 / 2, rel=0.03)
+    assert gamma.params["beta"] == pytest.approx(1 / 3, rel=0.03)
+    assert gamma.params["E"] == pytest.approx(EXACT.floor, abs=2e-5)
+    assert gamma.params["gamma"] < 0.5
+
+
+def test_the_largest_runs_choose_the_gamma_form(gamma):
+    forms = gamma.forms
     assert forms.chosen == "gamma"
     worst = {name: max(r.rms_log_error for r in forms.rows if r.law == name) for name in ("gamma", "chinchilla")}
     assert worst["gamma"] < worst["chinchilla"] / 20

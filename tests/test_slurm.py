@@ -137,6 +137,7 @@ def job_of(pid: int) -> str:
     return next(each.partition("=")[2] for each in environ if each.startswith("SLURM_JOB_ID="))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_or_is_out_of_time_is_resumed(log, tmp_path, slurm):
     """One worker is killed, the other is warned that its time is up."""
     sweep = start(command(log, tmp_path, epochs=6, launcher="--launcher slurm --workers 2"), slurm)
