@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from onestep import assert_same_bits
 
+from experiments.plans.unlimited_data import Plan
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
@@ -208,3 +209,35 @@ def test_a_log_of_no_known_process_is_refused(fresh, log, tmp_path):
     unknown = dataclasses.replace(log, path=copy)
     with pytest.raises(InputError, match="was not made by a known process"):
         train(fresh, unknown, tmp_path / "run")
+
+
+def test_the_plan_gives_each_size_its_sessions_and_its_tables(log):
+    plan = Plan(sizes=("8x1x1", "16x1x1"), sessions=(1_000, 4_000))
+    small, large = plan.configs(replace(Config(), {"data.fresh": "expected"}), users=10)
+    assert (small.data.fresh_sessions, large.data.fresh_sessions) == (1_000, 4_000)
+    assert (small.model.side_width, large.model.side_width) == (4, 8)
+    assert {small.loss.retrieval, small.data.eval_candidates, small.model.scored_by} == {"none", "shown", ("category",)}
+    kept = plan.configs(replace(Config(), {"data.fresh": "expected", "model.side_width": 6}), users=10)
+    assert {config.model.side_width for config in kept} == {6}
+
+
+@pytest.mark.parametrize(
+    ("fresh", "sessions", "message"),
+    [
+        ("expected", (), "needs --sessions: one number for all sizes, or one for each of the 6 sizes; 0 came"),
+        ("expected", (1, 2), "or one for each of the 6 sizes; 2 came"),
+        ("no", (5,), "--sessions came, but --data.fresh is no"),
+    ],
+)
+def test_numbers_of_sessions_that_fit_no_size_are_refused(fresh, sessions, message):
+    with pytest.raises(InputError, match=message):
+        Plan(sessions=sessions).configs(replace(Config(), {"data.fresh": fresh}), users=10)
+
+
+def test_the_law_of_a_fresh_sweep_is_of_the_exact_loss(log):
+    laid_out = Plan(sizes=("8x1x1", "16x1x1"), sessions=(1_000,)).lay_out(
+        replace(Config(), {"data.fresh": "expected", "data.rows": 64}), log
+    )
+    assert laid_out.files["report.json"]["loss"] == "rank_exact_nats_per_exposure"
+    theory = laid_out.files["theory.json"]
+    assert (theory["exponent"], theory["floor"]) == (0.5, known_truth(log).rank_floor_nats_per_exposure)

@@ -12,13 +12,15 @@ what the largest size can learn from.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from experiments.plans.scaling_plan import ScalingPlan
-from experiments.plans.sizes import around
+from experiments.plans.sizes import around, size_of, sized
 from experiments.sweep.varying import flat
+from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config, Model
 from sessionrec_jax.config.values import replace, to_dict
 from sessionrec_jax.errors import InputError
@@ -43,8 +45,9 @@ class Plan(ScalingPlan):
     sizes: tuple[str, ...] = ("xxs", "xs", "s", "m", "l", "xl")
     epochs: float = 1.0
     """Part of the log's training sessions that a run sees, each once: at most 1."""
-    sessions: int = 0
-    """With --data.fresh: sessions of each run, drawn in the step."""
+    sessions: tuple[int, ...] = ()
+    """With --data.fresh: sessions of a run, drawn in the step. One number for all sizes, or one for each size: a larger
+    model takes longer to learn what it can hold."""
     law: Literal["power_floor", "power", "none"] = "power_floor"
     """The law to fit, with N in the place of D; a plan that cannot identify it is refused. none: no law."""
 
@@ -59,24 +62,37 @@ class Plan(ScalingPlan):
         """Raises InputError for more than one epoch, and for a number of sessions without --data.fresh or the other way
         round."""
         if base.data.fresh != "no":
-            if self.sessions < 1:
-                raise InputError(f"--data.fresh {base.data.fresh} needs --sessions, the number of sessions of each run")
-            return [{"data.fresh_sessions": self.sessions} | _left_out(base, FRESH)]
+            if len(self.sessions) not in (1, len(self.sizes)):
+                raise InputError(
+                    f"--data.fresh {base.data.fresh} needs --sessions: one number for all sizes, or one for each of "
+                    f"the {len(self.sizes)} sizes; {len(self.sessions)} came"
+                )
+            return [{"data.fresh_sessions": self.sessions[0]} | _left_out(base, FRESH)]
         if self.sessions:
-            raise InputError(f"--sessions is {self.sessions}, but --data.fresh is no; wanted --data.fresh expected")
+            raise InputError("--sessions came, but --data.fresh is no; wanted --data.fresh expected, or no --sessions")
         if not 0 < self.epochs <= 1:
             raise InputError(f"--epochs is {self.epochs:g}; wanted at most 1, so that no session is seen twice")
         return [{"train.epochs": self.epochs}]
 
     def configs(self, base: Config, users: int) -> list[Config]:
-        """The digits' tables grow with the model on fresh sessions: their width is half of the model's, at least 4."""
+        """On fresh sessions each size has its own number of them, and digits' tables that grow with it: their width is
+        half of the model's, at least 4."""
         found = super().configs(base, users)
-        if base.data.fresh == "no" or base.model.side_width != Model().side_width:
+        if base.data.fresh == "no":
             return found
-        return [replace(config, {"model.side_width": max(4, config.model.width // 2)}) for config in found]
+        sizes = [size_of(sized(base, size)) for size in self.sizes]
+        sessions = dict(zip(sizes, itertools.cycle(self.sessions), strict=False))
+
+        def grown(config: Config) -> Config:
+            own = {"data.fresh_sessions": sessions[size_of(config)]}
+            if base.model.side_width == Model().side_width:
+                own["model.side_width"] = max(4, config.model.width // 2)
+            return check(replace(config, own))
+
+        return [grown(config) for config in found]
 
     def more(self, base: Config, users: int) -> dict[str, Any]:
-        return {"sizes": around(self.sizes)}
+        return {"sizes": around(self.sizes), "sessions": tuple(sorted(self.sessions)[-1:])}
 
 
 def _left_out(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
