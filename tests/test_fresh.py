@@ -124,14 +124,16 @@ def test_coins_of_every_category_are_those_of_the_truth():
     np.testing.assert_array_equal((q_BC > 0.2)[:, present], coin_BC[:, present])
 
 
-@pytest.mark.parametrize("labels", ["sampled", "expected"])
-def test_eight_devices_equal_one(fresh, log, tmp_path, labels):
-    runs = [
+@pytest.mark.parametrize(("labels", "data", "model"), [
+    ("expected", 8, 1), pytest.param("expected", 2, 2, marks=pytest.mark.slow),
+    pytest.param("sampled", 8, 1, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_mesh_takes_the_run_of_one_device(fresh, log, tmp_path, labels, data, model):
+    one, many = (
         train(replace(fresh, {"data.fresh": labels, "mesh.data": n, "mesh.model": m}), log, tmp_path / f"{n}{m}")
-        for n, m in ((1, 1), (8, 1), (2, 2))
-    ]
-    for other in runs[1:]:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), runs[0].params, other.params)
+        for n, m in ((1, 1), (data, model))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one.params, many.params)
 
 
 def test_how_steps_are_divided_into_calls_changes_no_bit(fresh, log, tmp_path):

@@ -55,7 +55,7 @@ LOSSES = {
 NEAR = 5e-4
 """A twentieth of the step's learning rate."""
 NORMAL = [("sampled", {"data": 2, "fsdp": 2, "model": 2}), ("full", {"data": 4, "model": 2}),
-          ("sparse", {"data": 1, "fsdp": 2, "model": 4})]  # fmt: skip
+          pytest.param("sparse", {"data": 1, "fsdp": 2, "model": 4}, marks=pytest.mark.slow)]  # fmt: skip
 
 
 def name_of(value) -> str:
@@ -90,6 +90,7 @@ def test_a_sparse_step_makes_no_array_of_a_tables_size(one):
     assert dense - taken > 0.9 * table.nbytes
 
 
+@pytest.mark.slow
 def test_lazy_adam_moves_the_rows_that_are_read_as_adam_does_and_no_others(setting):
     config, log = setting
     lazy, dense = (

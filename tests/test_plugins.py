@@ -72,6 +72,7 @@ def test_a_stopped_run_resumes_bit_for_bit(toys, log, tmp_path):
         restore(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_under_mup_a_step_changes_as_much_in_any_width_and_depth():
     toys = dataclasses.replace(MUP, session_encoder="mean_and_max", sequence_encoder="running_mean")
     found = slopes(toys, "mup")

@@ -172,6 +172,7 @@ def test_shards_under_vmap_and_a_mesh_have_the_sums_of_each(rank, config):
     np.testing.assert_allclose(gradient_GT, [x[2] for x in alone], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_of_training_is_the_same_on_one_device_and_on_eight(config, log):
     """Uses the two forms that loop: chunks of the catalogue, and distances within a session."""
     results = []

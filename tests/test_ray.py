@@ -60,6 +60,7 @@ def cluster():
     found.end()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_resumed_and_a_stopped_sweep_saves(log, tmp_path, cluster):
     argv = command(log, tmp_path, epochs=6, launcher=f"--launcher ray --address {cluster.address}")
     sweep = start(argv)

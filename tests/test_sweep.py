@@ -170,7 +170,7 @@ def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
     assert rows(tmp_path).keys() == left.keys()
 
 
-@pytest.mark.parametrize("runs", [150, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [60, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_no_run_is_lost_or_done_twice_when_workers_are_killed(tmp_path, runs):
     found = _disturbed.disturbed(tmp_path, runs, Launcher(8))
     assert found.kills > runs / 50
