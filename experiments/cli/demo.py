@@ -106,7 +106,7 @@ class Command:
     """The folder of the demo. It gets log/, sweep/, fit.json, report.html and sizes.html."""
     size: Literal["full", "smallest"] = "full"
     """The time that the demo takes on two cores.
-    full: about ten minutes; gives the figures of the README
+    full: ten minutes or more; gives the figures of the README
     smallest: about two minutes; only shows that every step works"""
     workers: int | None = None
     """The number of worker processes. The default is that of `sessionrec sweep`."""

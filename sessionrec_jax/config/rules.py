@@ -142,30 +142,7 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure in each slot and so no pairs; "
             "wanted --loss.rank pointwise, or --loss.alpha 0"
         )
-    if config.data.eval_candidates == "shown":
-        for came, why, wanted in (
-            (loss.alpha == 0, "--loss.alpha is 0", "--loss.alpha above 0"),
-            (config.data.eval_seen == "masked", "--data.eval-seen is masked", "--data.eval-seen kept"),
-        ):
-            if came:
-                yield (
-                    f"{why}, but --data.eval-candidates shown measures the rank loss alone; wanted {wanted}, or "
-                    "--data.eval-candidates catalogue"
-                )
-    if loss.retrieval == "none":
-        for came, why, wanted in (
-            (loss.alpha == 0, "--loss.alpha is 0, so nothing would be trained", "--loss.alpha above 0"),
-            (
-                config.data.eval_candidates == "catalogue",
-                "--data.eval-candidates catalogue measures what was not trained",
-                "--data.eval-candidates shown",
-            ),
-        ):
-            if came:
-                yield (
-                    f"--loss.retrieval none trains the rank loss alone, but {why}; wanted {wanted}, or another "
-                    "--loss.retrieval"
-                )
+    yield from _rank_alone(config)
     if config.data.fresh != "no":
         yield from _not_fresh(config)
     if config.optim.table_update == "sparse" and loss.retrieval == "full_softmax":
@@ -204,6 +181,35 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield from _beginning_contradictions(config)
     if config.train.evaluated == "best" and not config.train.validations:
         yield "--train.evaluated is best, but --train.validations is 0; wanted --train.validations 1 or more"
+
+
+def _rank_alone(config: Config) -> Iterator[str]:
+    """Yields a sentence for each setting that a run which measures or trains the rank loss alone cannot have."""
+    loss = config.loss
+    if config.data.eval_candidates == "shown":
+        for came, why, wanted in (
+            (loss.alpha == 0, "--loss.alpha is 0", "--loss.alpha above 0"),
+            (config.data.eval_seen == "masked", "--data.eval-seen is masked", "--data.eval-seen kept"),
+        ):
+            if came:
+                yield (
+                    f"{why}, but --data.eval-candidates shown measures the rank loss alone; wanted {wanted}, or "
+                    "--data.eval-candidates catalogue"
+                )
+    if loss.retrieval == "none":
+        for came, why, wanted in (
+            (loss.alpha == 0, "--loss.alpha is 0, so nothing would be trained", "--loss.alpha above 0"),
+            (
+                config.data.eval_candidates == "catalogue",
+                "--data.eval-candidates catalogue measures what was not trained",
+                "--data.eval-candidates shown",
+            ),
+        ):
+            if came:
+                yield (
+                    f"--loss.retrieval none trains the rank loss alone, but {why}; wanted {wanted}, or another "
+                    "--loss.retrieval"
+                )
 
 
 def _not_fresh(config: Config) -> Iterator[str]:
