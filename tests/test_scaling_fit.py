@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from planted_laws import PLANTED, line, planted, points, problem_of, table
 
@@ -95,6 +96,23 @@ def test_permuting_rows_changes_nothing(law, objective):
 
 def permuted(runs, order):
     return table(runs.loss[order], d=runs.d[order], n=None if runs.n is None else runs.n[order])
+
+
+def test_the_order_of_the_rows_changes_no_digit():
+    """Clusters of one and of several rows, two clusters with the same numbers, and a row that is there twice."""
+    runs = planted("chinchilla", 0.01, seed=9)
+    of_run = np.r_[np.arange(30), np.repeat(np.arange(30, 36), 3), [36]]
+    rows = {"n": runs.n, "d": runs.d, "loss": runs.loss, "run": of_run}
+    rows = {name: np.r_[values[:-1], values[:2], values[3:5]] for name, values in rows.items()}
+    rows["run"][-4:] = [40, 41, 42, 42]
+    whole = pl.DataFrame(rows | {"run_id": [f"row {i}" for i in range(52)]})
+    found = []
+    for seed in (None, 0, 1):
+        order = np.arange(len(whole)) if seed is None else np.random.default_rng(seed).permutation(len(whole))
+        fit = scaling.fit(whole[order], n="n", d="d", loss="loss", cluster="run", bootstrap=40)
+        found.append(fit.to_dict())
+        assert fit.table.row_id == tuple(whole["run_id"][order])
+    assert found[0] == found[1] == found[2]
 
 
 UNIT = {"n": 1e-3, "d": 50.0, "u": 50.0, "l": 4.0, "response": 0.5}

@@ -9,12 +9,14 @@ from planted_laws import problem_of
 
 import scaling
 from scaling.fitting.minimize import Objective
+from scaling.fitting.problem import FULL_TABLE
 from scaling.laws import registry
 from scaling.table.run_table import Columns, RunTable
 
 CSV = Path(__file__).parents[1].parent / "shared" / "data" / "scaling" / "chinchilla_figure4.csv"
 COLUMNS = Columns(loss="loss", n="Model Size", flops="Training FLOP")
 HUBER = Objective("huber", 1e-3)
+SORTED_ERRORS = {"A": "120.8", "B": "1490", "E": "0.0256", "alpha": "0.01516", "beta": "0.02105"}
 NAMES = ("A", "B", "E", "alpha", "beta")
 pytestmark = pytest.mark.skipif(not CSV.exists(), reason=f"{CSV.name} is not next to the project")
 
@@ -68,12 +70,16 @@ def test_the_gradient_there_is_zero(fit):
         assert abs(up - down) / 2e-5 < 1e-6 * curvature, NAMES[p]
 
 
-def test_standard_errors_with_the_papers_own_draws(fit):
-    errors = fit.standard_error()
-    assert len(fit.cloud_SP) == 4000
+def test_standard_errors_with_the_papers_own_draws(runs, fit):
+    """The paper drew rows in the file's order; `scaling.fit` draws from sorted rows, whose order no file changes."""
+    problem = problem_of(runs, "chinchilla")
+    draws_SP = problem.bootstrap(HUBER, problem.minima(HUBER), runs.cluster, draws=4000, seed=42, stream=FULL_TABLE)
+    errors = {name: values.std() for name, values in fit.natural(draws_SP).items()}
+    assert len(draws_SP) == 4000
     for name, value in {"A": 124.58, "B": 1293.23}.items():
         assert errors[name] == pytest.approx(value, rel=0.01)
     assert {name: round(errors[name], 2) for name in ("E", "alpha", "beta")} == {"E": 0.03, "alpha": 0.02, "beta": 0.02}
+    assert {name: f"{error:.4g}" for name, error in fit.standard_error().items()} == SORTED_ERRORS
     converged = {"A": 124.494, "B": 1293.169, "E": 0.02566, "alpha": 0.01540, "beta": 0.02059}
     for name, value in converged.items():
         assert errors[name] == pytest.approx(value, rel=1e-3)

@@ -198,6 +198,7 @@ def fit(
     if law != BEST and law not in LAWS:
         raise InputError(f"unknown law {law!r}; {near_miss(law, [*LAWS, BEST])}")
     options = _Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed, profiles=full)
+    given, table = table, table.in_order()  # no digit of the answer depends on the order of the rows
     form = LAWS[_simplest(table) if law == BEST else law]
     known_floor = floor
     if floor is None and form.has_floor:
@@ -220,7 +221,15 @@ def fit(
             table, form, started.goal, known_floor, bootstrap=bootstrap, seed=seed, warnings=warnings
         )
         others = variants(table, form, known_floor, fitted=started.goal, warnings=warnings)
-    return replace(done, heldout=held, forms=compared, variants=others, free_floor=free_floor, warnings=tuple(warnings))
+    return replace(
+        done,
+        table=given,
+        heldout=held,
+        forms=compared,
+        variants=others,
+        free_floor=free_floor,
+        warnings=tuple(warnings),
+    )
 
 
 def _simplest(table: RunTable) -> str:

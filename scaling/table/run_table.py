@@ -28,6 +28,8 @@ FLOPS_PER_ND = 6.0
 FLOPS_SPREAD_WARNED = 0.1
 LEAST_D_PER_N = 1e-6
 """Below this ratio D and N cannot be counted in the same unit."""
+NUMBERS = ("n", "d", "unique", "loss", "metric")
+"""The fields of RunTable that are fitted."""
 _FIELD = {"n": "n", "d": "d", "u": "unique", "l": "loss"}
 """{axis of a law: its field in RunTable and in Columns}."""
 
@@ -90,29 +92,49 @@ class RunTable:
 
     def take(self, keep: np.ndarray) -> RunTable:
         """Returns the table of the rows where the boolean [R] `keep` is true."""
+        return self._at(np.flatnonzero(keep))
+
+    def in_order(self) -> RunTable:
+        """Returns the same rows in an order that only their numbers and clusters give, not their order in the file.
+
+        Clusters are numbered in this order too, so a bootstrap of the result draws the same runs from any file.
+        """
+        _, rank_R = np.unique(self._numbers(), axis=0, return_inverse=True)
+        ranks: dict[int, list[int]] = {}
+        for row in np.argsort(rank_R, kind="stable").tolist():
+            ranks.setdefault(int(self.cluster[row]), []).append(int(rank_R[row]))
+        place = {cluster: i for i, cluster in enumerate(sorted(ranks, key=ranks.__getitem__))}
+        cluster_R = np.array([place[cluster] for cluster in self.cluster.tolist()], int)
+        return dataclasses.replace(self, cluster=cluster_R)._at(np.lexsort((rank_R, cluster_R)))
+
+    def _at(self, rows: np.ndarray) -> RunTable:
         fields = ("loss", "metric", "d", "n", "unique", "cluster")
         arrays = {name: getattr(self, name) for name in fields}
         return dataclasses.replace(
             self,
-            frame=self.frame.filter(keep),
-            row_id=tuple(np.asarray(self.row_id, object)[keep]),
-            **{name: None if values is None else values[keep] for name, values in arrays.items()},
+            frame=self.frame[rows],
+            row_id=tuple(np.asarray(self.row_id, object)[rows]),
+            **{name: None if values is None else values[rows] for name, values in arrays.items()},
         )
 
+    def _numbers(self) -> np.ndarray:
+        """Returns the fitted numbers of each row, [R, columns]."""
+        values = (getattr(self, name) for name in NUMBERS)
+        return np.stack([column for column in values if column is not None], axis=1)
+
     def with_worst(self) -> RunTable | None:
-        """Returns the table with the rows that --drop-worst excluded, or None where it excluded no row."""
+        """Returns the table with the rows that --drop-worst excluded, in order; None where it excluded no row."""
         if not self.drop_worst:
             return None
-        return from_frame(pl.concat([self.frame, self.left_out]), self.columns, source=self.source)
+        return from_frame(pl.concat([self.frame, self.left_out]), self.columns, source=self.source).in_order()
 
     def excluded_by_rule(self) -> dict[str, int]:
         return dict(Counter(row.rule for row in self.excluded))
 
     def data_hash(self) -> str:
         """Returns the SHA-256 of the fitted numbers and their names; the order of the rows does not matter."""
-        named = {name: getattr(self, name) for name in ("n", "d", "unique", "loss", "metric")}
-        named = {name: values for name, values in named.items() if values is not None}
-        rows = np.stack(list(named.values()), axis=1)
+        named = [name for name in NUMBERS if getattr(self, name) is not None]
+        rows = self._numbers()
         return hashlib.sha256(" ".join(named).encode() + rows[np.lexsort(rows.T)].tobytes()).hexdigest()
 
 
@@ -254,7 +276,7 @@ def _known_floor(rules: Exclusions, columns: Columns) -> float | None:
             f"column {columns.floor_column!r} runs from {floor.min():.9g} to {floor.max():.9g}; a law has one floor. "
             "Fit the rows of one data set at a time."
         )
-    return float(floor[0])
+    return float(floor.min())
 
 
 def _unknown_progress(table: RunTable) -> tuple[str, ...]:
