@@ -138,6 +138,7 @@ def identity(config: Config, plan: str) -> Row:
         "negatives_from": loss.negatives_from if draws_negatives else None,
         "other_clicks": loss.other_clicks,
         "rank_loss": loss.rank if loss.alpha else None,
+        "rank_labels": None if loss.rank_labels == "clicks" else loss.rank_labels,
         "alpha": loss.alpha,
         "dataset_fingerprint": config.data.fingerprint,
         "eval_users": config.data.eval_users,

@@ -50,6 +50,7 @@ EVERY_ROW = (
     Column("negatives_from", "str", "", "distribution of the negatives; null if none are drawn", optional=True),
     Column("other_clicks", "str", "", "the other clicked items of a session: masked or counted"),
     Column("rank_loss", "str", "", "name of the rank loss; null where alpha is 0", optional=True),
+    Column("rank_labels", "str", "", "labels of the rank loss in training, if other than the clicks", optional=True),
     Column("alpha", "float", "", "weight of the rank loss"),
     Column("dataset_fingerprint", "str", "", "hash of the prepared log"),
     Column("eval_users", "int", "users", "held-out users that are scored; 0: all"),
@@ -171,7 +172,8 @@ RECIPE = (
     "dataset_fingerprint", "dataset", "eval_users", "paradigm", "fresh", "session_encoder", "sequence_encoder",
     "positions",
     "optimizer", "schedule", "learning_rate_rule", "learning_rate_schedule",
-    "retrieval_loss", "negatives", "negatives_from", "other_clicks", "rank_loss", "alpha",
+    "retrieval_loss", "negatives", "negatives_from", "other_clicks", "rank_loss", "rank_labels",
+    "alpha",
     "seen_items", "eval_candidates", "flops_convention",
 )  # fmt: skip
 """Columns of a row that must not vary in one fit, because a law describes one recipe. They do not include what a plan

@@ -142,6 +142,8 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"--loss.rank is {loss.rank}, but --paradigm nipp_plus has one exposure in each slot and so no pairs; "
             "wanted --loss.rank pointwise, or --loss.alpha 0"
         )
+    if loss.rank_labels == "probability":
+        yield from _not_soft(config)
     yield from _rank_alone(config)
     if config.data.fresh != "no":
         yield from _not_fresh(config)
@@ -183,6 +185,23 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "--train.evaluated is best, but --train.validations is 0; wanted --train.validations 1 or more"
 
 
+def _not_soft(config: Config) -> Iterator[str]:
+    """Yields a sentence for each setting that rules out soft labels of the rank loss."""
+    loss, clicks = config.loss, "or --loss.rank-labels clicks"
+    if not loss.alpha:
+        yield (
+            "--loss.rank-labels is probability, but --loss.alpha is 0, so nothing reads the labels; wanted "
+            f"--loss.alpha above 0, {clicks}"
+        )
+    if not RANK_LOSSES.find(loss.rank).soft_labels:
+        able = [name for name in RANK_LOSSES if RANK_LOSSES.find(name).soft_labels]
+        yield (
+            f"--loss.rank-labels is probability, but --loss.rank {loss.rank} needs to know which items were clicked, "
+            f"and probabilities do not say how the clicks of one session depend on each other; wanted --loss.rank "
+            f"{' or '.join(able)}, {clicks}"
+        )
+
+
 def _rank_alone(config: Config) -> Iterator[str]:
     """Yields a sentence for each setting that a run which measures or trains the rank loss alone cannot have."""
     loss = config.loss
@@ -219,6 +238,7 @@ def _not_fresh(config: Config) -> Iterator[str]:
         (config.paradigm == "nspp", "--paradigm nspp"),
         (loss.retrieval == "none", "--loss.retrieval none (only the rank loss is trained)"),
         (loss.rank == "pointwise", "--loss.rank pointwise (the label is a probability)"),
+        (loss.rank_labels == "clicks", "--loss.rank-labels clicks (the labels are those that it draws)"),
         (model.scored_by == ("category",), "--model.scored-by category (an exposure is drawn as a category)"),
         (not model.clicked_in_input, "--model.no-clicked-in-input (a session is its anchor)"),
         (not model.ignored_in_input, "--model.no-ignored-in-input"),

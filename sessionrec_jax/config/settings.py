@@ -186,6 +186,10 @@ class Loss:
     bce: a logistic loss of the clicked item and of each sampled negative (NCE with log-q, otherwise SASRec's)
     none: no retrieval loss; the rank loss is trained alone"""
     rank: RankLossName = "pointwise"
+    rank_labels: Literal["clicks", "probability"] = "clicks"
+    """Labels of the rank loss in training; evaluation always uses the clicks.
+    clicks: clicked or ignored
+    probability: the log's column click_probability, a number from 0 to 1 (pointwise only)"""
     alpha: float = 1.0
     """Weight of the rank loss; the retrieval loss (nats per clicked item) has weight 1. 0: no rank loss."""
     negatives: int = 512

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int8, Int32
+from jaxtyping import Bool, Float32, Int8, Int32
 
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data import item_level
@@ -28,8 +28,8 @@ from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
 from sessionrec_jax.data.codes import CLICKED, TRAIN
 from sessionrec_jax.data.columns import side_columns
 from sessionrec_jax.data.ragged import count_up, ranges
-from sessionrec_jax.data.store import FlatLog, Prepared
-from sessionrec_jax.data.windows import Windows, make_windows
+from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.windows import Windows, make_windows, roomy
 from sessionrec_jax.errors import InputError
 
 _OPEN_ROWS = 16  # the first-fit packer then wastes 1-3 % of slots (LOG.md)
@@ -75,21 +75,6 @@ def shape_of(config: Config, shards: int, local_shards: tuple[int, ...] | None =
     )
 
 
-def items_per_row(config: Config, log: FlatLog, items_per_session_mean: float) -> int:
-    """Returns the default of `data.items_per_row`: what the log's mean session needs, and 6 % more."""
-    slots = config.data.sessions_per_row
-    if config.paradigm != "nspp":
-        return slots  # one item a slot
-    is_first_S = np.zeros(len(log.session_items_S) + 1, bool)
-    is_first_S[log.user_session_offsets_U1] = True
-    neighbours_S = (log.session_items_S[1:] + log.session_items_S[:-1])[~is_first_S[1:-1]]  # they must fit together
-    return max(_roomy(slots * items_per_session_mean), int(neighbours_S.max(initial=0)))
-
-
-def _roomy(items: float) -> int:
-    return math.ceil(items * 1.06 / 8) * 8
-
-
 def _largest_divisor(number: int, limit: int) -> int:
     return next(d for d in range(limit, 0, -1) if number % d == 0)
 
@@ -127,6 +112,8 @@ class Batch:
     """Index of the session in the stored log; 0 = padding."""
     context_GRL: dict[str, Int32[np.ndarray, "G R L"]] = field(default_factory=dict)
     """Codes of each column of session context; 0 = missing or padding."""
+    click_probability_GT: Float32[np.ndarray, "G T"] | None = None
+    """Soft labels; 0 = context or padding. None: the clicks are the labels."""
 
     def counts(self, counted_G: Bool[np.ndarray, " G"] | None = None) -> BatchCounts:
         """Counts the shards where `counted_G` is true; None: all."""
@@ -201,6 +188,7 @@ def _shard(windows: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Bat
 
     offsets = log.session_item_offsets_S1
     item_N = ranges(offsets[first_P], offsets[last_P])
+    label_N = log.click_probability_of(item_N)
     has_role_X = log.session_role_S[session_X] == windows.role
     is_target_X = has_role_X & (session_X >= np.repeat(windows.first_target_W[window_P], length_P))
     seconds_X = log.session_seconds_S[session_X] - np.repeat(log.session_seconds_S[first_P], length_P)
@@ -215,11 +203,14 @@ def _shard(windows: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Bat
         "log_user_GRL": by_slot(np.repeat(windows.user_W[window_P], length_P), np.int32),
         "log_session_GRL": by_slot(windows.session_S[session_X], np.int32),
         "context_GRL": {name: by_slot(code_X, np.int32) for name, code_X in log.context_of(session_X).items()},
+        "click_probability_GT": None if label_N is None else by_item(label_N, 0, np.float32),
     }
 
 
 def _stacked(parts: list[Any]) -> Any:
-    """Stacks arrays, or dicts of arrays by key."""
+    """Stacks arrays, or dicts of arrays by key; None stays None."""
+    if parts[0] is None:
+        return None
     if isinstance(parts[0], dict):
         return {name: _stacked([part[name] for part in parts]) for name in parts[0]}
     return np.stack(parts)
@@ -320,7 +311,8 @@ class Batches:
 
 def train_windows(config: Config, prepared: Prepared) -> Windows:
     """Splits the training histories into windows, in the slots of the run's paradigm."""
-    view, data = item_level.slots(prepared.arrays(), config.paradigm), config.data
+    log = prepared.arrays(soft_labels=config.loss.rank_labels == "probability")
+    view, data = item_level.slots(log, config.paradigm), config.data
     users = train_users(config, prepared)
     windows = make_windows(view.log, users, TRAIN, sessions=data.slots, items=data.items_per_row)
     if not len(windows):
@@ -363,7 +355,7 @@ def eval_batches(config: Config, prepared: Prepared, shape: BatchShape, role: in
         windows = make_windows(view.log, np.arange(view.log.users), role, sessions=data.slots, items=most)
         windows = view.to_stored(windows)
         items_per_slot = len(view.log.item_N) / max(1, len(view.log.session_items_S))
-        items = max(_roomy(data.sessions_per_row * items_per_slot), int(windows.items_W.max(initial=1)))
+        items = max(roomy(data.sessions_per_row * items_per_slot), int(windows.items_W.max(initial=1)))
         shape = dataclasses.replace(shape, items_per_row=items)
     if not len(windows):
         raise InputError(f"{prepared.path}: the split holds no session of role {role} with a session before it")

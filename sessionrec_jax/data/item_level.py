@@ -89,6 +89,7 @@ def slots(log: FlatLog, paradigm: Paradigm) -> View:
         session_role_S=np.where(is_start_S, np.int8(TRAIN), log.session_role_S[session_S]),
         user_session_offsets_U1=user_slots_U1,
         session_context=log.context_of(session_S),
+        click_probability_N=log.click_probability_of(kept.index_K),
     )
     return View(view, np.arange(log.users), session_S)
 
@@ -134,6 +135,7 @@ def targets(log: FlatLog, users: np.ndarray, role: int, paradigm: Paradigm, *, h
         session_role_S=role_S,
         user_session_offsets_U1=user_slots_X1,
         session_context=log.context_of(session_S),
+        click_probability_N=log.click_probability_of(index_N),
     )
     return View(view, user_X, session_S)
 

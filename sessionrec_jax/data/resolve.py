@@ -5,9 +5,10 @@ from __future__ import annotations
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data.batches import items_per_row, train_users, train_windows
+from sessionrec_jax.data.batches import train_users, train_windows
 from sessionrec_jax.data.columns import session_context, side_columns
 from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.windows import items_per_row
 from sessionrec_jax.errors import InputError
 
 _STEPS_OF_EPOCH, _MOST_ROWS = 64, 32
@@ -36,6 +37,11 @@ def resolve(config: Config, log: Prepared) -> Config:
         raise InputError(
             "--model.no-clicked-in-input and --model.no-ignored-in-input are both given, and the log has no other kind "
             "of exposure: nothing would enter the model; leave one of them out"
+        )
+    if config.loss.rank_labels == "probability" and not log.has_click_probability:
+        raise InputError(
+            f"--loss.rank-labels is probability, but {log.path} was prepared without a column click_probability; "
+            "prepare it with one, or use --loss.rank-labels clicks"
         )
     items = config.data.items_per_row or items_per_row(config, log.arrays(), log.manifest["items_per_session_mean"])
     path = str(log.path.resolve())

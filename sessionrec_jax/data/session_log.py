@@ -5,6 +5,8 @@ An exposure table has one row for each exposure:
     user_id, item_id   integers or strings
     timestamp_ms       UTC
     clicked            null: the row is context, neither a label nor a negative
+    click_probability  optional, a number in [0, 1], next to or in the place of `clicked`: graded feedback, a teacher's
+                       prediction, or the exact truth. Null: 1 if clicked, else 0
     session_id         optional, unique within a user
     feedback           optional: the kind of context
     left_out           optional: why a source does not count this published row as an exposure
@@ -28,6 +30,7 @@ from sessionrec_jax.data.codes import FEEDBACK
 from sessionrec_jax.errors import InputError, near_miss
 
 REQUIRED = ("user_id", "item_id", "timestamp_ms", "clicked")
+PROBABILITY = "click_probability"
 OF_SESSION = "session/"
 """Prefix of the columns that hold the context of the row's session."""
 
@@ -43,6 +46,7 @@ BAD_ID = "id is neither a 64-bit integer nor text"
 NOT_A_TIME = "time is missing or not a number"
 ABSURD_TIME = "time before 1990 or after 2100"
 NOT_BOOLEAN = "clicked is neither true nor false"
+NOT_A_PROBABILITY = f"{PROBABILITY} is not a number from 0 to 1"
 NO_CATEGORY = "session context is neither an integer nor text"
 UNKNOWN_ITEM = "item absent from the item table"
 CONTRADICTION = "duplicate with another label"
@@ -50,8 +54,8 @@ LONG_SESSION = "past the session's longest length"
 STRADDLES = "session straddles a split date"
 
 BREACHES = (
-    NULL_ID, BAD_ID, NOT_A_TIME, ABSURD_TIME, NOT_BOOLEAN, NO_CATEGORY, UNKNOWN_ITEM, CONTRADICTION, LONG_SESSION,
-    STRADDLES,
+    NULL_ID, BAD_ID, NOT_A_TIME, ABSURD_TIME, NOT_BOOLEAN, NOT_A_PROBABILITY, NO_CATEGORY, UNKNOWN_ITEM, CONTRADICTION,
+    LONG_SESSION, STRADDLES,
 )  # fmt: skip
 """Reasons that count as a breach of the contract. An exact duplicate and a row that its source leaves out do not."""
 
@@ -62,6 +66,7 @@ _FURTHEST_MS = 9e18  # fits an int64
 MOST_WHOLE_FLOAT = 2.0**53 - 1  # above it two integers become one float
 _UNREADABLE = "\ufffd"  # replaces bytes that are not UTF-8, so that two different ids may look the same
 _DEFAULT_CONTEXT = "context"
+_CLICKED_FROM = 0.5  # the probability from which an exposure is a click, in a log without a column of clicks
 _MOST_CONTEXT_KINDS = 100  # a feedback code is an int8
 
 
@@ -71,7 +76,9 @@ def type_rows(
     """Returns the exposures with strict types, and the reason why a row is rejected on its own account.
 
     Columns: row (counted from `first_row`), user_id, item_id, timestamp_ms, clicked, feedback (the kind of context;
-    null for labelled rows), session_id and session/NAME if the log has them, reason (null for a sound row).
+    null for labelled rows), session_id, click_probability and session/NAME if the log has them, reason (null for a
+    sound row). In a log without `clicked` an exposure of a click_probability of at least .5 is clicked, and a row
+    without one is context.
 
     Numbers may come as text, booleans as 0/1 or true/false in any case, times in `time_unit`. Without `item_ids`
     every item seen is in the catalogue. Raises InputError on a missing column and on a column of an impossible type.
@@ -85,15 +92,15 @@ def type_rows(
         *(as_id(schema, name) for name in ids if name != "item_id"),
         as_id(schema, "item_id") if item_ids is None else as_id(schema, "item_id").cast(item_ids.dtype),
         _milliseconds(schema, "timestamp_ms", time_unit),
-        _boolean(schema, "clicked").alias("clicked"),
+        _clicked(schema).alias("clicked"),
+        *([_number(schema, PROBABILITY)] if PROBABILITY in schema else []),
         *(_text(schema, name) for name in ("feedback", "left_out")),
         *(_category(schema, name) for name in context),
         bad_id=pl.any_horizontal(
             as_id(schema, name).is_null() & pl.col(name).is_not_null() & ~_blank(schema, name) for name in ids
         ),
-        not_boolean=_boolean(schema, "clicked").is_null()
-        & pl.col("clicked").is_not_null()
-        & ~_blank(schema, "clicked"),
+        not_boolean=_is_not_boolean(schema, "clicked"),
+        not_probability=_is_not_probability(schema, PROBABILITY),
         no_category=pl.any_horizontal(
             pl.lit(False), *(_category(schema, name).is_null() & ~_missing(schema, name) for name in context)
         ),
@@ -106,11 +113,15 @@ def type_rows(
         NOT_A_TIME: pl.col("timestamp_ms").is_null(),
         ABSURD_TIME: ~pl.col("timestamp_ms").is_between(EARLIEST_MS, LATEST_MS),
         NOT_BOOLEAN: pl.col("not_boolean"),
+        NOT_A_PROBABILITY: pl.col("not_probability"),
         NO_CATEGORY: pl.col("no_category"),
         UNKNOWN_ITEM: ~is_known,
     }
     reason = pl.coalesce("left_out", *(pl.when(wrong).then(pl.lit(name)) for name, wrong in reasons.items()))
-    return plain.with_columns(feedback=kind, reason=reason).drop("bad_id", "not_boolean", "no_category", "left_out")
+    label = [_label(PROBABILITY)] if PROBABILITY in schema else []
+    return plain.with_columns(*label, feedback=kind, reason=reason).drop(
+        "bad_id", "not_boolean", "not_probability", "no_category", "left_out"
+    )
 
 
 def context_columns(names: Iterable[str]) -> list[str]:
@@ -119,7 +130,7 @@ def context_columns(names: Iterable[str]) -> list[str]:
 
 
 def _need_columns(names: list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in names]
+    missing = [name for name in REQUIRED if name not in names and not (name == "clicked" and PROBABILITY in names)]
     if missing:
         raise InputError(f"the exposure table lacks the column {missing[0]!r}; {near_miss(missing[0], names)}")
 
@@ -172,6 +183,36 @@ def _text(schema: Schema, name: str) -> pl.Expr:
     return (pl.col(name) if name in schema else pl.lit(None)).cast(pl.String).alias(name)
 
 
+def _clicked(schema: Schema) -> pl.Expr:
+    return _boolean(schema, "clicked") if "clicked" in schema else _number(schema, PROBABILITY) >= _CLICKED_FROM
+
+
+def _is_not_boolean(schema: Schema, name: str) -> pl.Expr:
+    if name not in schema:
+        return pl.lit(False)
+    return _boolean(schema, name).is_null() & pl.col(name).is_not_null() & ~_blank(schema, name)
+
+
+def _number(schema: Schema, name: str) -> pl.Expr:
+    kind = schema[name]
+    if kind.is_numeric() or kind in (pl.String, pl.Null):
+        return pl.col(name).cast(pl.Float64, strict=False)
+    raise InputError(f"column {name!r} has the type {kind}; wanted numbers from 0 to 1")
+
+
+def _is_not_probability(schema: Schema, name: str) -> pl.Expr:
+    if name not in schema:
+        return pl.lit(False)
+    is_given = pl.col(name).is_not_null() & ~_blank(schema, name)
+    return is_given & ~_number(schema, name).is_between(0, 1).fill_null(False)
+
+
+def _label(name: str) -> pl.Expr:
+    """Returns the label of each exposure, and null for context, from plain columns `clicked` and `name`."""
+    label = pl.col(name).fill_null(pl.col("clicked").cast(pl.Float64)).cast(pl.Float32)
+    return pl.when(pl.col("clicked").is_not_null()).then(label).alias(name)
+
+
 def _boolean(schema: Schema, name: str) -> pl.Expr:
     kind = schema[name]
     if kind in (pl.Boolean, pl.Null):
@@ -195,10 +236,12 @@ def find_copies(sound: pl.DataFrame) -> pl.DataFrame:
     suspects = sound.filter(hash_N.is_in(shared.implode()))
     kept = suspects.sort("row").sort("clicked", descending=True, nulls_last=True, maintain_order=True)
     kept = kept.unique(key, keep="first", maintain_order=True)
-    same_label = pl.col("clicked").eq_missing(pl.col("kept_clicked"))
+    labels = [name for name in ("clicked", PROBABILITY) if name in sound.columns]
+    same_label = pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"kept_{name}")) for name in labels)
+    kept_labels = (pl.col(name).alias(f"kept_{name}") for name in labels)
     return (
         suspects.join(kept, on="row", how="anti")
-        .join(kept.select(*key, kept_clicked="clicked"), on=key, how="left", nulls_equal=True)
+        .join(kept.select(*key, *kept_labels), on=key, how="left", nulls_equal=True)
         .select("row", reason=pl.when(same_label).then(pl.lit(DUPLICATE)).otherwise(pl.lit(CONTRADICTION)))
     )
 

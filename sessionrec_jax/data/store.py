@@ -16,6 +16,7 @@ A dense id numbers users from 0 and items from 1. The folder appears under its n
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -30,7 +31,7 @@ import polars as pl
 import tensorflow_datasets as tfds
 from absl import flags
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] - compiled, untyped
-from jaxtyping import Int8, Int32, Int64
+from jaxtyping import Float32, Int8, Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from sessionrec_jax.data import session_context
@@ -65,6 +66,8 @@ class FlatLog:
     """User u has the sessions from entry u up to entry u + 1."""
     session_context: dict[str, Int32[np.ndarray, " S"]] = field(default_factory=dict)
     """Codes by column. During preparation they are codes of the records, later those of the training vocabulary."""
+    click_probability_N: Float32[np.ndarray, " N"] | None = None
+    """Soft label of each clicked or ignored exposure; 0 for context. None if the log has no such column."""
 
     @functools.cached_property
     def session_item_offsets_S1(self) -> Int64[np.ndarray, " S1"]:
@@ -84,15 +87,21 @@ class FlatLog:
         """Returns the session context of some sessions."""
         return {name: code_S[session] for name, code_S in self.session_context.items()}
 
+    def click_probability_of(self, exposure: slice | np.ndarray) -> Float32[np.ndarray, " X"] | None:
+        """Returns the soft labels of some exposures; None if the log has none."""
+        return None if self.click_probability_N is None else self.click_probability_N[exposure]
+
 
 _BY_ITEM = {"item": np.int32, "feedback": np.int8}
 _BY_SESSION = {"session_items": np.int32, "session_seconds": np.int64, "session_role": np.int8}
 _CONTEXT = "context_"
+_PROBABILITY = "click_probability"
 
 
-def _types_of_record(context: Iterable[str]) -> dict[str, type]:
+def _types_of_record(context: Iterable[str], *, has_probability: bool) -> dict[str, type]:
     """Returns the type of each array of a record, given the columns of session context."""
-    return {**_BY_ITEM, **_BY_SESSION, **{_CONTEXT + name: np.int32 for name in context}}
+    soft = {_PROBABILITY: np.float32} if has_probability else {}
+    return {**_BY_ITEM, **soft, **_BY_SESSION, **{_CONTEXT + name: np.int32 for name in context}}
 
 
 def write_part(folder: Path, part: int, parts: int, *, log: FlatLog, first_user: int) -> None:
@@ -102,6 +111,8 @@ def write_part(folder: Path, part: int, parts: int, *, log: FlatLog, first_user:
     """
     items_U1, sessions_U1 = log.user_item_offsets_U1.tolist(), log.user_session_offsets_U1.tolist()
     columns = [("item", log.item_N, items_U1), ("feedback", log.feedback_N, items_U1)]
+    if log.click_probability_N is not None:
+        columns.append((_PROBABILITY, log.click_probability_N, items_U1))
     columns += [(name, getattr(log, f"{name}_S"), sessions_U1) for name in _BY_SESSION]
     columns += [(_CONTEXT + name, code_S, sessions_U1) for name, code_S in log.session_context.items()]
     content = [(name, array.tobytes(), array.itemsize, bounds) for name, array, bounds in columns]
@@ -117,14 +128,14 @@ def write_part(folder: Path, part: int, parts: int, *, log: FlatLog, first_user:
     writer.close()
 
 
-def finish_log(folder: Path, users_of_part: Sequence[int], context: Iterable[str]) -> None:
+def finish_log(folder: Path, users_of_part: Sequence[int], context: Iterable[str], *, has_probability: bool) -> None:
     """Turns the files of `write_part` into a data set and checks that users read back in order.
 
-    `context` names the columns of session context.
+    `context` names the columns of session context; `has_probability` says that the records have soft labels.
     """
     features = {"user": tfds.features.Scalar(np.int64)} | {  # as bytes, which decode seven times faster than numbers
         name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
-        for name, dtype in _types_of_record(context).items()
+        for name, dtype in _types_of_record(context, has_probability=has_probability).items()
     }
     size = sum(file.stat().st_size for file in (folder / "log").iterdir())
     split = tfds.core.SplitInfo(name=_SPLIT, shard_lengths=list(users_of_part), num_bytes=size)
@@ -155,8 +166,9 @@ def digests(log: FlatLog, bounds_U: Sequence[int]) -> list[bytes]:
         digest, sessions = hashlib.sha256(), slice(*log.user_session_offsets_U1[[first, last]])
         items = slice(*log.user_item_offsets_U1[[first, last]])
         digest.update(np.diff(log.user_session_offsets_U1[first : last + 1]).tobytes())
-        for array in (log.item_N, log.feedback_N):
-            digest.update(array[items].tobytes())
+        for array in (log.item_N, log.feedback_N, log.click_probability_N):
+            if array is not None:
+                digest.update(array[items].tobytes())
         for name in _BY_SESSION:
             digest.update(getattr(log, f"{name}_S")[sessions].tobytes())
         for code in log.context_of(sessions).values():
@@ -223,6 +235,11 @@ class Prepared:
         return self.manifest["feedback_names"]
 
     @property
+    def has_click_probability(self) -> bool:
+        """True if each exposure has a soft label, `FlatLog.click_probability_N`."""
+        return "click_probability" in self.manifest
+
+    @property
     def side_values(self) -> dict[str, int]:
         """Number of values of each column of side information."""
         return {column["name"]: column["values"] for column in self.manifest["side_columns"]}
@@ -256,9 +273,10 @@ class Prepared:
         targets = pl.read_parquet(self.path / "users.parquet", columns=[f"targets_{ROLES[role]}"]).to_series()
         return np.flatnonzero(targets.to_numpy()).astype(np.int64)
 
-    def arrays(self) -> FlatLog:
-        """Returns the whole log in memory; a process decodes it once, at 30,000 to 60,000 users a second."""
-        return _arrays(self.path.resolve(), self.fingerprint)
+    def arrays(self, *, soft_labels: bool = False) -> FlatLog:
+        """Returns the whole log in memory; a process decodes it once, at 30,000 to 60,000 users a second. Without
+        `soft_labels` its `click_probability_N` is None."""
+        return (_arrays if soft_labels else _arrays_of_clicks)(self.path.resolve(), self.fingerprint)
 
     def sample(self, users: int) -> FlatLog:
         """Returns the log of the first `users` users in stored order, which is a random sample."""
@@ -271,10 +289,17 @@ def _arrays(path: Path, fingerprint: str) -> FlatLog:
     return _decoded(path)
 
 
+@functools.lru_cache(maxsize=4)
+def _arrays_of_clicks(path: Path, fingerprint: str) -> FlatLog:
+    return dataclasses.replace(_arrays(path, fingerprint), click_probability_N=None)
+
+
 def _decoded(path: Path, users: int | None = None) -> FlatLog:
     """Decodes the first `users` users, or all. TFDS itself decodes several times slower."""
     records, context = read_records(path, deserialize_method=RAW), _model_codes(path)
-    types, users = _types_of_record(context), len(records) if users is None else users
+    has_probability = _PROBABILITY in records.dataset_info.features
+    types = _types_of_record(context, has_probability=has_probability)
+    users = len(records) if users is None else users
     parts: dict[str, list[bytes]] = {name: [] for name in types}
     for first in range(0, users, _USERS_PER_READ):
         for record in records.__getitems__(list(range(first, min(first + _USERS_PER_READ, users)))):
@@ -288,6 +313,7 @@ def _decoded(path: Path, users: int | None = None) -> FlatLog:
         **{f"{name}_S": whole[name] for name in _BY_SESSION},
         user_session_offsets_U1=offsets(np.array(sessions_U)),
         session_context={name: code_M[whole[_CONTEXT + name]] for name, code_M in context.items()},
+        click_probability_N=whole[_PROBABILITY] if has_probability else None,
     )
 
 

@@ -1,4 +1,6 @@
-"""Users' histories split into windows that fit a row. Every session that follows another is a target exactly once.
+"""Users' histories split into windows that fit a row, and the item slots of a row.
+
+Every session that follows another is a target exactly once.
 
 Letters: W windows, U users, S sessions.
 """
@@ -6,10 +8,12 @@ Letters: W windows, U users, S sessions.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.errors import InputError
 
@@ -109,3 +113,19 @@ def _split(offsets: np.ndarray, begin: int, end: int, target: int, *, sessions: 
         windows.append((first, last, target))
         target = last
     return np.array(windows, np.int64).reshape(-1, 3)
+
+
+def items_per_row(config: Config, log: FlatLog, items_per_session_mean: float) -> int:
+    """Returns the default of `data.items_per_row`: what the log's mean session needs, and 6 % more."""
+    slots = config.data.sessions_per_row
+    if config.paradigm != "nspp":
+        return slots  # one item a slot
+    is_first_S = np.zeros(len(log.session_items_S) + 1, bool)
+    is_first_S[log.user_session_offsets_U1] = True
+    neighbours_S = (log.session_items_S[1:] + log.session_items_S[:-1])[~is_first_S[1:-1]]  # they must fit together
+    return max(roomy(slots * items_per_session_mean), int(neighbours_S.max(initial=0)))
+
+
+def roomy(items: float) -> int:
+    """Returns the item slots for an expected number of items: 6 % more, to a multiple of eight."""
+    return math.ceil(items * 1.06 / 8) * 8

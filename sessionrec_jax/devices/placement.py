@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.data.batches import Batch
 from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, over_batch, replicated, shards_here, side_by_side
@@ -34,6 +34,8 @@ class ShardedInputs(NamedTuple):
     """True for a session whose items are scored."""
     context_GRL: dict[str, Int[Array, "G R L"]] = {}
     """Codes of each column of session context."""
+    click_probability_GT: Float[Array, "G T"] | None = None
+    """Soft labels of the rank loss. None: the clicks."""
 
     def shards(self, item_GT: Int[Array, "G T"] | None = None) -> Inputs:
         """Returns the inputs of the model, with a leading axis of shards for `jax.vmap`; `item_GT` replaces the ids."""
@@ -71,6 +73,7 @@ def _read_by_step(batch: Batch) -> ShardedInputs:
         seconds_GRL=batch.seconds_GRL,
         target_GS=batch.target_GRL.reshape(len(batch.target_GRL), -1),
         context_GRL=batch.context_GRL,
+        click_probability_GT=batch.click_probability_GT,
     )
 
 

@@ -32,6 +32,8 @@ class RankLoss:
     """Counts the terms, from (targets, session_T), before the model is applied."""
     is_calibrated: bool = False
     """Its optimum is the log odds of a click, so evaluation may report the nats of the clicks."""
+    soft_labels: bool = False
+    """`nats` reads `Targets.click_probability_T` where it is not None."""
     compares: bool = False
     """It depends only on differences of scores within a session. The rank bias then gets no gradient (it would be a
     rounding error, which Adam would enlarge), and a log with one exposure in each session is refused."""

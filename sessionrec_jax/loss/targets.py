@@ -23,15 +23,23 @@ class Targets(NamedTuple):
     """Label of the retrieval loss: a clicked item of a target session."""
     exposed_T: Bool[Array, " T"]
     """Item of the rank loss: a clicked or ignored one of a target session."""
+    click_probability_T: Float[Array, " T"] | None = None
+    """Soft label of the rank loss; it counts where `exposed_T` holds. None: the clicks are the labels."""
 
 
-def targets(feedback_T: Int[Array, " T"], session_of_item_T: Int[Array, " T"], target_S: Bool[Array, " S"]) -> Targets:
+def targets(
+    feedback_T: Int[Array, " T"],
+    session_of_item_T: Int[Array, " T"],
+    target_S: Bool[Array, " S"],
+    click_probability_T: Float[Array, " T"] | None = None,
+) -> Targets:
     """Returns the labels of one shard. Context (feedback 2 and up) and padding are neither labels nor negatives."""
     in_target_T = target_S.at[session_of_item_T].get(mode="fill", fill_value=False)
     return Targets(
         query_T=jnp.maximum(session_of_item_T - 1, 0),
         clicked_T=in_target_T & (feedback_T == CLICKED),
         exposed_T=in_target_T & (feedback_T <= CLICKED),
+        click_probability_T=click_probability_T,
     )
 
 

@@ -108,7 +108,9 @@ def train_step(
 ) -> tuple[State, Sums]:
     """Gathers the rows that the batch reads, takes the gradient, and updates the parameters."""
     spec, loss = program.spec, program.loss
-    targets_G = jax.vmap(targets)(inputs.feedback_GT, inputs.session_of_item_GT, inputs.target_GS)
+    targets_G = jax.vmap(targets)(
+        inputs.feedback_GT, inputs.session_of_item_GT, inputs.target_GS, inputs.click_probability_GT
+    )
     terms_G = jax.vmap(functools.partial(terms_of, loss))(targets_G, inputs.session_of_item_GT)
     terms = jax.tree.map(jnp.sum, terms_G)
     step_key = jax.random.fold_in(key, state.step)

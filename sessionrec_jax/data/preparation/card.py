@@ -14,10 +14,11 @@ import polars as pl
 import vl_convert
 
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.batches import BatchShape, items_per_row, pack
+from sessionrec_jax.data.batches import BatchShape, pack
 from sessionrec_jax.data.codes import TRAIN
+from sessionrec_jax.data.session_log import PROBABILITY
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.data.windows import make_windows
+from sessionrec_jax.data.windows import items_per_row, make_windows
 
 NAME = "card"
 _SAMPLE_USERS = 20_000
@@ -69,7 +70,8 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         f"(quantiles: {quantiles})",
         "exposures": f"{card['exposures']:,}, of them {card['context_exposures']:,} context; "
         f"{card['items_per_session_mean']:.2f} a session, at most {card['max_session_items']}",
-        "clicks": f"{card['clicks']:,}, {card['click_rate']:.1%} of the labelled exposures",
+        "clicks": f"{card['clicks']:,}, {card['click_rate']:.1%} of the labelled exposures"
+        + (", each with a click probability" if PROBABILITY in card else ""),
         "feedback": ", ".join(card["feedback_names"]),
         "split": settings["split"],
         "sessions by role": _by_role(card["sessions_by_role"]),

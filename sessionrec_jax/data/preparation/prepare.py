@@ -83,7 +83,8 @@ def prepare(
             statistics.add(part.statistics)
             reasons.append(part.reasons)
             digests += part.digests
-        store.finish_log(folder, users_of_group, rules.context_values)
+        has_probability = session_log.PROBABILITY in raw.exposures.lazy().collect_schema()
+        store.finish_log(folder, users_of_group, rules.context_values, has_probability=has_probability)
         shutil.rmtree(folder / "runs")
         reasons = pl.concat(reasons).sort("row")
         refuse_many(reasons)
@@ -100,6 +101,8 @@ def prepare(
             "rejected": dict(sorted(reasons.group_by("reason").len().iter_rows())),
             "rows": facts.rows,
         }
+        if has_probability:
+            manifest[session_log.PROBABILITY] = True
         manifest |= _write_tables(folder, items, rules, settings, statistics=statistics, digests=digests)
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))

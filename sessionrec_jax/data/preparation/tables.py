@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data.session_log import Schema, as_id
+from sessionrec_jax.data.session_log import PROBABILITY, Schema, as_id
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.errors import InputError
 
@@ -53,6 +53,9 @@ def flatten(
     codes = {name: code for code, name in enumerate(feedback_names)}
     context = pl.col("feedback").replace_strict(codes, return_dtype=pl.Int8)
     feedback = log.select(pl.col("clicked").cast(pl.Int8).fill_null(context))["clicked"]
+    probability_N = None
+    if PROBABILITY in log.columns:
+        probability_N = log[PROBABILITY].fill_null(0.0).to_numpy()
     sessions_U = np.bincount(sessions["user"].to_numpy(), minlength=users)
     return FlatLog(
         item_N=log["item"].to_numpy(),
@@ -62,4 +65,5 @@ def flatten(
         session_role_S=sessions["role"].to_numpy(),
         user_session_offsets_U1=np.append(0, np.cumsum(sessions_U)),
         session_context=session_context,
+        click_probability_N=probability_N,
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from sessionrec_jax.data.session_log import MOST_WHOLE_FLOAT, TimeUnit
+from sessionrec_jax.data.session_log import MOST_WHOLE_FLOAT, PROBABILITY, TimeUnit
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.sources.files import IF_THERE, File, Types, collected, readable, session_context
 from sessionrec_jax.errors import InputError, near_miss
@@ -50,8 +50,11 @@ class Options:
     """Column of item ids, in the exposures and in the item table."""
     time: str = "timestamp_ms"
     """Column of times, UTC: numbers in --time-unit, or datetimes."""
-    clicked: str = "clicked"
-    """Column of true/false or 0/1; empty if the row is context, such as a query."""
+    clicked: str | None = "clicked"
+    """Column of true/false or 0/1; empty if the row is context, such as a query. None: --click-probability decides."""
+    click_probability: str | None = None
+    """Column of numbers from 0 to 1 that a run may take as the labels of its rank loss (--loss.rank-labels
+    probability). With --clicked None an exposure of at least .5 is clicked, and a row without one is context."""
     session: str | None = None
     """Column of session ids, unique within a user. Left out: sessions are cut by --session-rule."""
     feedback: str | None = None
@@ -72,7 +75,11 @@ def read(options: Options) -> RawLog:
     ids = {"user_id": options.user, "item_id": options.item}
     if options.session is not None:
         ids["session_id"] = options.session
-    columns = ids | {"timestamp_ms": options.time, "clicked": options.clicked}
+    columns = ids | {"timestamp_ms": options.time}
+    if options.clicked is not None:
+        columns["clicked"] = options.clicked
+    if options.click_probability is not None:
+        columns[PROBABILITY] = options.click_probability
     if options.feedback is not None:
         columns["feedback"] = options.feedback
     context = options.session_context
