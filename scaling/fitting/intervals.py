@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from scaling.fitting.minimize import Objective, minimize
-from scaling.fitting.problem import Problem
+from scaling.fitting.minimize import CLOSE_DAMPING, Objective, minimize
+from scaling.fitting.problem import Problem, in_blocks
 from scaling.fitting.profile import LikelihoodProfile
 from scaling.laws import registry
 
@@ -50,9 +50,15 @@ def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, cluster
     """
     if not len(draws_SP):
         return draws_SP
-    log_R, log_SR = problem.bound.log(theta_P[None]), problem.bound.log(draws_SP)
-    moved_SR = log_R + widening(clusters, len(theta_P)) * (log_SR - log_R)
-    return minimize(problem.bound, moved_SR, Objective("ls"), draws_SP, max_steps=WIDENING_STEPS).theta_SP
+    log_R, factor = problem.bound.log(theta_P[None]), widening(clusters, len(theta_P))
+    found = []
+    for some_SP in in_blocks(draws_SP, len(problem.response)):
+        moved_SR = log_R + factor * (problem.bound.log(some_SP) - log_R)
+        nearest = minimize(
+            problem.bound, moved_SR, Objective("ls"), some_SP, max_steps=WIDENING_STEPS, damping=CLOSE_DAMPING
+        )
+        found.append(nearest.theta_SP)
+    return np.concatenate(found)
 
 
 def intervals(

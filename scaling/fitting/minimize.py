@@ -16,13 +16,17 @@ import numpy as np
 from scaling.laws.registry import Bound
 
 BLOCK = 256
-"""The number of parameter sets that are computed together: small enough for the cache, large enough for BLAS."""
-REFILL = 64
-"""A block is filled up when it has this many empty places."""
+"""The largest number of parameter sets that are computed together."""
+BLOCK_NUMBERS = 1 << 14
+"""The largest number of sets times rows in a block, unless a single set has more: small enough for the cache."""
+REFILL = 4
+"""A block is filled up when one in this many of its places is empty."""
 HEAP_BYTES = 30 << 20
 """A block that glibc keeps after it is freed (it keeps up to 32 MiB), see `minimize`."""
 FIRST_DAMPING, DAMP_MORE, DAMP_LESS = 0.1, 20, 3
 """The damping in units of the majoriser, and its factors after a step that failed and after one that succeeded."""
+CLOSE_DAMPING = 1e-4
+"""The first damping of starts that are close to their minimum, where the undamped step is nearly right."""
 LONGEST_STEP = 2.0
 """The longest step, in logs and exponents."""
 DECREMENT_TOLERANCE = 1e-15
@@ -105,6 +109,7 @@ def minimize(
     weight_SR: np.ndarray | None = None,
     fixed_SP: np.ndarray | None = None,
     max_steps: int = 300,
+    damping: float = FIRST_DAMPING,
 ) -> Solution:
     """Finds local minima from the starts `theta_SP`.
 
@@ -116,9 +121,10 @@ def minimize(
       log_response: of the rows, [R], or of the rows under each start, [S, R].
       objective: the function that is minimised.
       theta_SP: the starts.
-      weight_SR: weights of the rows, [S, R] or [1, R]. Default: 1.
+      weight_SR: weights of the rows, [S, R] or [1, R], of any numeric type. Default: 1.
       fixed_SP: True for parameters that keep their value, [S, P] or [1, P].
       max_steps: the largest number of Newton steps.
+      damping: the first damping, in units of the majoriser.
     """
     log_response_SR = np.atleast_2d(log_response)
     weight_SR = np.ones((1, log_response_SR.shape[1])) if weight_SR is None else weight_SR
@@ -132,21 +138,22 @@ def minimize(
             spread = adaptive_delta((log_response_SR - bound.log(theta_SP[:1]))[0], weight_SR[0])
             for shrink in np.geomspace(1, 1e-7, 15)[:-1]:
                 smooth = replace(objective, delta=spread * shrink)
-                theta_SP = _newton(task._replace(objective=smooth), theta_SP, max_steps=40).theta_SP
+                theta_SP = _newton(task._replace(objective=smooth), theta_SP, 40, damping).theta_SP
             task = task._replace(objective=replace(objective, delta=spread * 1e-7))
-        return _newton(task, theta_SP, max_steps)
+        return _newton(task, theta_SP, max_steps, damping)
 
 
-def _newton(task: _Task, theta_SP: np.ndarray, max_steps: int) -> Solution:
+def _newton(task: _Task, theta_SP: np.ndarray, max_steps: int, first_damping: float) -> Solution:
     """Minimises from all S starts, a block at a time. A start that is done makes room for the next one."""
     S = len(theta_SP)
     theta, fixed = theta_SP.copy(), task.fixed_SP
     parts = _Parts.empty(*theta.shape)
-    damping, steps, converged = np.full(S, FIRST_DAMPING), np.zeros(S, int), np.zeros(S, bool)
+    damping, steps, converged = np.full(S, first_damping), np.zeros(S, int), np.zeros(S, bool)
     active, started = np.empty(0, int), 0
+    block = min(BLOCK, max(BLOCK_NUMBERS // task.log_response_SR.shape[1], 1))
     while started < S or len(active):
-        if started < S and len(active) <= BLOCK - REFILL:
-            fresh = np.arange(started, min(started + BLOCK - len(active), S))
+        if started < S and len(active) <= block - max(block // REFILL, 1):
+            fresh = np.arange(started, min(started + block - len(active), S))
             started += len(fresh)
             parts.put(fresh, task.around(theta[fresh], fresh))
             active = np.concatenate([active, fresh[parts.is_finite[fresh]]])

@@ -5,24 +5,35 @@ Letters: S parameter sets, R rows, P parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from scaling.errors import Refusal
-from scaling.fitting.minimize import Objective, Solution, adaptive_delta, minimize
+from scaling.fitting.minimize import CLOSE_DAMPING, Objective, Solution, adaptive_delta, minimize
 from scaling.fitting.starts import starts
 from scaling.laws import registry
 from scaling.laws.registry import Bound, Law
 from scaling.laws.terms import Points
 from scaling.table.run_table import RunTable
 
-SCREEN_KEEPS = 128
-SCREEN = ((5, 2048), (5, 512), (5, SCREEN_KEEPS))
+SCREEN = ((5, 2048), (5, 512), (5, 128))
 """(steps, the number of starts with the lowest objectives that go on): half the time of 15 steps on all."""
+FEW_ROWS = 96
+"""Starts are first screened on this many rows, where there are more: the same minima in a fraction of the time."""
+FEW_ROWS_BEGIN = 128
+"""The starts of lowest objective on the few rows, before any step."""
+FEW_ROWS_SCREEN = ((3, 96), (4, 64), (6, 48))
+ALL_ROWS_BEGIN = 16
+"""The starts of different curves that go on from the few rows to all of them."""
+ALL_ROWS_SCREEN = ((6, 8),)
+CLOSE_CURVES, SAME_CURVE = 3e-3, 1e-6
+"""Starts on few rows, and minima, are the same if their curves differ by less than this, in nats, at every row."""
 SAME_OBJECTIVE = 1e-6
 """Minima whose objectives differ by less than this fraction are the same."""
 BOOTSTRAP_STARTS = 3
+MOST_NUMBERS = 1 << 21
+"""The numbers of an array of draws by rows, 16 MiB, above which draws are taken in blocks."""
 NEGLIGIBLE_SHARE = 1e-6
 """A size has run to 0 if it is at most this share of the response at every point."""
 FULL_TABLE, HELDOUT, FREE_FLOOR = range(3)
@@ -70,32 +81,79 @@ class Problem:
 
         Raises Refusal if no start converged.
         """
-        begin = [starts(self.law, self.points, self.centre, known_floor=self.known_floor, response_R=self.response)]
-        if usual and self.law.more_starts is not None and self.known_floor is None:
-            begin.append(self.law.more_starts(self.centre))
         screen = Objective("ls") if objective.name == "lad" else objective
-        best = np.concatenate(begin)
-        for steps, kept in SCREEN:
-            screened = self.minimize(screen, best, max_steps=steps)
-            best = _lowest(screened, kept).theta_SP
-        found = self.minimize(objective, best if also_SP is None else np.concatenate([also_SP, best]))
-        found = found.take(found.converged_S)
-        if not len(found.objective_S):
+        few = self._few_rows()
+        begin = few._starts(usual)
+        if few is self:
+            begin = self._screened(screen, begin, SCREEN)
+        else:
+            promising = few._lowest_of(screen, begin, FEW_ROWS_BEGIN)
+            promising = few._screened(screen, promising, FEW_ROWS_SCREEN, least=CLOSE_CURVES)
+            begin = self._screened(screen, promising[:ALL_ROWS_BEGIN], ALL_ROWS_SCREEN)
+        if also_SP is not None:
+            begin = np.concatenate([also_SP, begin])
+        found = self._converged(objective, begin)
+        if not len(found.theta_SP) and few is not self:
+            found = self._converged(objective, few._converged(screen, promising).theta_SP)
+        if not len(found.theta_SP):
             raise Refusal(
                 f"no start of {self.law.name} converged to a minimum: the runs do not determine it. "
                 "Fit a law with fewer parameters, or add runs."
             )
-        return self._distinct(found)
+        return found
+
+    def _starts(self, usual: bool) -> np.ndarray:
+        """Returns the grid of starts [S, P]; with `usual` those of the literature too."""
+        begin = starts(self.law, self.points, self.centre, known_floor=self.known_floor, response_R=self.response)
+        if usual and self.law.more_starts is not None and self.known_floor is None:
+            return np.concatenate([begin, self.law.more_starts(self.centre)])
+        return begin
+
+    def _few_rows(self) -> Problem:
+        """Returns the problem on FEW_ROWS random rows, with the extreme ones of each axis, or itself."""
+        rows = len(self.response)
+        if rows <= FEW_ROWS:
+            return self
+        extremes = [at for x in (*self.points.values(), self.response) for at in (np.argmin(x), np.argmax(x))]
+        chosen = list(dict.fromkeys([*extremes, *np.random.default_rng(rows).permutation(rows)]))[:FEW_ROWS]
+        points = {axis: x[chosen] for axis, x in self.points.items()}
+        bound = registry.bind(self.law, points, self.centre, self.known_floor)
+        return replace(self, points=points, bound=bound, response=self.response[chosen])
+
+    def _lowest_of(self, objective: Objective, theta_SP: np.ndarray, kept: int) -> np.ndarray:
+        """Returns the `kept` starts of lowest objective, the lowest first."""
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # starts out of the law's domain
+            residual_SR = np.log(self.response) - self.bound.log(theta_SP)
+            value_S = objective.total(residual_SR, np.ones((1, len(self.response))))
+        return theta_SP[np.argsort(np.where(np.isfinite(value_S), value_S, np.inf), kind="stable")[:kept]]
+
+    def _screened(
+        self, objective: Objective, theta_SP: np.ndarray, screen: tuple[tuple[int, int], ...], least: float = 0.0
+    ) -> np.ndarray:
+        """Returns the starts that are lowest after a few steps, as SCREEN has them. See `_apart` for `least`."""
+        for steps, kept in screen:
+            lowest = _lowest(self.minimize(objective, theta_SP, max_steps=steps)).theta_SP
+            theta_SP = (lowest[self._apart(lowest, least)] if least else lowest)[:kept]
+        return theta_SP
+
+    def _apart(self, theta_SP: np.ndarray, least: float) -> np.ndarray:
+        """Returns the places of the parameter sets whose curves differ by `least` from those of all sets before."""
+        # by their curves, because parameters of a vanished term differ without meaning
+        curve_SR = self.bound.log(theta_SP)
+        kept: list[int] = []
+        for s in range(len(curve_SR)):
+            if not np.any(np.abs(curve_SR[kept] - curve_SR[s]).max(axis=1) <= least):
+                kept.append(s)
+        return np.array(kept, int)
+
+    def _converged(self, objective: Objective, theta_SP: np.ndarray) -> Solution:
+        """Returns the distinct minima that the starts lead to, the lowest first; there may be none."""
+        found = self.minimize(objective, theta_SP)
+        return self._distinct(found.take(found.converged_S))
 
     def _distinct(self, found: Solution) -> Solution:
         found = found.take(np.argsort(found.objective_S, kind="stable"))
-        curves = self.bound.log(found.theta_SP)
-        kept: list[int] = []
-        for i in range(len(curves)):
-            # by their curves, because parameters of a vanished term differ without meaning
-            if all(np.abs(curves[i] - curves[j]).max() > 1e-6 for j in kept):
-                kept.append(i)
-        return found.take(np.array(kept))
+        return found.take(self._apart(found.theta_SP, SAME_CURVE))
 
     def adaptive(self) -> tuple[Objective, bool]:
         """Iterates Huber's delta to the fixed point of its residuals. Returns the objective, and True if it settled."""
@@ -122,7 +180,7 @@ class Problem:
             return np.empty((0, len(self.free)))
         weight_SR = resamplings(cluster, draws, seed, stream)
         runs = [
-            self.minimize(objective, np.tile(theta, (draws, 1)), weight_SR=weight_SR)
+            self.minimize(objective, np.tile(theta, (draws, 1)), weight_SR=weight_SR, damping=CLOSE_DAMPING)
             for theta in minima.theta_SP[:BOOTSTRAP_STARTS]
         ]
         value = np.array([np.where(run.converged_S, run.objective_S, np.inf) for run in runs])
@@ -136,8 +194,9 @@ class Problem:
         ends = {name: (np.zeros(S, bool), np.zeros(S, bool)) for name in self.free}
         if not S:
             return ends
-        jacobian_SPR = self.bound.expand(theta_SP).jacobian()
-        share_SP = np.abs(jacobian_SPR).max(axis=2)  # d log L / d log size is the size's share of L
+        share_SP = np.concatenate(  # d log L / d log size is the size's share of L
+            [np.abs(self.bound.expand(some).jacobian()).max(axis=2) for some in in_blocks(theta_SP, len(self.response))]
+        )
         for name, (low, high) in limits.items():
             value = theta_SP[:, self.free.index(name)]
             ends[name] = value <= low, value >= high
@@ -152,8 +211,8 @@ class Problem:
         return ends
 
 
-def _lowest(screened: Solution, kept: int) -> Solution:
-    """Returns the `kept` lowest starts, but only one of those that converged to the same minimum.
+def _lowest(screened: Solution) -> Solution:
+    """Returns the starts, the lowest first, but only one of those that converged to the same minimum.
 
     Otherwise they would crowd out another minimum, a little higher now, that may be lower under another objective.
     """
@@ -161,7 +220,12 @@ def _lowest(screened: Solution, kept: int) -> Solution:
     order = np.argsort(value_S, kind="stable")
     value_S, done_S = value_S[order], screened.converged_S[order]
     again = done_S[1:] & done_S[:-1] & (value_S[1:] <= value_S[:-1] * (1 + SAME_OBJECTIVE))
-    return screened.take(order[np.append(True, ~again)][:kept])
+    return screened.take(order[np.append(True, ~again)])
+
+
+def in_blocks(values_S: np.ndarray, rows: int) -> list[np.ndarray]:
+    """Splits [S, ...] into blocks whose arrays of [block, rows] are small in memory."""
+    return np.array_split(values_S, max(1, min(len(values_S), len(values_S) * rows // MOST_NUMBERS)))
 
 
 def centre_of(points: Points) -> dict[str, float]:
@@ -181,5 +245,7 @@ def resamplings(cluster: np.ndarray, draws: int, seed: int, stream: int = FULL_T
     clusters = int(member.max()) + 1
     entropy = seed if stream == FULL_TABLE else np.random.SeedSequence((seed, stream)).generate_state(4)
     generator = np.random.RandomState(entropy)
-    drawn = [np.bincount(generator.choice(clusters, clusters), minlength=clusters) for _ in range(draws)]
-    return np.stack(drawn)[:, member].astype(float)
+    weight_SR = np.empty((draws, len(member)), np.uint16)  # small, because draws by rows are the most that a fit holds
+    for weight_R in weight_SR:
+        weight_R[:] = np.bincount(generator.choice(clusters, clusters), minlength=clusters)[member]
+    return weight_SR

@@ -9,7 +9,7 @@ Letters: S parameter sets, T terms, R rows, P parameters, k a term's parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,11 +27,20 @@ class Expansion:
     index_T: tuple[tuple[int, ...], ...]
     """The places in theta of each term's parameters. A parameter may be in two terms, or twice in one."""
     params: int
+    stacked: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
+    """{terms: the slopes of one, or the products of two terms' slopes, [R, values]}, where they are the same for all
+    parameter sets. Expansions of one law at the same points share it."""
 
     @classmethod
-    def of(cls, parts: Sequence[Derivatives], index_T: tuple[tuple[int, ...], ...], params: int) -> Expansion:
+    def of(
+        cls,
+        parts: Sequence[Derivatives],
+        index_T: tuple[tuple[int, ...], ...],
+        params: int,
+        stacked: dict[tuple[int, ...], np.ndarray] | None = None,
+    ) -> Expansion:
         log_SR, share_T = log_sum([part.log_SR for part in parts])
-        return cls(log_SR, tuple(share_T), tuple(parts), index_T, params)
+        return cls(log_SR, tuple(share_T), tuple(parts), index_T, params, {} if stacked is None else stacked)
 
     def jacobian(self) -> np.ndarray:
         """Returns J = df / dtheta, [S, P, R]."""
@@ -44,10 +53,10 @@ class Expansion:
     def gradient(self, weight_SR: np.ndarray) -> np.ndarray:
         """Returns sum_r w_r J_r, [S, P]."""
         total_SP = np.zeros((len(self.log_SR), self.params))
-        for index, share_SR, part in zip(self.index_T, self.share_T, self.parts, strict=True):
+        for t, (index, share_SR) in enumerate(zip(self.index_T, self.share_T, strict=True)):
             if not index:
                 continue
-            for p, value_S in zip(index, _sums(weight_SR * share_SR, part.slope_k), strict=True):
+            for p, value_S in zip(index, self._sums((t,), weight_SR * share_SR), strict=True):
                 total_SP[:, p] += value_S
         return total_SP
 
@@ -68,23 +77,31 @@ class Expansion:
 
     def _add_outer(self, total_SPP: np.ndarray, t: int, u: int, weight_SR: np.ndarray) -> None:
         """Adds sum_r w_r slope_r slope_r' of the terms t and u, and its mirror image where they differ."""
-        first, second = self.parts[t].slope_k, self.parts[u].slope_k
-        pairs = [(i, j) for i in range(len(first)) for j in range(i if t == u else 0, len(second))]
-        values = _sums(weight_SR, [first[i] * second[j] for i, j in pairs])
-        for (i, j), value_S in zip(pairs, values, strict=True):
+        for (i, j), value_S in zip(self._pairs(t, u), self._sums((t, u), weight_SR), strict=True):
             _add_symmetric(total_SPP, self.index_T[t][i], self.index_T[u][j], value_S, once=t == u and i == j)
 
     def _add_curvature(self, total_SPP: np.ndarray, t: int, weight_SR: np.ndarray) -> None:
         curvature = self.parts[t].curvature
-        for (i, j), value_S in zip(curvature, _sums(weight_SR, list(curvature.values())), strict=True):
-            _add_symmetric(total_SPP, self.index_T[t][i], self.index_T[t][j], value_S, once=i == j)
+        for (i, j), value in curvature.items():
+            _add_symmetric(total_SPP, self.index_T[t][i], self.index_T[t][j], _sum(weight_SR, value), once=i == j)
+
+    def _pairs(self, t: int, u: int) -> list[tuple[int, int]]:
+        first, second = len(self.parts[t].slope_k), len(self.parts[u].slope_k)
+        return [(i, j) for i in range(first) for j in range(i if t == u else 0, second)]
+
+    def _sums(self, terms: tuple[int, ...], weight_SR: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Returns sum_r w_r value_r, [S] for each slope of a term, or for each product of two terms' slopes."""
+        if terms not in self.stacked:
+            slopes = [self.parts[t].slope_k for t in terms]
+            values = slopes[0] if len(terms) == 1 else [slopes[0][i] * slopes[1][j] for i, j in self._pairs(*terms)]
+            if any(value.ndim > 1 for value in values):  # they differ between parameter sets
+                return [_sum(weight_SR, value) for value in values]
+            self.stacked[terms] = np.stack(values, axis=1)
+        return (weight_SR @ self.stacked[terms]).T
 
 
-def _sums(weight_SR: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
-    """Returns sum_r w_r value_r, [S] for each of the values."""
-    if all(value.ndim == 1 for value in values):  # the same for all S
-        return (weight_SR @ np.stack(values, axis=1)).T
-    return [np.einsum("SR,SR->S", weight_SR, np.broadcast_to(value, weight_SR.shape)) for value in values]
+def _sum(weight_SR: np.ndarray, value: np.ndarray) -> np.ndarray:
+    return np.einsum("SR,SR->S", weight_SR, np.broadcast_to(value, weight_SR.shape))
 
 
 def _add_symmetric(total_SPP: np.ndarray, p: int, q: int, value_S: np.ndarray, once: bool) -> None:

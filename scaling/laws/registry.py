@@ -8,7 +8,7 @@ Letters: S parameter sets, T terms, R rows, P parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -109,6 +109,8 @@ class Bound:
     """The places in theta of each term's parameters."""
     at_T: tuple[Covariates, ...]
     params: int
+    stacked: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    """Its expansions share this, see `Expansion.stacked`."""
 
     def log(self, theta_SP: np.ndarray) -> np.ndarray:
         """Returns the log of the law, [S, R]."""
@@ -121,7 +123,7 @@ class Bound:
     def expand(self, theta_SP: np.ndarray) -> Expansion:
         """Expands the law to second order around each of the S parameter sets."""
         parts = [term.derivatives(theta_SP[:, index], at) for term, index, at in self._parts()]
-        return Expansion.of(parts, self.index_T, self.params)
+        return Expansion.of(parts, self.index_T, self.params, self.stacked)
 
     def _parts(self) -> zip:
         return zip(self.terms, map(list, self.index_T), self.at_T, strict=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from scaling.fitting.fit import Fit
 from scaling.fitting.minimize import DECREMENT_TOLERANCE, STEP_TOLERANCE
-from scaling.fitting.problem import SCREEN_KEEPS
+from scaling.fitting.problem import ALL_ROWS_SCREEN, FEW_ROWS, SCREEN
 from scaling.report.columns import ReportColumns
 from scaling.table.run_table import RunTable
 
@@ -164,7 +164,8 @@ def _algorithm(fit: Fit) -> list[Answer]:
         f"damped Newton with the exact Hessian, until its step is below {STEP_TOLERANCE:g} or its decrement below "
         f"{DECREMENT_TOLERANCE:g} of the objective"
     )
-    starts = f"a grid of shapes with the sizes in closed form{usual}; the best {SCREEN_KEEPS} go on"
+    go_on = (SCREEN if len(fit.table) <= FEW_ROWS else ALL_ROWS_SCREEN)[-1][1]
+    starts = f"a grid of shapes with the sizes in closed form{usual}; the best {go_on} go on"
     minima = "none found"
     if len(fit.minima) > 1:
         minima = f"{len(fit.minima) - 1}, the next {fit.minima[1].gap:.2g} above in the objective"
