@@ -1,6 +1,6 @@
-"""Times `scaling` and scipy on a whole Chinchilla analysis, and compares the objectives that they reach.
+"""Times `scaling` and scipy on a whole Chinchilla analysis, and a default fit by its number of rows.
 
-    python benchmarks/fit.py [runs.csv] [--full]
+    python benchmarks/fit.py [runs.csv] [--full] [--rows 500 2000 20000]
 
 It has the 4,500 starts of Hoffmann et al. 2203.15556 and 4,000 bootstraps, Huber's loss with delta 1e-3, of the
 points of that paper's figure 4 (columns "Model Size", "Training FLOP", "loss"; the five of highest loss left out), or
@@ -15,6 +15,10 @@ of 240 planted ones where the file is not there. The contenders:
 Each runs in a process of its own, in turns. Without --full scipy runs a random part of the starts and of the
 resamples, and its time is scaled up. Above 1 `scaling` is faster. Expect 25 to 50 against tuned scipy in CPU time, and
 objectives of the resamples that agree to rounding.
+
+A second line has `scaling.fit` with all its defaults (bootstrap, profiles, held-out runs, other forms) on planted
+tables with these numbers of rows: seconds and the highest memory of the process. Its ratio is that of the most rows to
+the fewest.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ import polars as pl
 import scipy
 from _bench import ratio, report, significant
 
+import scaling
 from scaling.fitting.minimize import Objective
 from scaling.fitting.problem import FULL_TABLE, Problem, resamplings
 from scaling.laws.registry import LAWS
@@ -51,6 +56,7 @@ HUBER = Objective("huber", DELTA)
 PARTS = {"tuned": (450, 400), "copied": (60, 60)}
 """Starts and resamples that scipy runs without --full."""
 TURNS = 3
+ROWS = (500, 2_000, 20_000)
 AT_OPTIMUM = 1e-6
 """Relative excess of the objective over the lowest."""
 
@@ -62,13 +68,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", nargs="?", type=Path, default=FIGURE4)
     parser.add_argument("--full", action="store_true", help="no part of scipy's work is left out; some minutes")
+    parser.add_argument("--rows", nargs="*", type=int, default=ROWS, help="rows of the default fits; none: only scipy")
     parser.add_argument("--contender", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
         name, into = options.contender
-        np.savez(into, **contend(name, table_of(options.csv), options.full))
+        found = default_fit(int(name)) if name.isdigit() else contend(name, table_of(options.csv), options.full)
+        np.savez(into, **found)
     else:
         compare(options.csv, options.full)
+        if options.rows:
+            by_rows(sorted(options.rows))
 
 
 def compare(csv: Path, full: bool) -> None:
@@ -105,6 +115,26 @@ def compare(csv: Path, full: bool) -> None:
         numpy_version=np.__version__,
         scipy_version=scipy.__version__,
     )
+
+
+def by_rows(rows: list[int]) -> None:
+    turns = {count: in_own_process(str(count), FIGURE4, full=False) for count in rows}
+    wall_s, cpu_s = ([float(found[f"fit_{kind}_s"]) for found in turns.values()] for kind in ("wall", "cpu"))
+    report(
+        "a default fit by its number of rows",
+        f"wall seconds of {rows[-1]:,} rows / of {rows[0]:,}",
+        ratio=significant(wall_s[-1] / wall_s[0]),
+        rows=rows,
+        wall_s=[significant(seconds) for seconds in wall_s],
+        cpu_s=[significant(seconds) for seconds in cpu_s],
+        highest_memory_mb=[significant(float(found["memory_mb"])) for found in turns.values()],
+        draws=scaling.fit.__kwdefaults__["bootstrap"],
+    )
+
+
+def default_fit(rows: int) -> Found:
+    _, took = clock("fit", lambda: scaling.fit(planted(rows), "chinchilla"))
+    return took | {"memory_mb": np.array(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
 
 
 def in_own_process(name: str, csv: Path, full: bool) -> Found:
@@ -213,10 +243,14 @@ def table_of(csv: Path) -> RunTable:
         return from_frame(pl.read_csv(csv), columns, drop_worst=5)
     if csv != FIGURE4:
         raise SystemExit(f"{csv} is not there")
+    return planted(240)
+
+
+def planted(rows: int) -> RunTable:
     rng = np.random.default_rng(1)
-    n, d = (np.exp(rng.uniform(*np.log(ends), 240)) for ends in ((5e7, 1.5e10), (5e8, 3e11)))
+    n, d = (np.exp(rng.uniform(*np.log(ends), rows)) for ends in ((5e7, 1.5e10), (5e8, 3e11)))
     loss = PLANTED["E"] + PLANTED["A"] * n ** -PLANTED["alpha"] + PLANTED["B"] * d ** -PLANTED["beta"]
-    frame = pl.DataFrame({"n": n, "d": d, "loss": loss * np.exp(0.01 * rng.standard_normal(240))})
+    frame = pl.DataFrame({"n": n, "d": d, "loss": loss * np.exp(0.01 * rng.standard_normal(rows))})
     return from_frame(frame, Columns(n="n", d="d", loss="loss"), source="planted")
 
 

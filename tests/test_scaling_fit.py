@@ -16,6 +16,7 @@ import scaling
 from scaling.errors import InputError
 from scaling.fitting import intervals as intervals_module
 from scaling.fitting import problem as problem_module
+from scaling.fitting import progress
 from scaling.fitting.minimize import FIRST_DAMPING, Objective
 from scaling.fitting.problem import Problem, resamplings
 from scaling.fitting.starts import starts
@@ -98,6 +99,19 @@ def test_many_rows_have_the_intervals_of_the_slow_way(monkeypatch):
         drawn_x = {axis: values[drawn] for axis, values in problem.points.items()}
         again = Problem.of(table(problem.response[drawn], **drawn_x), problem.law, None, problem.centre)
         np.testing.assert_allclose(fast.draws_SP[s], lowest(again, Objective("huber", 0.01))[0], atol=1e-6)
+
+
+def test_a_listener_hears_every_step_and_only_inside_its_block(monkeypatch):
+    monkeypatch.setattr(problem_module, "MOST_NUMBERS", 18 * 10)  # 10 draws of 18 rows
+    said = []
+    with progress.shown_by(said.append):
+        scaling.fit(line(sigma=0.01), "power_floor", bootstrap=30, full=False)
+    draws = [text for text in said if "draws" in text]
+    assert draws == [f"power_floor: {done} of 30 bootstrap draws" for done in (0, 10, 20)]
+    assert "power_floor: the minima of huber on 18 runs" in said
+    heard = len(said)
+    scaling.fit(line(sigma=0.01), "power_floor", **QUICK)
+    assert len(said) == heard
 
 
 def test_a_cluster_is_drawn_whole():

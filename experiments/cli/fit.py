@@ -17,6 +17,7 @@ from rich.console import Console
 
 import scaling
 from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
+from experiments.cli.output import fit_progress
 from experiments.cli.show_fit import show_fit
 from scaling.errors import InputError
 from scaling.table import run_table
@@ -60,15 +61,17 @@ def main(argv: list[str]) -> int:
     laws = laws_of(named)
     if not laws:
         raise InputError("no law is named; name one with --law, such as power_floor or chinchilla")
-    fit = scaling.fit(
-        table_of(args.table, frame, columns_of(named), unfinished, drop_worst=args.drop_worst),
-        laws[0],
-        objective=args.objective,
-        delta=_delta(args.delta),
-        floor=None if args.floor == "free" else args.floor,
-        bootstrap=args.bootstrap,
-        seed=args.seed,
-    )
+    runs = table_of(args.table, frame, columns_of(named), unfinished, drop_worst=args.drop_worst)
+    with fit_progress():
+        fit = scaling.fit(
+            runs,
+            laws[0],
+            objective=args.objective,
+            delta=_delta(args.delta),
+            floor=None if args.floor == "free" else args.floor,
+            bootstrap=args.bootstrap,
+            seed=args.seed,
+        )
     if args.json is not None:
         fit.to_json(args.json)
     show_fit(fit, Console())

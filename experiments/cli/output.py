@@ -1,9 +1,16 @@
-"""A table for the terminal that the commands over tables of runs share."""
+"""A table for the terminal and the progress of a fit: the commands over tables of runs share them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
+
+from experiments.console import escape
+from scaling.fitting import progress
 
 
 def narrow_table(*heads: str) -> Table:
@@ -12,3 +19,14 @@ def narrow_table(*heads: str) -> Table:
     for head in heads:
         table.add_column(head, no_wrap=True)
     return table
+
+
+@contextmanager
+def fit_progress() -> Iterator[None]:
+    """Shows what the fits inside the block are doing, in the last line of a terminal. Elsewhere it shows nothing."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status("") as status, progress.shown_by(lambda text: status.update(escape(text))):
+        yield

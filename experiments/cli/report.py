@@ -18,6 +18,7 @@ from rich.console import Console
 
 import scaling
 from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
+from experiments.cli.output import fit_progress
 from experiments.cli.report_columns import REPORT_COLUMNS
 from experiments.cli.show_fit import show_fit
 from scaling import report
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
     runs = table_of(args.sweep, frame, columns_of(named), unfinished)
     theory_file = args.sweep / "theory.json"
     theory = read_theory(theory_file) if theory_file.exists() else None
-    fits = [(law, _fit(runs, law, args)) for law in laws_of(named) or [_law(runs)]]
+    with fit_progress():
+        fits = [(law, _fit(runs, law, args)) for law in laws_of(named) or [_law(runs)]]
     title = f"Scaling report: {args.sweep.resolve().stem}"
     folder = report.write(args.out, runs, fits, theory, title=title, columns=REPORT_COLUMNS)
     console = Console()

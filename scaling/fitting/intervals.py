@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from scaling.fitting import progress
 from scaling.fitting.minimize import CLOSE_DAMPING, Objective, minimize
 from scaling.fitting.problem import Problem, in_blocks
 from scaling.fitting.profile import LikelihoodProfile
@@ -51,6 +52,7 @@ def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, cluster
     if not len(draws_SP):
         return draws_SP
     log_R, factor = problem.bound.log(theta_P[None]), widening(clusters, len(theta_P))
+    progress.step(f"{problem.law.name}: the intervals")
     found = []
     for some_SP in in_blocks(draws_SP, len(problem.response)):
         moved_SR = log_R + factor * (problem.bound.log(some_SP) - log_R)

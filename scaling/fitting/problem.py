@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scaling.errors import Refusal
+from scaling.fitting import progress
 from scaling.fitting.minimize import CLOSE_DAMPING, Objective, Solution, adaptive_delta, minimize
 from scaling.fitting.starts import starts
 from scaling.laws import registry
@@ -81,6 +82,7 @@ class Problem:
 
         Raises Refusal if no start converged.
         """
+        progress.step(f"{self.law.name}: the minima of {objective.name} on {len(self.response)} runs")
         screen = Objective("ls") if objective.name == "lad" else objective
         few = self._few_rows()
         begin = few._starts(usual)
@@ -179,14 +181,23 @@ class Problem:
         if not draws:
             return np.empty((0, len(self.free)))
         weight_SR = resamplings(cluster, draws, seed, stream)
+        done, found = 0, []
+        for some_SR in in_blocks(weight_SR, len(self.response)):
+            progress.step(f"{self.law.name}: {done} of {draws} bootstrap draws")
+            found.append(self._lowest_minima(objective, minima.theta_SP[:BOOTSTRAP_STARTS], some_SR))
+            done += len(some_SR)
+        return np.concatenate(found)
+
+    def _lowest_minima(self, objective: Objective, start_SP: np.ndarray, weight_DR: np.ndarray) -> np.ndarray:
+        """Returns the lowest minimum under each of D weightings, [D, P], without those that did not converge."""
+        draws = len(weight_DR)
         runs = [
-            self.minimize(objective, np.tile(theta, (draws, 1)), weight_SR=weight_SR, damping=CLOSE_DAMPING)
-            for theta in minima.theta_SP[:BOOTSTRAP_STARTS]
+            self.minimize(objective, np.tile(theta, (draws, 1)), weight_SR=weight_DR, damping=CLOSE_DAMPING)
+            for theta in start_SP
         ]
         value = np.array([np.where(run.converged_S, run.objective_S, np.inf) for run in runs])
-        best = np.argmin(value, axis=0)
-        theta_SP = np.array([run.theta_SP for run in runs])[best, np.arange(draws)]
-        return theta_SP[np.isfinite(value.min(axis=0))]
+        theta_DP = np.array([run.theta_SP for run in runs])[np.argmin(value, axis=0), np.arange(draws)]
+        return theta_DP[np.isfinite(value.min(axis=0))]
 
     def at_bound(self, theta_SP: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Returns {free parameter: ([S] it ran to its lower end, [S] it ran to its upper end)}."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scaling.fitting import progress
 from scaling.fitting.minimize import Objective, robust_sigma
 from scaling.fitting.problem import NEGLIGIBLE_SHARE, Problem
 from scaling.laws.registry import natural
@@ -68,6 +69,7 @@ def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster
     """
     from scipy.special import stdtrit
 
+    progress.step(f"{problem.law.name}: the profiles of {len(theta_P)} parameters")
     P = len(theta_P)
     scale = noise_scale(objective, problem.residual(theta_P), cluster, P)
     spare = max(len(np.unique(cluster)) - P, 1)

@@ -1,0 +1,28 @@
+"""Says what a fit is doing, for those who wait: `with shown_by(print): scaling.fit(...)`.
+
+Every step of a fit calls `step` with one line of text. Without a listener nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_LISTENER: ContextVar[Callable[[str], object] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def shown_by(listener: Callable[[str], object]) -> Iterator[None]:
+    """Calls `listener` with a line of text at each step of the fits inside the block."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def step(text: str) -> None:
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(text)
