@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from onestep import assert_same_bits
 
+from experiments.plans import fresh_data
 from experiments.plans.unlimited_data import Plan
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
@@ -26,7 +27,10 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.exact import exact_rank_nats
 from sessionrec_jax.row import run
 from sessionrec_jax.runfolder.stopping import Stopped
+from sessionrec_jax.training.fresh_counts import counting_excess
+from sessionrec_jax.training.fresh_step import sessions_key
 from sessionrec_jax.training.loop import train
+from sessionrec_jax.training.step import root_key
 
 PROCESS = ZipfIntent(users=1, base=8, depth=2, categories=3, click_low=0.1, click_high=0.8, keep_interest=0.7, seed=3)
 TRUTH = Truth(PROCESS)
@@ -243,3 +247,44 @@ def test_the_law_of_a_fresh_sweep_is_of_the_exact_loss(log):
     assert laid_out.files["report.json"]["loss"] == "rank_exact_nats_per_exposure"
     theory = laid_out.files["theory.json"]
     assert (theory["exponent"], theory["floor"]) == (0.5, known_truth(log).rank_floor_nats_per_exposure)
+
+
+def test_the_counting_learner_counts_the_sessions_that_a_run_draws(fresh, log):
+    """Session by session, in Python; and a longer run begins with the sessions of a shorter one."""
+    config = replace(fresh, {"data.fresh": "sampled", "data.sessions_per_row": 3, "train.seed": 4})
+    truth, steps = known_truth(log), (2, 5)
+    tables = process_tables(truth, dense := dense_ids(log, truth.process.item_count))
+    item_of = {int(id_): item for item, id_ in enumerate(dense)}
+    how = Draw(truth.process, rows=config.data.rows, history=2, labels="sampled")
+    seen, clicked = (np.zeros(truth.coin_ZC.shape) for _ in range(2))
+    wanted = []
+    for step in range(max(steps)):
+        key = sessions_key(jax.random.fold_in(root_key(4), step))
+        anchor, exposures, clicks = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in draw(tables, key, how))
+        for one in range(len(anchor)):
+            seen[item_of[int(anchor[one])]] += exposures[one]
+            clicked[item_of[int(anchor[one])]] += clicks[one]
+        if step + 1 in steps:
+            wanted.append(truth.bayes_excess_of_counts(seen, clicked))
+    np.testing.assert_allclose(counting_excess(config, log, steps), wanted, rtol=1e-9)
+
+
+def test_no_model_does_better_than_the_counting_learner_on_the_same_sessions(log, tmp_path):
+    base = replace(Config(), FRESH | {"data.fresh": "no", "data.fresh_sessions": 0, "data.path": str(log.path)})
+    base = replace(base, {"model.id_width": 4, "model.id_init_std": 0.0, "optim.table_rate_ratio": 30.0})
+    layout = fresh_data.Plan(sizes=("8x1x1",), sessions=(6_400, 25_600), learning_rates=(1e-2,)).lay_out(base, log)
+    theory = layout.files["theory.json"]
+    assert theory["exponent"] == known_truth(log).data_exponent
+    for config, (sessions, excess) in zip(layout.configs, theory["curve"], strict=True):
+        row = run(config, tmp_path / str(sessions), "sweep", quiet=True)
+        assert row["sessions_unique"] == sessions
+        assert row["rank_exact_nats_per_exposure"] > theory["floor"] + excess
+
+
+def test_fresh_data_gives_a_body_without_a_table_digits_that_grow(log):
+    base = replace(Config(), {"data.path": str(log.path), "model.id_width": 0})
+    configs = fresh_data.Plan(sizes=("8x1x1", "32x1x1"), sessions=(10_000,)).configs(base, 100)
+    assert [config.model.side_width for config in configs] == [4, 16]
+    with_table = fresh_data.Plan(sizes=("32x1x1",)).configs(replace(base, {"model.id_width": 8}), 100)
+    assert {config.model.side_width for config in with_table} == {Config().model.side_width}
+    assert {config.data.fresh for config in (*configs, *with_table)} == {"sampled"}

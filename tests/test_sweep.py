@@ -282,3 +282,15 @@ def test_labels_are_the_settings_that_vary_and_no_others():
     ]
     assert varying(configs[:1]) == [{}]
     assert varying([]) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"data.users": 0}, {"data.users": 0, "data.fresh": "expected", "data.fresh_sessions": 1000}]
+)
+def test_the_costliest_run_starts_first(config, change):
+    """Also where every run has all users, or draws its sessions, so that no long run is left for the end."""
+    widths = {str(width): replace(config, change | {"model.width": width}) for width in (8, 32, 16)}
+    assert worker.costliest_first(widths) == ["32", "16", "8"]
+    length = "data.fresh_sessions" if "data.fresh" in change else "train.epochs"
+    lengths = {str(n): replace(config, change | {length: n}) for n in (2, 8, 4)}
+    assert worker.costliest_first(lengths) == ["8", "4", "2"]

@@ -37,12 +37,38 @@ def theory(
     elif report["d"] == SESSIONS:
         exponent = truth.data_exponent
         note += "beta = alpha / (1 + alpha) for an endless catalogue"
-        if is_rank_loss and min(config.train.epochs for config in configs) >= 1:
-            curve = _counting_curve(configs, prepared, truth)
+        curve = _curve(configs, prepared, truth) if is_rank_loss else []
+        if curve:
             note += "; the curve is the Bayes learner that counts each (interest, category) in the same sessions"
     else:
         return None
     return {"exponent": exponent, "floor": floor, "curve": curve, "note": note}
+
+
+def _curve(configs: Sequence[Config], prepared: Prepared, truth: Truth) -> list[list[float]]:
+    """Returns the curve of the Bayes learner on the sessions of the runs; empty where the runs do not see all of them,
+    or learn from more than their clicks."""
+    labels = {config.data.fresh for config in configs}
+    if labels == {"sampled"}:
+        return _fresh_counting_curve(configs, prepared)
+    if labels == {"no"} and min(config.train.epochs for config in configs) >= 1:
+        return _counting_curve(configs, prepared, truth)
+    return []
+
+
+def _fresh_counting_curve(configs: Sequence[Config], prepared: Prepared) -> list[list[float]]:
+    """Returns [target sessions, excess rank loss] of the Bayes learner on the sessions that the runs draw, the mean
+    over their seeds."""
+    from sessionrec_jax.training.fresh_counts import counting_excess
+
+    found: dict[int, list[float]] = {}
+    drawn = {(config.train.seed, config.data.rows, config.data.slots): config for config in configs}
+    for key, config in drawn.items():
+        of_stream = [one for one in configs if (one.train.seed, one.data.rows, one.data.slots) == key]
+        steps = sorted({one.data.fresh_steps for one in of_stream})
+        for count, excess in zip(steps, counting_excess(config, prepared, steps), strict=True):
+            found.setdefault(count * config.data.rows * (config.data.slots - 1), []).append(excess)
+    return [[sessions, float(np.mean(excesses))] for sessions, excesses in sorted(found.items())]
 
 
 def _counting_curve(configs: Sequence[Config], prepared: Prepared, truth: Truth) -> list[list[float]]:

@@ -17,25 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from experiments.plans.fresh_settings import digits_width, fresh_settings
 from experiments.plans.scaling_plan import ScalingPlan
 from experiments.plans.sizes import around, size_of, sized
-from experiments.sweep.varying import flat
 from sessionrec_jax.config.rules import check
-from sessionrec_jax.config.settings import Config, Model
-from sessionrec_jax.config.values import replace, to_dict
+from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.row_columns import FIT, PARAMS
-
-FRESH: dict[str, Any] = {
-    "data.sessions_per_row": 2,  # one anchor, and the session that it predicts
-    "data.eval_candidates": "shown",
-    "model.id_width": 0,
-    "model.scored_by": ("category",),
-    "model.clicked_in_input": False,
-    "model.ignored_in_input": False,
-    "loss.retrieval": "none",
-}
-"""Settings of a run on fresh sessions that a user has not set."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,7 @@ class Plan(ScalingPlan):
                     f"--data.fresh {base.data.fresh} needs --sessions: one number for all sizes, or one for each of "
                     f"the {len(self.sizes)} sizes; {len(self.sessions)} came"
                 )
-            return [{"data.fresh_sessions": self.sessions[0]} | _left_out(base, FRESH)]
+            return [{"data.fresh_sessions": self.sessions[0]} | fresh_settings(base, {"model.id_width": 0})]
         if self.sessions:
             raise InputError("--sessions came, but --data.fresh is no; wanted --data.fresh expected, or no --sessions")
         if not 0 < self.epochs <= 1:
@@ -85,17 +74,9 @@ class Plan(ScalingPlan):
 
         def grown(config: Config) -> Config:
             own = {"data.fresh_sessions": sessions[size_of(config)]}
-            if base.model.side_width == Model().side_width:
-                own["model.side_width"] = max(4, config.model.width // 2)
-            return check(replace(config, own))
+            return check(replace(config, own | digits_width(base, config.model.width)))
 
         return [grown(config) for config in found]
 
     def more(self, base: Config, users: int) -> dict[str, Any]:
         return {"sizes": around(self.sizes), "sessions": tuple(sorted(self.sessions)[-1:])}
-
-
-def _left_out(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns those of the settings that `base` has at their defaults."""
-    here, default = flat(to_dict(base)), flat(to_dict(Config()))
-    return {name: value for name, value in settings.items() if here[name] == default[name]}

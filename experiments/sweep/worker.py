@@ -94,8 +94,13 @@ def costliest_first(configs: dict[str, Config]) -> list[str]:
 
 def _cost(config: Config) -> float:
     """Roughly proportional to a run's time: only the order counts."""
-    users = config.data.users or float("inf")
-    return config.train.epochs * users * (20 + config.model.width * (1 + config.model.layers))
+    passes = config.train.epochs * (config.data.users or _ALL_USERS)
+    sessions = passes if config.data.fresh == "no" else config.data.fresh_sessions
+    return sessions * (20 + config.model.width * (1 + config.model.layers))
+
+
+_ALL_USERS = 1e12
+"""More users than any log has, and still a number that a cost can be compared by."""
 
 
 class _Queue:

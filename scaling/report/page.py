@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from scaling.fitting.fit import Fit
 from scaling.laws.theory import Theory
 from scaling.report.answer import answer, limits, noise_sentences
 from scaling.report.checklist import Item
+from scaling.report.document import document, figure
 from scaling.report.figures.gallery import CAPTIONS, SECTIONS
-from scaling.report.html import CSS, element, notes, paragraph, short
+from scaling.report.html import element, notes, paragraph, short
 from scaling.report.sections import (
     checklist,
     exclusions,
@@ -70,27 +70,7 @@ def page(content: Content) -> str:
         runs(content.table, content.run_columns),
         exclusions(content.table),
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{element("title", content.title)}'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{CSS}</style></head>\n<body>\n" + "\n".join(body) + f"\n{_script(content.charts)}\n</body></html>\n"
-    )
-
-
-def _script(charts: dict[str, dict]) -> str:
-    if not charts:
-        return ""
-    import vl_convert
-
-    specs = json.dumps(charts, allow_nan=False).replace("</", "<\\/")
-    options = (
-        "{mode: 'vega-lite', actions: {export: true, source: false, compiled: false, editor: false}, renderer: 'svg'}"
-    )
-    bundle = vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]  the stub requires what is optional
-    return (
-        f"<script>{bundle}</script>\n<script>const specs = {specs};\n"
-        f"for (const name in specs) vegaEmbed('#' + name, specs[name], {options});</script>"
-    )
+    return document(content.title, body, content.charts)
 
 
 def _data(content: Content) -> Iterable[str]:
@@ -125,7 +105,7 @@ def _answer(content: Content) -> Iterable[str]:
 def _figures(charts: dict[str, dict], section: str) -> Iterable[str]:
     for name in SECTIONS[section]:
         if name in charts:
-            yield f'<figure><div class=chart id="{name}"></div>{element("figcaption", CAPTIONS[name])}</figure>'
+            yield figure(name, CAPTIONS[name])
 
 
 def _trust(content: Content) -> Iterable[str]:

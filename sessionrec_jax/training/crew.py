@@ -37,9 +37,8 @@ from sessionrec_jax.training.checkpoint import Checkpoints
 from sessionrec_jax.training.feed import Feed
 from sessionrec_jax.training.meter import Meter
 from sessionrec_jax.training.shared_steps import shared_steps
-from sessionrec_jax.training.step import Scalars, State, abstract_state
+from sessionrec_jax.training.step import Scalars, State, abstract_state, root_key
 
-_STEPS_STREAM = 1
 _SECONDS_OF_CALL = 0.25
 _STEPS_OF_SEVERAL_PROCESSES = 8
 
@@ -192,7 +191,7 @@ class Lanes:
 
     def put_keys(self, seeds: Sequence[int]) -> jax.Array:
         """Returns the root of each run's randomness."""
-        keys = [jax.random.fold_in(jax.random.key(seed), _STEPS_STREAM) for seed in seeds]
+        keys = [root_key(seed) for seed in seeds]
         return put(keys[0] if self._runs == 1 else jnp.stack(keys), replicated(self.mesh))
 
     def put_scalars(self, by_lane: Sequence[Scalars]) -> Scalars:

@@ -63,12 +63,17 @@ def make_fresh_steps(program: Program, how: Draw, *, runs: int = 1) -> Any:
     return jax.jit(steps, donate_argnums=0, out_shardings=places)
 
 
+def sessions_key(step_key: Array) -> Array:
+    """Returns the key of the sessions that a step draws."""
+    return jax.random.fold_in(step_key, _FRESH_OF_STEP)
+
+
 def fresh_step(
     program: Program, how: Draw, state: State, fixed: FreshArrays, *, key: Array, scalars: Scalars
 ) -> tuple[State, Sums]:
     """Draws sessions, takes the gradient of the rank loss, and updates the parameters."""
     step_key = jax.random.fold_in(key, state.step)
-    sessions = draw(fixed.tables, jax.random.fold_in(step_key, _FRESH_OF_STEP), how)
+    sessions = draw(fixed.tables, sessions_key(step_key), how)
     anchor_GBL, exposures_GSC, clicks_GSC = _spread_over_shards(program, sessions)
     inputs_G = jax.vmap(anchor_inputs)(anchor_GBL)
     noise_G = noise_of(program.spec, step_key, inputs_G.user_of_session_RL)

@@ -31,7 +31,7 @@ from sessionrec_jax.model.embedding import Side
 from sessionrec_jax.model.spec import Inputs, Params, Queries, Spec
 from sessionrec_jax.training import optim
 
-_INIT_STREAM = 0
+_INIT_STREAM, _STEPS_STREAM = 0, 1
 _NEGATIVES_OF_STEP, _DROPOUT_OF_STEP = 0, 1
 
 
@@ -227,6 +227,11 @@ def _sum_over_microbatches(function: Callable[[StepBatch], Any], batch: StepBatc
 
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, batch))
     return jax.lax.scan(add, zero, stacked)[0]
+
+
+def root_key(seed: int) -> Array:
+    """Returns the root of all that a run draws after its first state."""
+    return jax.random.fold_in(jax.random.key(seed), _STEPS_STREAM)
 
 
 def noise_of(spec: Spec, step_key: jax.Array, user_of_session_GRL: Int[Array, "G R L"]) -> Noise | None:

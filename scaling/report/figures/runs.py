@@ -62,7 +62,7 @@ def excess_against_data(subject: Subject, theory: Theory | None, floor: float) -
         if fit.law.axes == ("d",) and "beta" in fit.params:  # a law of both has a line a size, in the sizes' colours
             names[_slope_name(fit)] = Stroke(FIT)
     if theory is not None:
-        names[f"theory's slope, D^-{theory.exponent:.3f}"] = Stroke(THEORY, (6, 4))
+        names[f"theory's slope, exponent {theory.exponent:.3f}"] = Stroke(THEORY, (6, 4))
         layers.append(parts.line(_theory_slope(theory, above, excess), x, y, Stroke(THEORY, (6, 4))))
     if curve:
         names["exact reference"] = Stroke(THEORY)
@@ -119,6 +119,6 @@ def _theory_slope(theory: Theory, above: RunTable, excess: np.ndarray) -> list[d
 def _slope_name(fit: Fit) -> str:
     interval = fit.interval95.get("beta")
     if fit.params.get("beta") is None:
-        return "fit, beta open"
+        return "fit, exponent open"
     spread = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    return f"fit, D^-{fit.params['beta']:.3f}{spread}"
+    return f"fit, exponent {fit.params['beta']:.3f}{spread}"

@@ -134,17 +134,24 @@ class Truth:
     def bayes_excess_after(self, anchor_N: Ids, item_N: Ids, clicked_N: Bool[np.ndarray, " N"]) -> float:
         """Returns the excess rank loss (nats per exposure) of the Bayes learner after counting these exposures.
 
-        Each is an item, its click, and the anchor of the session before. The learner knows the two values that each
-        category's click probability can take and starts from even odds for every coin; after k clicks in n exposures of
-        a cell it predicts the posterior mean. The excess is the exact sum over all anchors and categories, without test
-        noise. A model can be better: a user's earlier clicks under the same interest show it coins that training did
-        not. Ids are item_id, 0..K-1.
+        Each is an item, its click, and the anchor of the session before. Ids are item_id, 0..K-1.
         """
         anchor_N, item_N = self._ids(anchor_N, "anchor"), self._ids(item_N, "item_id")
         shape_ZC = self.coin_ZC.shape
         cell_N = anchor_N * shape_ZC[1] + self.category_K[item_N]
         seen_ZC = np.bincount(cell_N, minlength=self.coin_ZC.size).reshape(shape_ZC)
         clicks_ZC = np.bincount(cell_N, clicked_N, self.coin_ZC.size).reshape(shape_ZC)
+        return self.bayes_excess_of_counts(seen_ZC, clicks_ZC)
+
+    def bayes_excess_of_counts(self, seen_ZC: np.ndarray, clicks_ZC: np.ndarray) -> float:
+        """Returns the excess rank loss (nats per exposure) of the Bayes learner from the exposures and clicks of
+        each cell.
+
+        The learner knows the two values that each category's click probability can take and starts from even odds for
+        every coin; after k clicks in n exposures of a cell it predicts the posterior mean. The excess is the exact sum
+        over all anchors and categories, without test noise. A model can be better: a user's earlier clicks under the
+        same interest show it coins that training did not.
+        """
         excess_ZC = bernoulli_kl(self.click_probability_ZC, self.posterior_mean(clicks_ZC, seen_ZC))
         return float(self.popularity_K @ excess_ZC @ self.category_mass_C)
 
