@@ -35,7 +35,7 @@ from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
 from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.row_columns import LOSS, METRICS, REFERENCES
-from sessionrec_jax.runfolder.files import PER_USER, claim, read_row, write_json
+from sessionrec_jax.runfolder.files import PER_USER, VALIDATED, claim, read_json, read_row, write_json
 from sessionrec_jax.runfolder.lock import lock
 from sessionrec_jax.runfolder.stopping import NEVER, Stop
 from sessionrec_jax.training.checkpoint import steps_in
@@ -53,6 +53,8 @@ class Job(NamedTuple):
     run_dir: Path
     write: Callable[[Path, Row], None] = write_json
     """Writes row.json, or raises if this process may no longer do so."""
+    part: float = 1.0
+    """Part of the steps after which the run stops. Below 1 it gets no row: RUN/halving.json gets its validation."""
 
 
 def run(
@@ -63,13 +65,15 @@ def run(
     quiet: bool = False,
     stop: Stop = NEVER,
     write: Callable[[Path, Row], None] = write_json,
+    part: float = 1.0,
 ) -> Row:
     """Returns the row of `config`, trained in `run_dir`. Resumes a run that has a checkpoint there; reads the row of a
-    run that is done. A run whose loss is no longer a number gets a row with status diverged.
+    run that is done. A run whose loss is no longer a number gets a row with status diverged. With a `part` below 1 the
+    run stops there, and the result is its validation.
 
     Raises InputError for settings that cannot run, and Stopped if `stop` asked, after the checkpoint is written.
     """
-    (row,) = run_together([Job(config, run_dir, write)], plan, quiet=quiet, stop=stop)
+    (row,) = run_together([Job(config, run_dir, write, part)], plan, quiet=quiet, stop=stop)
     return row
 
 
@@ -96,7 +100,12 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
 
         try:
             trained = left and train_together(
-                [(job.config, job.run_dir) for job in left], prepared, quiet=quiet, stop=stop, diverged=diverged
+                [(job.config, job.run_dir) for job in left],
+                prepared,
+                quiet=quiet,
+                stop=stop,
+                diverged=diverged,
+                parts=[job.part for job in left],
             )
         except InputError:
             for run_dir in new:  # else the corrected settings would find the folder taken
@@ -104,9 +113,27 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
                     shutil.rmtree(run_dir)
             raise
         for job, model in zip(left, trained, strict=True):
-            if model is not None:
+            if model is None:
+                continue
+            if job.part < 1:
+                rows[job.run_dir] = _validated_so_far(model)
+                on_process_zero(functools.partial(_add_validation, job, rows[job.run_dir]))
+            else:
                 end(job, {"status": "done"} | _measured(model, job.run_dir))
         return [rows[job.run_dir] for job in jobs]
+
+
+def _validated_so_far(model: TrainedModel) -> Row:
+    """Returns the validation of a run that stopped after a part of its steps, and what it cost so far."""
+    flops = _flops(model, model.step)
+    validation = validated(measure(model, VALIDATION), model.config)
+    return {"step": model.step, "steps": model.history.steps, "flops_spent": flops, **validation}
+
+
+def _add_validation(job: Job, found: Row) -> None:
+    path = job.run_dir / VALIDATED
+    before = read_json(path) if path.exists() else {}
+    job.write(path, before | {str(job.part): found})
 
 
 def identity(config: Config, plan: str) -> Row:
@@ -153,8 +180,8 @@ def _learning_rate_schedule(optim: Optim) -> str:
 
 
 def _learning_rate_rule(config: Config) -> str:
-    """Returns tuned (at this size), or mup (transferred by it), or fixed."""
-    if config.optim.learning_rate_rule == "tuned" or config.model.parametrization != "mup":
+    """Returns tuned or halving (at this size), or mup (transferred by it), or fixed."""
+    if config.optim.learning_rate_rule != "fixed" or config.model.parametrization != "mup":
         return config.optim.learning_rate_rule
     return "mup"
 
@@ -198,22 +225,19 @@ def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
 def _counted(model: TrainedModel) -> Row:
     """Returns N, D, C, times and speeds."""
     config, history, seen = model.config, model.history, model.history.counters
-    categories = None if config.data.fresh == "no" else known_truth(model.log).process.categories
-    flops_of = functools.partial(flops_train, config, model.spec, categories=categories)
-    flops = flops_of(items=seen.items, sessions=seen.sessions, steps=history.steps)
-    shared = flops_of(items=seen.items_shared, sessions=seen.sessions_shared, steps=seen.steps_shared)
+    flops = _flops(model, history.steps)
     epochs = seen.target_sessions / history.target_slots
     devices = tuple(model.mesh.devices.flat)
     peak = peak_flops_per_second(devices, config.model.compute)
     return {
         **parameters(model.spec),
         "flops_train": flops,
-        "flops_spent": flops - shared,
+        "flops_spent": flops - _flops_shared(model),
         "flops_convention": count.FLOPS_CONVENTION,
         **sessions_seen(config, unique(config, model.log), epochs),
         "target_items_seen": seen.target_items,
         "epochs": epochs,
-        "users": None if categories else len(train_users(config, model.log)),
+        "users": None if config.data.fresh != "no" else len(train_users(config, model.log)),
         "items": model.catalogue.items,
         "steps": history.steps,
         "steps_shared": seen.steps_shared,
@@ -229,6 +253,25 @@ def _counted(model: TrainedModel) -> Row:
         "device_count": model.mesh.size,
         "jax_version": jax.__version__,
     }
+
+
+def _flops(model: TrainedModel, steps: int) -> float:
+    """Returns the training FLOPs of the first `steps` steps, which saw what the counters say."""
+    seen = model.history.counters
+    return flops_train(
+        model.config, model.spec, items=seen.items, sessions=seen.sessions, steps=steps, categories=_categories(model)
+    )
+
+
+def _flops_shared(model: TrainedModel) -> float:
+    """Returns the training FLOPs of the steps that another run took."""
+    seen = model.history.counters
+    counts = {"items": seen.items_shared, "sessions": seen.sessions_shared, "steps": seen.steps_shared}
+    return flops_train(model.config, model.spec, **counts, categories=_categories(model))
+
+
+def _categories(model: TrainedModel) -> int | None:
+    return None if model.config.data.fresh == "no" else known_truth(model.log).process.categories
 
 
 def flops_train(

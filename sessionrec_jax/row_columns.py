@@ -1,7 +1,8 @@
 """The columns of a run's row, and which of them a fit reads: the only file that names them (contract 3).
 
 A run ends as one JSON object, runs/RUN_ID/row.json. Every row has the columns of EVERY_ROW. A row with status done has
-the columns of DONE too; one with status diverged has `reason`; one with status failed has `reason` and `log_tail`.
+the columns of DONE too; one with status diverged has `reason`; one with status failed has `reason` and `log_tail`; one
+with status dropped has `reason` and the columns of DROPPED.
 N, D and C are counted by the code that trained the run, so that no reader derives them again. This file imports nothing
 heavy: `sessionrec fit` and `report` work without jax.
 """
@@ -43,7 +44,12 @@ EVERY_ROW = (
     Column("batch_rows", "int", "rows", "rows of a batch, given or chosen from the log"),
     Column("epochs_planned", "float", "epochs", "passes over the training sessions that were asked for"),
     Column("learning_rate_peak", "float", "", "peak learning rate"),
-    Column("learning_rate_rule", "str", "", "tuned at this size, transferred by mup, or fixed"),
+    Column(
+        "learning_rate_rule",
+        "str",
+        "",
+        "tuned at this size, halving (tuned, worse rates were dropped early), mup, fixed",
+    ),
     Column("learning_rate_schedule", "str", "", "warm-up and decay"),
     Column("retrieval_loss", "str", "", "name of the retrieval loss"),
     Column("negatives", "int", "items", "negatives of a step; null if none are drawn", optional=True),
@@ -54,7 +60,15 @@ EVERY_ROW = (
     Column("alpha", "float", "", "weight of the rank loss"),
     Column("dataset_fingerprint", "str", "", "hash of the prepared log"),
     Column("eval_users", "int", "users", "held-out users that are scored; 0: all"),
-    Column("status", "str", "", "done, diverged or failed"),
+    Column("status", "str", "", "done, diverged, failed, or dropped by halving"),
+)
+
+DROPPED = (
+    Column("steps", "int", "steps", "optimizer steps of the whole run"),
+    Column("steps_taken", "int", "steps", "steps after which it was dropped"),
+    Column("flops_spent", "float", "FLOPs", "training FLOPs of the steps that were taken"),
+    Column("flops_saved", "float", "FLOPs", "training FLOPs of the steps that were not taken"),
+    Column("validation_objective", "float", "nats", "what plans choose by, when it was dropped", optional=True),
 )
 
 FAILURE = (

@@ -12,6 +12,7 @@ from rich.table import Table
 from experiments.cli.output import narrow_table
 from experiments.console import escape
 from experiments.plans.sizes import labels
+from experiments.sweep.halving import expected_savings
 from experiments.sweep.layout import Layout
 from experiments.sweep.probe import probe
 from scaling.design.identify import Verdict
@@ -58,6 +59,10 @@ def show(layout: Layout, rows: Sequence[dict[str, Any]], verdict: Verdict | None
     )
     if (saved := float(np.dot(1 - taken_R, [row["flops_train"] for row in rows]))) > 0:
         say(f"{saved:.3g} of the FLOPs are saved, because {_branches(taken_R)} from a longer run's checkpoint.")
+    if halved := expected_savings(configs, [row["flops_train"] for row in rows]):
+        say(
+            f"Halving will save about {halved:.3g} of the FLOPs: rates are dropped after a quarter and a half of a run."
+        )
     measured = [
         f"{cost.step_seconds * 1e3:.3g} ms a step of {rows[at]['params_body']:,} parameters"
         for at, cost in zip(ends, costs, strict=True)

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.console import escape
+from experiments.sweep.halving import saved_flops
 from experiments.sweep.sweep_folder import RunState, states
 from experiments.sweep.varying import short, varying
 from sessionrec_jax.row_columns import FLOPS, FLOPS_SPENT, LOSS, RANK_LOSS, baseline_of, floor_of
@@ -32,7 +33,7 @@ from sessionrec_jax.row_columns import FLOPS, FLOPS_SPENT, LOSS, RANK_LOSS, base
 _FOLLOW_SECONDS = 2.0
 _WIDE = 1000
 """Width of the output where it is not a terminal, so that no number is cut."""
-_STATUSES = ("running", "stale", "started", "waiting", "done", "diverged", "failed")
+_STATUSES = ("running", "stale", "started", "waiting", "done", "dropped", "diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,15 @@ def _number(value: float | None) -> str:
 
 
 def _saved(rows: list[dict[str, Any]]) -> str:
-    """Returns a sentence about the FLOPs that runs did not spend, because another run had taken their first steps."""
-    done = [row for row in rows if FLOPS_SPENT in row]  # rows of an older release have no such column
+    """Returns a sentence about the FLOPs that runs did not spend, because another run had taken their first steps or
+    because they were dropped."""
+    done = [row for row in rows if FLOPS_SPENT in row and FLOPS in row]  # an older release has no such column
     spent, trained = (sum(row[name] for row in done) for name in (FLOPS_SPENT, FLOPS))
-    return f"FLOPs: {spent:.3g} spent, {trained - spent:.3g} saved by shared steps" if spent < trained else ""
+    shared = [f"{trained - spent:.3g} saved by shared steps"] if spent < trained else []
+    if dropped := saved_flops(rows):
+        spent += sum(row[FLOPS_SPENT] for row in rows if row["status"] == "dropped")
+        shared.append(f"{dropped:.3g} saved by halving")
+    return ", ".join([f"FLOPs: {spent:.3g} spent", *shared]) if shared else ""
 
 
 def _range(rows: list[dict[str, Any]], column_of: Callable[[str], str]) -> str:

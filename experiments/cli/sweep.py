@@ -23,6 +23,7 @@ import tyro
 from rich.console import Console
 
 from experiments.plans import PLANS
+from experiments.sweep.halving import saved_flops
 from experiments.sweep.launch import LAUNCHERS, Launcher, by_name
 from experiments.sweep.layout import Layout
 from experiments.sweep.run_sweep import run_sweep
@@ -97,11 +98,14 @@ def main(argv: list[str]) -> int:
     if not command.own.workers:
         print(f"{len(layout.configs) - len(rows)} runs left in {command.out} for `sessionrec worker {command.out}`")
         return 0
-    bad = sum(row["status"] != "done" for row in rows)
+    bad = sum(row["status"] not in ("done", "dropped") for row in rows)
     reader = "report" if "report.json" in layout.files else "compare"
     Console(highlight=False).print(
         f"{len(rows)} runs in {command.out}, {bad} of them failed; `sessionrec {reader} {command.out}` shows them"
     )
+    if saved := saved_flops(rows):
+        dropped = sum(row["status"] == "dropped" for row in rows)
+        print(f"halving dropped {dropped} of the runs early, which saved {saved:.3g} FLOPs")
     if bad == len(rows):
         return 1
     if hasattr(command.plan, "conclude"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from experiments.plans import batch_rows
+from experiments.plans import batch_rows, rates
 from experiments.sweep.layout import Layout
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
@@ -43,6 +43,9 @@ class ArmsPlan:
     """Passes over the training sessions: of every arm at equal epochs, of the reference at equal compute."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of every arm."""
+    halving: bool = False
+    """Drop the learning rates whose NDCG@50 on the validation sessions is worst after a quarter and after a half of the
+    steps, never below two."""
 
     SETS: ClassVar[dict[str, str]] = {
         "optim.learning_rate_peak": "--learning-rates",
@@ -72,7 +75,10 @@ class ArmsPlan:
 
     def _trials(self, config: Config, seed: int) -> list[Config]:
         """The run at each learning rate."""
-        rule = "tuned" if len(self.learning_rates) > 1 else "fixed"
+        if self.halving:
+            rates.check_halving(self.learning_rates)
+        tuned = "halving" if self.halving else "tuned"
+        rule = tuned if len(self.learning_rates) > 1 else "fixed"
         seeded = replace(config, {"train.seed": seed, "optim.learning_rate_rule": rule})
         return [check(replace(seeded, {"optim.learning_rate_peak": rate})) for rate in self.learning_rates]
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import tyro
+
 from experiments.plans.scaling_plan import ScalingPlan
 from experiments.plans.sizes import around
 from experiments.sweep.layout import Layout
@@ -37,6 +39,8 @@ class Plan(ScalingPlan):
         "power_floor"
     )
     """The law to fit; a plan that cannot identify it is refused. The first two are laws of D alone. none: no law."""
+
+    halving: tyro.conf.Suppress[bool] = False  # its runs wait for each other's checkpoints already
 
     SETS: ClassVar[dict[str, str]] = ScalingPlan.SETS | {
         "train.epochs": "--epochs",

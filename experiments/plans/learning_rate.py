@@ -45,20 +45,24 @@ class Plan(ScalingPlan):
     def conclude(self, sweep_dir: Path, runs: Sequence[RunState]) -> str:
         """Writes the best rates and rows. Raises InputError, and writes nothing, where a run failed or a size has its
         lowest objective at the lowest or the highest rate."""
-        unknown = [run.run_id for run in runs if run.status not in ("done", "diverged")]
+        unknown = [run.run_id for run in runs if run.status not in ("done", "diverged", "dropped")]
         if unknown:
             raise InputError(
                 f"{len(unknown)} runs failed ({unknown[0]}, ...), so the best rates are not known; try again"
             )
         by_size: dict[str, list[tuple[int, float, float | None]]] = defaultdict(list)
+        dropped: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for run in runs:
             config = from_dict(run.config)
+            if run.status == "dropped":
+                dropped[size_of(config)].append((config.data.rows, config.optim.learning_rate_peak))
+                continue
             tried = config.data.rows, config.optim.learning_rate_peak, run.row.get(OBJECTIVE)
             by_size[size_of(config)].append(tried)
         found, refused = {}, []
         for size, tried_runs in by_size.items():
             try:
-                found[size] = rates.best_with_rows(size, tried_runs)
+                found[size] = rates.best_with_rows(size, tried_runs, dropped[size])
             except InputError as error:
                 refused.append(str(error))
         if refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,12 +34,24 @@ class Tuned(NamedTuple):
     """Rows of a batch, `data.rows`."""
 
 
-def best_with_rows(size: str, runs: Iterable[tuple[int, float, float | None]]) -> Tuned:
+def check_halving(tried: Sequence[float]) -> None:
+    """Raises InputError if there is one learning rate, so that halving has nothing to drop."""
+    if len(set(tried)) < 2:
+        raise InputError(
+            f"--halving drops learning rates, but there is only one, {tried[0]:g}; give several by --learning-rates, "
+            "or leave --halving out"
+        )
+
+
+def best_with_rows(
+    size: str, runs: Iterable[tuple[int, float, float | None]], dropped: Iterable[tuple[int, float]] = ()
+) -> Tuned:
     """Returns the rows that reach the lowest objective, and their best rate.
 
     Args:
       size: name of the runs' size, for messages.
       runs: (rows, rate, objective), any number of each; None: the run diverged.
+      dropped: (rows, rate) of the runs that halving dropped. The best rate is then the best of those that it kept.
 
     Raises InputError as `best` does, for the rows that are best. The others may have their lowest objective at an end.
     """
@@ -48,7 +60,7 @@ def best_with_rows(size: str, runs: Iterable[tuple[int, float, float | None]]) -
         by_rows[rows].append((rate, objective))
     chosen = min(by_rows, key=lambda rows: min(_means(by_rows[rows]).values()))
     named = f"{size} with batches of {chosen} rows" if len(by_rows) > 1 else size
-    return Tuned(best(named, by_rows[chosen]), chosen)
+    return Tuned(best(named, by_rows[chosen], {rate for rows, rate in dropped if rows == chosen}), chosen)
 
 
 def _means(runs: Iterable[tuple[float, float | None]]) -> dict[float, float]:
@@ -59,12 +71,14 @@ def _means(runs: Iterable[tuple[float, float | None]]) -> dict[float, float]:
     return {rate: sum(values) / len(values) for rate, values in sorted(by_rate.items())}
 
 
-def best(size: str, runs: Sequence[tuple[float, float | None]]) -> float:
+def best(size: str, runs: Sequence[tuple[float, float | None]], dropped: Collection[float] = ()) -> float:
     """Returns the rate of the lowest objective, by a polynomial in its logarithm.
 
     Args:
       size: name of the runs' size, for messages.
       runs: (rate, objective), any number of each rate; None: the run diverged.
+      dropped: rates that halving dropped. With any the result is one of the tried rates, because too few are left for
+        the polynomial.
 
     Raises InputError where the lowest objective is at the lowest or the highest rate that was tried.
     """
@@ -73,12 +87,15 @@ def best(size: str, runs: Sequence[tuple[float, float | None]]) -> float:
     if not finite:
         raise InputError(f"size {size}: every run diverged; try lower rates than {min(mean):g}")
     lowest = min(finite, key=mean.get)
-    if lowest in (finite[0], finite[-1]):
-        to_add = _beyond(list(mean), lowest, is_high=lowest == finite[-1])
+    inner, tried = sorted({*finite, *dropped}), sorted({*mean, *dropped})
+    if lowest in (inner[0], inner[-1]):
+        to_add = _beyond(tried, lowest, is_high=lowest == inner[-1])
         raise InputError(
             f"size {size}: the lowest objective, {mean[lowest]:.5g}, is at {lowest:g}, an end of the rates that were "
             f"tried; add {to_add:.3g} to --learning-rates"
         )
+    if dropped:
+        return lowest
     kept = sorted((rate, objective) for rate, objective in runs if mean[rate] < math.inf)
     rate_R, objective_R = np.array(kept, float).T
     found = vertex.local(vertex.Curve.from_rows(rate_R, objective_R, np.arange(len(rate_R))))

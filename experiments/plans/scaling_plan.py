@@ -35,6 +35,8 @@ class ScalingPlan:
     """learning_rates.json of a sweep of the plan `learning_rate`: each size runs at its own best rate and batch."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of every run."""
+    halving: bool = False
+    """Drop the learning rates that validate worst after a quarter and after a half of the steps, never below two."""
 
     SETS: ClassVar[dict[str, str]] = {
         "model.width": "--sizes",
@@ -68,7 +70,7 @@ class ScalingPlan:
             for tuned in tuned_of[size]:
                 own = tuned | {"train.seed": seed}
                 if self.learning_rates_from or len(tuned_of[size]) > 1:
-                    own["optim.learning_rate_rule"] = "tuned"
+                    own["optim.learning_rate_rule"] = "halving" if self.halving else "tuned"
                 config = replace(sized(base, size), change | own)
                 found.setdefault(run_id(config), check(config))
         return list(found.values())
@@ -85,14 +87,18 @@ class ScalingPlan:
 
     def wider(self, base: Config, prepared: Prepared) -> Self:
         """The plan with `more` values, at one seed and one learning rate."""
-        untuned = {"seeds": self.seeds[:1], "learning_rates": (), "learning_rates_from": None}
+        untuned = {"seeds": self.seeds[:1], "learning_rates": (), "learning_rates_from": None, "halving": False}
         return dataclasses.replace(self, **untuned, **self.more(base, training_users(prepared)))
 
     def _tuned(self, base: Config) -> dict[str, list[dict[str, Any]]]:
         """Returns the settings to tune over at each size, or those that were found."""
         if self.learning_rates_from is None:
             tried = self.learning_rates or (Optim().learning_rate_peak,)
+            if self.halving:
+                rates.check_halving(tried)
             return {size: [{"optim.learning_rate_peak": rate} for rate in tried] for size in self.sizes}
+        if self.halving:
+            raise InputError("--halving drops learning rates, but --learning-rates-from gives each size one; give one")
         if self.learning_rates:
             raise InputError("--learning-rates and --learning-rates-from both say at which rates to run; give one")
         return {

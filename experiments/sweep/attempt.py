@@ -53,8 +53,11 @@ def do_alone(lease: Lease, config: Config, sweep_dir: Path, plan: str, *, run: D
     lease.end("failed" if failure else "released", failure)
 
 
-def do_together(leases: Sequence[Lease], configs: Sequence[Config], sweep_dir: Path, plan: str) -> bool:
-    """Trains runs side by side and ends their leases. A run that another worker has now gets no row here.
+def do_together(
+    leases: Sequence[Lease], configs: Sequence[Config], sweep_dir: Path, plan: str, *, parts: Sequence[float]
+) -> bool:
+    """Trains runs side by side and ends their leases. A run that another worker has now gets no row here. Each run
+    stops when its part of the steps is done.
 
     Returns False if something failed; then no run has lost an attempt, and each is to be done alone.
     """
@@ -62,7 +65,7 @@ def do_together(leases: Sequence[Lease], configs: Sequence[Config], sweep_dir: P
 
     lost = set()
 
-    def job(lease: Lease, config: Config) -> Job:
+    def job(lease: Lease, config: Config, part: float) -> Job:
         def write(path: Path, row: Any) -> None:
             try:
                 lease.renew()
@@ -75,12 +78,12 @@ def do_together(leases: Sequence[Lease], configs: Sequence[Config], sweep_dir: P
         run_dir.mkdir(parents=True, exist_ok=True)
         with (run_dir / "log.txt").open("a") as log:
             print(f"--- {_title(lease)}, together with others: see the log.txt of {leases[0].run_id}", file=log)
-        return Job(config, run_dir, write)
+        return Job(config, run_dir, write, part)
 
     with contextlib.ExitStack() as heartbeats:
         for lease in leases:
             heartbeats.enter_context(lease)
-        jobs = [job(lease, config) for lease, config in zip(leases, configs, strict=True)]
+        jobs = [job(*each) for each in zip(leases, configs, parts, strict=True)]
         try:
             with _stderr_in(jobs[0].run_dir / "log.txt", f"{len(leases)} runs together"):
                 run_together(jobs, plan, quiet=True, stop=StopSignals(again=signal.SIG_IGN))

@@ -29,7 +29,8 @@ class RunState:
     config: dict[str, Any]
     status: str
     """waiting (never started), started (and released, or its worker died on this machine), running, stale (its
-    worker does not answer; the next one takes it over), or the status of its row: done, diverged, failed."""
+    worker does not answer; the next one takes it over), or the status of its row: done, diverged, failed,
+    dropped."""
     past: Past
     """Its leases: who holds it, and how earlier leases ended."""
     row: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ that the run at fault fails by itself. A run on its last attempt is done alone t
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -25,7 +26,7 @@ from types import FrameType
 from typing import NoReturn
 
 from experiments.plugins import import_all
-from experiments.sweep import sweep_folder
+from experiments.sweep import halving, sweep_folder
 from experiments.sweep.attempt import do_alone, do_together
 from experiments.sweep.lease import Lease, Leases, Lost, Past
 from experiments.sweep.worker_options import DEFAULT_OPTIONS, DoRun, WorkerOptions, Write
@@ -37,11 +38,11 @@ _POLL_SECONDS = 1.0
 """Between two looks at runs that others have."""
 
 
-def train_and_measure(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> None:
+def train_and_measure(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write, part: float = 1.0) -> None:
     """The DoRun of a real sweep."""
     from sessionrec_jax.row import run  # starts jax, after the environment is set
 
-    run(config, run_dir, plan, quiet=True, stop=stop, write=write)
+    run(config, run_dir, plan, quiet=True, stop=stop, write=write, part=part)
 
 
 def work(
@@ -78,12 +79,21 @@ def work(
                 time.sleep(_POLL_SECONDS if queue.left else 0)
             elif partners := queue.take_partners(lease):
                 group = [lease, *partners]
-                if not do_together(group, [configs[each.run_id] for each in group], sweep_dir, plan):
+                parts = [queue.next_of(each).part for each in group]
+                if not do_together(group, [configs[each.run_id] for each in group], sweep_dir, plan, parts=parts):
                     queue.alone |= {each.run_id for each in group}
             else:
                 with lease, contextlib.suppress(Lost):
-                    do_alone(lease, configs[lease.run_id], sweep_dir, plan, run=run, retries=options.retries)
+                    do = _doing(run, queue.next_of(lease))
+                    do_alone(lease, configs[lease.run_id], sweep_dir, plan, run=do, retries=options.retries)
             refresh()
+
+
+def _doing(run: DoRun, following: halving.Next) -> DoRun:
+    """Returns what is to be done with a run: all of it, the next part of it, or a row that says why it is dropped."""
+    if following.dropped:
+        return functools.partial(halving.drop, reason=following.dropped)
+    return run if following.part == 1 else functools.partial(run, part=following.part)
 
 
 def costliest_first(configs: dict[str, Config]) -> list[str]:
@@ -131,6 +141,8 @@ class _Queue:
         taken: list[Lease] = []
         if self._options.together == 1 or lease.run_id in self.alone or not self._may_fail(lease.past):
             return taken
+        if self.next_of(lease).dropped:
+            return taken
         newest, program = self._leases.newest(), program_of(self._configs[lease.run_id])
         for run_id in self._order:
             if len(taken) == self._options.together - 1:
@@ -142,15 +154,21 @@ class _Queue:
                 continue
             if not self._may_fail(self._leases.past(run_id, generation)):
                 continue
+            if halving.next_of(self._sweep_dir, self._configs, run_id).dropped:
+                continue
             if (other := self._leases.take(run_id, generation, _end_at_once)) is not None:
                 taken.append(other)
         return taken
+
+    def next_of(self, lease: Lease) -> halving.Next:
+        """Returns what the run of `lease` does next."""
+        return halving.next_of(self._sweep_dir, self._configs, lease.run_id)
 
     def _has_row(self, run_id: str) -> bool:
         return (sweep_folder.run_dir(self._sweep_dir, run_id) / "row.json").exists()
 
     def _is_ready(self, run_id: str) -> bool:
-        return sweep_folder.is_ready(self._sweep_dir, self._configs[run_id])
+        return halving.is_ready(self._sweep_dir, self._configs, run_id)
 
     def _may_fail(self, past: Past) -> bool:
         """True if the run has another attempt after the next one, or if the next one is its first."""

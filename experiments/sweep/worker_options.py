@@ -16,9 +16,12 @@ Write = Callable[[Path, Any], None]
 
 
 class DoRun(Protocol):
-    """Does a run in its folder and writes its row by `write`."""
+    """Does a run in its folder and writes its row by `write`. Under --halving it gets `part`: where to stop, saved and
+    validated, without a row."""
 
-    def __call__(self, config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write) -> Any: ...
+    def __call__(
+        self, config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write, part: float = 1.0
+    ) -> Any: ...
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class WandB:
             note = {"next_step": sent.next_step, "row": sent.row}
             write_json(Path(sent.run.dir).parent / _NOTE, note)
         if row is not None:
-            sent.run.finish(exit_code=0 if row["status"] == "done" else 1)
+            sent.run.finish(exit_code=0 if row["status"] in ("done", "dropped") else 1)
             sent.run = None
 
     def close(self) -> None:

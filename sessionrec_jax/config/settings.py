@@ -218,10 +218,11 @@ class Optim:
 
     learning_rate_peak: float = 3e-3
     """Learning rate of the body after the warm-up."""
-    learning_rate_rule: Literal["fixed", "tuned"] = "fixed"
+    learning_rate_rule: Literal["fixed", "tuned", "halving"] = "fixed"
     """Origin of the peak, a note for readers of the row. Not part of the run's id.
     fixed: the same for all sizes
-    tuned: chosen for this size"""
+    tuned: chosen for this size
+    halving: the same, where a sweep drops the worse rates after a quarter and a half of the steps"""
     schedule: Literal["cosine", "cooldown"] = "cosine"
     """Learning rate after the warm-up.
     cosine: falls to zero along a cosine, so that every step depends on the length of the run

@@ -13,6 +13,8 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
 from sessionrec_jax.errors import InputError
 
+VALIDATED = "halving.json"
+"""File of a run that stopped after a part of its steps: the validation at each part, by the part as text."""
 PER_USER = "per_user.parquet"
 """File of a run's test sessions: user (index in the log), metric, x, n; the metric is sum(x) / sum(n)."""
 

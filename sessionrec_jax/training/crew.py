@@ -54,7 +54,7 @@ class Diverged(RuntimeError):
 class Member:
     """One run: its folder, its position, and the numbers it has seen."""
 
-    def __init__(self, config: Config, run_dir: Path, feed: Feed, lane: int):
+    def __init__(self, config: Config, run_dir: Path, feed: Feed, lane: int, part: float):
         self.config, self.run_dir, self.lane = config, run_dir, lane
         self.checkpoints = Checkpoints(
             run_dir / "checkpoints", config.train.checkpoints_kept, config.train.checkpoints_at
@@ -63,6 +63,8 @@ class Member:
         self.counters, self.best = Counters(), None
         self.step, self.steps = 0, feed.steps_of(config.train.seed)
         """Steps dispatched so far, and steps of the whole run."""
+        self.last = max(1, round(part * self.steps))
+        """The step at which it stops for now; `steps`, unless only a part of the run is asked for."""
         optim.check_length(config.optim, self.steps)
         self.is_training = True
         """False once the run has ended or diverged."""
@@ -95,7 +97,7 @@ class Member:
 
     @property
     def is_at_its_end(self) -> bool:
-        return self.step == self.steps
+        return self.step >= self.last
 
     @property
     def validation_is_due(self) -> bool:
@@ -111,18 +113,18 @@ class Member:
 
     def steps_to_pause(self) -> int:
         """Returns the number of steps up to the next validation, line of metrics.jsonl or one of
-        `train.checkpoints_at`, or to the end of the run."""
+        `train.checkpoints_at`, or to where the run stops."""
         each, every = self.config.train.validations, self.config.train.log_every_steps
         to_line = every - self.step % every
         to_validation = -(-(self.step * each // self.steps + 1) * self.steps // each) - self.step if each else to_line
         to_checkpoint = (step - self.step for step in self.config.train.checkpoints_at if step > self.step)
-        return min(to_line, to_validation, self.steps - self.step, *to_checkpoint)
+        return min(to_line, to_validation, self.last - self.step, *to_checkpoint)
 
     def save_if_moved(self, state: State, loop_seconds: float) -> None:
         """Saves, unless no step was taken since the process started. At the end of the run its log is closed first."""
         if self.step == self._first_step:
             return
-        if self.is_at_its_end:
+        if self.step == self.steps:
             self.log.close()
         self.save(state, loop_seconds)
 
@@ -231,10 +233,14 @@ class Crew:
         lanes: Lanes,
         vote: StopVote,
         diverged: Callable[[int, Diverged], None],
+        parts: Sequence[float],
     ):
         """`feed` makes the batches of every run, with the run's own seed. `diverged(index, error)` is called as soon as
-        a run diverges."""
-        self.members = [Member(config, run_dir, feed, lane) for lane, (config, run_dir) in enumerate(runs)]
+        a run diverges. Each run stops when its part of the steps is done, 1 for all."""
+        self.members = [
+            Member(config, run_dir, feed, lane, part)
+            for lane, ((config, run_dir), part) in enumerate(zip(runs, parts, strict=True))
+        ]
         self.keys = lanes.put_keys([config.train.seed for config, _ in runs])
         self._most_steps = feed.most_steps
         self._lanes, self._vote, self._diverged = lanes, vote, diverged

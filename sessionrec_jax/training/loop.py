@@ -67,13 +67,16 @@ def train_together(
     quiet: bool = False,
     stop: Stop = NEVER,
     diverged: Callable[[int, Diverged], None] = _raise,
+    parts: Sequence[float] | None = None,
 ) -> list[TrainedModel | None]:
     """Trains several runs, each with its folder, side by side in one program; `program_of` of all must be equal.
 
     Data order, randomness, learning rate, log and checkpoints of each run are those of the run alone, so it may later
     go on alone or next to others. Its numbers are equal up to rounding, and the fate of the others changes none of its
     bits. `diverged(index, error)` is called as soon as a run diverges; if it returns, the others go on, and the result
-    has None for that run. Raises what `train` raises, for all runs, and InputError if they cannot share a program.
+    has None for that run. With `parts` each run stops, saved, when that part of its steps is done; the same call with a
+    larger part goes on from there. Raises what `train` raises, for all runs, and InputError if they cannot share a
+    program.
     """
     runs = [(resolve(config, log), run_dir) for config, run_dir in runs]
     _refuse_several_programs([config for config, _ in runs])
@@ -90,10 +93,13 @@ def train_together(
             member.config, log, catalogue, spec, mesh=mesh, params=state.params, step=step, history=history
         )
 
-    with stop as stop_signal, Crew(runs, feed, lanes=lanes, vote=vote, diverged=diverged) as crew:
+    with (
+        stop as stop_signal,
+        Crew(runs, feed, lanes=lanes, vote=vote, diverged=diverged, parts=parts or [1.0] * len(runs)) as crew,
+    ):
         state = crew.begin(lambda each: initial_state(each, spec, catalogue, mesh))
-        longest = max(crew.members, key=lambda member: member.steps - member.step)
-        first, last = longest.step, longest.steps
+        longest = max(crew.members, key=lambda member: member.last - member.step)
+        first, last = longest.step, longest.last
         clock = _Clock(config.train.checkpoint_every_seconds)
         traced = config.train.profile_steps if is_process_zero() else 0
         profile = Profiler(longest.run_dir / "profile", traced, first, last)
@@ -131,10 +137,10 @@ def train_together(
                 bar.advance(longest.log.note, steps)
 
     def finished(member: Member) -> TrainedModel | None:
-        state, step = member.final_state, member.steps
+        state, step = member.final_state, member.step
         if state is None:  # it diverged
             return None
-        if member.config.train.evaluated == "best":
+        if member.config.train.evaluated == "best" and step == member.steps:
             step, state = load_best(member.run_dir / "checkpoints", member.best, state)
         history = TrainingHistory(member.steps, feed.target_sessions, member.counters, member.best)
         return model_of(member, state, step, history)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments.plugins import environment as plugin_environment
-from experiments.sweep import sweep_folder
+from experiments.sweep import halving, sweep_folder
 from experiments.sweep.launch.cores import keep_to
 from experiments.sweep.lease import Leases
 from experiments.sweep.worker import costliest_first, work
@@ -77,7 +77,7 @@ class Launcher:
             while (missing := sweep_folder.without_row(sweep_dir, missing)) and not asked():
                 newest = leases.newest()
                 for name in missing:
-                    if name in tasks.values() or not sweep_folder.is_ready(sweep_dir, configs[name]):
+                    if name in tasks.values() or not halving.is_ready(sweep_dir, configs, name):
                         continue
                     if not leases.past(name, newest.get(name, 0)).is_held:
                         named = task.options(name=name)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep import sweep_folder
+from experiments.sweep import halving, sweep_folder
 from experiments.sweep.launch.cores import keep_to
 from experiments.sweep.lease import Leases
 from experiments.sweep.worker import work
@@ -83,7 +83,7 @@ class Launcher:
                 for job in jobs:
                     _raise_other_errors(job)
                 alive, newest = _alive(name), leases.newest()
-                ready = sum(sweep_folder.is_ready(sweep_dir, configs[each]) for each in missing)
+                ready = sum(halving.is_ready(sweep_dir, configs, each) for each in missing)
                 seen = sum(newest.values()), ready
                 if seen != seen_before:  # else the jobs that were submitted last have done nothing yet
                     held = sum(leases.past(each, newest.get(each, 0)).is_held for each in missing)
