@@ -6,9 +6,10 @@ print(fit.summary())
 """
 
 from scaling.errors import InputError, Refusal
-from scaling.fitting.fit import Fit, fit
+from scaling.fitting.fit import fit
 from scaling.fitting.fitted import FittedLaw, load
 from scaling.fitting.forms import Forms
+from scaling.fitting.result import Fit
 from scaling.laws.registry import LAWS, Law, register_law
 from scaling.table.run_table import Columns, Excluded, RunTable, read
 

@@ -114,9 +114,11 @@ def test_no_refit_sees_what_it_must_predict():
 def test_the_held_out_check_predicts_the_same_whatever_was_measured_there(law):
     runs = line(sigma=1e-3) if law == "power_floor" else planted(law, 1e-3, 1)
     notes: list[str] = []
-    plain = predict_heldout(runs, law_of(law), Objective("huber", 2e-3), None, bootstrap=20, seed=0, warnings=notes)
+    goal = Objective("huber", 2e-3)
+    plain, rows = predict_heldout(runs, law_of(law), goal, None, bootstrap=20, seed=0, warnings=notes)
     other, held = changed_at_the_top(runs, law, len(plain) / len(runs), 1.3)
-    again = predict_heldout(other, law_of(law), Objective("huber", 2e-3), None, bootstrap=20, seed=0, warnings=notes)
+    again, _ = predict_heldout(other, law_of(law), goal, None, bootstrap=20, seed=0, warnings=notes)
+    assert list(rows) == list(held)
     assert [run.run for run in plain] == [runs.row_id[i] for i in np.flatnonzero(held)]
     assert [run.predicted for run in plain] == [run.predicted for run in again]
     assert [run.predicted95 for run in plain] == [run.predicted95 for run in again]
@@ -129,7 +131,9 @@ def test_the_held_out_check_predicts_the_same_whatever_was_measured_there(law):
 
 def test_where_the_rest_cannot_carry_the_law_the_check_says_so():
     runs, notes = line(sizes=5, repeats=2, sigma=1e-3), []
-    assert predict_heldout(runs, law_of("power_floor"), LEAST_SQUARES, None, bootstrap=0, seed=0, warnings=notes) == ()
+    found = predict_heldout(runs, law_of("power_floor"), LEAST_SQUARES, None, bootstrap=0, seed=0, warnings=notes)
+    assert found.runs == ()
+    assert not found.held_R.any()
     assert notes[0].startswith("No held-out check: without the 4 largest runs, ")
     assert "3 distinct D for 3 free parameters" in notes[0]
 

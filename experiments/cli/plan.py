@@ -36,18 +36,22 @@ class Args:
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec plan", description=__doc__)
     fitted = scaling.load(args.from_)
-    found = advise(fitted, args.budget, open_params=_open_params(args.from_), unique=args.unique)
+    found = advise(fitted, args.budget, open_params=_stored(args.from_, "open_intervals"), unique=args.unique)
     if args.json is not None:
         write_json(plain(found), args.json)
-    show(found, Console())
+    console = Console()
+    for sentence in _stored(args.from_, "verdict_sentences"):
+        console.print(escape(sentence), highlight=False, style="bold")
+    show(found, console)
     return 0
 
 
-def _open_params(path: Path) -> tuple[str, ...]:
-    names = json.loads(path.read_text()).get("open_intervals", [])
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise InputError(f"open_intervals of {path} is {names!r}; expected a list of names. Fit again with --json")
-    return tuple(names)
+def _stored(path: Path, key: str) -> tuple[str, ...]:
+    """Returns the texts under a key of fit.json, none where a hand-written file has no such key."""
+    texts = json.loads(path.read_text()).get(key, [])
+    if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+        raise InputError(f"{key} of {path} is {texts!r}; expected a list of texts. Fit again with --json")
+    return tuple(texts)
 
 
 def show(found: BudgetAdvice, console: Console) -> None:

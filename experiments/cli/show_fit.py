@@ -18,6 +18,9 @@ def show_fit(fit: scaling.Fit, console: Console) -> None:
     def line(text: str) -> None:
         console.print(text, highlight=False)
 
+    style = "[bold red]" if fit.misfit.verdict == "misfits" else "[bold]"
+    for sentence in fit.misfit.sentences:
+        line(f"{style}{escape(sentence)}[/]")
     delta = f", delta {fit.objective.delta:.4g}" if fit.objective.name == "huber" else ""
     line(f"[bold]{fit.law.formula}[/]   {fit.law.name}; {fit.objective.name}{delta}")
     line(f"{len(fit.table)} runs fitted, objective {fit.objective_value:.8g}, {_minima(fit)}")
@@ -102,7 +105,7 @@ def _forms(forms: scaling.Forms, fitted: str) -> Table:
 
 
 def _heldout(fit: scaling.Fit) -> Table:
-    table = narrow_table("held-out run", "reach", "loss", "predicted", "[95 %]", "error", "of excess")
+    table = narrow_table("held-out run", "reach", "loss", "predicted", "[95 %]", "of a run", "error", "of excess")
     furthest = sorted(fit.heldout, key=lambda run: -run.extrapolation_factor)
     if len(furthest) > HELDOUT_SHOWN:
         worst = max(fit.heldout, key=lambda run: abs(run.relative_error))
@@ -115,6 +118,13 @@ def _heldout(fit: scaling.Fit) -> Table:
         error = f"{run.relative_error:+.2%}"
         factor = f"{run.extrapolation_factor:.3g}x"
         table.add_row(
-            run.run, factor, f"{run.loss:.5g}", f"{run.predicted:.5g}", _interval(run.predicted95), error, excess
+            run.run,
+            factor,
+            f"{run.loss:.5g}",
+            f"{run.predicted:.5g}",
+            _interval(run.predicted95),
+            _interval(run.run95),
+            error,
+            excess,
         )
     return table

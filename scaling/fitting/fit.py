@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from scaling.errors import InputError, Refusal, near_miss
-from scaling.fitting.export import plain, write_json
-from scaling.fitting.fitted import FittedLaw
-from scaling.fitting.forms import Forms, compare_forms
-from scaling.fitting.heldout import HeldOutRun, predict_heldout
-from scaling.fitting.intervals import Interval, intervals, sizes_at_centre, widened
+from scaling.fitting.forms import compare_forms
+from scaling.fitting.heldout import predict_heldout
+from scaling.fitting.influence import influences
+from scaling.fitting.intervals import intervals, sizes_at_centre, widened
 from scaling.fitting.minimize import Objective, Solution, robust_sigma
-from scaling.fitting.noise import LackOfFit, SeedNoise, lack_of_fit, seed_noise
+from scaling.fitting.noise import lack_of_fit, seed_noise
 from scaling.fitting.problem import FREE_FLOOR, FULL_TABLE, Problem
 from scaling.fitting.profile import LikelihoodProfile, Profiles, profile
-from scaling.fitting.sensitivity import Variant, variants
+from scaling.fitting.result import Fit, FreeFloor, Minimum
+from scaling.fitting.sensitivity import variants
+from scaling.fitting.trend import shift, trend
 from scaling.laws import registry
 from scaling.laws.registry import FLOOR, LAWS, Law
 from scaling.table import checks
@@ -29,132 +29,6 @@ BEST = "best"
 """The name that asks for the form which predicts the held-out runs best."""
 POLISH = 3
 """A fit starts again at most this often from a lower minimum that its profiles found."""
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """One of the competing minima of a fit."""
-
-    objective: float
-    gap: float
-    """Objective over the lowest one's, minus 1."""
-    params: dict[str, float]
-
-
-@dataclass(frozen=True)
-class FreeFloor:
-    """The same law with its floor fitted, as a check on a known one."""
-
-    value: float | None
-    interval95: Interval
-    agrees: bool | None
-    """True if the known floor is within the interval; null where the interval has neither end."""
-
-
-@dataclass(frozen=True)
-class Fit(FittedLaw):
-    """A fitted law. `params` and `interval95` hold None for an open parameter, which the data do not determine; its
-    known ends are in `bounds`. Predictions are always possible, because they need no single parameter's value."""
-
-    table: RunTable
-    objective: Objective
-    objective_value: float
-    params: dict[str, float | None]
-    interval95: dict[str, tuple[float, float] | None]
-    bounds: dict[str, Interval]
-    """The bounds of the open parameters."""
-    sizes_at_centre: dict[str, float]
-    """Each term's part of the response at the centre of the data."""
-    sizes_at_centre95: dict[str, tuple[float, float] | None]
-    profile: dict[str, LikelihoodProfile]
-    """{fitted parameter: its profile likelihood}, for sizes at the centre. Empty if it was not asked for."""
-    minima: tuple[Minimum, ...]
-    heldout: tuple[HeldOutRun, ...]
-    forms: Forms | None
-    variants: tuple[Variant, ...]
-    """The same law under other objectives, and with the dropped runs back."""
-    warnings: tuple[str, ...]
-    free_floor: FreeFloor | None
-    residual_sigma: float
-    """Robust standard deviation of the log response around the law, 1.4826 median |r|."""
-    seed_noise: SeedNoise | None
-    """The spread between repeats. None where no run was repeated."""
-    lack_of_fit: LackOfFit | None
-    draws_SP: np.ndarray
-    """The theta of the bootstrap draws, before `intervals.widened` turns them into `cloud_SP`."""
-    bootstrap: int
-    """The number of draws that was asked for."""
-    seed: int
-
-    @property
-    def open_intervals(self) -> tuple[str, ...]:
-        return tuple(self.bounds)
-
-    def standard_error(self) -> dict[str, float]:
-        """Returns the standard deviation of each parameter's bootstrap draws, {} without draws."""
-        draws = self.natural(self.draws_SP)
-        return {name: float(values.std()) for name, values in draws.items() if len(values)}
-
-    def residual(self) -> np.ndarray:
-        """Returns log response - log law of the fitted rows, [R]."""
-        return np.log(self.table.response(self.law)) - np.log(self.loss_at(self.table.points(self.law))[0])
-
-    def summary(self) -> str:
-        """Returns plain text: parameters, intervals, warnings. Compare sizes at the centre between fits."""
-        lines = [f"{self.law.name}: {self.law.formula}   [{self.objective.name}, {len(self.table)} runs]"]
-        lines += [f"  {name:6s} {self.describe(name)}" for name in self.params]
-        lines += [f"  {name} term at the centre: {value:.5g}" for name, value in self.sizes_at_centre.items()]
-        return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])
-
-    def describe(self, name: str) -> str:
-        """Returns a parameter with its interval, or its bounds, as text."""
-        if name == FLOOR.size and self.known_floor is not None:
-            return f"{self.known_floor:.7g}  (known)"
-        if name in self.bounds:
-            low, high = self.bounds[name]
-            ends = ([] if low is None else [f"above {low:.4g}"]) + ([] if high is None else [f"below {high:.4g}"])
-            return f"open: {' and '.join(ends)} (95 %)" if ends else "open: the data do not bound it"
-        interval = self.interval95[name]
-        return f"{self.params[name]:.7g}" + (f"  [{interval[0]:.5g}, {interval[1]:.5g}]" if interval else "")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the keys of contract 4 and more, in JSON's types. NaN and infinity become None."""
-        values = self.stored() | {
-            "formula": self.law.formula,
-            "objective_name": self.objective.name,
-            "delta": self.objective.delta if self.objective.name == "huber" else None,
-            "objective": self.objective_value,
-            "n_rows": len(self.table),
-            "excluded": [vars(row) for row in self.table.excluded],
-            "params": self.params,
-            "interval95": self.interval95,
-            "standard_error": self.standard_error(),
-            "open_intervals": self.open_intervals,
-            "bounds": self.bounds,
-            "sizes_at_centre": self.sizes_at_centre,
-            "sizes_at_centre_interval95": self.sizes_at_centre95,
-            "profile": self.profile,
-            "residual_sigma": self.residual_sigma,
-            "seed_noise": self.seed_noise,
-            "lack_of_fit": self.lack_of_fit,
-            "minima": self.minima,
-            "heldout": self.heldout,
-            "forms": None
-            if self.forms is None
-            else vars(self.forms) | {"near": self.forms.near, "spread": self.forms.spread},
-            "variants": self.variants,
-            "warnings": self.warnings,
-            "free_floor": self.free_floor,
-            "bootstrap": {"draws": self.bootstrap, "converged": len(self.cloud_SP)},
-            "seed": self.seed,
-            "source": self.table.source,
-            "data_hash": self.table.data_hash(),
-        }
-        return plain(values)
-
-    def to_json(self, path: str | Path) -> None:
-        """Writes `to_dict` with all 17 digits. `scaling.load` reads it."""
-        write_json(self.to_dict(), Path(path))
 
 
 def fit(
@@ -215,20 +89,27 @@ def fit(
     if chosen is None:
         warnings.append(f"No form could be held out: {form.name} is the simplest with a floor, and not chosen.")
     free_floor = None if known_floor is None else _free_floor(table, done, known_floor, options, warnings=warnings)
-    held, others = (), ()
+    done = replace(done, forms=compared, free_floor=free_floor)
     if full:
-        held = predict_heldout(
-            table, form, started.goal, known_floor, bootstrap=bootstrap, seed=seed, warnings=warnings
-        )
-        others = variants(table, form, known_floor, fitted=started.goal, warnings=warnings)
+        done = _checked(done, started, warnings)
+    return replace(done, table=given, warnings=tuple(warnings))
+
+
+def _checked(done: Fit, started: _Started, warnings: list[str]) -> Fit:
+    """Adds the checks that refit parts of the table."""
+    table, problem, goal = started.table, started.problem, started.goal
+    law, known_floor, theta_P = problem.law, problem.known_floor, done.theta_P
+    held = predict_heldout(table, law, goal, known_floor, bootstrap=done.bootstrap, seed=done.seed, warnings=warnings)
+    without = influences(table, problem, goal, theta_P)
     return replace(
         done,
-        table=given,
-        heldout=held,
-        forms=compared,
-        variants=others,
-        free_floor=free_floor,
-        warnings=tuple(warnings),
+        heldout=held.runs,
+        shift=shift(problem, theta_P, table.cluster, held.held_R) if held.runs else None,
+        variants=(
+            *variants(table, law, known_floor, fitted=goal, warnings=warnings),
+            *(variant for _, variant in without),
+        ),
+        influences=tuple(influence for influence, _ in without),
     )
 
 
@@ -312,9 +193,12 @@ def _finish(started: _Started, options: _Options, stream: int) -> Fit:
         sizes_at_centre95=sizes95,
         profile=walked,
         minima=_describe(minima, problem),
+        trend=trend(problem, theta_P, table.cluster),
         heldout=(),
+        shift=None,
         forms=None,
         variants=(),
+        influences=(),
         warnings=tuple(warnings),
         free_floor=None,
         residual_sigma=robust_sigma(residual),

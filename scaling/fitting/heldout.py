@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from scaling.errors import Refusal
 from scaling.fitting.fitted import FittedLaw
 from scaling.fitting.intervals import widened
-from scaling.fitting.minimize import Objective
+from scaling.fitting.minimize import Objective, robust_sigma
 from scaling.fitting.problem import HELDOUT, Problem
 from scaling.laws.registry import Law
 from scaling.table import checks
@@ -32,12 +34,38 @@ class HeldOutRun:
     predicted: float
     predicted95: tuple[float, float] | None
     """The band of the law from the bootstrap; the noise of a single run comes on top of it."""
+    run95: tuple[float, float] | None
+    """The band of a single run: that of the law, widened by the scatter of the refit's own runs."""
     relative_error: float
     """predicted / loss - 1."""
     excess_relative_error: float | None
     """(predicted - loss) / (loss - known floor). None without a known floor, or where the run is not above it."""
     extrapolation_factor: float
     """The run's reach over the largest reach of the refit's data."""
+
+    @property
+    def inside(self) -> bool | None:
+        """True if the run is inside its band. None where the fit was made without bootstrap."""
+        return None if self.run95 is None else self.run95[0] <= self.loss <= self.run95[1]
+
+
+class HeldOut(NamedTuple):
+    """The runs that were held out: none where the others cannot carry the law."""
+
+    runs: tuple[HeldOutRun, ...]
+    held_R: np.ndarray
+    """[R] booleans, True for their rows of the table."""
+
+
+def rms_log_error(runs: Sequence[HeldOutRun]) -> float | None:
+    """Returns the root mean square of log(predicted) - log(measured), or None without runs."""
+    return float(np.sqrt(np.mean([np.log1p(run.relative_error) ** 2 for run in runs]))) if runs else None
+
+
+def count_inside(runs: Sequence[HeldOutRun]) -> int | None:
+    """Returns how many runs are inside their own band, or None without runs or without bands."""
+    inside = [run.inside for run in runs]
+    return None if not inside or None in inside else sum(map(bool, inside))
 
 
 def reach(table: RunTable, law: Law) -> np.ndarray:
@@ -57,7 +85,7 @@ def predict_heldout(
     bootstrap: int,
     seed: int,
     warnings: list[str],
-) -> tuple[HeldOutRun, ...]:
+) -> HeldOut:
     """Holds out the two largest D (laws of D) or the top fifth of the reach (other laws), and predicts those runs.
 
     Where the other runs cannot carry the law, the result is empty and `warnings` gets the reason.
@@ -69,14 +97,30 @@ def predict_heldout(
         refit = without(train, law, objective, known_floor, bootstrap=bootstrap, seed=seed)
     except Refusal as refusal:
         warnings.append(f"No held-out check: without the {int(held.sum())} largest runs, {refusal}")
-        return ()
-    points = {axis: values[held] for axis, values in table.points(law).items()}
-    value, low, high = refit.band(points)
-    response = table.response(law)
+        return HeldOut((), np.zeros(len(table), bool))
+    return HeldOut(_predicted(table, held, refit, noise=_noise(train, refit)), held)
+
+
+def _noise(train: RunTable, refit: FittedLaw) -> float:
+    """Returns half the 95 % range of one run's log response around the law, from the residuals of the refit."""
+    from scipy.special import stdtrit
+
+    residual_R = np.log(train.response(refit.law)) - refit.bind(train.points(refit.law)).log(refit.theta_P[None])[0]
+    clusters, P = len(np.unique(train.cluster)), len(refit.theta_P)
+    spare = max(clusters - P, 1)
+    return float(robust_sigma(residual_R) * np.sqrt(clusters / spare) * stdtrit(spare, 0.975))
+
+
+def _predicted(table: RunTable, held: np.ndarray, refit: FittedLaw, noise: float) -> tuple[HeldOutRun, ...]:
+    size, known_floor = reach(table, refit.law), refit.known_floor
+    value, low, high = refit.band({axis: values[held] for axis, values in table.points(refit.law).items()})
+    response = table.response(refit.law)
     rows = []
     for i, at in enumerate(np.flatnonzero(held).tolist()):
         loss = float(response[at])
         excess = 0.0 if known_floor is None else loss - known_floor
+        below, above = (np.hypot(np.log(value[i] / end), noise) for end in (low[i], high[i]))
+        has_band = len(refit.cloud_SP) > 0
         rows.append(
             HeldOutRun(
                 run=table.row_id[at],
@@ -84,7 +128,8 @@ def predict_heldout(
                 d=None if table.d is None else float(table.d[at]),
                 loss=loss,
                 predicted=float(value[i]),
-                predicted95=(float(low[i]), float(high[i])) if len(refit.cloud_SP) else None,
+                predicted95=(float(low[i]), float(high[i])) if has_band else None,
+                run95=(float(value[i] * np.exp(-below)), float(value[i] * np.exp(above))) if has_band else None,
                 relative_error=float(value[i]) / loss - 1,
                 excess_relative_error=(float(value[i]) - loss) / excess if excess > 0 else None,
                 extrapolation_factor=float(size[at] / size[~held].max()),

@@ -76,7 +76,7 @@ def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster
     unit = scale * stdtrit(spare, 0.975) ** 2 / 2 / HALF_CHI_SQUARE95
     best = float(problem.minimize(objective, theta_P[None]).objective_S[0])
     unit = max(unit, 1e-12 * best, 1e-300)
-    error_P, tangent_PP = _errors(problem, theta_P, scale)
+    error_P, tangent_PP = local_errors(problem, theta_P, scale)
     walks = [(p, side) for p in range(P) for side in (-1.0, 1.0)]
     limit_W = np.array([_limit(problem, p, side) for p, side in walks])
     side_W, param_W = np.array([side for _, side in walks]), np.array([p for p, _ in walks])
@@ -116,8 +116,8 @@ def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster
     return Profiles(_collect(problem, path, closed_W), lower_P)
 
 
-def _errors(problem: Problem, theta_P: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns standard errors [P], and the movement of the others with each parameter, [P, P]."""
+def local_errors(problem: Problem, theta_P: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns standard errors by the curvature at the minimum, [P], and how the others move with each one, [P, P]."""
     J = problem.bound.expand(theta_P[None]).jacobian()[0]
     information = J @ J.T
     covariance = np.linalg.pinv(information + 1e-12 * np.trace(information) * np.eye(len(theta_P)), hermitian=True)

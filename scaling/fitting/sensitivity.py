@@ -42,18 +42,19 @@ def variants(
         "lad": Objective("lad"),
         "ls": Objective("ls"),
     }
-    found = [_variant(name, problem, goal) for name, goal in goals.items()]
+    found = [variant(name, problem, goal) for name, goal in goals.items()]
     whole = table.with_worst()
     if whole is not None:
         try:
             checks.refuse(whole, law, known_floor)
-            found.append(_variant("dropped back", Problem.of(whole, law, known_floor), fitted))
+            found.append(variant("dropped back", Problem.of(whole, law, known_floor), fitted))
         except Refusal as refusal:
             warnings.append(f"No fit with the {table.drop_worst} dropped runs back: {refusal}")
     return tuple(found)
 
 
-def _variant(name: str, problem: Problem, goal: Objective) -> Variant:
+def variant(name: str, problem: Problem, goal: Objective) -> Variant:
+    """Fits the law once. Raises Refusal if no start converged."""
     best = problem.minima(goal)
     values = natural(problem.law, best.theta_SP[:1], problem.centre, problem.known_floor)
     return Variant(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaling.errors import InputError, Refusal
-from scaling.fitting.fit import Fit
+from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
 from scaling.report.checklist import checklist
 from scaling.report.columns import ReportColumns

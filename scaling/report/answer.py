@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scaling.fitting.fit import Fit
 from scaling.fitting.forms import Forms
+from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
 from scaling.report.html import interval
 from scaling.report.latex import written_at_1
@@ -20,10 +20,11 @@ PURE_POWERS = ("power", "power_floor", "chinchilla", "chinchilla_no_floor", "gam
 
 
 def answer(fit: Fit) -> str:
-    """Returns the parameters with their 95 % intervals, and what they mean."""
+    """Returns the verdict on the law, the parameters with their 95 % intervals, and what they mean."""
     law = fit.law
     known = [_parameter(fit, name) for name in fit.params if name not in written_at_1(fit)]
-    sentences = [f"{len(fit.table)} runs give {law.formula.split(', with')[0]} with {', '.join(known)}."]
+    sentences = list(fit.misfit.sentences)
+    sentences += [f"{len(fit.table)} runs give {law.formula.split(', with')[0]} with {', '.join(known)}."]
     columns = fit.table.columns
     what_ends = "loss" if columns.loss is not None else f"error 1 - {columns.metric}"
     if law.name in PURE_POWERS:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scaling.fitting.fit import Fit
 from scaling.fitting.minimize import DECREMENT_TOLERANCE, STEP_TOLERANCE
 from scaling.fitting.problem import ALL_ROWS_SCREEN, FEW_ROWS, SCREEN
+from scaling.fitting.result import Fit
 from scaling.report.columns import ReportColumns
 from scaling.table.run_table import RunTable
 
@@ -191,7 +191,9 @@ def _trust(fit: Fit) -> list[Answer]:
     if fit.lack_of_fit is not None:
         misfit = f"F test, p = {fit.lack_of_fit.p_value:.2g}"
     enough, seeds = "enough runs to refit without the largest", "runs that differ in the seed alone"
+    verdict = f"{fit.misfit.verdict}: {fit.misfit.sentences[0]}"
     return [
+        _of_fit("Do the runs follow the law?", verdict),
         _of_fit("How is uncertainty measured?", draws, "--bootstrap above 0"),
         _of_fit("Was the law held to runs it had not seen?", held, enough),
         _of_fit("Which parameters are open?", opened, "--bootstrap above 0"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scaling.errors import Refusal
-from scaling.fitting.fit import Fit
+from scaling.fitting.result import Fit
 from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:

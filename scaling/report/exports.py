@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaling.errors import Refusal
-from scaling.fitting.fit import Fit
+from scaling.fitting.result import Fit
 from scaling.laws.registry import LAWS
 from scaling.report import latex
 from scaling.report.checklist import Item, answered

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scaling.errors import Refusal
-from scaling.fitting.fit import Fit
+from scaling.fitting.result import Fit
 
 GREEK = ("alpha", "beta", "gamma", "delta", "epsilon", "kappa", "lambda", "mu", "sigma", "tau", "eta", "theta", "rho")
 FUNCTIONS = ("exp", "log", "min", "max")

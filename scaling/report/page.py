@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.errors import Refusal
-from scaling.fitting.fit import Fit
+from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
 from scaling.report.answer import answer, limits, noise_sentences
 from scaling.report.checklist import Item
@@ -17,6 +17,7 @@ from scaling.report.figures.gallery import CAPTIONS, SECTIONS
 from scaling.report.html import element, notes, paragraph, short
 from scaling.report.sections import (
     checklist,
+    evidence,
     exclusions,
     forms,
     heldout,
@@ -114,6 +115,7 @@ def _trust(content: Content) -> Iterable[str]:
     yield "<h2>How far to trust it</h2>"
     drawn = content.fitted[0][1] if content.fitted else None
     if drawn is not None:
+        yield evidence(drawn)
         for sentence in noise_sentences(drawn):
             yield paragraph(sentence)
     for name, fit in content.fitted:

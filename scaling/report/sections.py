@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scaling.errors import Refusal
-from scaling.fitting.fit import Fit
 from scaling.fitting.forms import Forms
+from scaling.fitting.result import Fit
 from scaling.report.answer import forms_sentence, path_sentence
 from scaling.report.checklist import Item, answered
 from scaling.report.html import element, interval, notes, number, paragraph, short, table
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 HELDOUT_SHOWN = 20
 PATH_SHOWN = 9
+
+
+def evidence(fit: Fit) -> str:
+    """Shows the checks behind the verdict on the law."""
+    says = {True: "misfits", False: "follows", None: "cannot tell"}
+    rows = [(one.check, says[one.misfits], one.says, number(one.p_value, ".3g")) for one in fit.misfit.evidence]
+    return table(("check", "verdict", "evidence", "p"), rows, numbers=(3,))
 
 
 def one_fit(name: str, fit: Fit | Refusal) -> str:
@@ -61,15 +68,26 @@ def heldout(name: str, fit: Fit) -> str:
     rows = [
         (
             run.run, short(run.n), short(run.d), f"{run.extrapolation_factor:.3g}×", f"{run.loss:.6g}",
-            f"{run.predicted:.6g}", interval(run.predicted95), f"{run.relative_error:+.2%}",
+            f"{run.predicted:.6g}", interval(run.predicted95), interval(run.run95), f"{run.relative_error:+.2%}",
             number(run.excess_relative_error, "+.1%"),
         )
         for run in furthest[:HELDOUT_SHOWN]
     ]  # fmt: skip
-    heads = ("run", "N", "D", "past the data", "loss", "predicted", "95 % of the law", "error", "error of the excess")
+    heads = (
+        "run",
+        "N",
+        "D",
+        "past the data",
+        "loss",
+        "predicted",
+        "95 % of the law",
+        "of a run",
+        "error",
+        "error of the excess",
+    )
     more = f" The {HELDOUT_SHOWN} furthest of {len(furthest)} are shown." if len(furthest) > HELDOUT_SHOWN else ""
     text = f"Held-out check of {name}: a refit without the largest runs predicts them.{more}"
-    return paragraph(text) + table(heads, rows, numbers=range(1, 9))
+    return paragraph(text) + table(heads, rows, numbers=range(1, 10))
 
 
 def forms(of: Forms) -> str:

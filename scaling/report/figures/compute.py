@@ -15,7 +15,7 @@ from scaling.table.run_table import RunTable
 if TYPE_CHECKING:
     from scaling.compute.frontier import Band, Frontier
     from scaling.compute.isoflop import BestN, Budget, IsoFlop
-    from scaling.fitting.fit import Fit
+    from scaling.fitting.result import Fit
 
 SHAPES = {"surface": "diamond", "parabola": "triangle-down", "local": "square"}
 SIZES = {"surface": 55, "parabola": 110, "local": 190}

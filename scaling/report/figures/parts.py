@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import numpy as np
 
-from scaling.fitting.fit import Fit
+from scaling.fitting.result import Fit
 from scaling.laws.registry import Law
 from scaling.table.run_table import RunTable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 
-from scaling.fitting.fit import Fit
+from scaling.fitting.result import Fit
 from scaling.report.figures import parts
 from scaling.report.figures.parts import REFERENCE, Layers, Stroke, Subject
 

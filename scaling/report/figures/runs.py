@@ -7,7 +7,7 @@ import dataclasses
 import altair as alt
 import numpy as np
 
-from scaling.fitting.fit import Fit
+from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
 from scaling.report.figures import parts
 from scaling.report.figures.parts import FIT, THEORY, Colour, Layers, Stroke, Subject

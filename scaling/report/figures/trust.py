@@ -7,9 +7,9 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from scaling.fitting.fit import Fit
 from scaling.fitting.forms import Forms
 from scaling.fitting.profile import LikelihoodProfile
+from scaling.fitting.result import Fit
 from scaling.report.figures import parts
 from scaling.report.figures.parts import FIT, INK, REFERENCE, Layers, Stroke
 
