@@ -79,9 +79,14 @@ def _variants(fit: scaling.Fit) -> Table:
     table = narrow_table("by choice", *(variant.name for variant in fit.variants))
     table.add_row("runs", *(str(variant.rows) for variant in fit.variants))
     for name in fit.params:
-        table.add_row(name, *(f"{variant.params[name]:.7g}" for variant in fit.variants))
-    table.add_row("objective", *(f"{variant.objective:.7g}" for variant in fit.variants))
+        table.add_row(name, *(_number(variant.params.get(name)) for variant in fit.variants))
+    table.add_row("objective", *(_number(variant.objective) for variant in fit.variants))
+    table.caption = "\n".join(escape(f"- {v.name}: {v.refused}") for v in fit.variants if v.refused) or None
     return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.7g}"
 
 
 def _forms(forms: scaling.Forms, fitted: str) -> Table:

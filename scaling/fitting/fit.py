@@ -106,7 +106,7 @@ def _checked(done: Fit, started: _Started, warnings: list[str]) -> Fit:
         heldout=held.runs,
         shift=shift(problem, theta_P, table.cluster, held.held_R) if held.runs else None,
         variants=(
-            *variants(table, law, known_floor, fitted=goal, warnings=warnings),
+            *variants(table, law, known_floor, fitted=goal),
             *(variant for _, variant in without),
         ),
         influences=tuple(influence for influence, _ in without),

@@ -25,7 +25,7 @@ MOST_FAR = 0.1
 """If a larger part of the runs is far off, they are no outliers: the law does not hold."""
 CANDIDATES = 64
 """Only this many runs, those of largest pull, are left out one by one."""
-MOVES = 2.0
+MOVES = 3.0
 """A single run decides the fit if an exponent moves by more standard errors without it."""
 
 

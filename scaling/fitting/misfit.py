@@ -1,4 +1,4 @@
-"""The verdict on a law: do the runs follow it, do they contradict it, or are they too few to tell?
+"""The verdict on a law: the runs follow it, contradict it, or are too few to say.
 
 Every check gives one piece of evidence with a sentence. The thresholds are those of a null simulation
 (benchmarks/misfit.py): tables that follow their law are called misfits in at most 5 % of the cases.

@@ -11,6 +11,7 @@ import numpy as np
 
 from scaling.errors import Refusal
 from scaling.fitting import progress
+from scaling.fitting.least_absolute import least_absolute
 from scaling.fitting.minimize import CLOSE_DAMPING, Objective, Solution, adaptive_delta, minimize
 from scaling.fitting.starts import starts
 from scaling.laws import registry
@@ -151,7 +152,22 @@ class Problem:
     def _converged(self, objective: Objective, theta_SP: np.ndarray) -> Solution:
         """Returns the distinct minima that the starts lead to, the lowest first; there may be none."""
         found = self.minimize(objective, theta_SP)
+        if objective.name == "lad":
+            found = self._to_the_corner(found)
         return self._distinct(found.take(found.converged_S))
+
+    def _to_the_corner(self, found: Solution) -> Solution:
+        """Finishes the lowest result by linear programs, if it did not converge and no converged one is as low."""
+        value_S = np.where(np.isfinite(found.objective_S), found.objective_S, np.inf)
+        at = int(np.argmin(value_S))
+        if found.converged_S[at] or not np.isfinite(value_S[at]):
+            return found
+        theta_P, value, converged = least_absolute(self.bound, np.log(self.response), found.theta_SP[at])
+        return Solution(
+            np.concatenate([theta_P[None], found.theta_SP]),
+            np.append(value, found.objective_S),
+            np.append(converged, found.converged_S),
+        )
 
     def _distinct(self, found: Solution) -> Solution:
         found = found.take(np.argsort(found.objective_S, kind="stable"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from scaling.errors import Refusal
@@ -23,34 +24,45 @@ class Variant:
     rows: int
     delta: float | None
     """The threshold of Huber's objective, None for the others."""
-    objective: float
+    objective: float | None
     params: dict[str, float]
+    refused: str | None = None
+    """Why there is no such fit. Then `objective` is None and `params` are empty."""
 
 
-def variants(
-    table: RunTable, law: Law, known_floor: float | None, *, fitted: Objective, warnings: list[str]
-) -> tuple[Variant, ...]:
+def variants(table: RunTable, law: Law, known_floor: float | None, *, fitted: Objective) -> tuple[Variant, ...]:
     """Fits without intervals: every objective on this table, then the fit's own objective with the dropped runs back.
 
-    Where the table with those runs cannot carry the law, that fit is missing and `warnings` gets the reason.
+    A fit that is not possible has its reason in `refused`.
     """
     problem = Problem.of(table, law, known_floor)
-    adaptive, _ = problem.adaptive()
     goals = {
-        "huber auto": adaptive,
-        f"huber {USUAL_DELTA:g}": Objective("huber", USUAL_DELTA),
-        "lad": Objective("lad"),
-        "ls": Objective("ls"),
+        "huber auto": lambda: problem.adaptive()[0],
+        f"huber {USUAL_DELTA:g}": lambda: Objective("huber", USUAL_DELTA),
+        "lad": lambda: Objective("lad"),
+        "ls": lambda: Objective("ls"),
     }
-    found = [variant(name, problem, goal) for name, goal in goals.items()]
+    found = [
+        _or_refused(name, len(table), lambda name=name, goal=goal: variant(name, problem, goal()))
+        for name, goal in goals.items()
+    ]
     whole = table.with_worst()
     if whole is not None:
-        try:
-            checks.refuse(whole, law, known_floor)
-            found.append(variant("dropped back", Problem.of(whole, law, known_floor), fitted))
-        except Refusal as refusal:
-            warnings.append(f"No fit with the {table.drop_worst} dropped runs back: {refusal}")
+        found.append(_or_refused("dropped back", len(whole), lambda: _checked(whole, law, known_floor, fitted)))
     return tuple(found)
+
+
+def _or_refused(name: str, rows: int, fit: Callable[[], Variant]) -> Variant:
+    """Returns the fit, or a Variant with the reason why there is none."""
+    try:
+        return fit()
+    except Refusal as refusal:
+        return Variant(name, rows, None, None, {}, refused=str(refusal))
+
+
+def _checked(whole: RunTable, law: Law, known_floor: float | None, goal: Objective) -> Variant:
+    checks.refuse(whole, law, known_floor)
+    return variant("dropped back", Problem.of(whole, law, known_floor), goal)
 
 
 def variant(name: str, problem: Problem, goal: Objective) -> Variant:

@@ -15,7 +15,7 @@ from numpy.polynomial import legendre
 from scaling.fitting.minimize import robust_sigma
 from scaling.fitting.problem import Problem
 
-DEGREES = {1: 6, 2: 4}
+DEGREES = {1: 8, 2: 4}
 """{number of axes: the highest total degree of the polynomials of the axes' logs that a trend is made of}."""
 MORE_AXES = 2
 """The same for laws of more axes."""
@@ -25,6 +25,7 @@ OWN = 0.1
 """A direction is not tested if the law's own parameters explain all of it but this part of its length."""
 LEAST_CLUSTERS = 10
 """Fewer independent runs have too few patterns of signs for a p-value below .5 %."""
+MOST_LEVERAGE = 0.9
 DRAWS, BLOCK, SEED = 999, 100, 0
 EXACT = 1e-7
 """Residuals smaller than this, in log response, are rounding, or too small to matter to anybody."""
@@ -68,7 +69,7 @@ def _along(direction_RK: np.ndarray, residual_R: np.ndarray, own_RP: np.ndarray,
 
     Under the law each cluster's residuals might as well have the opposite sign, so random signs give the distribution
     of the explained share. That needs neither Gaussian noise nor the same noise everywhere (Davidson & Flachaire 2008,
-    with residuals divided by 1 - leverage).
+    with residuals divided by 1 - the leverage of their cluster).
     """
     K = direction_RK.shape[1]
     _, member_R = np.unique(cluster, return_inverse=True)
@@ -81,7 +82,7 @@ def _along(direction_RK: np.ndarray, residual_R: np.ndarray, own_RP: np.ndarray,
     rms = float(np.sqrt(along / len(residual_R)))
     if rms < EXACT:
         return Trend(1.0, 0.0, rms, K)
-    leverage_R = np.minimum((own_RP**2).sum(axis=1), 0.99)
+    leverage_R = np.minimum(np.bincount(member_R, (own_RP**2).sum(axis=1))[member_R], MOST_LEVERAGE)
     random, shares = np.random.default_rng(SEED), []
     for begin in range(0, DRAWS, BLOCK):
         sign_SG = random.integers(0, 2, (min(BLOCK, DRAWS - begin), member_R.max() + 1)) * 2.0 - 1
@@ -94,8 +95,15 @@ def _along(direction_RK: np.ndarray, residual_R: np.ndarray, own_RP: np.ndarray,
 
 
 def _own(problem: Problem, theta_P: np.ndarray) -> np.ndarray:
-    """Returns orthonormal directions that the law's parameters move the fit along, [R, P] or fewer."""
-    return _orthonormal(_normalised(problem.bound.expand(theta_P[None]).jacobian()[0].T), 1e-9)
+    """Returns orthonormal directions that the law's parameters move the fit along, [R, P] or fewer.
+
+    A size that ran to 0 moves nothing, because it cannot become negative.
+    """
+    ends = problem.at_bound(theta_P[None])
+    gone = [size for size in problem.law.sizes if size in ends and ends[size][0][0]]
+    still = {name for size in gone for name in (size, *problem.law.sizes[size])}
+    moving = [name not in still for name in problem.free]
+    return _orthonormal(_normalised(problem.bound.expand(theta_P[None]).jacobian()[0].T[:, moving]), 1e-9)
 
 
 def _smooth(problem: Problem, own_RP: np.ndarray, clusters: int) -> np.ndarray:

@@ -150,13 +150,15 @@ def variants(fit: Fit) -> str:
     names = [name for name in fit.params if name not in written_at_1(fit)]
     rows = [
         (
-            v.name, str(v.rows), number(v.delta, ".3g"), f"{v.objective:.6g}",
-            *(f"{v.params[name]:.5g}" for name in names),
+            v.name, str(v.rows), number(v.delta, ".3g"), number(v.objective, ".6g"),
+            *(number(v.params.get(name), ".5g") for name in names),
         )
         for v in fit.variants
     ]  # fmt: skip
-    text = "The same law under other objectives, and with the runs that were dropped for their high loss:"
-    return paragraph(text) + table(("choice", "runs", "delta", "objective", *names), rows, range(1, 4 + len(names)))
+    text = "The same law under other objectives, with the runs that were dropped, and without runs that decide the fit:"
+    shown = table(("choice", "runs", "delta", "objective", *names), rows, range(1, 4 + len(names)))
+    refused = [f"{v.name}: {v.refused}" for v in fit.variants if v.refused]
+    return paragraph(text) + shown + (notes(refused, "refusal") if refused else "")
 
 
 def path(of: Frontier, is_measured: bool) -> str:

@@ -1,0 +1,213 @@
+"""Does a fit say when its law is wrong? Tables that follow their law and tables of other kinds, and runs that decide.
+
+`benchmarks/misfit.py` measures how often; these tests are about single tables and about where the verdict is shown.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from planted_laws import exact, line, noise, planted, table
+
+import scaling
+from experiments.__main__ import main
+from scaling.fitting.heldout import count_inside, predict_heldout
+from scaling.fitting.influence import FAR
+from scaling.fitting.minimize import Objective
+from scaling.fitting.problem import Problem
+from scaling.fitting.trend import LEAST_CLUSTERS, trend
+from scaling.laws.registry import LAWS
+from scaling.table.run_table import RunTable
+
+CASES = Path(__file__).parents[1].parent / "shared" / "cases" / "fits"
+CS336 = {"n": "parameters", "flops": "compute_budget", "loss": "final_loss"}
+QUICK = {"bootstrap": 0, "full": False}
+D = np.geomspace(1e4, 1e9, 24)
+OTHER_KINDS = {
+    "exponential": 1 + 2 * np.exp(-D / 1e8),
+    "sigmoid": 1 + 2 / (1 + (D / 3e6) ** 1.5),
+    "logarithm": 3 - 0.2 * np.log10(D / 1e4),
+    "U shape": 1 + 0.1 * np.log10(D / 3e6) ** 2,
+    "double descent": 1 + (D / 1e4) ** -0.3 + 0.5 * np.exp(-(np.log(D / 1e6) ** 2) / 4),
+    "broken": exact("broken", {"d": D}),
+}
+
+
+def of(loss: np.ndarray, sigma: float, seed: int, **axes: np.ndarray) -> RunTable:
+    return table(loss * noise(len(loss), sigma, seed), **axes)
+
+
+@pytest.mark.parametrize("sigma", [0.001, 0.01, 0.03])
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_power_law_is_called_wrong_on_other_curves(kind, sigma):
+    if kind == "logarithm":  # at most .7 % from the nearest power
+        sigma /= 10
+    fit = scaling.fit(of(OTHER_KINDS[kind], sigma, 1, d=D), "power_floor", **QUICK)
+    assert fit.misfit.verdict == "misfits"
+    assert fit.misfit.sentences[0].startswith("These runs do not follow this law: the residuals have a trend along D")
+
+
+@pytest.mark.parametrize("sigma", [0.001, 0.01])
+def test_chinchilla_is_called_wrong_on_a_law_that_bends_between_its_limits(sigma):
+    runs = planted("gamma", sigma, 1, gamma=0.4)
+    assert scaling.fit(runs, "chinchilla", **QUICK).misfit.verdict == "misfits"
+    assert scaling.fit(runs, "gamma", **QUICK).misfit.verdict == "follows"
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.001, 0.01, 0.03])
+@pytest.mark.parametrize("law", ["power", "power_floor", "broken", "chinchilla", "kaplan", "metric_sigmoid"])
+def test_a_law_is_not_called_wrong_on_its_own_runs(law, sigma):
+    fit = scaling.fit(planted(law, sigma, 2), law, **QUICK)
+    assert fit.misfit.verdict == "follows"
+    assert fit.misfit.sentences[0].startswith("These runs follow this law as far as they can show: ")
+
+
+@cache
+def p_values() -> np.ndarray:
+    """Returns the p-values of 300 tables that follow a law of two parameters, with noise that grows tenfold."""
+    size = np.geomspace(0.003, 0.03, len(D))
+    found = []
+    for seed in range(300):
+        loss = 30 * D**-0.17 * np.exp(size * np.random.default_rng(seed).standard_t(4, size=len(D)))
+        problem = Problem.of(table(loss, d=D), LAWS["power"], None)
+        theta_P = problem.minima(Objective("huber", 0.01)).theta_SP[0]
+        found.append(trend(problem, theta_P, np.arange(len(D))).p_value)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.2, 0.5])
+def test_p_values_of_a_law_that_holds_are_even_whatever_the_noise(level):
+    below = (p_values() <= level).mean()
+    assert abs(below - level) < 4 * np.sqrt(level * (1 - level) / 300)
+
+
+def test_rows_of_one_run_are_one_piece_of_evidence():
+    """Copies of every row, in the same cluster, neither make nor hide a trend."""
+    runs = planted("power_floor", 0.01, 3)
+    copies = np.repeat(np.arange(len(runs)), 4)
+    clustered = table(runs.loss[copies], d=runs.d[copies], cluster=copies)
+    once, more = (scaling.fit(t, "power_floor", objective="ls", **QUICK).trend for t in (runs, clustered))
+    assert more.p_value == pytest.approx(once.p_value, abs=0.01)
+    assert more.share == pytest.approx(once.share)
+    assert more.directions == once.directions
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    runs = planted("gamma", 0.03, 1)
+    order = np.random.default_rng(0).permutation(len(runs))
+    shuffled = table(runs.loss[order], n=runs.n[order], d=runs.d[order])
+    one, other = (scaling.fit(t, "chinchilla", **QUICK) for t in (runs, shuffled))
+    assert one.misfit == other.misfit
+
+
+def test_too_few_independent_runs_cannot_tell():
+    d = np.geomspace(1e5, 1e9, LEAST_CLUSTERS - 1)
+    few = scaling.fit(of(1 + 37 * d**-0.27, 1e-3, 0, d=d), "power_floor", **QUICK)
+    assert few.misfit.verdict == "cannot tell"
+    assert few.misfit.sentences[0].startswith(
+        "These runs cannot show if they follow this law: too few independent runs"
+    )
+    rows = np.repeat(np.arange(3), 12)
+    clustered = table(planted("power_floor", 0.01, 0, {"d": np.geomspace(1e4, 1e9, 36)}).loss,
+                      d=np.geomspace(1e4, 1e9, 36), cluster=rows)  # fmt: skip
+    assert scaling.fit(clustered, "power_floor", **QUICK).misfit.verdict == "cannot tell"
+
+
+def test_the_band_of_a_run_holds_the_nominal_share():
+    inside = runs = 0
+    for seed in range(30):
+        held = predict_heldout(
+            line(sigma=0.01, seed=seed, sizes=9), LAWS["power_floor"], Objective("ls"), None,
+            bootstrap=100, seed=0, warnings=[],
+        ).runs  # fmt: skip
+        inside, runs = inside + count_inside(held), runs + len(held)
+    assert 0.88 < inside / runs <= 1
+
+
+def outlying(moved: float) -> RunTable:
+    """Returns runs of chinchilla, the three smallest at the least data with a log loss that is higher by `moved`."""
+    runs = planted("chinchilla", 3e-3, 4)
+    is_smallest = np.isin(np.arange(len(runs)), np.lexsort((runs.n, runs.d))[:3])
+    return table(runs.loss * np.where(is_smallest, np.exp(moved), 1.0), n=runs.n, d=runs.d)
+
+
+def test_runs_far_off_the_law_are_left_out_and_shown_unasked():
+    fit = scaling.fit(outlying(0.2), "chinchilla", bootstrap=0)
+    (far,) = fit.influences
+    assert len(far.runs) == 3
+    assert FAR < far.deviations[0] <= far.deviations[1]
+    (without,) = (v for v in fit.variants if v.name == "without 3 runs")
+    assert without.rows == len(fit.table) - 3
+    assert far.without == without.params[far.exponent]
+    assert far.value == pytest.approx(fit.params[far.exponent])
+    (said,) = (text for text in fit.misfit.sentences if "robust standard deviations off" in text)
+    assert said.startswith("3 runs are ")
+    assert f"{far.exponent} is {far.value:.3g} with them and {far.without:.3g} without" in said
+    assert not scaling.fit(outlying(0.0), "chinchilla", bootstrap=0).influences
+
+
+def test_one_run_that_decides_an_exponent_is_named():
+    """The only run at a tenfold D pulls the law to itself, so its residual is small."""
+    d = np.append(np.geomspace(1e5, 1e7, 20), 1e11)
+    loss = 30 * d**-0.2 * noise(21, 3e-3, 0)
+    loss[-1] *= 1.5
+    fit = scaling.fit(table(loss, d=d), "power", objective="ls", bootstrap=0)
+    (one,) = fit.influences
+    assert one.runs == ("row 21",)
+    assert one.exponent == "beta"
+    assert one.without == pytest.approx(0.2, abs=0.01)
+    assert abs(one.value - 0.2) > 3 * abs(one.without - 0.2)
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("misfit") / "exponential.csv"
+    pl.DataFrame({"d": D, "loss": OTHER_KINDS["exponential"] * noise(24, 3e-3, 0)}).write_csv(path)
+    return path
+
+
+def test_every_answer_begins_with_the_misfit(csv, tmp_path, capsys):
+    stored, page = tmp_path / "fit.json", tmp_path / "page.html"
+    flags = ["--d", "d", "--loss", "loss", "--law", "power_floor", "--bootstrap", "20"]
+    assert main(["fit", str(csv), *flags, "--json", str(stored)]) == 0
+    assert capsys.readouterr().out.startswith("These runs do not follow this law: ")
+    values = json.loads(stored.read_text())
+    assert values["verdict"] == "misfits"
+    assert values["verdict_sentences"][0].startswith("These runs do not follow this law: ")
+    assert {"residuals", "held-out runs", "other forms"} <= {one["check"] for one in values["evidence"]}
+    assert values["heldout_inside_band"] <= len(values["heldout"])
+    assert values["heldout_rms_log_error"] > 0.1
+    assert main(["report", str(csv), *flags, "--out", str(page)]) == 0
+    assert "<p class=answer>These runs do not follow this law: " in page.read_text()
+    fit = scaling.fit(csv, "power_floor", d="d", loss="loss", **QUICK)
+    assert fit.summary().startswith("These runs do not follow this law: ")
+
+
+def test_a_plan_repeats_the_verdict_of_its_fit(tmp_path, capsys):
+    stored = tmp_path / "fit.json"
+    scaling.fit(planted("gamma", 1e-3, 1, gamma=0.4), "chinchilla", bootstrap=20, full=False).to_json(stored)
+    assert main(["plan", "--from", str(stored), "--budget", "1e18"]) == 0
+    assert capsys.readouterr().out.startswith("These runs do not follow this law: ")
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the tables of others are not next to the project")
+@pytest.mark.parametrize(
+    ("name", "law", "columns", "verdict"),
+    [
+        ("c_exp", "power_floor", {"d": "d"}, "misfits"),
+        ("c_sig", "power_floor", {"d": "d"}, "misfits"),
+        ("c_broken", "power_floor", {"d": "d"}, "misfits"),
+        ("c_broken", "broken", {"d": "d"}, "follows"),
+        ("c_6points", "power_floor", {"d": "d"}, "cannot tell"),
+        ("c_3clusters", "power_floor", {"d": "d", "cluster": "run"}, "cannot tell"),
+        ("s_gamma04", "chinchilla", {"d": "d", "n": "n"}, "misfits"),
+        ("s_gamma04", "gamma", {"d": "d", "n": "n"}, "follows"),
+        ("cs336_isoflops", "chinchilla", CS336, "follows"),
+    ],
+)  # fmt: skip
+def test_the_tables_of_others(name, law, columns, verdict):
+    fit = scaling.fit(CASES / f"{name}.csv", law, **({"loss": "loss"} | columns), **QUICK)
+    assert fit.misfit.verdict == verdict
