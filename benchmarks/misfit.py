@@ -1,4 +1,4 @@
-"""How often is a law called a misfit: where the runs follow it, and where they do not?
+"""Measures how often a law is called a misfit: where the runs follow it, and where they do not.
 
     python benchmarks/misfit.py [--tables 200] [--seed 0]
 

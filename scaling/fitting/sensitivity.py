@@ -53,7 +53,7 @@ def variants(table: RunTable, law: Law, known_floor: float | None, *, fitted: Ob
 
 
 def _or_refused(name: str, rows: int, fit: Callable[[], Variant]) -> Variant:
-    """Returns the fit, or a Variant with the reason why there is none."""
+    """Returns the fit, or a Variant with the reason why it was refused."""
     try:
         return fit()
     except Refusal as refusal:
