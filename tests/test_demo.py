@@ -25,7 +25,7 @@ FLOOR = 0.2
 
 def recovered(exponent: float, curve: bool = False) -> Recovered:
     """Returns an axis whose runs fall as D^-0.5 with a little noise, and a truth of another exponent."""
-    d = np.geomspace(1e3, 1e5, 6)
+    d = np.geomspace(1e3, 1e5, 8)
     noise = np.random.default_rng(0).normal(0, 2e-4, len(d))
     frame = pl.DataFrame({"d": d, "loss": (FLOOR + 0.5 * d**-0.5) * np.exp(noise), "floor": FLOOR})
     runs = run_table.from_frame(frame, scaling.Columns(d="d", loss="loss", floor_column="floor"), source="planted")
