@@ -44,6 +44,7 @@ class Watched(Beam):
             yield result
 
 
+@pytest.mark.slow
 def test_beam_with_several_workers_writes_what_one_machine_writes(tmp_path, monkeypatch, capfd):
     dirty().write_csv(tmp_path / "log.csv")
     monkeypatch.setattr(preparation, "_ROWS_CUT", 200)

@@ -189,6 +189,7 @@ def test_every_arm_has_the_same_trials_and_one_of_its_table_is_the_reference(con
         assert len(set(names)) == len(names)
 
 
+@pytest.mark.slow
 def test_at_equal_compute_the_arms_spend_the_same_flops(config, log):
     for plan in (paradigm.Plan(epochs=4.0), ablation.Plan(epochs=4.0)):
         arms, by_id = laid_out(plan, config, log)

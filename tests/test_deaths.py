@@ -77,6 +77,7 @@ def assert_the_same_run(config, log, folder: Path, calm: Path) -> None:
     assert resumed.history.counters.item_slots == undisturbed.history.counters.item_slots
 
 
+@pytest.mark.slow
 def test_three_kills_and_a_stop_leave_no_trace(config, log, tmp_path):
     config = replace(config, {"train.epochs": 4.0, "train.log_every_steps": 1})
     folder = tmp_path / "run"

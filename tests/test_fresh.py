@@ -269,6 +269,7 @@ def test_the_counting_learner_counts_the_sessions_that_a_run_draws(fresh, log):
     np.testing.assert_allclose(counting_excess(config, log, steps), wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_no_model_does_better_than_the_counting_learner_on_the_same_sessions(log, tmp_path):
     base = replace(Config(), FRESH | {"data.fresh": "no", "data.fresh_sessions": 0, "data.path": str(log.path)})
     base = replace(base, {"model.id_width": 4, "model.id_init_std": 0.0, "optim.table_rate_ratio": 30.0})

@@ -43,7 +43,12 @@ def machine() -> dict[str, str]:
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     vector = sorted(flag for flag in flags if flag.startswith(("avx", "fma", "amx", "sse")))
-    return {"jaxlib": jaxlib.__version__, "cores": str(os.cpu_count()), "vector instructions": " ".join(vector)}
+    return {
+        "jaxlib": jaxlib.__version__,
+        "compiler flags": os.environ["XLA_FLAGS"],
+        "cores": str(os.cpu_count()),
+        "vector instructions": " ".join(vector),
+    }
 
 
 def summary(params) -> dict:

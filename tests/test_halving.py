@@ -208,6 +208,7 @@ def dying(config, run_dir, plan, *, stop, write, part=1.0):
     scripted(config, run_dir, plan, stop=stop, write=write, part=part)
 
 
+@pytest.mark.slow
 def test_killed_workers_leave_the_decisions_to_others(tmp_path):
     configs = cell_of(seeds=(0, 1))
     begun(tmp_path, configs)
@@ -229,6 +230,7 @@ def test_killed_workers_leave_the_decisions_to_others(tmp_path):
 # --- plans -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_with_halving_trains_its_runs_side_by_side(tiny, log, tmp_path):
     """In one program, at each part, and a kept run has the loss of the run alone."""
     plan = Plan(

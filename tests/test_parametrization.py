@@ -205,6 +205,7 @@ def test_under_mup_a_step_changes_as_much_in_a_model_of_any_width_and_depth(vari
     assert all(least < slope < 0.3 for slope in found.values()), found
 
 
+@pytest.mark.slow
 def test_under_standard_a_step_changes_more_the_wider_and_the_deeper_the_model():
     found = slopes(MUP, "standard")
     assert found["retrieval"] > 1.5, found

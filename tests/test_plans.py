@@ -57,7 +57,15 @@ def judged(plan, base, log):
     return judge(layout.files["report.json"], layout.configs, CostEstimate(), more, floor_is_known=True)
 
 
-@pytest.mark.parametrize("name", [name for name in PLANS if name not in ("paradigm", "ablation")])
+LAID_OUT = [
+    # The Bayes learner counts the two million sessions of fresh_data for each of several layouts.
+    pytest.param(name, marks=pytest.mark.slow if name == "fresh_data" else ())
+    for name in PLANS
+    if name not in ("paradigm", "ablation")
+]
+
+
+@pytest.mark.parametrize("name", LAID_OUT)
 def test_a_plan_lays_out_each_run_once_and_its_defaults_carry_its_law(name, log, wide_log, base):
     plan = plan_of(name, **({"logs": (wide_log.path,)} if name == "catalogue" else {}))
     layout = plan.lay_out(base, log)

@@ -74,6 +74,7 @@ def test_far_out_only_the_ratio_of_data_to_capacity_matters():
     np.testing.assert_allclose(shape[0], shape[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_is_never_worse_and_both_limits_are_met():
     n, d = np.geomspace(1, 1e9, 20)[:, None], np.geomspace(1, 1e13, 20)
     excess = EXACT.excess(n, d)
@@ -127,6 +128,7 @@ def test_the_largest_runs_choose_the_gamma_form(gamma):
     assert worst["gamma"] < worst["chinchilla"] / 20
 
 
+@pytest.mark.slow
 def test_the_additive_form_is_wrong_about_all_three(table):
     """It fits to 0.2 % of the loss and is over 30 % off in both exponents: a small residual proves no exponent."""
     fit = scaling.fit(table, law="chinchilla", objective="ls", bootstrap=0)

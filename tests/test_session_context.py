@@ -156,6 +156,7 @@ def test_named_columns_are_seen_and_no_others(tmp_path):
 CHOICES = {(): ["device", "hour_of_day"], ("hour_of_day",): ["hour_of_day"], ("none",): []}
 
 
+@pytest.mark.slow
 def test_clicks_that_follow_from_the_device_alone_are_learned(tmp_path):
     """Each session clicks the device of the session before, one of three at random. Without the column no model can be
     below log 3 = 1.10 nats."""

@@ -177,7 +177,13 @@ def test_the_gradient_is_the_mean_over_clicks_drawn_with_these_probabilities():
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"paradigm": "nipp_plus", "train.microbatches": 2, "optim.table_update": "sparse"}]
+    "changed",
+    [
+        {},
+        pytest.param(
+            {"paradigm": "nipp_plus", "train.microbatches": 2, "optim.table_update": "sparse"}, marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_labels_of_zero_and_one_train_the_model_that_clicks_train(config, hard_log, tmp_path, changed):
     changed = changed | {"data.users": 40, "train.epochs": 0.3}
@@ -196,6 +202,7 @@ def test_soft_labels_train_another_model(config, soft_log):
     assert one.sums.retrieval_nats == other.sums.retrieval_nats  # clicks, of the same parameters
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(config, soft_log):
     soft = of(config, soft_log)
     assert_same_step(OneStep(soft, soft_log, 1), OneStep(soft, soft_log, 8), params_atol=2e-4)

@@ -77,6 +77,7 @@ def test_a_killed_worker_and_a_killed_sweep_end_with_the_rows_of_an_undisturbed_
     assert main(["status", str(out), "--follow"]) == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_asked_to_stop_saves_its_runs_and_counts_no_attempt(log, tmp_path):
     sweep = subprocess.Popen(command(log, tmp_path, epochs=200), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     while sweep.poll() is None and len({path.parent for path in tmp_path.glob("runs/*/checkpoints/[0-9]*")}) < 2:

@@ -148,6 +148,7 @@ def stop_at(step: int):
     return nullcontext(lambda: signal.SIGTERM if next(looks) >= step else 0)
 
 
+@pytest.mark.slow
 def test_members_go_on_alone_or_with_others_and_a_run_alone_joins(configs, alone, log, tmp_path):
     folders = [tmp_path / str(place) for place in range(4)]
     saving = [replace(config, {"train.checkpoint_every_seconds": 0.01}) for config in configs[:3]]

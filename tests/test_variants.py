@@ -68,6 +68,7 @@ def one_click_sessions(tmp_path_factory):
     return prepare(raw, tmp_path_factory.mktemp("data") / "log", Settings(split="leave_one_session_out"))
 
 
+@pytest.mark.slow
 def test_on_sessions_of_one_clicked_item_next_session_is_next_item(config, one_click_sessions, tmp_path):
     trained = {}
     for paradigm in ("nspp", "nipp"):

@@ -26,7 +26,7 @@ class Plan(ScalingPlan):
     """Fresh sessions x sizes x learning rates x seeds."""
 
     sizes: tuple[str, ...] = ("xs",)
-    sessions: tuple[int, ...] = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000)
+    sessions: tuple[int, ...] = (20_000, 50_000, 130_000, 330_000, 850_000, 2_000_000)
     """Sessions of a run. A run of more begins with those of a run of fewer."""
     law: Literal["power_floor", "power", "chinchilla", "chinchilla_no_floor", "tied", "kaplan", "gamma", "none"] = (
         "power_floor"

@@ -18,6 +18,9 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.training.fresh_step import sessions_key
 from sessionrec_jax.training.step import root_key
 
+_ROWS_AT_ONCE = 4_096
+"""Rows that are drawn in one pass, so that steps of few rows are counted fast too."""
+
 Counts = tuple[Int[Array, "V C"], Int[Array, "V C"]]
 """Exposures that the sessions after each anchor (dense id) show of each category, and the clicks among them."""
 
@@ -59,12 +62,18 @@ def _count(
 ) -> Counts:
     """Adds the counts of the steps from `first` up to `end`."""
 
-    def body(step: Array, counts: Counts) -> Counts:
-        sessions = draw(tables, sessions_key(jax.random.fold_in(key, step)), how)
+    at_once = max(1, _ROWS_AT_ONCE // how.rows)
+
+    def body(part: Array, counts: Counts) -> Counts:
+        step_N = first + part * at_once + jnp.arange(at_once)
+        key_N = jax.vmap(lambda step: sessions_key(jax.random.fold_in(key, step)))(step_N)
+        sessions = jax.vmap(functools.partial(draw, tables, how=how))(key_N)
+        is_taken_N = (step_N < end).astype(jnp.int32).reshape(-1, 1, 1, 1)
         shown_VC, clicked_VC = counts
         return (
-            shown_VC.at[sessions.anchor_BL].add(sessions.exposures_BLC.astype(jnp.int32)),
-            clicked_VC.at[sessions.anchor_BL].add(sessions.clicks_BLC.astype(jnp.int32)),
+            shown_VC.at[sessions.anchor_BL].add(sessions.exposures_BLC.astype(jnp.int32) * is_taken_N),
+            clicked_VC.at[sessions.anchor_BL].add(sessions.clicks_BLC.astype(jnp.int32) * is_taken_N),
         )
 
-    return jax.lax.fori_loop(first, end, body, counts)
+    parts = (end - first + at_once - 1) // at_once
+    return jax.lax.fori_loop(0, parts, body, counts)
