@@ -21,7 +21,7 @@ from sessionrec_jax.devices.mesh import make_mesh, over_batch, replicated
 from sessionrec_jax.devices.placement import ShardedInputs, put_replicated
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.negatives import ticketed
-from sessionrec_jax.model.spec import ROW_MULTIPLE, Spec
+from sessionrec_jax.model.spec import Spec, extra_rows
 from sessionrec_jax.training.step import FixedArrays, Scalars, abstract_state, make_step
 
 ROWS, SLOTS, ITEMS = 16, 32, 8
@@ -37,7 +37,7 @@ class Stepper:
         optimizer = Optim(table_update=update)
         spec = Spec(
             model=model, ids=items + 1, side_values=(), feedback_kinds=2, max_positions=SLOTS, session_items=ITEMS,
-            extra_rows=-(items + 1) % ROW_MULTIPLE,
+            extra_rows=extra_rows(items + 1),
         )  # fmt: skip
         mesh = make_mesh(Mesh(data=1))
         self.step = make_step(spec, Loss(), optimizer, mesh)

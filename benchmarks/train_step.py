@@ -39,7 +39,7 @@ from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.negatives import Proposal, sample_negatives, ticketed
 from sessionrec_jax.loss.session import Sums
 from sessionrec_jax.model import count, sessionrec
-from sessionrec_jax.model.spec import ROW_MULTIPLE, Inputs, Spec
+from sessionrec_jax.model.spec import Inputs, Spec, extra_rows
 from sessionrec_jax.training import optim
 from sessionrec_jax.training.step import FixedArrays, Scalars, State, make_step
 
@@ -148,7 +148,7 @@ def contenders(
     model = Model(session_encoder="mean", width=width, layers=layers, heads=heads, remat=False, compute=compute)
     spec = Spec(
         model=model, ids=items + 1, side_values=(), feedback_kinds=FEEDBACK_KINDS, max_positions=SLOTS,
-        session_items=rows * SLOTS, extra_rows=-(items + 1) % ROW_MULTIPLE,
+        session_items=rows * SLOTS, extra_rows=extra_rows(items + 1),
     )  # fmt: skip
     rng = np.random.default_rng(0)
     # heads that start at zero would leave most gradients zero

@@ -12,7 +12,7 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
 from sessionrec_jax.devices.mesh import batch_shards, make_mesh, replicated
-from sessionrec_jax.devices.placement import put_batch, put_replicated, put_side
+from sessionrec_jax.devices.placement import put_batch, put_proposal, put_replicated, put_side
 from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
@@ -43,7 +43,8 @@ class OneStep:
         self.proposal = proposal(config.loss, catalogue)
         state = initial_state(config, spec, catalogue, mesh)
         side = put_side(catalogue.side, spec.rows, mesh)
-        q, scalars = put_replicated((self.proposal, Scalars(np.float32(1e-2), np.float32(0))), mesh)
+        q = put_proposal(self.proposal, spec.rows, mesh)
+        scalars = put_replicated(Scalars(np.float32(1e-2), np.float32(0)), mesh)
         step = make_step(spec, config.loss, config.optim, mesh, microbatches=config.train.microbatches)
         key = jax.device_put(self.key, replicated(mesh))
         inputs, fixed = put_batch(self.batch, mesh), FixedArrays(side, q)

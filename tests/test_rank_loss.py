@@ -17,7 +17,7 @@ from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
 from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED
 from sessionrec_jax.devices.mesh import make_mesh, over_batch
-from sessionrec_jax.devices.placement import put_batch, put_replicated, put_side
+from sessionrec_jax.devices.placement import put_batch, put_proposal, put_replicated, put_side
 from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.loss.rank import rank_loss_sums
 from sessionrec_jax.loss.targets import Targets, targets
@@ -184,7 +184,7 @@ def test_a_step_of_training_is_the_same_on_one_device_and_on_eight(config, log):
         batch = next(train_batches(here, log, shape_of(here, devices)))
         scalars = Scalars(np.float32(1e-2), np.float32(0))
         side = put_side(catalogue.side, spec.rows, mesh)
-        q, scalars = put_replicated((proposal(here.loss, catalogue), scalars), mesh)
+        q, scalars = put_proposal(proposal(here.loss, catalogue), spec.rows, mesh), put_replicated(scalars, mesh)
         state, key = initial_state(here, spec, catalogue, mesh), put_replicated(np.zeros(2, np.uint32), mesh)
         step = make_step(spec, here.loss, here.optim, mesh)
         fixed, key = FixedArrays(side, q), jax.random.wrap_key_data(key)

@@ -15,13 +15,13 @@ from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.codes import TEST
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, make_mesh, over_batch
+from sessionrec_jax.devices.mesh import batch_shards, by_row, make_mesh, over_batch
 from sessionrec_jax.devices.placement import ShardedInputs
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.evaluation import measure, scoring
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.spec import Spec
+from sessionrec_jax.model.spec import Spec, extra_rows
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.serving import recommend
 from sessionrec_jax.serving.histories import log_histories
@@ -80,7 +80,7 @@ def test_every_mesh_finds_what_one_device_finds(on_mesh, one, axes):
 
 
 ITEMS = 4_000_000
-SPEC = Spec(Model(width=16, heads=2, id_width=8), ITEMS + 1, (("category", 9),), 2, 8, 4, -(ITEMS + 1) % 64)
+SPEC = Spec(Model(width=16, heads=2, id_width=8), ITEMS + 1, (("category", 9),), 2, 8, 4, extra_rows(ITEMS + 1))
 
 
 def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
@@ -95,12 +95,12 @@ def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
     params = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings(mesh, SPEC.model, shapes)
     )
-    by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(TABLE_AXIS))
-    side = {"category": jax.ShapeDtypeStruct((SPEC.rows, 1), jnp.int32, sharding=by_row)}
+    spread = by_row(mesh, SPEC.rows)
+    side = {"category": jax.ShapeDtypeStruct((SPEC.rows, 1), jnp.int32, sharding=spread)}
     inputs = ShardedInputs(*[batch(64)] * 3, *[batch(2, 8)] * 3, target_GS=batch(16, dtype=bool))
     table = scoring.ItemTable(
-        jax.ShapeDtypeStruct((SPEC.rows, SPEC.model.width), jnp.float32, sharding=by_row),
-        jax.ShapeDtypeStruct((SPEC.rows,), jnp.float32, sharding=by_row),
+        jax.ShapeDtypeStruct((SPEC.rows, SPEC.model.width), jnp.float32, sharding=spread),
+        jax.ShapeDtypeStruct((SPEC.rows,), jnp.float32, sharding=spread),
     )
     pairs, queries = (batch(scoring.PAIRS),) * 2, batch(scoring.BLOCK, SPEC.model.width, dtype=jnp.float32)
     given = {"table": table, "side": side, "inputs": inputs, "place_GN": batch(scoring.BLOCK), "pairs": pairs}

@@ -1,17 +1,20 @@
 """The mesh of devices: how it is made, and which parts of arrays a device or a process holds.
 
 Axes: `data` and `fsdp` divide the batch; `fsdp` also divides the body's matrices and their optimizer state; `model`
-divides the rows of the item tables and the hidden widths of the body.
+divides the hidden widths of the body. All of them together divide the rows of the item tables.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -22,15 +25,20 @@ from sessionrec_jax.model.spec import ROW_MULTIPLE
 BATCH_AXES = ("data", "fsdp")
 """A packed batch has one shard for each pair of places on these axes."""
 TABLE_AXIS = "model"
+"""The axis of the devices that work on the same shard of the batch."""
+TABLE_AXES = (TABLE_AXIS, *BATCH_AXES)
+"""The axes that divide the rows of the item tables. `model` is the first of them, so the parts that the devices of one
+place on `model` hold together are one range of rows."""
 
 
-def make_mesh(config: Mesh) -> jax.sharding.Mesh:
-    """Returns the mesh of `config`; data = 0 takes all devices that fsdp and model leave.
+def make_mesh(config: Mesh, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+    """Returns the mesh of `config` over `devices`, by default all that there are; data = 0 takes all devices that fsdp
+    and model leave.
 
     Raises InputError if there are too few devices (it names a mesh that fits), if the rows of tables would not divide
     evenly, or if a device of a multi-process run would have no work.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     others = config.fsdp * config.model
     if (config.data or 1) * others > len(devices):
         raise InputError(_too_few(config, devices))
@@ -45,12 +53,34 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
             f"some; use --mesh.data {len(devices) // others}, or 0 for all"
         )
     shape = (data, config.fsdp, config.model)
-    # Explicit axes, the default of make_mesh, refuse plain table lookups.
+    # Explicit axes, the default of jax.make_mesh, refuse plain table lookups.
     kinds = (AxisType.Auto,) * len(shape)
-    return jax.make_mesh(shape, (*BATCH_AXES, TABLE_AXIS), axis_types=kinds, devices=devices[: math.prod(shape)])
+    return jax.sharding.Mesh(_grid(shape, devices), (*BATCH_AXES, TABLE_AXIS), axis_types=kinds)
 
 
-def _too_few(config: Mesh, devices: list[jax.Device]) -> str:
+def _grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
+    """Returns the devices in the shape of the mesh, such that neighbours on an axis are near each other in the network.
+
+    TPU slices are connected by the slow data-centre network, so only `data` may cross from one to another. A mesh that
+    leaves devices idle takes the first ones in their order. Raises InputError if `data` is not a multiple of the number
+    of slices.
+    """
+    if math.prod(shape) < len(devices):
+        return np.array(devices[: math.prod(shape)]).reshape(shape)
+    slices = len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+    if slices == 1:
+        # jax.make_mesh keeps each axis of the network whole, and then finds no place for a mesh such as 64 x 4 on 16 x 16.
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if shape[0] % slices:
+        raise InputError(
+            f"--mesh data={shape[0]} does not divide over {slices} TPU slices; wanted a multiple of {slices}, because "
+            "fsdp and model stay within a slice"
+        )
+    within, across = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+
+
+def _too_few(config: Mesh, devices: Sequence[Any]) -> str:
     other_axes, others = f"fsdp={config.fsdp},model={config.model}", config.fsdp * config.model
     fits = len(devices) // others
     came, use = f"data={config.data},{other_axes}", f"data={fits},{other_axes}"
@@ -90,21 +120,37 @@ def over_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def spread_axes(mesh: jax.sharding.Mesh, rows: int) -> tuple[str, ...]:
+    """Returns the axes over which a table of `rows` rows is spread: all if the number of devices divides the rows,
+    otherwise `model` alone."""
+    return TABLE_AXES if rows % mesh.size == 0 else (TABLE_AXIS,)
+
+
+def by_row(mesh: jax.sharding.Mesh, rows: int) -> NamedSharding:
+    """Returns the sharding of a table of `rows` rows."""
+    return NamedSharding(mesh, PartitionSpec(spread_axes(mesh, rows)))
+
+
 def side_by_side(place: NamedSharding) -> NamedSharding:
     """Returns `place` for an array with a leading axis of runs, which no device divides."""
     return NamedSharding(place.mesh, PartitionSpec(None, *place.spec))
 
 
-# The next two functions run inside `jax.shard_map`.
+# The next functions run inside `jax.shard_map`.
 
 
-def local_places(item_M: Int[Array, " M"], rows: int) -> Int[Array, " M"]:
+def varying(x: Array, axes: tuple[str, ...]) -> Array:
+    """Returns x, which each device has, such that its gradient is added up over `axes` once, where it leaves."""
+    return jax.lax.pcast(x, axes, to="varying")
+
+
+def local_places(item_M: Int[Array, " M"], rows: int, axes: tuple[str, ...]) -> Int[Array, " M"]:
     """Returns the places of items among the `rows` of a table that this device holds; `rows` if another holds them."""
-    place_M = item_M - jax.lax.axis_index(TABLE_AXIS) * rows
+    place_M = item_M - jax.lax.axis_index(axes) * rows
     return jnp.where((place_M < 0) | (place_M >= rows), rows, place_M)
 
 
-def log_sum_of_rows(log_sum_X: Float[Array, "*X"]) -> Float[Array, "*X"]:
+def log_sum_of_rows(log_sum_X: Float[Array, "*X"], axes: tuple[str, ...]) -> Float[Array, "*X"]:
     """Returns the log of a sum over all rows of a table, from the log of each device's part of the sum."""
-    top_X = jax.lax.pmax(jax.lax.stop_gradient(log_sum_X), TABLE_AXIS)
-    return jnp.log(jax.lax.psum(jnp.exp(log_sum_X - top_X), TABLE_AXIS)) + top_X
+    top_X = jax.lax.pmax(jax.lax.stop_gradient(log_sum_X), axes)
+    return jnp.log(jax.lax.psum(jnp.exp(log_sum_X - top_X), axes)) + top_X

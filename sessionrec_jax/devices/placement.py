@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.data.batches import Batch
-from sessionrec_jax.devices.mesh import TABLE_AXIS, batch_shards, over_batch, replicated, shards_here, side_by_side
+from sessionrec_jax.devices.mesh import batch_shards, by_row, over_batch, replicated, shards_here, side_by_side
+from sessionrec_jax.loss.negatives import Proposal
 from sessionrec_jax.model.embedding import Side
 from sessionrec_jax.model.spec import Inputs
 
@@ -135,5 +136,15 @@ def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def put_side(side: dict[str, np.ndarray], rows: int, mesh: jax.sharding.Mesh) -> Side:
     """Puts the items' side information [V, W] on the devices, padded to `rows` and spread like the item tables."""
-    by_row = NamedSharding(mesh, PartitionSpec(TABLE_AXIS))
-    return {name: put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), by_row) for name, code_VW in side.items()}
+    spread = by_row(mesh, rows)
+    return {name: put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), spread) for name, code_VW in side.items()}
+
+
+def put_proposal(proposal: Proposal, rows: int, mesh: jax.sharding.Mesh) -> Proposal:
+    """Puts the distribution of the negatives on the devices, padded to `rows` and spread like the item tables."""
+    fill = Proposal(-np.inf, None if proposal.first_V is None else 2**32 - 1)
+
+    def padded(x_V: np.ndarray, fill: float) -> jax.Array:
+        return put(np.pad(x_V, (0, rows - len(x_V)), constant_values=fill), by_row(mesh, rows))
+
+    return jax.tree.map(padded, proposal, fill)

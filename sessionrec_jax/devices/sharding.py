@@ -1,6 +1,6 @@
 """The sharding of each parameter, and of its optimizer state, over the mesh.
 
-The item tables are sharded by rows; every other parameter by the axes that its module states (model/facts.py).
+The item tables are spread over all devices by rows; every other parameter by the axes that its module states (model/facts.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
 from sessionrec_jax.config.settings import Model
-from sessionrec_jax.devices.mesh import TABLE_AXIS
+from sessionrec_jax.devices.mesh import by_row
 from sessionrec_jax.model.parameters import parameter
 
 TABLES = ("item_table", "item_bias")
@@ -29,10 +29,9 @@ def shardings(mesh: jax.sharding.Mesh, model: Model, tree: Any) -> Any:
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         free = len(leaf.shape)
         if is_table(path):  # optimizer state of a table may have one number for each row
-            axes = (TABLE_AXIS, *(None,) * (free - 1))
-        else:
-            axes = parameter(model, name).axes if (name := _name(path)) else ()
-            axes = (*(None,) * (free - len(axes)), *axes)
+            return by_row(mesh, leaf.shape[0])
+        axes = parameter(model, name).axes if (name := _name(path)) else ()
+        axes = (*(None,) * (free - len(axes)), *axes)
         fitting = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, leaf.shape, strict=True)]
         return NamedSharding(mesh, PartitionSpec(*fitting))
 
@@ -50,8 +49,8 @@ def is_table(path: tuple[Any, ...]) -> bool:
     return bool(path) and isinstance(path[-1], DictKey) and path[-1].key in TABLES
 
 
-def row_specs(tree: Any) -> Any:
+def row_specs(mesh: jax.sharding.Mesh, tree: Any) -> Any:
     """Returns the specs of parameters for `jax.shard_map`: a device's own rows of the tables, all of the others."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: PartitionSpec(TABLE_AXIS) if is_table(path) else PartitionSpec(), tree
+        lambda path, x: by_row(mesh, x.shape[0]).spec if is_table(path) else PartitionSpec(), tree
     )

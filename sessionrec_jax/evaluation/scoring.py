@@ -1,6 +1,6 @@
 """Scores of items for queries over the whole catalogue, chunk by chunk, so that memory does not grow with queries times
-items. The rows of the catalogue are spread over the mesh axis `model`: each device scores its own, and sends only a few
-numbers per query.
+items. The rows of the catalogue are spread over the devices: queries visit all of them, each device scores its own rows,
+and sends only a few numbers per query.
 
     table = item_table(spec, mesh, params, side)
     log_prob_GQ, rank_GQ = over_rows(mesh, log_prob_and_rank, table, (query_GQD, item_GQ))
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,14 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.devices.gathered_rows import catalogue_rows, with_own_rows
-from sessionrec_jax.devices.mesh import BATCH_AXES, TABLE_AXIS, local_places, log_sum_of_rows
+from sessionrec_jax.devices.mesh import (
+    BATCH_AXES,
+    TABLE_AXES,
+    local_places,
+    log_sum_of_rows,
+    spread_axes,
+    varying,
+)
 from sessionrec_jax.devices.processes import max_over_processes
 from sessionrec_jax.devices.sharding import row_specs
 from sessionrec_jax.model.embedding import Side
@@ -39,49 +47,64 @@ _TIE = 2.0**-20
 float32, so that items that tie also tie if a product of another shape computes their scores."""
 
 
-class ItemTable(NamedTuple):
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["e_RD", "bias_R"], meta_fields=["axes"])
+@dataclass(frozen=True)
+class ItemTable:
     """The whole catalogue: row r is item r. Inside `over_rows`, one device's rows of it."""
 
     e_RD: Float[Array, "R D"]
     bias_R: Float[Array, " R"]
     """-inf for rows that are not items: row 0 and those past the catalogue."""
+    axes: tuple[str, ...] = TABLE_AXES
+    """The mesh axes over which the rows are spread."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) -> ItemTable:
     """Returns embeddings and biases of the whole catalogue; each device makes its own rows."""
     spec, params = with_own_rows(spec, mesh, params, side)
+    axes = spread_axes(mesh, spec.rows)
 
     def on_device(params: Params, side: Side) -> ItemTable:
         held = len(params["heads"]["item_bias"])
-        rows = catalogue_rows(spec, params, side, jax.lax.axis_index(TABLE_AXIS) * held)
+        rows = catalogue_rows(spec, params, side, jax.lax.axis_index(axes) * held)
         chunks, size = _chunks(held, _CHUNK)
 
         def with_chunk(number: Array, e_RD: Array) -> Array:
             start = _start(number, size, held)
             return jax.lax.dynamic_update_slice(e_RD, rows.embed(start + jnp.arange(size)), (start, 0))
 
-        empty_RD = jax.lax.pcast(jnp.zeros((held, spec.model.width)), TABLE_AXIS, to="varying")
+        empty_RD = varying(jnp.zeros((held, spec.model.width)), axes)
         item_R = rows.first + jnp.arange(held)
         is_item_R = (item_R > 0) & (item_R < spec.ids)
         e_RD = jax.lax.fori_loop(0, chunks, with_chunk, empty_RD)
-        return ItemTable(e_RD, jnp.where(is_item_R, rows.item_bias_R, -jnp.inf))
+        return ItemTable(e_RD, jnp.where(is_item_R, rows.item_bias_R, -jnp.inf), axes)
 
-    by_row = PartitionSpec(TABLE_AXIS)
-    return jax.shard_map(on_device, mesh=mesh, in_specs=(row_specs(params), by_row), out_specs=by_row)(params, side)
+    spread = PartitionSpec(axes)
+    specs = (row_specs(mesh, params), spread)
+    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=spread)(params, side)
 
 
 def over_rows(mesh: jax.sharding.Mesh, function: Callable[..., Any], table: ItemTable, batch_G: tuple[Any, ...]) -> Any:
     """Returns `function(rows, *batch)` for every shard of `batch_G`, computed by all devices that have rows.
 
-    `rows` are a device's own; the result must be the same on each. The functions below are made to run inside it.
+    `rows` are a device's own; the result must be the same on each. The functions below are made to run inside it. The
+    shards that share a table are gathered on each of its devices, and computed one after the other.
     """
+    shared = tuple(axis for axis in table.axes if axis in BATCH_AXES)
 
     def on_device(rows: ItemTable, *batch_G: Any) -> Any:
-        return jax.vmap(functools.partial(function, rows))(*batch_G)
+        own = len(jax.tree.leaves(batch_G)[0])
+        if shared:
+            batch_G = jax.lax.all_gather(batch_G, shared, axis=0, tiled=True, to="invarying")
+        found_G = jax.lax.map(lambda batch: function(rows, *batch), batch_G)
+        if not shared:
+            return found_G
+        first = jax.lax.axis_index(shared) * own
+        return jax.tree.map(lambda x_G: jax.lax.dynamic_slice_in_dim(x_G, first, own), found_G)
 
-    by_row, by_shard = PartitionSpec(TABLE_AXIS), PartitionSpec(BATCH_AXES)
-    specs = (by_row, *(by_shard for _ in batch_G))
+    spread, by_shard = PartitionSpec(table.axes), PartitionSpec(BATCH_AXES)
+    specs = (spread, *(by_shard for _ in batch_G))
     return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=by_shard)(table, *batch_G)
 
 
@@ -109,11 +132,11 @@ def _score_chunks(
     """
     held = len(table.bias_R)
     chunks, size = _chunks(held, chunk_items)
-    first = jax.lax.axis_index(TABLE_AXIS) * held
+    first = jax.lax.axis_index(table.axes) * held
 
     def on_chunk(number: Array) -> Any:
         start = _start(number, size, held)
-        e_ND, bias_N = (jax.lax.dynamic_slice_in_dim(x_RX, start, size) for x_RX in table)
+        e_ND, bias_N = (jax.lax.dynamic_slice_in_dim(x_RX, start, size) for x_RX in (table.e_RD, table.bias_R))
         place_N = start + jnp.arange(size)
         score_BN = jnp.einsum("BD,ND->BN", query_BD, e_ND, precision="highest") + bias_N
         is_new_N = (place_N >= number * size) & (bias_N > -jnp.inf)
@@ -130,12 +153,12 @@ def pair_scores(
     The device that has the item's row computes them.
     """
     held = len(table.bias_R)
-    place_M = local_places(item_M, held)
-    e_MD, bias_M = (x_RX.at[place_M].get(mode="fill", fill_value=0) for x_RX in table)
+    place_M = local_places(item_M, held, table.axes)
+    e_MD, bias_M = (x_RX.at[place_M].get(mode="fill", fill_value=0) for x_RX in (table.e_RD, table.bias_R))
     score_M = jnp.sum(query_MD * e_MD, axis=1) + bias_M
     size_M = jnp.linalg.norm(query_MD, axis=1) * jnp.linalg.norm(e_MD, axis=1) + jnp.abs(bias_M)
     here_M = place_M < held  # on other devices a NaN query would give a NaN score
-    score_M, size_M = jax.lax.psum([jnp.where(here_M, x_M, 0.0) for x_M in (score_M, size_M)], TABLE_AXIS)
+    score_M, size_M = jax.lax.psum([jnp.where(here_M, x_M, 0.0) for x_M in (score_M, size_M)], table.axes)
     return score_M, _TIE * size_M
 
 
@@ -166,7 +189,7 @@ def log_prob_and_rank(
         (own_Q - tie_Q).reshape(-1, BLOCK),
     )
     log_sum, above = jax.lax.map(block, blocks)
-    return own_Q - log_sum_of_rows(log_sum.reshape(-1)), jax.lax.psum(above.reshape(-1), TABLE_AXIS)
+    return own_Q - log_sum_of_rows(log_sum.reshape(-1), table.axes), jax.lax.psum(above.reshape(-1), table.axes)
 
 
 def top_k(
@@ -198,11 +221,15 @@ def top_k(
 
     best_CBK, item_CBK, log_sum_CB = _score_chunks(table, query_BD, chunk_items, chunk)
     best_BX, item_BX = (jnp.swapaxes(x, 0, 1).reshape(len(query_BD), -1) for x in (best_CBK, item_CBK))
-    own = _best(best_BX, item_BX, min(k, len(table.bias_R)))
-    # The devices' items are concatenated in the order of ids, so that of equal scores the lower id stays first.
-    best_BX, item_BX = jax.lax.all_gather(own, TABLE_AXIS, axis=1, tiled=True, to="invarying")
-    score_BK, item_BK = _best(best_BX, item_BX, k)
-    return item_BK, score_BK - log_sum_of_rows(jax.nn.logsumexp(log_sum_CB, axis=0))[:, None]
+    best = _best(best_BX, item_BX, min(k, len(table.bias_R)))
+    # One axis after the other, from the last: what is gathered is in the order of ids, so that of equal scores the lower
+    # id stays first, and no more than k items of each device on the axis are held.
+    for axis in reversed(table.axes):
+        gathered = jax.lax.all_gather(best, axis, axis=1, tiled=True, to="invarying")
+        best = _best(*gathered, min(k, gathered[0].shape[1]))
+    score_BK, item_BK = best
+    log_sum_B = log_sum_of_rows(jax.nn.logsumexp(log_sum_CB, axis=0), table.axes)
+    return item_BK, score_BK - log_sum_B[:, None]
 
 
 def _best(score_BX: Array, item_BX: Array, k: int) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ Letters: G shards, T items, N negatives, V ids. The same negatives serve every s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -75,28 +76,41 @@ class Negatives(NamedTuple):
     """Times drawn; 0 for the fill."""
 
 
-def draw_negatives(
-    config: Loss, key: Array, proposal: Proposal, item_GT: Int[Array, "G T"], clicked_GT: Bool[Array, "G T"]
-) -> Negatives:
-    """Draws the negatives of a step by `negatives_from`; `clicked_GT` marks the clicked items of target sessions."""
-    if config.negatives_from == "in_batch":
-        ids = proposal.log_q_V.shape[0]
-        return sample_in_batch(key, item_GT, clicked_GT, negatives=config.negatives, ids=ids)
-    return sample_negatives(key, proposal, config.negatives)
-
-
-def sample_negatives(key: Array, proposal: Proposal, negatives: int) -> Negatives:
-    """Draws `negatives` items from the proposal with replacement; the same on every device because the key is."""
-    ticket_N = jax.random.bits(key, (negatives,), jnp.uint32)
-    return _merged(item_of(proposal, ticket_N), proposal.log_q_V.shape[0])
-
-
 def item_of(proposal: Proposal, ticket_N: UInt32[Array, " N"]) -> Int[Array, " N"]:
     """Returns the item of each ticket: the last one whose tickets begin at or before it.
 
     Padding is never drawn, because its tickets begin at the same number as those of item 1.
     """
     return jnp.searchsorted(proposal.first_V, ticket_N, side="right") - 1
+
+
+def draw_negatives(
+    config: Loss,
+    key: Array,
+    proposal: Proposal,
+    item_GT: Int[Array, "G T"],
+    clicked_GT: Bool[Array, "G T"],
+    item_of: Callable[[Proposal, UInt32[Array, " N"]], Int[Array, " N"]] = item_of,
+) -> Negatives:
+    """Draws the negatives of a step by `negatives_from`; `clicked_GT` marks the clicked items of target sessions.
+
+    `item_of` finds the items of tickets; a proposal that is spread over devices needs another one
+    (devices/spread_proposal.py)."""
+    if config.negatives_from == "in_batch":
+        ids = proposal.log_q_V.shape[0]
+        return sample_in_batch(key, item_GT, clicked_GT, negatives=config.negatives, ids=ids)
+    return sample_negatives(key, proposal, config.negatives, item_of)
+
+
+def sample_negatives(
+    key: Array,
+    proposal: Proposal,
+    negatives: int,
+    item_of: Callable[[Proposal, UInt32[Array, " N"]], Int[Array, " N"]] = item_of,
+) -> Negatives:
+    """Draws `negatives` items from the proposal with replacement; the same on every device because the key is."""
+    ticket_N = jax.random.bits(key, (negatives,), jnp.uint32)
+    return _merged(item_of(proposal, ticket_N), proposal.log_q_V.shape[0])
 
 
 def sample_in_batch(

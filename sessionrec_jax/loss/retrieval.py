@@ -42,8 +42,11 @@ class ShardItems(NamedTuple):
     """The items of one shard's batch."""
 
     item_T: Int[Array, " T"]
+    """Place of each item among the rows of the scorer."""
     e_TD: Float[Array, "T D"]
     targets: Targets
+    id_T: Int[Array, " T"] | None = None
+    """Dense ids. None: the places are the ids."""
 
 
 class SampledItems(NamedTuple):
@@ -52,7 +55,14 @@ class SampledItems(NamedTuple):
     negatives: Negatives
     e_ND: Float[Array, "N D"]
     log_q_V: Float[Array, " V"]
-    """Log probability of each item in the distribution that negatives are drawn from."""
+    """Log probability of each row's item in the distribution that negatives are drawn from."""
+    place_N: Int[Array, " N"] | None = None
+    """Place of each negative among these rows; any for the fill. None: the ids are the places."""
+
+    @property
+    def rows_N(self) -> Int[Array, " N"]:
+        """The row of each negative, and some row for the fill."""
+        return jnp.minimum(self.negatives.item_N, len(self.log_q_V) - 1) if self.place_N is None else self.place_N
 
 
 class CatalogueRows(NamedTuple):
@@ -81,10 +91,10 @@ def sampled_softmax_sums(config: Loss, scorer: Scorer, items: ShardItems, sample
     """
     negatives, targets = sampled.negatives, items.targets
     log_q_V = sampled.log_q_V if config.log_q else jnp.zeros_like(sampled.log_q_V)
-    log_weight_N = jnp.log(negatives.times_N) - _at(log_q_V, negatives.item_N)
-    score_SN = scorer.scores(negatives.item_N, sampled.e_ND) + log_weight_N
+    log_weight_N = jnp.log(negatives.times_N) - _log_q(sampled, log_q_V)
+    score_SN = scorer.scores(sampled.rows_N, sampled.e_ND) + log_weight_N
     if config.other_clicks == "masked":
-        place_T, found_T = _find(negatives, items.item_T)
+        place_T, found_T = _find(negatives, items)
         score_SN = _at_own_clicks(score_SN, -jnp.inf, targets, place_T=place_T, found_T=found_T)
     positive_T = _own_scores(scorer, items) - log_q_V[items.item_T]
     return _softmax_sums(positive_T, _logsumexp(score_SN), targets)
@@ -100,17 +110,17 @@ def bce_sums(config: Loss, scorer: Scorer, items: ShardItems, sampled: SampledIt
     w = 1 / n: SASRec's loss (Kang & McAuley 1808.09781, equation 6) with the mean over n negatives for its single one.
     """
     negatives, targets, log_q_V = sampled.negatives, items.targets, sampled.log_q_V
-    score_SN = scorer.scores(negatives.item_N, sampled.e_ND)
+    score_SN = scorer.scores(sampled.rows_N, sampled.e_ND)
     positive_T = _own_scores(scorer, items)
     weight_N = negatives.times_N
     if config.log_q:
-        score_SN -= jnp.log(config.negatives) + _at(log_q_V, negatives.item_N)
+        score_SN -= jnp.log(config.negatives) + _log_q(sampled, log_q_V)
         positive_T -= jnp.log(config.negatives) + log_q_V[items.item_T]
     else:
         weight_N /= config.negatives
     weight_SN = jnp.broadcast_to(weight_N, score_SN.shape)
     if config.other_clicks == "masked":
-        place_T, found_T = _find(negatives, items.item_T)
+        place_T, found_T = _find(negatives, items)
         weight_SN = _at_own_clicks(weight_SN, 0.0, targets, place_T=place_T, found_T=found_T)
     noise_S = jnp.einsum("SN,SN->S", weight_SN, jax.nn.softplus(score_SN))
     positive_T = jnp.where(targets.clicked_T, positive_T, 0.0)  # padding has log Q = -inf
@@ -170,15 +180,16 @@ def _own_scores(scorer: Scorer, items: ShardItems) -> Float[Array, " T"]:
     return own_products(scorer.queries_SD, items.e_TD, items.targets) + scorer.item_bias_V[items.item_T]
 
 
-def _at(log_q_V: Float[Array, " V"], item_N: Int[Array, " N"]) -> Float[Array, " N"]:
+def _log_q(sampled: SampledItems, log_q_V: Float[Array, " V"]) -> Float[Array, " N"]:
     """Returns log Q of the negatives; zero for the fill, whose weight is zero."""
-    return log_q_V.at[item_N].get(mode="fill", fill_value=0.0)
+    return jnp.where(sampled.negatives.times_N > 0, log_q_V[sampled.rows_N], 0.0)
 
 
-def _find(negatives: Negatives, item_T: Int[Array, " T"]) -> tuple[Int[Array, " T"], Bool[Array, " T"]]:
+def _find(negatives: Negatives, items: ShardItems) -> tuple[Int[Array, " T"], Bool[Array, " T"]]:
     """Returns the place of each item among the negatives, and whether it is one of them."""
-    place_T = jnp.clip(jnp.searchsorted(negatives.item_N, item_T), 0, negatives.item_N.shape[0] - 1)
-    return place_T, negatives.item_N[place_T] == item_T
+    id_T = items.item_T if items.id_T is None else items.id_T
+    place_T = jnp.clip(jnp.searchsorted(negatives.item_N, id_T), 0, negatives.item_N.shape[0] - 1)
+    return place_T, negatives.item_N[place_T] == id_T
 
 
 def _at_own_clicks(
@@ -186,7 +197,9 @@ def _at_own_clicks(
 ) -> Float[Array, "S N"]:
     """Returns `x_SN` with `value` wherever the candidate is a clicked item of the session's target."""
     row_T = jnp.where(targets.clicked_T & found_T, targets.query_T, x_SN.shape[0])  # past the end: dropped below
-    return x_SN.at[row_T, place_T].set(value, mode="drop")
+    # A mask has no gradient; that of a scatter of values would be a second scatter and a sort.
+    is_own_SN = jnp.zeros(x_SN.shape, bool).at[row_T, place_T].set(True, mode="drop")
+    return jnp.where(is_own_SN, value, x_SN)
 
 
 def _softmax_sums(

@@ -87,6 +87,17 @@ def split_heads(x_RLD: Float[Array, "R L D"], heads: int) -> Float[Array, "R L N
     return x_RLD.reshape(*x_RLD.shape[:2], heads, -1)
 
 
+def split_by_head(x_RLE: Float[Array, "R L E"], parts: int, heads: int) -> list[Float[Array, "R L D"]]:
+    """Cuts the output of one matrix into `parts` that each have `heads` heads.
+
+    The columns are ordered by head first, so a device that has some heads has their columns of every part, and nothing
+    is sent to cut them.
+    """
+    rows, slots, width = x_RLE.shape
+    x_RLNX = x_RLE.reshape(rows, slots, heads, width // heads)
+    return [part.reshape(rows, slots, width // parts) for part in jnp.split(x_RLNX, parts, axis=-1)]
+
+
 BIAS_PARAMETERS = vector("place_bias|time_bias")
 """The row of the parameters that `attention_logits` may create."""
 

@@ -14,6 +14,20 @@ from sessionrec_jax.config.settings import Model
 Params = dict[str, Any]
 ROW_MULTIPLE = 64
 """The number of rows of each item table is a multiple of this, so that any divisor of it can shard them evenly."""
+_LARGE_MULTIPLES = (8_192, 860_160)
+"""Further multiples for larger tables: of 2^13 devices, and of 2^13 x 3 x 5 x 7, for pods such as 16 x 20 x 28 chips."""
+_MOST_EXTRA = 0.05
+
+
+def row_multiple(rows: int) -> int:
+    """Returns the number of which a table's rows must be a multiple. It depends on the table alone, so that a checkpoint
+    can be read on any number of devices. A larger multiple is used where it adds at most 5 % of rows."""
+    return max((m for m in _LARGE_MULTIPLES if m <= _MOST_EXTRA * rows), default=ROW_MULTIPLE)
+
+
+def extra_rows(rows: int) -> int:
+    """Returns the rows that fill a table of `rows` rows up to a multiple."""
+    return -rows % row_multiple(rows)
 
 
 class Spec(NamedTuple):
@@ -30,7 +44,7 @@ class Spec(NamedTuple):
     session_items: int
     """Exposures of the longest session."""
     extra_rows: int = 0
-    """Rows of the item tables after `ids` that belong to no item: they make the rows divisible by ROW_MULTIPLE."""
+    """Rows of the item tables after `ids` that belong to no item: they make the rows a multiple of many numbers of devices."""
     id_rows: int = 0
     """Rows of the ID table if rare items share rows; 0: each id has its own row. `embed` and `apply` expect 0, because
     devices/gathered_rows.py gives each item its own copy first."""
@@ -44,7 +58,7 @@ class Spec(NamedTuple):
 
     @property
     def id_table_rows(self) -> int:
-        return self.id_rows + -self.id_rows % ROW_MULTIPLE if self.id_rows else self.rows
+        return self.id_rows + extra_rows(self.id_rows) if self.id_rows else self.rows
 
     @property
     def in_float32(self) -> Spec:

@@ -9,7 +9,7 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.columns import session_context
 from sessionrec_jax.data.store import Prepared
-from sessionrec_jax.model.spec import ROW_MULTIPLE, Spec
+from sessionrec_jax.model.spec import Spec, extra_rows
 
 
 def spec_of(config: Config, log: Prepared, catalogue: Catalogue) -> Spec:
@@ -21,7 +21,7 @@ def spec_of(config: Config, log: Prepared, catalogue: Catalogue) -> Spec:
         feedback_kinds=len(log.feedback_names),
         max_positions=config.data.sessions_per_row,
         session_items=log.manifest["max_session_items"] if config.paradigm == "nspp" else 1,
-        extra_rows=-(catalogue.items + 1) % ROW_MULTIPLE,
+        extra_rows=extra_rows(catalogue.items + 1),
         id_rows=catalogue.id_rows if config.model.id_width else 0,
         context_values=tuple(session_context(config, log).items()),
     )

@@ -20,7 +20,7 @@ from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.data.synthetic.device import Draw, process_tables
 from sessionrec_jax.data.synthetic.known import dense_ids, known_truth
 from sessionrec_jax.devices.mesh import batch_shards, shards_here
-from sessionrec_jax.devices.placement import ShardedInputs, put_batches, put_replicated, put_side
+from sessionrec_jax.devices.placement import ShardedInputs, put_batches, put_proposal, put_replicated, put_side
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.loss.session import Sums
@@ -112,7 +112,7 @@ class PackedFeed(Feed):
         step = make_step(spec, config.loss, optimizer, mesh, microbatches=microbatches, runs=runs)
         fixed = FixedArrays(
             side=put_side(catalogue.side, spec.rows, mesh),
-            proposal=put_replicated(proposal(config.loss, catalogue), mesh),
+            proposal=put_proposal(proposal(config.loss, catalogue), spec.rows, mesh),
         )
         return cls(packer, mesh, step, fixed)
 

@@ -17,11 +17,20 @@ from jaxtyping import Array, Float, Int
 from sessionrec_jax.config.settings import Config, Loss, Optim
 from sessionrec_jax.config.values import program_of
 from sessionrec_jax.data.catalogue import Catalogue
-from sessionrec_jax.devices.gathered_rows import GatheredCatalogue, RowGather, full_log_sum
+from sessionrec_jax.devices.gathered_rows import (
+    ReadRows,
+    RowGather,
+    ShardCatalogue,
+    ShardRows,
+    UpdatedRows,
+    full_log_sum,
+    joined,
+)
 from sessionrec_jax.devices.mesh import replicated, side_by_side
 from sessionrec_jax.devices.placement import ShardedInputs, put, put_replicated
 from sessionrec_jax.devices.sharding import shardings
-from sessionrec_jax.loss.negatives import Proposal, draw_negatives
+from sessionrec_jax.devices.spread_proposal import spread_item_of
+from sessionrec_jax.loss.negatives import Negatives, Proposal, draw_negatives
 from sessionrec_jax.loss.retrieval import SampledItems, ShardItems
 from sessionrec_jax.loss.session import Sums, session_loss, terms_of
 from sessionrec_jax.loss.targets import Targets, targets
@@ -98,29 +107,39 @@ class StepBatch(NamedTuple):
 
     inputs: ShardedInputs
     place_GT: Int[Array, "G T"]
-    """Place of each item among the gathered rows."""
+    """Place of each item among the rows of its shard."""
     targets_G: Targets
     noise_G: Noise | None
+    rows: ShardRows | None
+    """None if the catalogue is read whole, so that it has no axis of shards."""
+
+
+class Gradients(NamedTuple):
+    """The gradient of the objective, by what the step reads."""
+
+    tables: Params
+    """Of the rows of every shard [G, M, ...]."""
+    others: Params
+    whole: Params | None
+    """Of the whole tables, which only the full softmax reads."""
 
 
 def train_step(
     program: Program, state: State, inputs: ShardedInputs, fixed: FixedArrays, *, key: jax.Array, scalars: Scalars
 ) -> tuple[State, Sums]:
-    """Gathers the rows that the batch reads, takes the gradient, and updates the parameters."""
+    """Fetches the rows that the batch reads, takes the gradient, and updates the parameters."""
     spec, loss = program.spec, program.loss
     targets_G = jax.vmap(targets)(
         inputs.feedback_GT, inputs.session_of_item_GT, inputs.target_GS, inputs.click_probability_GT
     )
-    terms_G = jax.vmap(functools.partial(terms_of, loss))(targets_G, inputs.session_of_item_GT)
-    terms = jax.tree.map(jnp.sum, terms_G)
     step_key = jax.random.fold_in(key, state.step)
     negatives = None
     if loss.retrieval not in ("full_softmax", "none"):
         draw_key = jax.random.fold_in(step_key, _NEGATIVES_OF_STEP)
+        item_of = functools.partial(spread_item_of, program.mesh, spec.ids)
         negatives = draw_negatives(
-            loss, draw_key, fixed.proposal, item_GT=inputs.item_GT, clicked_GT=targets_G.clicked_T
+            loss, draw_key, fixed.proposal, item_GT=inputs.item_GT, clicked_GT=targets_G.clicked_T, item_of=item_of
         )
-    noise_G = noise_of(spec, step_key, inputs.user_of_session_GRL)
     gather = RowGather.of_step(
         spec,
         program.mesh,
@@ -129,79 +148,116 @@ def train_step(
         side=fixed.side,
         reads_all=program.is_full,
     )
-    rows = gather.gather(state.params)
-
-    def objective(rows: Params, params: Params, batch: StepBatch) -> tuple[Float[Array, ""], Sums]:
-        """`params` are the whole tables, which only the full softmax reads."""
-        log_sums = functools.partial(
-            full_log_sum, loss=loss, spec=spec, mesh=program.mesh, params=params, side=fixed.side
-        )
-        catalogue = gather.catalogue(rows, fixed.side, fixed.proposal.log_q_V)
-        sums = session_sums(loss, catalogue, batch, log_sums if program.is_full else None)
-        return sums.objective(loss.alpha, terms), sums
-
-    gradient_of = jax.grad(objective, argnums=(0, 1) if program.is_full else (0,), has_aux=True)
-    (rows_gradient, *whole_gradients), sums = _sum_over_microbatches(
-        functools.partial(gradient_of, rows, state.params),
-        StepBatch(inputs, gather.place_GT, targets_G, noise_G),
-        program.microbatches,
-    )
+    read = gather.read(state.params, fixed.side, fixed.proposal.log_q_V)
+    noise_G = noise_of(spec, step_key, inputs.user_of_session_GRL)
+    batch = StepBatch(inputs, gather.place_GT, targets_G, noise_G, read.rows if gather.id_GM is not None else None)
+    gradients, sums = _gradients(program, state.params, batch, fixed, gather=gather, read=read, negatives=negatives)
+    own, tables = gather.sum_at_owners(gradients.tables)
     if program.optimizer.table_update == "sparse":
-        params, optimizer_state = sparse_update(
-            program, state, scalars, gather=gather, rows=rows, rows_gradient=rows_gradient
-        )
+        params, optimizer_state = sparse_update(program, state, scalars, own, joined(tables, gradients.others))
     else:
-        gradient = gather.scatter(optax.tree.zeros_like(state.params), rows_gradient)
-        for whole_gradient in whole_gradients:
-            gradient = optax.tree.add(gradient, whole_gradient)
+        gradient = own.put(optax.tree.zeros_like(state.params), joined(tables, gradients.others))
+        if gradients.whole is not None:
+            gradient = optax.tree.add(gradient, gradients.whole)
         params, optimizer_state = dense_update(program, state, scalars, gradient)
     return State(state.step + 1, params, optimizer_state), sums
 
 
+def _gradients(
+    program: Program,
+    params: Params,
+    batch: StepBatch,
+    fixed: FixedArrays,
+    *,
+    gather: RowGather,
+    read: ReadRows,
+    negatives: Negatives | None,
+) -> tuple[Gradients, Sums]:
+    """Returns the gradient of the objective, and its sums."""
+    loss = program.loss
+    terms_G = jax.vmap(functools.partial(terms_of, loss))(batch.targets_G, batch.inputs.session_of_item_GT)
+    terms = jax.tree.map(jnp.sum, terms_G)
+
+    def objective(
+        tables: Params, others: Params, whole: Params, batch: StepBatch
+    ) -> tuple[Float[Array, ""], Sums]:
+        log_sums = None
+        if program.is_full:
+            log_sums = functools.partial(
+                full_log_sum, loss=loss, spec=program.spec, mesh=program.mesh, params=whole, side=fixed.side
+            )
+        catalogue_G, axes = gather.catalogues(ReadRows(tables, others, batch.rows or read.rows))
+        sums = session_sums(loss, gather.shard_spec, catalogue_G, axes, batch, negatives=negatives, log_sums=log_sums)
+        return sums.objective(loss.alpha, terms), sums
+
+    def gradients(tables: Params, batch: StepBatch) -> tuple[Params, tuple[Any, Sums]]:
+        """Returns the gradient of the shards' own rows, and everything that is added up over shards."""
+        of = (0, 1, 2) if program.is_full else (0, 1)
+        found, sums = jax.grad(objective, argnums=of, has_aux=True)(tables, read.others, params, batch)
+        return found[0], (found[1:], sums)
+
+    tables, (others, sums) = _over_microbatches(gradients, (read.tables, batch), program.microbatches)
+    return Gradients(tables, *others, *([] if program.is_full else [None])), sums
+
+
 def session_sums(
     loss: Loss,
-    catalogue: GatheredCatalogue,
+    spec: Spec,
+    catalogue_G: ShardCatalogue,
+    axes: ShardCatalogue,
     batch: StepBatch,
+    *,
+    negatives: Negatives | None,
     log_sums: Callable[[Float[Array, "G S D"], Int[Array, "G T"], Targets], Float[Array, "G S"]] | None,
 ) -> Sums:
     """Runs the model and both losses on a batch, and returns the sums over its shards.
 
-    `log_sums` sums over the whole catalogue for the full softmax; a sampled loss has None.
+    `axes` are those of `catalogue_G` for `jax.vmap`. `log_sums` sums over the whole catalogue for the full softmax; a
+    sampled loss has None.
     """
-    spec, params, side = catalogue.spec, catalogue.params, catalogue.side
-    sampled = None
-    if catalogue.negatives is not None:
-        known_N = jnp.minimum(catalogue.negatives.item_N, spec.ids - 1)
-        e_ND = sessionrec.embed(spec, params, known_N, side)
-        sampled = SampledItems(catalogue.negatives, e_ND, catalogue.log_q_V)
 
-    def encode(inputs: Inputs, noise: Noise | None) -> tuple[Float[Array, "T D"], Queries]:
-        return sessionrec.apply(spec, params, inputs, side, noise=noise)
+    def encode(
+        catalogue: ShardCatalogue, inputs: Inputs, noise: Noise | None
+    ) -> tuple[Float[Array, "T D"], Queries]:
+        return sessionrec.apply(spec, catalogue.params, inputs, catalogue.side, noise=noise)
 
-    e_GTD, queries_G = jax.vmap(encode)(batch.inputs.shards(batch.place_GT), batch.noise_G)
+    e_GTD, queries_G = jax.vmap(encode, in_axes=(axes, 0, 0))(
+        catalogue_G, batch.inputs.shards(batch.place_GT), batch.noise_G
+    )
     log_sum_GS = None
     if log_sums is not None:
         log_sum_GS = log_sums(queries_G.retrieval_SD, batch.inputs.item_GT, batch.targets_G)
-    # Rows past the ids are not items.
-    heads = params["heads"] | {"item_bias": params["heads"]["item_bias"][: spec.ids]}
 
-    def loss_of_shard(queries: Queries, items: ShardItems, log_sum_S: Float[Array, " S"] | None) -> Sums:
+    def sample(catalogue: ShardCatalogue) -> SampledItems:
+        sampled = SampledItems(negatives, jnp.zeros((0, 0)), catalogue.log_q_M, catalogue.place_N)
+        return sampled._replace(e_ND=sessionrec.embed(spec, catalogue.params, sampled.rows_N, catalogue.side))
+
+    def loss_of_shard(
+        catalogue: ShardCatalogue, queries: Queries, items: ShardItems, log_sum_S: Float[Array, " S"] | None
+    ) -> Sums:
+        sampled = None if negatives is None else sample(catalogue)
+        # Rows past the ids are not items.
+        heads = catalogue.params["heads"]
+        heads = heads | {"item_bias": heads["item_bias"][: spec.ids]}
         return session_loss(loss, queries, items, heads=heads, sampled=sampled, log_sum_S=log_sum_S)
 
-    items_G = ShardItems(batch.place_GT, e_GTD, batch.targets_G)
-    sums_G = jax.vmap(loss_of_shard)(queries_G, items_G, log_sum_GS)
+    items_G = ShardItems(batch.place_GT, e_GTD, batch.targets_G, batch.inputs.item_GT)
+    sums_G = jax.vmap(loss_of_shard, in_axes=(axes, 0, 0, 0))(catalogue_G, queries_G, items_G, log_sum_GS)
     return jax.tree.map(lambda x_G: x_G.sum(), sums_G)
 
 
 def sparse_update(
-    program: Program, state: State, scalars: Scalars, *, gather: RowGather, rows: Params, rows_gradient: Params
+    program: Program, state: State, scalars: Scalars, own: UpdatedRows, gradient: Params
 ) -> tuple[Params, Any]:
-    """Returns parameters and optimizer state; of the tables only the gathered rows are read and written."""
+    """Returns parameters and optimizer state; of the tables only the rows that the batch reads are read and written.
+
+    `gradient` has these rows of the tables.
+    """
     rule = optim.chain(program.optimizer, program.spec.model)
-    gradient = _with_prior(rows_gradient, rows, scalars.prior)
-    direction, rows_state = rule.update(gradient, gather.gather(state.optimizer), rows)
+    rows = own.take(state.params)
+    direction, rows_state = rule.update(_with_prior(gradient, rows, scalars.prior), own.take(state.optimizer), rows)
     rows = optax.tree.add_scale(rows, -scalars.learning_rate, direction)
-    return gather.scatter(state.params, rows), gather.scatter(state.optimizer, rows_state)
+    return own.put(state.params, rows), own.put(state.optimizer, rows_state)
 
 
 def dense_update(program: Program, state: State, scalars: Scalars, gradient: Params) -> tuple[Params, Any]:
@@ -216,17 +272,28 @@ def _with_prior(gradient: Params, params: Params, prior: jax.Array) -> Params:
     return optax.tree.add_scale(gradient, prior, jax.grad(sessionrec.id_table_norm)(params))
 
 
-def _sum_over_microbatches(function: Callable[[StepBatch], Any], batch: StepBatch, microbatches: int) -> Any:
-    """Returns the sum of `function` over the microbatches of a batch; a device's shards are next to each other in G."""
+def _over_microbatches(function: Callable[..., tuple[Any, Any]], shards: Any, microbatches: int) -> tuple[Any, Any]:
+    """Returns what `function` returns, computed one microbatch after the other.
+
+    `shards`: its arguments, arrays with a leading axis of shards, in which a device's shards are next to each other.
+    The first result has that axis too; the second is added up.
+    """
     if microbatches == 1:
-        return function(batch)
-    stacked = jax.tree.map(lambda x_G: jnp.swapaxes(x_G.reshape(-1, microbatches, *x_G.shape[1:]), 0, 1), batch)
+        return function(*shards)
 
-    def add(total: Any, batch: StepBatch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(batch)), None
+    def cut(x_G: Array) -> Array:
+        return jnp.swapaxes(x_G.reshape(-1, microbatches, *x_G.shape[1:]), 0, 1)
 
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, batch))
-    return jax.lax.scan(add, zero, stacked)[0]
+    def whole(x_BG: Array) -> Array:
+        return jnp.swapaxes(x_BG, 0, 1).reshape(-1, *x_BG.shape[2:])
+
+    def add(total: Any, shards: Any) -> tuple[Any, Any]:
+        of_shards, sums = function(*shards)
+        return jax.tree.map(jnp.add, total, sums), of_shards
+
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *shards)[1])
+    total, of_shards_B = jax.lax.scan(add, zero, jax.tree.map(cut, shards))
+    return jax.tree.map(whole, of_shards_B), total
 
 
 def root_key(seed: int) -> Array:

@@ -19,6 +19,7 @@ from sessionrec_jax.model.attention import (
     attention_logits,
     attention_multiplications,
     bias_parameters,
+    split_by_head,
     split_heads,
 )
 from sessionrec_jax.model.dropout import drop
@@ -54,7 +55,7 @@ class HstuBlock(nn.Module):
 
         h_RLD = rms_norm(self, "norm_in", x_RLD)
         uvqk_RLE = jax.nn.silu(linear(self, "uvqk", h_RLD, 4 * width))
-        u_RLD, v_RMD, q_RLD, k_RMD = jnp.split(uvqk_RLE, 4, axis=-1)
+        u_RLD, v_RMD, q_RLD, k_RMD = split_by_head(uvqk_RLE, 4, config.heads)
         scale = 1 / head_width_ratio(config)
         logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale=scale)
         weight_RNLM = jnp.where(slots.mask_RLM[:, None], jax.nn.silu(logit_RNLM) / self.max_positions, 0)

@@ -20,6 +20,7 @@ from sessionrec_jax.model.attention import (
     attention_logits,
     attention_multiplications,
     bias_parameters,
+    split_by_head,
     split_heads,
 )
 from sessionrec_jax.model.dropout import drop
@@ -48,7 +49,7 @@ class TransformerBlock(nn.Module):
         small = nn.initializers.variance_scaling(1.0 / (2 * initial_layers(config)), "fan_in", "truncated_normal")
 
         h_RLD = rms_norm(self, "norm_attention", x_RLD)
-        q_RLD, k_RMD, v_RMD = jnp.split(linear(self, "qkv", h_RLD, 3 * width), 3, axis=-1)
+        q_RLD, k_RMD, v_RMD = split_by_head(linear(self, "qkv", h_RLD, 3 * width), 3, config.heads)
         scale = (width // config.heads * head_width_ratio(config)) ** -0.5
         logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale=scale)
         weight_RNLM = jax.nn.softmax(jnp.where(slots.mask_RLM[:, None], logit_RNLM, -1e30), axis=-1).astype(x_RLD.dtype)
