@@ -69,7 +69,9 @@ def test_a_mesh_takes_the_step_of_one_device_and_sends_no_table(setting, one, na
     assert_same_step(one[name], many, NEAR)
     table = many.before["item_embedding"]["item_table"]
     assert np.any(table != many.state.params["item_embedding"]["item_table"])
-    assert 0 < most_sent(many.program) < table.size / axes["model"]
+    # The full softmax gathers the part of the catalogue that a device scores; other losses send the batch's rows alone.
+    largest = table.size / axes.get("model", 1) if name == "full" else table.size / 8
+    assert 0 < most_sent(many.program) <= largest
 
 
 @pytest.mark.slow

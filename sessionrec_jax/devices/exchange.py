@@ -155,9 +155,7 @@ class OwnRows(NamedTuple):
         )
 
 
-def sum_at_owners(
-    mesh: jax.sharding.Mesh, gradients: Any, id_GM: Int[Array, "G M"], rows: int
-) -> tuple[OwnRows, Any]:
+def sum_at_owners(mesh: jax.sharding.Mesh, gradients: Any, id_GM: Int[Array, "G M"], rows: int) -> tuple[OwnRows, Any]:
     """Adds up the gradients of each row over all shards, where the row is.
 
     `gradients`: a tree of arrays [G, M, ...] for tables of `rows` rows. Returns the rows that any shard reads, and a
@@ -199,9 +197,9 @@ def sum_at_owners(
         return place_K, jax.lax.psum(sums, others) if others else sums
 
     shared, of_table = PartitionSpec(BATCH_AXES, TABLE_AXIS), PartitionSpec(axes)
-    place_K, sums = jax.shard_map(
-        on_device, mesh=mesh, in_specs=(shared, shared), out_specs=of_table, check_vma=False
-    )(gradients, id_GM)
+    place_K, sums = jax.shard_map(on_device, mesh=mesh, in_specs=(shared, shared), out_specs=of_table, check_vma=False)(
+        gradients, id_GM
+    )
     return OwnRows(mesh, rows, place_K), sums
 
 
@@ -217,9 +215,7 @@ def _asked_of(route: _Route, own: int, others: tuple[str, ...]) -> Array:
     return jax.lax.pmax(is_asked_V.astype(jnp.int8), others) > 0 if others else is_asked_V
 
 
-def _sum_here(
-    mesh: jax.sharding.Mesh, gradients: Any, id_GM: Int[Array, "G M"], rows: int
-) -> tuple[OwnRows, Any]:
+def _sum_here(mesh: jax.sharding.Mesh, gradients: Any, id_GM: Int[Array, "G M"], rows: int) -> tuple[OwnRows, Any]:
     """The same where every device holds the whole table."""
     if len(id_GM) == 1:  # the ids of one shard are distinct
         return OwnRows(mesh, rows, id_GM[0]), jax.tree.map(lambda g_GM: g_GM[0], gradients)

@@ -49,7 +49,7 @@ ID_TABLE = "item_table"
 
 
 class ShardRows(NamedTuple):
-    """What a shard reads of the catalogue, apart from the trained tables. Its arrays have a leading axis of shards,
+    """The part of the catalogue that a shard reads, without the trained tables. Arrays have a leading axis of shards,
     unless the catalogue is read whole."""
 
     side: Side
@@ -159,7 +159,9 @@ class RowGather(NamedTuple):
             return ShardCatalogue(params, rows.side, rows.log_q_M, rows.place_N), ShardCatalogue(*[None] * 4)
         params = joined(read.tables, read.others)
         if rows.id_place_M is not None:
-            params = _with_id_table(params, lambda table: jax.vmap(lambda rows, place: rows[place])(table, rows.id_place_M))
+            params = _with_id_table(
+                params, lambda table: jax.vmap(lambda rows, place: rows[place])(table, rows.id_place_M)
+            )
         axes = jax.tree_util.tree_map_with_path(lambda path, _: 0 if is_table(path) else None, params)
         return ShardCatalogue(params, rows.side, rows.log_q_M, rows.place_N), ShardCatalogue(axes, 0, 0, 0)
 
@@ -171,9 +173,7 @@ class RowGather(NamedTuple):
             own, sums = sum_at_owners(self.mesh, gradients, self.id_GM, self.spec.rows)
             return UpdatedRows(own, own), sums
         id_table = gradients["item_embedding"][ID_TABLE]
-        own, sums = sum_at_owners(
-            self.mesh, _with_id_table(gradients, lambda _: None), self.id_GM, self.spec.rows
-        )
+        own, sums = sum_at_owners(self.mesh, _with_id_table(gradients, lambda _: None), self.id_GM, self.spec.rows)
         id_own, id_sums = sum_at_owners(self.mesh, id_table, self.id_row_GM, self.spec.id_table_rows)
         return UpdatedRows(own, id_own), _with_id_table(sums, lambda _: id_sums)
 

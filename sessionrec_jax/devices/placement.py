@@ -144,7 +144,7 @@ def put_proposal(proposal: Proposal, rows: int, mesh: jax.sharding.Mesh) -> Prop
     """Puts the distribution of the negatives on the devices, padded to `rows` and spread like the item tables."""
     fill = Proposal(-np.inf, None if proposal.first_V is None else 2**32 - 1)
 
-    def padded(x_V: np.ndarray, fill: float) -> jax.Array:
+    def padded(x_V: np.ndarray, fill: float | int) -> jax.Array:
         return put(np.pad(x_V, (0, rows - len(x_V)), constant_values=fill), by_row(mesh, rows))
 
     return jax.tree.map(padded, proposal, fill)

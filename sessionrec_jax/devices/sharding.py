@@ -1,6 +1,7 @@
 """The sharding of each parameter, and of its optimizer state, over the mesh.
 
-The item tables are spread over all devices by rows; every other parameter by the axes that its module states (model/facts.py).
+The rows of the item tables are spread over all devices; every other parameter is sharded by the axes that its module
+states (model/facts.py).
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from sessionrec_jax.evaluation import baselines
 from sessionrec_jax.evaluation.metrics import Exposures, Metrics, add_ranking, add_within_session
 from sessionrec_jax.evaluation.scoring import (
     BLOCK,
+    HeldRows,
     ItemTable,
     count_above,
     item_table,
@@ -243,7 +244,7 @@ def _score(
     targets_G = jax.vmap(targets)(inputs.feedback_GT, inputs.session_of_item_GT, inputs.target_GS)
 
     def retrieved(
-        rows: ItemTable, query_TD: Array, item_T: Array, place_N: Array, pairs: tuple[Array, Array] | None
+        rows: HeldRows, query_TD: Array, item_T: Array, place_N: Array, pairs: tuple[Array, Array] | None
     ) -> tuple[Array, ...]:
         query_ND, item_N = query_TD[place_N], item_T[place_N]
         log_prob_N, rank_N = log_prob_and_rank(rows, query_ND, item_N)

@@ -1,6 +1,6 @@
 """Scores of items for queries over the whole catalogue, chunk by chunk, so that memory does not grow with queries times
-items. The rows of the catalogue are spread over the devices: queries visit all of them, each device scores its own rows,
-and sends only a few numbers per query.
+items. The rows of the catalogue are spread over the devices: each query goes to all of them, and each device scores its
+own rows and sends only a few numbers per query.
 
     table = item_table(spec, mesh, params, side)
     log_prob_GQ, rank_GQ = over_rows(mesh, log_prob_and_rank, table, (query_GQD, item_GQ))
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,6 @@ from jaxtyping import Array, Float, Int
 from sessionrec_jax.devices.gathered_rows import catalogue_rows, with_own_rows
 from sessionrec_jax.devices.mesh import (
     BATCH_AXES,
-    TABLE_AXES,
     local_places,
     log_sum_of_rows,
     spread_axes,
@@ -47,16 +45,21 @@ _TIE = 2.0**-20
 float32, so that items that tie also tie if a product of another shape computes their scores."""
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["e_RD", "bias_R"], meta_fields=["axes"])
-@dataclass(frozen=True)
-class ItemTable:
-    """The whole catalogue: row r is item r. Inside `over_rows`, one device's rows of it."""
+class ItemTable(NamedTuple):
+    """The whole catalogue: row r is item r."""
 
     e_RD: Float[Array, "R D"]
     bias_R: Float[Array, " R"]
     """-inf for rows that are not items: row 0 and those past the catalogue."""
-    axes: tuple[str, ...] = TABLE_AXES
-    """The mesh axes over which the rows are spread."""
+
+
+class HeldRows(NamedTuple):
+    """The rows of an ItemTable that one device has, inside `over_rows`."""
+
+    e_RD: Float[Array, "R D"]
+    bias_R: Float[Array, " R"]
+    axes: tuple[str, ...]
+    """The mesh axes over which the whole table is spread."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -78,7 +81,7 @@ def item_table(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) 
         item_R = rows.first + jnp.arange(held)
         is_item_R = (item_R > 0) & (item_R < spec.ids)
         e_RD = jax.lax.fori_loop(0, chunks, with_chunk, empty_RD)
-        return ItemTable(e_RD, jnp.where(is_item_R, rows.item_bias_R, -jnp.inf), axes)
+        return ItemTable(e_RD, jnp.where(is_item_R, rows.item_bias_R, -jnp.inf))
 
     spread = PartitionSpec(axes)
     specs = (row_specs(mesh, params), spread)
@@ -91,9 +94,11 @@ def over_rows(mesh: jax.sharding.Mesh, function: Callable[..., Any], table: Item
     `rows` are a device's own; the result must be the same on each. The functions below are made to run inside it. The
     shards that share a table are gathered on each of its devices, and computed one after the other.
     """
-    shared = tuple(axis for axis in table.axes if axis in BATCH_AXES)
+    axes = spread_axes(mesh, len(table.bias_R))
+    shared = tuple(axis for axis in axes if axis in BATCH_AXES)
 
-    def on_device(rows: ItemTable, *batch_G: Any) -> Any:
+    def on_device(table: ItemTable, *batch_G: Any) -> Any:
+        rows = HeldRows(*table, axes)
         own = len(jax.tree.leaves(batch_G)[0])
         if shared:
             batch_G = jax.lax.all_gather(batch_G, shared, axis=0, tiled=True, to="invarying")
@@ -103,7 +108,7 @@ def over_rows(mesh: jax.sharding.Mesh, function: Callable[..., Any], table: Item
         first = jax.lax.axis_index(shared) * own
         return jax.tree.map(lambda x_G: jax.lax.dynamic_slice_in_dim(x_G, first, own), found_G)
 
-    spread, by_shard = PartitionSpec(table.axes), PartitionSpec(BATCH_AXES)
+    spread, by_shard = PartitionSpec(axes), PartitionSpec(BATCH_AXES)
     specs = (spread, *(by_shard for _ in batch_G))
     return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=by_shard)(table, *batch_G)
 
@@ -120,7 +125,7 @@ def _start(number: Array, size: int, held: int) -> Array:
 
 
 def _score_chunks(
-    table: ItemTable,
+    table: HeldRows,
     query_BD: Float[Array, "B D"],
     chunk_items: int,
     function: Callable[[Float[Array, "B N"], Int[Array, " N"]], Any],
@@ -146,7 +151,7 @@ def _score_chunks(
 
 
 def pair_scores(
-    table: ItemTable, query_MD: Float[Array, "M D"], item_M: Int[Array, " M"]
+    table: HeldRows, query_MD: Float[Array, "M D"], item_M: Int[Array, " M"]
 ) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
     """Returns the score of one item for each query, and the distance within which another item's counts as equal.
 
@@ -163,7 +168,7 @@ def pair_scores(
 
 
 def log_prob_and_rank(
-    table: ItemTable, query_QD: Float[Array, "Q D"], item_Q: Int[Array, " Q"], chunk_items: int = _CHUNK
+    table: HeldRows, query_QD: Float[Array, "Q D"], item_Q: Int[Array, " Q"], chunk_items: int = _CHUNK
 ) -> tuple[Float[Array, " Q"], Int[Array, " Q"]]:
     """Returns the log probability (nats) of each query's item in the softmax over the whole catalogue, and its rank.
 
@@ -193,7 +198,7 @@ def log_prob_and_rank(
 
 
 def top_k(
-    table: ItemTable,
+    table: HeldRows,
     query_BD: Float[Array, "B D"],
     pairs: tuple[Int[Array, " M"], Int[Array, " M"]] | None,
     k: int,
@@ -222,8 +227,8 @@ def top_k(
     best_CBK, item_CBK, log_sum_CB = _score_chunks(table, query_BD, chunk_items, chunk)
     best_BX, item_BX = (jnp.swapaxes(x, 0, 1).reshape(len(query_BD), -1) for x in (best_CBK, item_CBK))
     best = _best(best_BX, item_BX, min(k, len(table.bias_R)))
-    # One axis after the other, from the last: what is gathered is in the order of ids, so that of equal scores the lower
-    # id stays first, and no more than k items of each device on the axis are held.
+    # One axis after the other, from the last: the gathered items are in the order of ids, so that of equal scores the
+    # lower id stays first, and at most k items of each device on the axis are held.
     for axis in reversed(table.axes):
         gathered = jax.lax.all_gather(best, axis, axis=1, tiled=True, to="invarying")
         best = _best(*gathered, min(k, gathered[0].shape[1]))
@@ -238,7 +243,7 @@ def _best(score_BX: Array, item_BX: Array, k: int) -> tuple[Array, Array]:
 
 
 def count_above(
-    table: ItemTable,
+    table: HeldRows,
     query_QD: Float[Array, "Q D"],
     item_Q: Int[Array, " Q"],
     pairs: tuple[Int[Array, " M"], Int[Array, " M"]],

@@ -15,13 +15,13 @@ Params = dict[str, Any]
 ROW_MULTIPLE = 64
 """The number of rows of each item table is a multiple of this, so that any divisor of it can shard them evenly."""
 _LARGE_MULTIPLES = (8_192, 860_160)
-"""Further multiples for larger tables: of 2^13 devices, and of 2^13 x 3 x 5 x 7, for pods such as 16 x 20 x 28 chips."""
+"""Further multiples for larger tables: 2^13, and 2^13 x 3 x 5 x 7 for pods such as 16 x 20 x 28 chips."""
 _MOST_EXTRA = 0.05
 
 
 def row_multiple(rows: int) -> int:
-    """Returns the number of which a table's rows must be a multiple. It depends on the table alone, so that a checkpoint
-    can be read on any number of devices. A larger multiple is used where it adds at most 5 % of rows."""
+    """Returns the number of which the rows of a table must be a multiple. It depends on the table alone, so that any
+    number of devices can read a checkpoint. A larger multiple is used where it adds at most 5 % of rows."""
     return max((m for m in _LARGE_MULTIPLES if m <= _MOST_EXTRA * rows), default=ROW_MULTIPLE)
 
 
@@ -44,7 +44,7 @@ class Spec(NamedTuple):
     session_items: int
     """Exposures of the longest session."""
     extra_rows: int = 0
-    """Rows of the item tables after `ids` that belong to no item: they make the rows a multiple of many numbers of devices."""
+    """Rows of the item tables after `ids` that belong to no item. With them many numbers of devices divide the rows."""
     id_rows: int = 0
     """Rows of the ID table if rare items share rows; 0: each id has its own row. `embed` and `apply` expect 0, because
     devices/gathered_rows.py gives each item its own copy first."""

@@ -118,10 +118,10 @@ class Gradients(NamedTuple):
     """The gradient of the objective, by what the step reads."""
 
     tables: Params
-    """Of the rows of every shard [G, M, ...]."""
+    """[G, M, ...]: for the rows of every shard."""
     others: Params
     whole: Params | None
-    """Of the whole tables, which only the full softmax reads."""
+    """For the whole tables, which only the full softmax reads."""
 
 
 def train_step(
@@ -178,9 +178,7 @@ def _gradients(
     terms_G = jax.vmap(functools.partial(terms_of, loss))(batch.targets_G, batch.inputs.session_of_item_GT)
     terms = jax.tree.map(jnp.sum, terms_G)
 
-    def objective(
-        tables: Params, others: Params, whole: Params, batch: StepBatch
-    ) -> tuple[Float[Array, ""], Sums]:
+    def objective(tables: Params, others: Params, whole: Params, batch: StepBatch) -> tuple[Float[Array, ""], Sums]:
         log_sums = None
         if program.is_full:
             log_sums = functools.partial(
@@ -216,9 +214,7 @@ def session_sums(
     sampled loss has None.
     """
 
-    def encode(
-        catalogue: ShardCatalogue, inputs: Inputs, noise: Noise | None
-    ) -> tuple[Float[Array, "T D"], Queries]:
+    def encode(catalogue: ShardCatalogue, inputs: Inputs, noise: Noise | None) -> tuple[Float[Array, "T D"], Queries]:
         return sessionrec.apply(spec, catalogue.params, inputs, catalogue.side, noise=noise)
 
     e_GTD, queries_G = jax.vmap(encode, in_axes=(axes, 0, 0))(
