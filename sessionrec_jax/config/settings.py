@@ -14,8 +14,8 @@ import tyro
 
 from sessionrec_jax.registry import RANK_LOSSES, SEQUENCE_ENCODERS, SESSION_ENCODERS
 
-CONFIG_VERSION = 3
-"""It grows when a field changes its meaning. A run folder of another version is refused."""
+CONFIG_VERSION = 4
+"""It grows when a field changes its meaning, or parameters their order. A run folder of another version is refused."""
 
 # A name in a registry: a file of this package, or what a plugin registered. rules.py refuses an unknown name.
 SessionEncoderName = Annotated[

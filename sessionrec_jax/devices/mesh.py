@@ -67,7 +67,7 @@ def _grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
     """
     if math.prod(shape) < len(devices):
         return np.array(devices[: math.prod(shape)]).reshape(shape)
-    slices = len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
     if slices == 1:
         # jax.make_mesh never splits an axis of the network, and then has no place for a mesh of 64 x 4 on 16 x 16.
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
