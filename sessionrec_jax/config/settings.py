@@ -268,7 +268,8 @@ class Mesh:
     fsdp: int = 1
     """Devices on the `fsdp` axis, which shards the batch too, and the body's matrices."""
     model: int = 1
-    """Devices on the `model` axis, which shards the rows of the item tables and the body's hidden widths."""
+    """Devices on the `model` axis, which shards the hidden widths of the body. Item tables are spread over the devices
+    of all three axes."""
 
 
 @dataclass(frozen=True)
