@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from onestep import OneStep, assert_same_bits, assert_same_step, most_sent
 
-from sessionrec_jax.config.settings import Mesh, Model, Optim
+from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.devices.mesh import make_mesh, replicated
-from sessionrec_jax.devices.placement import put, put_replicated
+from sessionrec_jax.devices.mesh import by_row, make_mesh, over_batch, replicated
+from sessionrec_jax.devices.placement import ShardedInputs, put, put_replicated
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.loss.negatives import Proposal
 from sessionrec_jax.model import sessionrec
-from sessionrec_jax.model.spec import Spec
-from sessionrec_jax.training.step import initialiser
+from sessionrec_jax.model.spec import Spec, extra_rows
+from sessionrec_jax.training.step import FixedArrays, Scalars, abstract_state, initialiser, make_step
 
 MESHES = [
     {"data": 8},
@@ -153,3 +154,32 @@ def test_a_parameter_without_a_rule_is_an_error():
 def test_a_mesh_that_does_not_fit_says_which_would(axes, message):
     with pytest.raises(InputError, match=message):
         make_mesh(axes)
+
+
+@pytest.mark.parametrize("encoder", ["transformer", pytest.param("hstu", marks=pytest.mark.slow)])
+def test_fsdp_gathers_weights_and_not_the_batch(encoder):
+    """The vectors of a device's sessions have 65,536 numbers, a weight at most 4,096, the rows it reads 17,000."""
+    rows, slots, items = 64, 32, 100_000
+    model = Model(width=32, layers=2, heads=2, id_width=8, sequence_encoder=encoder)
+    mesh = make_mesh(Mesh(data=2, fsdp=4))
+    spec = Spec(model, items + 1, (), 2, slots, 1, extra_rows(items + 1))
+
+    def batch(*shape, dtype=np.int32):
+        return jax.ShapeDtypeStruct((8, *shape), dtype, sharding=over_batch(mesh))
+
+    def everywhere(x):
+        return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=replicated(mesh))
+
+    optimizer, loss = Optim(table_update="sparse"), Loss(negatives=64)
+    shapes = abstract_state(spec, optimizer)
+    state = jax.tree.map(
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings(mesh, model, shapes)
+    )
+    inputs = ShardedInputs(
+        *[batch(rows * slots)] * 3, *[batch(rows, slots)] * 3, target_GS=batch(rows * slots, dtype=np.bool_)
+    )
+    by_item = {"shape": (spec.rows,), "sharding": by_row(mesh, spec.rows)}
+    q = Proposal(jax.ShapeDtypeStruct(dtype=np.float32, **by_item), jax.ShapeDtypeStruct(dtype=np.uint32, **by_item))
+    key, scalars = everywhere(jax.random.key(0)), Scalars(everywhere(np.float32(0)), everywhere(np.float32(0)))
+    program = make_step(spec, loss, optimizer, mesh).lower(state, inputs, FixedArrays({}, q), key=key, scalars=scalars)
+    assert 4_000 < most_sent(program.compile()) < 65_536 / 2

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 
@@ -21,7 +22,20 @@ def linear(
 ) -> Array:
     """Returns x W, [*B, E = features], with W the parameter `name` of `module`, initialised by `init`. W and the
     result have the type of x; the gradient of W is float32."""
-    return _product(x, jnp.asarray(module.param(name, init, (x.shape[-1], features))))
+    w_DE = jnp.asarray(module.param(name, init, (x.shape[-1], features)))
+    return stays_with_its_batch(_product(stays_with_its_batch(x), w_DE))
+
+
+def stays_with_its_batch(x: Array) -> Array:
+    """Returns x, which stays on the devices of its part of the batch. Inside `jax.vmap` over shards with an
+    `spmd_axis_name`, this fixes the axis of shards alone.
+
+    Without it, XLA gathers the batch over `fsdp` where a weight is divided over that axis; with it, the weight.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[PartitionSpec.UNCONSTRAINED] * x.ndim))
 
 
 @jax.custom_vjp

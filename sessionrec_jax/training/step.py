@@ -26,7 +26,7 @@ from sessionrec_jax.devices.gathered_rows import (
     full_log_sum,
     joined,
 )
-from sessionrec_jax.devices.mesh import replicated, side_by_side
+from sessionrec_jax.devices.mesh import BATCH_AXES, replicated, side_by_side
 from sessionrec_jax.devices.placement import ShardedInputs, put, put_replicated
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.devices.spread_proposal import spread_item_of
@@ -194,7 +194,8 @@ def _gradients(
         found, sums = jax.grad(objective, argnums=of, has_aux=True)(tables, read.others, params, batch)
         return found[0], (found[1:], sums)
 
-    tables, (others, sums) = _over_microbatches(gradients, (read.tables, batch), program.microbatches)
+    with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
+        tables, (others, sums) = _over_microbatches(gradients, (read.tables, batch), program.microbatches)
     return Gradients(tables, *others, *([] if program.is_full else [None])), sums
 
 
@@ -217,7 +218,8 @@ def session_sums(
     def encode(catalogue: ShardCatalogue, inputs: Inputs, noise: Noise | None) -> tuple[Float[Array, "T D"], Queries]:
         return sessionrec.apply(spec, catalogue.params, inputs, catalogue.side, noise=noise)
 
-    e_GTD, queries_G = jax.vmap(encode, in_axes=(axes, 0, 0))(
+    over_shards = functools.partial(jax.vmap, spmd_axis_name=BATCH_AXES)
+    e_GTD, queries_G = over_shards(encode, in_axes=(axes, 0, 0))(
         catalogue_G, batch.inputs.shards(batch.place_GT), batch.noise_G
     )
     log_sum_GS = None
@@ -238,7 +240,7 @@ def session_sums(
         return session_loss(loss, queries, items, heads=heads, sampled=sampled, log_sum_S=log_sum_S)
 
     items_G = ShardItems(batch.place_GT, e_GTD, batch.targets_G, batch.inputs.item_GT)
-    sums_G = jax.vmap(loss_of_shard, in_axes=(axes, 0, 0, 0))(catalogue_G, queries_G, items_G, log_sum_GS)
+    sums_G = over_shards(loss_of_shard, in_axes=(axes, 0, 0, 0))(catalogue_G, queries_G, items_G, log_sum_GS)
     return jax.tree.map(lambda x_G: x_G.sum(), sums_G)
 
 
