@@ -91,7 +91,7 @@ def test_counts_by_role_add_up(prepared):
 
 
 def test_side_information_is_coded_by_dense_item(prepared):
-    items = PROCESS.items()
+    items = prepared.item_ids().to_frame().join(PROCESS.items(), on="item_id", maintain_order="left")
     assert prepared.side_values == {"digit_0": 4, "digit_1": 4, "digit_2": 4, "category": 8}
     for name, codes_VW in prepared.side.items():
         vocabulary = pl.read_parquet(prepared.path / f"side_{name}.parquet")
@@ -111,10 +111,12 @@ def test_lists_nulls_and_whole_floats_as_side_information(tmp_path):
     rows = [(u, i, 1_650_000_000_000 + i, i == 1) for u in range(4) for i in (1, 2, 3)]
     table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp_ms", "clicked"], orient="row")
     prepared = prepare(RawLog("test", table, items), tmp_path / "log", Settings())
-    np.testing.assert_array_equal(prepared.side["music"][:, 0], [0, 1, 0, 2])
-    assert prepared.side["tag"].shape == (4, 8)
-    assert prepared.side["tag"][1].tolist() == [10, 9, 0, 0, 0, 0, 0, 0]
-    assert not prepared.side["tag"][2].any()
+    dense = {item: number for number, item in enumerate(prepared.item_ids(), 1)}
+    music, tag = prepared.side["music"], prepared.side["tag"]
+    assert [music[0, 0], *(music[dense[item], 0] for item in (1, 2, 3))] == [0, 1, 0, 2]
+    assert tag.shape == (4, 8)
+    assert tag[dense[1]].tolist() == [10, 9, 0, 0, 0, 0, 0, 0]
+    assert not tag[dense[2]].any()
     tag = next(column for column in prepared.manifest["side_columns"] if column["name"] == "tag")
     assert (tag["missing"], tag["lists_cut"]) == (1, 1)
     with pytest.raises(InputError, match="column 'day' has the type Date"):
@@ -185,3 +187,13 @@ def test_a_folder_that_cannot_be_opened_says_why(folder, tmp_path):
     (copy / store.MANIFEST).write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         store.open_log(copy)
+
+
+def test_neighbours_of_the_publisher_are_no_neighbours_here(tmp_path):
+    """Publishers number items by time, so new and popular ones are neighbours; no device may have most of them."""
+    rows = [(u, i, 1_650_000_000_000 + 3_600_000 * i, True) for u in range(3) for i in range(800)]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp_ms", "clicked"], orient="row")
+    ids = prepare(RawLog("test", table, None), tmp_path / "log", Settings()).item_ids().to_numpy()
+    assert sorted(ids) == list(range(800))
+    newest_of_eight = np.array([np.sum(part >= 700) for part in np.split(ids, 8)])
+    assert newest_of_eight.max() < 30, "12.5 are expected"

@@ -75,6 +75,9 @@ def prepare(
         groups = external_sort.groups({run: bounds for _, runs in read for run, bounds in runs}, _ROWS_CUT)
         users_of_group = [*engine(_count_users, groups)]
         items = facts.item_ids.to_frame("item_id") if items is None else items
+        # Dense ids are numbers in this order. At random, because neighbours are on the same device when tables are
+        # spread, and publishers number items by time, so that popular ones are neighbours.
+        items = items[np.argsort(session_log.random_order(items["item_id"]), kind="stable")]
         rules = make_rules(raw, settings, facts, items, users=sum(users_of_group))
         first_users = [0, *itertools.accumulate(users_of_group)][:-1]
         statistics, reasons, digests = LogStatistics(len(items)), [facts.reasons], []
