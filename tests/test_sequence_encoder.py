@@ -117,8 +117,14 @@ def attended(model: Model, p, q_LD, k_LD, v_LD, position_L, seconds_L):
     return out_LD
 
 
+def split_by_head(x_LE, parts: int, heads: int):
+    """Cuts columns that are ordered by head first."""
+    x_LNX = x_LE.reshape(len(x_LE), heads, -1)
+    return [part_LNH.reshape(len(x_LE), -1) for part_LNH in np.split(x_LNX, parts, axis=2)]
+
+
 def transformer_layer(model, p, x, position_L, seconds_L):
-    q, k, v = np.split(norm(x, p["norm_attention"]) @ p["qkv"], 3, axis=1)
+    q, k, v = split_by_head(norm(x, p["norm_attention"]) @ p["qkv"], 3, model.heads)
     x = x + attended(model, p, q, k, v, position_L, seconds_L) @ p["attention_out"]
     h = norm(x, p["norm_mlp"])
     hidden = silu(h @ p["mlp_gate"]) * (h @ p["mlp_in"]) if model.mlp == "swiglu" else gelu(h @ p["mlp_in"])
@@ -126,7 +132,7 @@ def transformer_layer(model, p, x, position_L, seconds_L):
 
 
 def hstu_layer(model, p, x, position_L, seconds_L):
-    u, v, q, k = np.split(silu(norm(x, p["norm_in"]) @ p["uvqk"]), 4, axis=1)
+    u, v, q, k = split_by_head(silu(norm(x, p["norm_in"]) @ p["uvqk"]), 4, model.heads)
     return x + (norm(attended(model, p, q, k, v, position_L, seconds_L), p["norm_attention"]) * u) @ p["out"]
 
 
