@@ -23,7 +23,7 @@ from scaling.errors import InputError, near_miss
 
 COMMANDS = (
     "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "worker", "status", "watch", "compare",
-    "fit", "plan", "design", "report", "demo",
+    "fit", "plan", "design", "report", "demo", "pod",
 )  # fmt: skip
 
 

@@ -1,0 +1,128 @@
+"""Tables of what was found, for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.console import escape
+from experiments.pod import verdict
+from experiments.pod.chips import Chip
+
+_MOST_LINES = 12
+
+
+def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int, table: Any) -> None:
+    """Prints memory, collectives, warnings and time of a run. `table` makes an empty table of these heads."""
+    say = Console(highlight=False, soft_wrap=True).print
+    mesh = ", ".join(f"{name} {size}" for name, size in found["mesh"].items())
+    say(f"[bold]{escape(title)}[/]   {found['devices']:,} devices ({found['device_kind']}): {mesh}")
+    say(f"{found['rows']:,} rows of a batch, {found['rows_per_device']:g} a device\n")
+    say(_memory(found, chip, table))
+    step = found["programs"]["step"]
+    if not verdict.fits(step, chip):
+        words = escape(step.get("words", ""))
+        say(f"[bold red]The step does not fit.[/] {escape(verdict.advice(found, chip, microbatches))}")
+        say(words) if words else None
+    if "collectives" in step:
+        say(_collectives(step, table))
+        for line in (*_traffic(step), *_time(found, chip)):
+            say(line, markup=False)
+    for warning in warnings(found):
+        say(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _memory(found: dict[str, Any], chip: Chip, table: Any) -> Table:
+    shown = table("memory a device, GB", "arguments", "outputs", "temporaries", "peak", f"of {chip.hbm_bytes / 1e9:g}")
+    for name, program in found["programs"].items():
+        if "peak_bytes" in program:
+            parts = [program[f"{part}_bytes"] for part in ("arguments", "outputs", "temporaries", "peak")]
+        else:
+            parts = [None, None, None, program["out_of_memory_bytes"]]
+        word = "[green]fits[/]" if verdict.fits(program, chip) else "[red]too large[/]"
+        shown.add_row(name, *("" if size is None else f"{size / 1e9:.3f}" for size in parts), word)
+    return _right(shown)
+
+
+def _collectives(step: dict[str, Any], table: Any) -> Table:
+    shown = table("the step sends", "over", "devices", "times", "MB a device", "ms at link rate", "slices", "source")
+    for each in step["collectives"][:_MOST_LINES]:
+        dcn = f"{each['dcn_bytes'] / 1e6:,.2f} MB" if each["dcn_bytes"] else "within"
+        times = f"{each['times']}{' or more' if each['in_open_loop'] else ''}"
+        shown.add_row(
+            each["kind"], each["axes"], f"{each['devices']:,}", times, f"{each['sent_bytes'] / 1e6:,.2f}",
+            f"{each['seconds'] * 1e3:.2f}", dcn, escape(each["line"] or ""),
+        )  # fmt: skip
+    return _right(shown, 2, 6)
+
+
+def _traffic(step: dict[str, Any]) -> list[str]:
+    sent, dcn = verdict.sent_bytes(step), verdict.sent_bytes(step, "dcn_bytes")
+    left = len(step["collectives"]) - _MOST_LINES
+    lines = [f"and {left} smaller kinds"] if left > 0 else []
+    lines.append(
+        f"A device sends {sent / 1e6:,.1f} MB a step, {verdict.link_seconds(step) * 1e3:.3g} ms at the rate of the "
+        f"links; of these at least {dcn / 1e6:,.2f} MB to other slices, over the data-centre network."
+    )
+    if step["unknown_loops"]:
+        lines.append(
+            "Loops whose turns the compiler does not know count once: the exchange of rows normally takes one round "
+            f"({', '.join(step['unknown_loops'])})."
+        )
+    return lines
+
+
+def _time(found: dict[str, Any], chip: Chip) -> list[str]:
+    step = found["programs"]["step"]
+    if not step["cycles"]:
+        return ["The compiler gave no estimate of the time."]
+    share, missing = verdict.matrix_share(found, chip), step["unestimated"]
+    parts = ", ".join(f"{count:,} {kind}s" for kind, count in missing.items()) or "none here"
+    return [
+        f"XLA estimates {verdict.compute_seconds(step, chip) * 1e3:.3g} ms of compute a step. It leaves out "
+        f"collectives, gathers, scatters and sorts ({parts}), so a real step takes longer.",
+        f"The matrix products of a step, {found['flops']:.3g} FLOPs, take "
+        f"{verdict.matrix_seconds(found, chip) * 1e3:.3g} ms at the chips' peak: at most {share:.0%} of compute and "
+        "links together. More rows a device raise the share.",
+    ]
+
+
+def warnings(found: dict[str, Any]) -> list[str]:
+    """Returns a sentence for each copy of an array as large as a device's part of an item table."""
+    lines = []
+    for name, program in found["programs"].items():
+        for move in program.get("moves", []):
+            at = f", made by {move['line']}" if move["line"] else ""
+            lines.append(
+                f"the {name} has a {move['kind']} of {move['bytes'] / 1e6:,.1f} MB, as large as a device's part of an "
+                f"item table ({move['name']}{at}), {move['times']} times"
+            )
+    return lines
+
+
+def weak_scaling(runs: list[tuple[str, dict[str, Any]]], chip: Chip, table: Any) -> Table:
+    """Returns one row for each slice, at the same rows a device."""
+    shown = table("slice", "devices", "mesh", "rows", "peak GB", "temporaries GB", "MB sent", "link ms", "compute ms",
+                  "matrix units")  # fmt: skip
+    for name, found in runs:
+        step, mesh = found["programs"]["step"], "x".join(map(str, found["mesh"].values()))
+        start = (name, f"{found['devices']:,}", mesh, f"{found['rows']:,}")
+        if "peak_bytes" not in step:
+            needed = verdict.needed_bytes(step)
+            shown.add_row(*start, "too large" if needed is None else f"{needed / 1e9:.2f}, too large")
+            continue
+        share = verdict.matrix_share(found, chip)
+        shown.add_row(
+            *start, f"{step['peak_bytes'] / 1e9:.3f}", f"{step['temporaries_bytes'] / 1e9:.3f}",
+            f"{verdict.sent_bytes(step) / 1e6:,.1f}", f"{verdict.link_seconds(step) * 1e3:.2f}",
+            f"{verdict.compute_seconds(step, chip) * 1e3:.2f}", "" if share is None else f"{share:.0%}",
+        )  # fmt: skip
+    return _right(shown)
+
+
+def _right(table: Table, first: int = 1, last: int | None = None) -> Table:
+    for column in table.columns[first:last]:
+        column.justify = "right"
+    return table
