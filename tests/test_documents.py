@@ -51,6 +51,7 @@ NOT_RUN = {
     "# by hand, one line for each machine": "several machines; test_hosts.py runs processes on one",
     "#!/bin/bash": "a job of SLURM over four nodes",
     "gcloud compute": "TPU VMs",
+    "# compiled for TPUs": "minutes of compiling, and libtpu; test_pod.py compiles one where it is installed",
     "sessionrec prepare synthetic --users 2000 --base 4": "SLURM; test_slurm.py runs a sweep where its daemons are",
     "ray start": "a cluster of Ray; test_ray.py starts one and runs a sweep",
 }

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from experiments.cli.output import narrow_table
+from experiments.cli.output import narrow_table, print_whole
 from experiments.console import escape
 from experiments.plans.sizes import labels
 from experiments.sweep.halving import expected_savings
@@ -48,7 +47,7 @@ def show(layout: Layout, rows: Sequence[dict[str, Any]], verdict: Verdict | None
     for column in table.columns[1 + len(settings[0]) :]:
         column.justify = "right"
     say = Console(highlight=False, soft_wrap=True).print
-    _print_whole(table)
+    print_whole(table)
     compiling = len(programs) * float(np.mean([cost.compile_seconds for cost in costs]))
     at_best = _time((seconds_R.sum() + compiling) / workers)
     say(
@@ -84,13 +83,6 @@ def warn_of_short_runs(configs: Sequence[Config], rows: Sequence[dict[str, Any]]
     if found:
         text = f"{len(found)} of {_count(len(configs), 'run')} can hardly learn. Of the shortest: {found[0]}"
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {escape(text)}")
-
-
-def _print_whole(table: Table) -> None:
-    """Prints the table at its full width, so that no number is cut where the output is not a terminal."""
-    console = Console()
-    wide = console.measure(table, options=console.options.update(max_width=1_000)).maximum
-    Console(width=max(console.width, wide)).print(table)
 
 
 def _program(config: Config) -> Any:

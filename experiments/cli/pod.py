@@ -4,8 +4,8 @@ sessionrec pod --topology v5e:4x4 --mesh data=4,model=4 --items 10000000
 sessionrec pod --topology v5p:16x16x16 --slices 2 --mesh data=1024,model=8 --items 1000000000 --model.width 1024
 sessionrec pod --topology v5p:4x4x4 --mesh model=8 --items 10000000 --weak-scaling
 
-It takes the flags of `sessionrec train`, and needs neither a log nor an accelerator: the programs are compiled on shapes
-alone, by the compiler of the chip. Nothing is measured. A program takes minutes on a CPU.
+It takes the flags of `sessionrec train`, and needs neither a log nor an accelerator: the programs are compiled on
+shapes alone, by the compiler of the chip. Nothing is measured. A program takes minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import tyro
 from rich.console import Console
 
 from experiments.cli.devices import written_out
-from experiments.cli.output import narrow_table
-from experiments.pod import show, verdict
+from experiments.cli.output import print_whole
+from experiments.cli.show_pod import show, weak_scaling_table
+from experiments.pod import verdict
 from experiments.pod.job import PROGRAMS, Job, Shapes
 from experiments.pod.launch import check_libtpu, compile_job
 from experiments.pod.topology import Topology, check_mesh, ladder, parse
@@ -55,10 +56,9 @@ def main(argv: list[str]) -> int:
     if command.json:
         command.json.write_text(json.dumps([{"slice": name, **found} for name, found in runs], indent=1))
     if command.weak_scaling:
-        table = show.weak_scaling(runs, topology.chip, narrow_table)
-        Console(highlight=False, width=max(Console().width, 120)).print(table)
+        print_whole(weak_scaling_table(runs, topology.chip))
     else:
-        show.show(runs[0][1], topology.chip, runs[0][0], command.config.train.microbatches, narrow_table)
+        show(runs[0][1], topology.chip, runs[0][0], command.config.train.microbatches)
     fit = all(verdict.fits(program, topology.chip) for _, found in runs for program in found["programs"].values())
     return 0 if fit else InputError.exit_code
 

@@ -1,4 +1,4 @@
-"""What a compiled program sends and copies, and how long XLA expects it to compute, from its text alone."""
+"""Finds in the text of a compiled program what it sends and copies, and how long XLA expects it to compute."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Collective(NamedTuple):
     sent_bytes: float
     """Bytes that one device sends in a step."""
     dcn_bytes: float
-    """Of these, the least that must go from one slice to another over the data-centre network."""
+    """The part of them that must at least go from one slice to another over the data-centre network."""
     seconds: float
     """Time to send them at the rate of the links within a slice, in both directions of each dimension of the network
     that the group spans."""
@@ -58,7 +58,7 @@ class Move(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What the text of a program says."""
+    """The facts that the text of a program gives."""
 
     collectives: list[Collective]
     moves: list[Move]
@@ -176,7 +176,7 @@ def _moves(program: Program, table: Part) -> list[Move]:
 
 
 def _is_only_copy(program: Program, fusion: Instruction) -> bool:
-    inside = {each.kind for _, name in fusion.called() for each in program.computations.get(name, ())}
+    inside = _fused_kinds(program, fusion)
     return bool(inside & {"copy", "transpose"}) and inside <= {"copy", "transpose", "bitcast", "parameter"}
 
 
@@ -191,7 +191,12 @@ def _cycles(program: Program) -> tuple[float, dict[str, int]]:
         if estimate and float(estimate) < _UNESTIMATED:
             cycles += times * float(estimate)
         else:
-            inside = {each.kind} | {other.kind for _, name in each.called() for other in program.computations.get(name, ())
-                                    if each.kind == "fusion"}  # fmt: skip
+            inside = {each.kind, *_fused_kinds(program, each)}
             missing.update({kind: times for kind in _BLIND if kind in inside})
     return cycles, dict(missing)
+
+
+def _fused_kinds(program: Program, each: Instruction) -> set[str]:
+    """Returns the kinds of the instructions of a fusion; none for anything else."""
+    called = [name for _, name in each.called()] if each.kind == "fusion" else []
+    return {other.kind for name in called for other in program.computations.get(name, ())}

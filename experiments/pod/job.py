@@ -14,7 +14,7 @@ PROGRAMS = ("step", "initial state", "item table", "evaluation")
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a prepared log would decide."""
+    """The sizes that a prepared log would decide."""
 
     items: int = 10_000_000
     """Items of the catalogue."""

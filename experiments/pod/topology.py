@@ -33,7 +33,7 @@ class Topology(NamedTuple):
 
 
 def parse(name: str) -> Topology:
-    """Returns the topology of a name. Raises InputError if it is malformed, or of a chip that cannot be compiled for."""
+    """Returns the topology of a name. Raises InputError if it is malformed, or names a chip without a compiler."""
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if match is None:
         raise InputError(f"--topology is {name!r}; wanted CHIP:SIZES, such as v5e:4x4 or v5p:16x16x16")

@@ -1,4 +1,4 @@
-"""Tables of what was found, for the terminal."""
+"""Prints what `sessionrec pod` found: memory, collectives, time, and what would fit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.cli.output import narrow_table, print_whole
 from experiments.console import escape
 from experiments.pod import verdict
 from experiments.pod.chips import Chip
@@ -14,28 +15,31 @@ from experiments.pod.chips import Chip
 _MOST_LINES = 12
 
 
-def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int, table: Any) -> None:
-    """Prints memory, collectives, warnings and time of a run. `table` makes an empty table of these heads."""
+def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int) -> None:
+    """Prints memory, collectives, warnings and time of a run."""
     say = Console(highlight=False, soft_wrap=True).print
     mesh = ", ".join(f"{name} {size}" for name, size in found["mesh"].items())
     say(f"[bold]{escape(title)}[/]   {found['devices']:,} devices ({found['device_kind']}): {mesh}")
     say(f"{found['rows']:,} rows of a batch, {found['rows_per_device']:g} a device\n")
-    say(_memory(found, chip, table))
+    print_whole(_memory(found, chip))
     step = found["programs"]["step"]
     if not verdict.fits(step, chip):
         words = escape(step.get("words", ""))
         say(f"[bold red]The step does not fit.[/] {escape(verdict.advice(found, chip, microbatches))}")
-        say(words) if words else None
+        if words:
+            say(words)
     if "collectives" in step:
-        say(_collectives(step, table))
+        print_whole(_collectives(step))
         for line in (*_traffic(step), *_time(found, chip)):
             say(line, markup=False)
     for warning in warnings(found):
         say(f"[yellow]warning:[/] {escape(warning)}")
 
 
-def _memory(found: dict[str, Any], chip: Chip, table: Any) -> Table:
-    shown = table("memory a device, GB", "arguments", "outputs", "temporaries", "peak", f"of {chip.hbm_bytes / 1e9:g}")
+def _memory(found: dict[str, Any], chip: Chip) -> Table:
+    shown = narrow_table(
+        "memory a device, GB", "arguments", "outputs", "temporaries", "peak", f"of {chip.hbm_bytes / 1e9:g}"
+    )
     for name, program in found["programs"].items():
         if "peak_bytes" in program:
             parts = [program[f"{part}_bytes"] for part in ("arguments", "outputs", "temporaries", "peak")]
@@ -46,11 +50,13 @@ def _memory(found: dict[str, Any], chip: Chip, table: Any) -> Table:
     return _right(shown)
 
 
-def _collectives(step: dict[str, Any], table: Any) -> Table:
-    shown = table("the step sends", "over", "devices", "times", "MB a device", "ms at link rate", "slices", "source")
+def _collectives(step: dict[str, Any]) -> Table:
+    shown = narrow_table(
+        "the step sends", "over", "devices", "times", "MB a device", "ms at link rate", "slices", "source"
+    )
     for each in step["collectives"][:_MOST_LINES]:
         dcn = f"{each['dcn_bytes'] / 1e6:,.2f} MB" if each["dcn_bytes"] else "within"
-        times = f"{each['times']}{' or more' if each['in_open_loop'] else ''}"
+        times = f"{each['times']}{'+' if each['in_open_loop'] else ''}"
         shown.add_row(
             each["kind"], each["axes"], f"{each['devices']:,}", times, f"{each['sent_bytes'] / 1e6:,.2f}",
             f"{each['seconds'] * 1e3:.2f}", dcn, escape(each["line"] or ""),
@@ -64,7 +70,7 @@ def _traffic(step: dict[str, Any]) -> list[str]:
     lines = [f"and {left} smaller kinds"] if left > 0 else []
     lines.append(
         f"A device sends {sent / 1e6:,.1f} MB a step, {verdict.link_seconds(step) * 1e3:.3g} ms at the rate of the "
-        f"links; of these at least {dcn / 1e6:,.2f} MB to other slices, over the data-centre network."
+        f"links; of these at least {dcn / 1e6:,.2f} MB go to other slices, over the data-centre network."
     )
     if step["unknown_loops"]:
         lines.append(
@@ -84,7 +90,7 @@ def _time(found: dict[str, Any], chip: Chip) -> list[str]:
         f"XLA estimates {verdict.compute_seconds(step, chip) * 1e3:.3g} ms of compute a step. It leaves out "
         f"collectives, gathers, scatters and sorts ({parts}), so a real step takes longer.",
         f"The matrix products of a step, {found['flops']:.3g} FLOPs, take "
-        f"{verdict.matrix_seconds(found, chip) * 1e3:.3g} ms at the chips' peak: at most {share:.0%} of compute and "
+        f"{verdict.matrix_seconds(found, chip) * 1e3:.3g} ms at the chips' peak: at most {share:.1%} of compute and "
         "links together. More rows a device raise the share.",
     ]
 
@@ -102,10 +108,10 @@ def warnings(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def weak_scaling(runs: list[tuple[str, dict[str, Any]]], chip: Chip, table: Any) -> Table:
+def weak_scaling_table(runs: list[tuple[str, dict[str, Any]]], chip: Chip) -> Table:
     """Returns one row for each slice, at the same rows a device."""
-    shown = table("slice", "devices", "mesh", "rows", "peak GB", "temporaries GB", "MB sent", "link ms", "compute ms",
-                  "matrix units")  # fmt: skip
+    heads = ("slice", "devices", "mesh", "rows", "peak GB", "temporaries GB", "MB sent", "link ms", "compute ms")
+    shown = narrow_table(*heads, "matrix units")
     for name, found in runs:
         step, mesh = found["programs"]["step"], "x".join(map(str, found["mesh"].values()))
         start = (name, f"{found['devices']:,}", mesh, f"{found['rows']:,}")
@@ -117,7 +123,7 @@ def weak_scaling(runs: list[tuple[str, dict[str, Any]]], chip: Chip, table: Any)
         shown.add_row(
             *start, f"{step['peak_bytes'] / 1e9:.3f}", f"{step['temporaries_bytes'] / 1e9:.3f}",
             f"{verdict.sent_bytes(step) / 1e6:,.1f}", f"{verdict.link_seconds(step) * 1e3:.2f}",
-            f"{verdict.compute_seconds(step, chip) * 1e3:.2f}", "" if share is None else f"{share:.0%}",
+            f"{verdict.compute_seconds(step, chip) * 1e3:.2f}", "" if share is None else f"{share:.1%}",
         )  # fmt: skip
     return _right(shown)
 
