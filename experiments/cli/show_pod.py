@@ -52,25 +52,26 @@ def _memory(found: dict[str, Any], chip: Chip) -> Table:
 
 def _collectives(step: dict[str, Any]) -> Table:
     shown = narrow_table(
-        "the step sends", "over", "devices", "times", "MB a device", "ms at link rate", "slices", "source"
+        "the step sends", "over", "devices", "times", "MB a device", "ms at link rate", "DCN", "source"
     )
     for each in step["collectives"][:_MOST_LINES]:
-        dcn = f"{each['dcn_bytes'] / 1e6:,.2f} MB" if each["dcn_bytes"] else "within"
+        dcn = f"{each['dcn_bytes'] / 1e6:,.2f} MB" if each["dcn_bytes"] else ""
         times = f"{each['times']}{'+' if each['in_open_loop'] else ''}"
         shown.add_row(
             each["kind"], each["axes"], f"{each['devices']:,}", times, f"{each['sent_bytes'] / 1e6:,.2f}",
             f"{each['seconds'] * 1e3:.2f}", dcn, escape(each["line"] or ""),
         )  # fmt: skip
-    return _right(shown, 2, 6)
+    return _right(shown, 2, 7)
 
 
 def _traffic(step: dict[str, Any]) -> list[str]:
     sent, dcn = verdict.sent_bytes(step), verdict.sent_bytes(step, "dcn_bytes")
     left = len(step["collectives"]) - _MOST_LINES
     lines = [f"and {left} smaller kinds"] if left > 0 else []
+    other = f"at least {dcn / 1e6:,.2f} MB of them go" if dcn else "nothing goes"
     lines.append(
         f"A device sends {sent / 1e6:,.1f} MB a step, {verdict.link_seconds(step) * 1e3:.3g} ms at the rate of the "
-        f"links; of these at least {dcn / 1e6:,.2f} MB go to other slices, over the data-centre network."
+        f"links within a slice; {other} to other slices over the data-centre network (DCN)."
     )
     if step["unknown_loops"]:
         lines.append(
@@ -101,9 +102,10 @@ def warnings(found: dict[str, Any]) -> list[str]:
     for name, program in found["programs"].items():
         for move in program.get("moves", []):
             at = f", made by {move['line']}" if move["line"] else ""
+            times = f", {move['times']} times a run" if move["times"] > 1 else ""
             lines.append(
                 f"the {name} has a {move['kind']} of {move['bytes'] / 1e6:,.1f} MB, as large as a device's part of an "
-                f"item table ({move['name']}{at}), {move['times']} times"
+                f"item table ({move['name']}{at}){times}"
             )
     return lines
 

@@ -2,7 +2,7 @@
 instruction.
 
 A computation that a loop calls counts as often as the loop turns. A loop whose number of turns the text does not give,
-such as the rounds of an exchange of rows, counts once.
+such as the rounds of an exchange of rows, counts once. Every branch of a conditional counts.
 """
 
 from __future__ import annotations
