@@ -109,6 +109,24 @@ def test_a_collective_within_a_slice_sends_nothing_to_another():
 
 
 @pytest.mark.parametrize(
+    ("target", "kind", "axes", "dcn"),
+    [
+        ('"{1,2}x{0:3}"', "ALL_REDUCE", "data", 2 * 6400 / 2),
+        ("{{100000,100001,200000,200001}}", "ALL_TO_ALL", "data,model", 6400 / 2),
+    ],
+)
+def test_a_transfer_between_slices_is_a_collective_over_the_data_centre_network(target, kind, axes, dcn):
+    sent = "(f32[16,100], u32[], token[]) send(%x, %x), channel_id=3, is_host_transfer=true, frontend_attributes={"
+    sent += '_xla_host_transfer_rendezvous="psum.6_0",_xla_megascale_reduce_operation="SUM",'
+    sent += f'_xla_megascale_target={target},_xla_megascale_transfer_type="{kind}"}}'
+    text = HEAD.replace("f32[16,100]{1,0:T(8,128)} all-reduce(%x), channel_id=1, GROUPS", sent)
+    layout = LAYOUT._replace(id_of=(*range(100_000, 100_004), *range(200_000, 200_004)))
+    text = text.replace("CONSTANT", "constant(1)")
+    (one,) = hlo.read(text, layout, table=hlo.Part(16, 6400.0), link_bytes_per_second=1e9).collectives
+    assert (one.kind, one.axes, one.dcn_bytes, one.seconds) == (kind.lower().replace("_", "-"), axes, dcn, 0)
+
+
+@pytest.mark.parametrize(
     ("text", "groups"),
     [
         ("replica_groups={{0,2},{1,3}}, x", [[0, 2], [1, 3]]),
@@ -220,6 +238,7 @@ def test_a_state_too_large_for_any_microbatch_wants_more_chips(of_small):
 
 def test_bytes_of_a_refusal():
     assert used_bytes("Ran out of memory in memory space hbm. Used 28.50G of 15.75G hbm.") == 28.5 * 2**30
+    assert used_bytes("the total memory required for HLO temporaries (80.37G) exceeds") == 80.37 * 2**30
     assert used_bytes("no number") is None
 
 

@@ -59,7 +59,7 @@ def _collectives(step: dict[str, Any]) -> Table:
         times = f"{each['times']}{'+' if each['in_open_loop'] else ''}"
         shown.add_row(
             each["kind"], each["axes"], f"{each['devices']:,}", times, f"{each['sent_bytes'] / 1e6:,.2f}",
-            f"{each['seconds'] * 1e3:.2f}", dcn, escape(each["line"] or ""),
+            f"{each['seconds'] * 1e3:.2f}" if each["seconds"] else "", dcn, escape(each["line"] or ""),
         )  # fmt: skip
     return _right(shown, 2, 7)
 

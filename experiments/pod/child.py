@@ -79,8 +79,8 @@ def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def used_bytes(words: str) -> float | None:
-    """Returns the bytes that a refused program needs, from the compiler's words."""
-    match = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of", words)
+    """Returns the bytes that a refused program needs at least, from the compiler's words."""
+    match = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)", words)
     return float(match[1]) * _UNITS[match[2]] if match else None
 
 

@@ -13,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 
+_SLICE = 100_000
+
+
 class Layout(NamedTuple):
     """The mesh that a program runs on."""
 
@@ -21,6 +24,8 @@ class Layout(NamedTuple):
     """The slice of each device."""
     place_of: tuple[tuple[int, ...], ...]
     """Coordinates of each device in the network of its slice."""
+    id_of: tuple[int, ...] = ()
+    """The number that the compiler gives each device: 100,000 x (slice + 1) + its number in the slice."""
 
     @classmethod
     def of(cls, mesh: object) -> Layout:
@@ -30,6 +35,7 @@ class Layout(NamedTuple):
             tuple(mesh.shape.items()),
             tuple(getattr(device, "slice_index", 0) or 0 for device in devices),
             tuple(tuple(getattr(device, "coords", (0,))) for device in devices),
+            tuple(device.id for device in devices),
         )
 
     def axes_of(self, group: Sequence[int]) -> tuple[str, ...]:
@@ -45,6 +51,20 @@ class Layout(NamedTuple):
         """Returns the dimensions of a slice's network along which the devices of a group differ, at least 1."""
         places = np.array([self.place_of[device] for device in group])
         return max(1, sum(len(set(column.tolist())) > 1 for column in places.T))
+
+
+def group_across_slices(text: str, layout: Layout) -> list[int]:
+    """Returns the first group of a transfer between slices: a list of ids, or `{1,2}x{0:7}`, where a device of each of
+    the slices 1 and 2 takes part, for each number from 0 to 7."""
+    target = re.search(r'_xla_megascale_target="?(\{.*?\}(?:x\{[^}]*\})?)[",]?,?_xla', text)
+    if target is None:
+        return list(range(len(layout.id_of)))
+    if each := re.match(r"\{([\d,]+)\}x\{(\d+)", target[1]):
+        ids = [_SLICE * slice_ + int(each[2]) for slice_ in _numbers(each[1])]
+    else:
+        ids = _numbers(target[1].partition("}")[0])
+    places = {number: place for place, number in enumerate(layout.id_of)}
+    return [places[number] for number in ids if number in places] or list(range(len(layout.id_of)))
 
 
 def groups_of(text: str, devices: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from experiments.pod.groups import Layout, groups_of
+from experiments.pod.groups import Layout, group_across_slices, groups_of
 from experiments.pod.hlo_text import Instruction, Program, parse, shape_bytes, sizes_of
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
@@ -34,7 +34,7 @@ class Collective(NamedTuple):
     """The part of them that must at least go from one slice to another over the data-centre network."""
     seconds: float
     """Time to send them at the rate of the links within a slice, in both directions of each dimension of the network
-    that the group spans."""
+    that the group spans; 0 for a transfer between slices, which goes through the hosts."""
     line: str | None
     in_open_loop: bool
     """True if it is in a loop whose turns are unknown; it counts once."""
@@ -119,7 +119,8 @@ def _collectives(program: Program, layout: Layout, link_bytes_per_second: float)
     open_loops = _inside(program, [name for loop in program.unknown_loops for _, name in loop.called()])
     devices = math.prod(size for _, size in layout.axes)
     for computation, times, each in _each(program):
-        kind = each.kind.removesuffix("-start")
+        across = each.found(r'_xla_megascale_transfer_type="(\w+)"') if each.kind == "send" else None
+        kind = across.lower().replace("_", "-") if across else each.kind.removesuffix("-start")
         if kind not in KINDS:
             continue
         if computation in program.fused:
@@ -130,13 +131,14 @@ def _collectives(program: Program, layout: Layout, link_bytes_per_second: float)
             stages.add(stage)
         types = {other.name: other.type for other in program.computations[computation]}
         operand = sum(shape_bytes(types.get(name, "")) for name in each.operands)
-        groups = groups_of(each.text, devices)
+        groups = [group_across_slices(each.text, layout)] if across else groups_of(each.text, devices)
         group, slices = groups[0], max(layout.slices_of(group) for group in groups)
         sent, dcn = sent_bytes(kind, operand, len(group)), dcn_bytes(kind, operand, len(group), slices)
-        seconds = sent / (2 * layout.dimensions_of(group) * link_bytes_per_second)
+        seconds = 0.0 if across else sent / (2 * layout.dimensions_of(group) * link_bytes_per_second)
+        line = program.line_of(each) or each.found(r'_xla_host_transfer_rendezvous="([\w\-]+)')
         new = Collective(
             kind, ",".join(layout.axes_of(group)) or "none", len(group), times, times * sent, times * dcn,
-            times * seconds, program.line_of(each), computation in open_loops,
+            times * seconds, line, computation in open_loops,
         )  # fmt: skip
         key = (kind, new.axes, len(group), slices, new.line, new.in_open_loop)
         found[key] = _added(found[key], new) if key in found else new
@@ -165,7 +167,9 @@ def _moves(program: Program, table: Part) -> list[Move]:
     found = []
     for computation, times, each in _each(program):
         kind = each.kind
-        is_move = (kind in _MOVES and computation not in program.fused) or kind in _HOST_MOVES
+        is_move = (kind in _MOVES and computation not in program.fused) or (
+            kind in _HOST_MOVES and "_xla_megascale" not in each.text
+        )
         if is_move or (kind == "fusion" and _is_only_copy(program, each)):
             types = {other.name: other.type for other in program.computations[computation]}
             moved = [types.get(name, "") for name in each.operands]
