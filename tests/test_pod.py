@@ -116,7 +116,7 @@ def test_a_collective_within_a_slice_sends_nothing_to_another():
     ],
 )
 def test_a_transfer_between_slices_is_a_collective_over_the_data_centre_network(target, kind, axes, dcn):
-    sent = "(f32[16,100], u32[], token[]) send(%x, %x), channel_id=3, is_host_transfer=true, frontend_attributes={"
+    sent = "(f32[16,100], u32[], token[]) send(%x, %after), channel_id=3, is_host_transfer=true, frontend_attributes={"
     sent += '_xla_host_transfer_rendezvous="psum.6_0",_xla_megascale_reduce_operation="SUM",'
     sent += f'_xla_megascale_target={target},_xla_megascale_transfer_type="{kind}"}}'
     text = HEAD.replace("f32[16,100]{1,0:T(8,128)} all-reduce(%x), channel_id=1, GROUPS", sent)

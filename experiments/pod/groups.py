@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 _SLICE = 100_000
 
 
