@@ -10,7 +10,8 @@ shapes alone, by the compiler of the chip. Nothing is measured. A program takes 
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.runfolder.files import write_json
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
     check_libtpu()
     runs = _weak_scaling(command, topology) if command.weak_scaling else [(_title(command), _compiled(command))]
     if command.json:
-        command.json.write_text(json.dumps([{"slice": name, **found} for name, found in runs], indent=1))
+        write_json(command.json, [{"slice": name, **found} for name, found in runs])
     if command.weak_scaling:
         print_whole(weak_scaling_table(runs, topology.chip))
     else:
@@ -90,7 +92,7 @@ def _title(command: Command) -> str:
 def _compiled(command: Command) -> dict[str, Any]:
     programs = PROGRAMS if command.also else PROGRAMS[:1]
     job = Job(command.topology, command.slices, command.config, command.shapes, programs)
-    with Console(stderr=True).status(f"compiling for {_title(command)}, which takes minutes"):
+    with _says(f"compiling for {_title(command)}, which takes minutes"):
         return compile_job(job)
 
 
@@ -98,8 +100,19 @@ def _weak_scaling(command: Command, topology: Topology) -> list[tuple[str, dict[
     """Compiles the step for each slice of the family."""
     job = Job(command.topology, 1, replace(command.config, {"mesh.data": 0}), command.shapes)
     runs = []
-    say = Console(stderr=True, highlight=False)
     for step in ladder(topology, command.config.mesh):
-        with say.status(f"compiling for {step.name}"):
+        with _says(f"compiling for {step.name}"):
             runs.append((step.name, compile_job(job.on(step.name))))
     return runs
+
+
+@contextmanager
+def _says(text: str) -> Iterator[None]:
+    """Shows the text while the block runs: on a terminal next to a moving sign, elsewhere as a line."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        console.print(text, markup=False)
+        yield
