@@ -194,7 +194,7 @@ GRU = {"sequence_encoder": "gru", "session_encoder": "attention", "score": "cosi
 @pytest.mark.parametrize(
     ("variant", "table_rule", "least"),
     [
-        pytest.param({}, "adagrad", -0.3, id="transformer"),
+        pytest.param({}, "adagrad", -0.3, id="transformer", marks=pytest.mark.slow),
         pytest.param({}, "adam", -0.3, id="transformer, adam", marks=pytest.mark.slow),
         pytest.param(HSTU, "adam", -0.5, id="hstu", marks=pytest.mark.slow),
         pytest.param(GRU, "adagrad", -0.3, id="gru", marks=pytest.mark.slow),

@@ -123,12 +123,12 @@ def test_rows_taken_out_have_the_embeddings_and_the_gradients_of_the_whole_table
     weight_TD = jnp.asarray(rng.normal(size=(300, spec.model.width)), jnp.float32)
     drawn_N = jnp.asarray(rng.integers(1, spec.ids, 50), jnp.int32)
     drawn = Negatives(drawn_N, jnp.ones(50))
-    gather = RowGather.of_step(spec, mesh, item_GT=item_GT, negatives=drawn, side=side)
     assert len(np.unique(side[ID_ROW][item_GT[0]])) < 110 < len(np.unique(item_GT)), "rows are shared"
 
     @jax.jit
     def of_part(params):
         """Returns the gradient of the whole tables, and the embeddings."""
+        gather = RowGather.of_step(spec, mesh, item_GT=item_GT, negatives=drawn, side=side)
         read = gather.read(params, side, None)
 
         def loss(tables, others):

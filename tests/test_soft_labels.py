@@ -178,7 +178,7 @@ def test_the_gradient_is_the_mean_over_clicks_drawn_with_these_probabilities():
 @pytest.mark.parametrize(
     "changed",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param(
             {"paradigm": "nipp_plus", "train.microbatches": 2, "optim.table_update": "sparse"}, marks=pytest.mark.slow
         ),

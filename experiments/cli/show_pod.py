@@ -13,6 +13,8 @@ from experiments.pod import verdict
 from experiments.pod.chips import Chip
 
 _MOST_LINES = 12
+_WORTH_A_WARNING_BYTES = 8e6
+"""A copy of fewer bytes takes some ten microseconds, even if it is a device's whole part of a small table."""
 
 
 def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int) -> None:
@@ -97,10 +99,12 @@ def _time(found: dict[str, Any], chip: Chip) -> list[str]:
 
 
 def warnings(found: dict[str, Any]) -> list[str]:
-    """Returns a sentence for each copy of an array as large as a device's part of an item table."""
+    """Returns a sentence for each copy of an array as large as a device's part of an item table, if it takes time."""
     lines = []
     for name, program in found["programs"].items():
         for move in program.get("moves", []):
+            if move["bytes"] < _WORTH_A_WARNING_BYTES:
+                continue
             at = f", made by {move['line']}" if move["line"] else ""
             times = f", {move['times']} times a run" if move["times"] > 1 else ""
             lines.append(
