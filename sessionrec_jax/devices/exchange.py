@@ -89,10 +89,10 @@ def fetch(mesh: jax.sharding.Mesh, tables: Any, id_GM: Int[Array, "G M"]) -> Any
 
     M is a multiple of the size of the `model` axis, whose devices share the work of a shard. Not differentiable.
     """
-    rows = len(jax.tree.leaves(tables)[0])
-    axes = spread_axes(mesh, rows)
-    if mesh.size == 1 or not axes:
+    if mesh.size == 1:
         return jax.tree.map(lambda table: table.at[id_GM].get(mode="fill", fill_value=0), tables)
+
+    axes = spread_axes(mesh, len(jax.tree.leaves(tables)[0]))
 
     def on_device(tables: Any, id_GM: Array) -> Any:
         id_X = id_GM.reshape(-1)
@@ -145,10 +145,9 @@ class OwnRows(NamedTuple):
         return self._local(put, table, rows_K)
 
     def _local(self, function: Callable[..., Array], table: Array, *rows_K: Array) -> Array:
-        axes = spread_axes(self.mesh, self.rows)
-        if self.mesh.size == 1 or not axes:
+        if self.mesh.size == 1:
             return function(table, self.place_K, *rows_K)
-        of_table = PartitionSpec(axes)
+        of_table = PartitionSpec(spread_axes(self.mesh, self.rows))
         specs = (of_table, of_table, *(of_table for _ in rows_K))
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=of_table, check_vma=False)(
             table, self.place_K, *rows_K
@@ -161,9 +160,9 @@ def sum_at_owners(mesh: jax.sharding.Mesh, gradients: Any, id_GM: Int[Array, "G 
     `gradients`: a tree of arrays [G, M, ...] for tables of `rows` rows. Returns the rows that any shard reads, and a
     tree of their sums [K, ...].
     """
-    axes = spread_axes(mesh, rows)
-    if mesh.size == 1 or not axes:
+    if mesh.size == 1:
         return _sum_here(mesh, gradients, id_GM, rows)
+    axes = spread_axes(mesh, rows)
     others = tuple(axis for axis in (*BATCH_AXES, TABLE_AXIS) if axis not in axes)
 
     def on_device(gradients: Any, id_GM: Array) -> tuple[Array, Any]:
@@ -216,7 +215,7 @@ def _asked_of(route: _Route, own: int, others: tuple[str, ...]) -> Array:
 
 
 def _sum_here(mesh: jax.sharding.Mesh, gradients: Any, id_GM: Int[Array, "G M"], rows: int) -> tuple[OwnRows, Any]:
-    """The same where every device holds the whole table."""
+    """Returns the same for a single device, which has the whole tables."""
     if len(id_GM) == 1:  # the ids of one shard are distinct
         return OwnRows(mesh, rows, id_GM[0]), jax.tree.map(lambda g_GM: g_GM[0], gradients)
     id_X = id_GM.reshape(-1)
