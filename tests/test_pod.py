@@ -15,13 +15,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.__main__ import main
 from experiments.cli import pod
-from experiments.pod import hlo, topology, verdict
+from experiments.pod import hlo, page, topology, verdict
 from experiments.pod.child import found, used_bytes
 from experiments.pod.chips import CHIPS
 from experiments.pod.groups import Layout, groups_of
 from experiments.pod.hlo_text import shape_bytes
 from experiments.pod.job import PROGRAMS, Job, Shapes
-from experiments.pod.launch import check_libtpu
+from experiments.pod.launch import check_compiler
 from sessionrec_jax.config.settings import Config, Mesh
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.devices.mesh import make_mesh
@@ -29,6 +29,7 @@ from sessionrec_jax.errors import InputError
 
 LAYOUT = Layout((("data", 4), ("fsdp", 1), ("model", 2)), (0, 0, 0, 0, 1, 1, 1, 1), tuple((n, 0) for n in range(8)))
 NO_TABLE = hlo.Part(-1, 1e18)
+LINKS = hlo.Links(1e9, 1e8)
 HEAD = """HloModule jit_step, is_scheduled=true
 
 FileNames
@@ -84,7 +85,7 @@ def written(
     groups: str = "replica_groups={{0,2,4,6},{1,3,5,7}}", constant: str = "constant(5)", **rest
 ) -> hlo.Findings:
     text = HEAD.replace("GROUPS", groups).replace("CONSTANT", constant)
-    return hlo.read(text, LAYOUT, **{"table": NO_TABLE, "link_bytes_per_second": 1e9} | rest)
+    return hlo.read(text, LAYOUT, **{"table": NO_TABLE, "links": LINKS} | rest)
 
 
 def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns():
@@ -92,8 +93,8 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns():
     assert (one.kind, one.axes, one.devices, one.times) == ("all-reduce", "data", 4, 5)
     assert one.sent_bytes == 5 * 2 * 6400 * 3 / 4
     assert one.line == "training/step.py:28"
-    assert one.seconds == pytest.approx(one.sent_bytes / 2e9)
     assert one.dcn_bytes == 5 * 2 * 6400 / 2 * 1 / 2  # each slice of two devices sends half of the array's halves
+    assert one.seconds == pytest.approx((one.sent_bytes - one.dcn_bytes) / 2e9 + one.dcn_bytes / 1e8)
 
 
 def test_a_loop_of_unknown_turns_counts_once_and_is_reported():
@@ -122,8 +123,9 @@ def test_a_transfer_between_slices_is_a_collective_over_the_data_centre_network(
     text = HEAD.replace("f32[16,100]{1,0:T(8,128)} all-reduce(%x), channel_id=1, GROUPS", sent)
     layout = LAYOUT._replace(id_of=(*range(100_000, 100_004), *range(200_000, 200_004)))
     text = text.replace("CONSTANT", "constant(1)")
-    (one,) = hlo.read(text, layout, table=hlo.Part(16, 6400.0), link_bytes_per_second=1e9).collectives
-    assert (one.kind, one.axes, one.dcn_bytes, one.seconds) == (kind.lower().replace("_", "-"), axes, dcn, 0)
+    (one,) = hlo.read(text, layout, table=hlo.Part(16, 6400.0), links=LINKS).collectives
+    assert (one.kind, one.axes, one.dcn_bytes) == (kind.lower().replace("_", "-"), axes, dcn)
+    assert one.seconds == pytest.approx(dcn / 1e8)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_a_scan_compiled_for_eight_devices():
     shape = jax.ShapeDtypeStruct((128,), jnp.float32)
     y = jax.ShapeDtypeStruct((128,), jnp.float32, sharding=spread)
     text = gathered.lower(shape, y).compile().as_text()
-    found = hlo.read(text, Layout.of(mesh), table=NO_TABLE, link_bytes_per_second=1e9)
+    found = hlo.read(text, Layout.of(mesh), table=NO_TABLE, links=LINKS)
     sent = {one.kind: (one.times, one.axes, one.sent_bytes) for one in found.collectives}
     assert sent["all-reduce"] == (5, "data", 5 * 2 * 64 * 4 * 3 / 4)
     assert sent["all-gather"] == (1, "data,model", 7 * 16 * 4)
@@ -248,7 +250,8 @@ def test_bytes_of_a_refusal():
         (["--topology", "v5e"], ["'v5e'", "v5e:4x4"]),
         (["--topology", "v9x:4x4"], ["v9x", "known: ", "v5p"]),
         (["--topology", "v5p:4x4"], ["v5p:4x4", "3 sizes", "v5p:2x2x4"]),
-        (["--topology", "H100:8"], ["H100", "not supported yet"]),
+        (["--topology", "H100:8"], ["H100:8", "machines x GPUs of a machine", "H100:2x8"]),
+        (["--topology", "H100:2x8", "--slices", "2"], ["--slices 2", "H100:2x8 counts machines"]),
         (["--topology", "v5e:4x4", "--mesh", "data=4,model=2"], ["8 devices", "has 16", "data=8,fsdp=1,model=2"]),
         (["--topology", "v5e:4x4", "--mesh", "model=32"], ["has 16", "data=16,fsdp=1,model=1"]),
         (["--topology", "v5e:4x4", "--items", "0"], ["--items is 0"]),
@@ -263,10 +266,11 @@ def test_wrong_input_is_one_message(argv, names, capsys):
     assert all(name in said for name in names), said
 
 
-def test_a_missing_compiler_is_one_message(monkeypatch, capsys):
+@pytest.mark.parametrize(("chip", "extra"), [("v5e", "pod-tpu"), ("H100", "pod-gpu")])
+def test_a_missing_compiler_is_one_message(chip, extra, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install \"sessionrec-jax\[pod-tpu\]\""):
-        check_libtpu()
+    with pytest.raises(InputError, match=rf"pip install \"sessionrec-jax\[{extra}\]\""):
+        check_compiler(CHIPS[chip])
 
 
 def test_the_ladder_keeps_slices_on_which_the_mesh_fits():
@@ -277,10 +281,11 @@ def test_the_ladder_keeps_slices_on_which_the_mesh_fits():
         4096,
     ]
     assert [step.name for step in topology.ladder(topology.parse("v5e:4x4"), Mesh(0, 1, 4))][-1] == "v5e:16x16"
+    assert [step.devices for step in topology.ladder(topology.parse("H100:1x8"), Mesh(0, 1, 1))][-1] == 4096
 
 
 def test_the_command_writes_what_it_found(of_small, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(pod, "check_libtpu", lambda: None)
+    monkeypatch.setattr(pod, "check_compiler", lambda chip: None)
     monkeypatch.setattr(pod, "compile_job", lambda job: of_small | {"asked": job.topology})
     file = tmp_path / "pod.json"
     assert main(["pod", "--topology", "v5e:4x4", "--mesh", "model=4", "--json", str(file)]) == 0
@@ -288,6 +293,40 @@ def test_the_command_writes_what_it_found(of_small, monkeypatch, tmp_path, capsy
     assert main(["pod", "--topology", "v5e:4x4", "--mesh", "model=4", "--weak-scaling", "--json", str(file)]) == 0
     assert [run["asked"] for run in json.loads(file.read_text())] == ["v5e:4x4", "v5e:8x8", "v5e:16x16"]
     assert "v5e:16x16" in capsys.readouterr().out
+
+
+def test_links_within_a_machine_and_within_a_slice():
+    """A GPU has one link to its switch; a TPU sends both ways in each dimension along which a group differs."""
+    torus = Layout((("data", 4),), (0,) * 4, ((0, 0), (0, 1), (1, 0), (1, 1)))
+    assert [torus.links_of(group) for group in ([0, 1], [0, 3])] == [2, 4]
+    assert torus._replace(place_of=((),) * 4).links_of([0, 3]) == 1
+
+
+def test_the_page_shows_bytes_and_time_by_kind(of_small, tmp_path):
+    refused = of_small | {"programs": {"step": {"out_of_memory_bytes": 40e9}}}
+    runs = [("v5e:4x4", of_small), ("v5e:8x8", of_small | {"devices": 64}), ("v5e:16x16", refused)]
+    page.write(tmp_path / "pod.html", runs, CHIPS["v5e"])
+    text = (tmp_path / "pod.html").read_text()
+    assert all(word in text for word in ("vegaEmbed('#' + name", "v5e:16x16", "40.00, too large", "Google Cloud"))
+    rows = page.bytes_by_kind(runs[:2])
+    assert {row["devices"] for row in rows} == {8, 64}
+    total = sum(row["value"] for row in rows if row["devices"] == 8)
+    assert total == pytest.approx(verdict.sent_bytes(of_small["programs"]["step"]) / 1e6)
+    assert page.PRODUCTS in {row["kind"] for row in page.milliseconds_by_kind(runs[:2], CHIPS["v5e"])}
+
+
+@pytest.mark.slow
+def test_the_compiler_of_gpus(small, tmp_path):
+    pytest.importorskip("jax_cuda13_plugin")
+    file = tmp_path / "pod.json"
+    argv = ["pod", "--topology", "H100:2x8", "--mesh", "data=8,model=2", "--items", "200000", "--json", str(file)]
+    argv += ["--model.width", "8", "--model.layers", "1", "--model.id-width", "8", "--optim.table-update", "sparse"]
+    assert main(argv) == 0
+    (run,) = json.loads(file.read_text())
+    assert run["devices"] == 16
+    step = run["programs"]["step"]
+    assert not step["moves"]
+    assert any(one["dcn_bytes"] > 0 for one in step["collectives"])
 
 
 @pytest.mark.slow

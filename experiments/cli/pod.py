@@ -3,6 +3,7 @@
 sessionrec pod --topology v5e:4x4 --mesh data=4,model=4 --items 10000000
 sessionrec pod --topology v5p:16x16x16 --slices 2 --mesh data=1024,model=8 --items 1000000000 --model.width 1024
 sessionrec pod --topology v5p:4x4x4 --mesh model=8 --items 10000000 --weak-scaling
+sessionrec pod --topology H100:32x8 --mesh data=256 --items 10000000
 
 It takes the flags of `sessionrec train`, and needs neither a log nor an accelerator: the programs are compiled on
 shapes alone, by the compiler of the chip. Nothing is measured. A program takes minutes on a CPU.
@@ -22,9 +23,9 @@ from rich.console import Console
 from experiments.cli.devices import written_out
 from experiments.cli.output import print_whole
 from experiments.cli.show_pod import show, weak_scaling_table
-from experiments.pod import verdict
+from experiments.pod import page, verdict
 from experiments.pod.job import PROGRAMS, Job, Shapes
-from experiments.pod.launch import check_libtpu, compile_job
+from experiments.pod.launch import check_compiler, compile_job
 from experiments.pod.topology import Topology, check_mesh, ladder, parse
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
@@ -36,10 +37,11 @@ from sessionrec_jax.runfolder.files import write_json
 @dataclass(frozen=True)
 class Command:
     topology: str
-    """The slice, as CHIP:SIZES: v5e:4x4 to v5e:16x16, v6e:16x16, v5p:16x16x16, tpu7x:4x4x4."""
+    """A slice of TPUs as CHIP:SIZES, such as v5e:4x4, v6e:16x16, v5p:16x16x16 or tpu7x:4x4x4, or NVIDIA GPUs as
+    CHIP:MACHINESxGPUS, such as H100:32x8."""
     shapes: Annotated[Shapes, tyro.conf.arg(name="")] = field(default_factory=Shapes)
     slices: int = 1
-    """Slices of this topology, connected by the data-centre network. --mesh data must be a multiple."""
+    """TPU slices of this topology, connected by the data-centre network. --mesh data must be a multiple."""
     also: bool = False
     """Also compile the initial state and the evaluation."""
     weak_scaling: bool = False
@@ -47,16 +49,20 @@ class Command:
     a device."""
     json: Path | None = None
     """A file for everything that was found."""
+    page: Path | None = None
+    """An HTML file with the findings and two figures: bytes sent, and milliseconds, by kind."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=written_out(argv), prog="sessionrec pod", description=__doc__)
     topology = _checked(command)
-    check_libtpu()
+    check_compiler(topology.chip)
     runs = _weak_scaling(command, topology) if command.weak_scaling else [(_title(command), _compiled(command))]
     if command.json:
         write_json(command.json, [{"slice": name, **found} for name, found in runs])
+    if command.page:
+        page.write(command.page, runs, topology.chip)
     if command.weak_scaling:
         print_whole(weak_scaling_table(runs, topology.chip))
     else:
@@ -80,6 +86,8 @@ def _checked(command: Command) -> Topology:
             "--weak-scaling chooses the devices itself, with the same rows a device; leave out --slices, --data.rows "
             "and the data of --mesh, and use --rows-per-shard"
         )
+    if topology.chip.is_gpu and command.slices > 1:
+        raise InputError(f"--slices {command.slices} is for TPUs; the first size of {topology.name} counts machines")
     if not command.weak_scaling:
         check_mesh(topology, command.slices, command.config.mesh)
     return topology

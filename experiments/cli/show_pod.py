@@ -32,7 +32,7 @@ def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int) -> No
             say(words)
     if "collectives" in step:
         print_whole(_collectives(step))
-        for line in (*_traffic(step), *_time(found, chip)):
+        for line in (*_traffic(step, chip), *_time(found, chip)):
             say(line, markup=False)
     for warning in warnings(found):
         say(f"[yellow]warning:[/] {escape(warning)}")
@@ -54,26 +54,27 @@ def _memory(found: dict[str, Any], chip: Chip) -> Table:
 
 def _collectives(step: dict[str, Any]) -> Table:
     shown = narrow_table(
-        "the step sends", "over", "devices", "times", "MB a device", "ms at link rate", "DCN", "source"
+        "the step sends", "over", "devices", "times", "MB a device", "ms at link rate", "MB outside", "source"
     )
     for each in step["collectives"][:_MOST_LINES]:
-        dcn = f"{each['dcn_bytes'] / 1e6:,.2f} MB" if each["dcn_bytes"] else ""
+        outside = f"{each['dcn_bytes'] / 1e6:,.2f}" if each["dcn_bytes"] else ""
         times = f"{each['times']}{'+' if each['in_open_loop'] else ''}"
         shown.add_row(
             each["kind"], each["axes"], f"{each['devices']:,}", times, f"{each['sent_bytes'] / 1e6:,.2f}",
-            f"{each['seconds'] * 1e3:.2f}" if each["seconds"] else "", dcn, escape(each["line"] or ""),
+            f"{each['seconds'] * 1e3:.2f}" if each["seconds"] else "", outside, escape(each["line"] or ""),
         )  # fmt: skip
     return _right(shown, 2, 7)
 
 
-def _traffic(step: dict[str, Any]) -> list[str]:
+def _traffic(step: dict[str, Any], chip: Chip) -> list[str]:
     sent, dcn = verdict.sent_bytes(step), verdict.sent_bytes(step, "dcn_bytes")
     left = len(step["collectives"]) - _MOST_LINES
     lines = [f"and {left} smaller kinds"] if left > 0 else []
     other = f"at least {dcn / 1e6:,.2f} MB of them go" if dcn else "nothing goes"
+    outside = "other machines" if chip.is_gpu else "other slices over the data-centre network"
     lines.append(
-        f"A device sends {sent / 1e6:,.1f} MB a step, {verdict.link_seconds(step) * 1e3:.3g} ms at the rate of the "
-        f"links within a slice; {other} to other slices over the data-centre network (DCN)."
+        f"A device sends {sent / 1e6:,.1f} MB a step, {verdict.link_seconds(step) * 1e3:.3g} ms at the rates of the "
+        f"links; {other} to {outside}."
     )
     if step["unknown_loops"]:
         lines.append(
@@ -85,13 +86,14 @@ def _traffic(step: dict[str, Any]) -> list[str]:
 
 def _time(found: dict[str, Any], chip: Chip) -> list[str]:
     step = found["programs"]["step"]
-    if not step["cycles"]:
-        return ["The compiler gave no estimate of the time."]
     share, missing = verdict.matrix_share(found, chip), step["unestimated"]
     parts = ", ".join(f"{count:,} {kind}s" for kind, count in missing.items()) or "none here"
-    return [
+    estimate = (
         f"XLA estimates {verdict.compute_seconds(step, chip) * 1e3:.3g} ms of compute a step. It leaves out "
-        f"collectives, gathers, scatters and sorts ({parts}), so a real step takes longer.",
+        f"collectives, gathers, scatters and sorts ({parts}), so a real step takes longer."
+    )
+    return [
+        estimate if step["cycles"] else f"The compiler of {chip.name} gives no estimate of the time to compute.",
         f"The matrix products of a step, {found['flops']:.3g} FLOPs, take "
         f"{verdict.matrix_seconds(found, chip) * 1e3:.3g} ms at the chips' peak: at most {share:.1%} of compute and "
         "links together. More rows a device raise the share.",
@@ -125,11 +127,11 @@ def weak_scaling_table(runs: list[tuple[str, dict[str, Any]]], chip: Chip) -> Ta
             needed = verdict.needed_bytes(step)
             shown.add_row(*start, "too large" if needed is None else f"{needed / 1e9:.2f}, too large")
             continue
-        share = verdict.matrix_share(found, chip)
+        compute = verdict.compute_seconds(step, chip)
         shown.add_row(
             *start, f"{step['peak_bytes'] / 1e9:.3f}", f"{step['temporaries_bytes'] / 1e9:.3f}",
             f"{verdict.sent_bytes(step) / 1e6:,.1f}", f"{verdict.link_seconds(step) * 1e3:.2f}",
-            f"{verdict.compute_seconds(step, chip) * 1e3:.2f}", "" if share is None else f"{share:.1%}",
+            f"{compute * 1e3:.2f}" if compute else "", f"{verdict.matrix_share(found, chip):.1%}",
         )  # fmt: skip
     return _right(shown)
 

@@ -64,8 +64,9 @@ def _compiled(programs: Programs, name: str, job: Job) -> dict[str, Any]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return {"out_of_memory_bytes": used_bytes(str(error)), "words": _first_line(str(error))}
-    link = parse(job.topology).chip.link_bytes_per_second
-    findings = hlo.read(compiled.as_text(), Layout.of(programs.mesh), table=programs.table, link_bytes_per_second=link)
+    chip = parse(job.topology).chip
+    links = hlo.Links(chip.link_bytes_per_second, chip.network_bytes_per_second)
+    findings = hlo.read(compiled.as_text(), Layout.of(programs.mesh), table=programs.table, links=links)
     return _memory(compiled) | findings.to_dict() | {"compile_seconds": time.perf_counter() - start}
 
 

@@ -20,9 +20,9 @@ class Layout(NamedTuple):
 
     axes: tuple[tuple[str, int], ...]
     slice_of: tuple[int, ...]
-    """The slice of each device."""
+    """The TPU slice of each device, or the machine of each GPU: a slower network connects them."""
     place_of: tuple[tuple[int, ...], ...]
-    """Coordinates of each device in the network of its slice."""
+    """Coordinates of each device in the network of its slice; none for a GPU, which is on a switch."""
     id_of: tuple[int, ...] = ()
     """The number that the compiler gives each device: 100,000 x (slice + 1) + its number in the slice."""
 
@@ -30,10 +30,13 @@ class Layout(NamedTuple):
     def of(cls, mesh: object) -> Layout:
         """Returns the layout of a jax.sharding.Mesh."""
         devices = list(mesh.devices.flat)
+        is_tpu = devices[0].platform == "tpu"
+        is_gpu = devices[0].platform in ("gpu", "cuda")
+        slice_index = "process_index" if is_gpu else "slice_index"
         return cls(
             tuple(mesh.shape.items()),
-            tuple(getattr(device, "slice_index", 0) or 0 for device in devices),
-            tuple(tuple(getattr(device, "coords", (0,))) for device in devices),
+            tuple(getattr(device, slice_index, 0) or 0 for device in devices),
+            tuple(tuple(device.coords) if is_tpu else () for device in devices),
             tuple(device.id for device in devices),
         )
 
@@ -46,10 +49,13 @@ class Layout(NamedTuple):
         """Returns the number of slices that have devices of a group."""
         return len({self.slice_of[device] for device in group})
 
-    def dimensions_of(self, group: Sequence[int]) -> int:
-        """Returns the dimensions of a slice's network along which the devices of a group differ, at least 1."""
+    def links_of(self, group: Sequence[int]) -> int:
+        """Returns the links over which a device can send to the others of its group at once: two, one in each
+        direction, for each dimension of the network along which they differ, and one to a switch."""
         places = np.array([self.place_of[device] for device in group])
-        return max(1, sum(len(set(column.tolist())) > 1 for column in places.T))
+        if not places.size:
+            return 1
+        return 2 * max(1, sum(len(set(column.tolist())) > 1 for column in places.T))
 
 
 def group_across_slices(text: str, layout: Layout) -> list[int]:

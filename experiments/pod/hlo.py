@@ -31,13 +31,22 @@ class Collective(NamedTuple):
     sent_bytes: float
     """Bytes that one device sends in a step."""
     dcn_bytes: float
-    """The part of them that must at least go from one slice to another over the data-centre network."""
+    """The part of them that must at least leave the slice (TPU) or the machine (GPU)."""
     seconds: float
-    """Time to send them at the rate of the links within a slice, in both directions of each dimension of the network
-    that the group spans; 0 for a transfer between slices, which goes through the hosts."""
+    """Time to send them at the rate of the links: within a slice in both directions of each dimension of the network
+    that the group spans, then `dcn_bytes` over the network between slices or machines."""
     line: str | None
     in_open_loop: bool
     """True if it is in a loop whose turns are unknown; it counts once."""
+
+
+class Links(NamedTuple):
+    """The rates of a chip (chips.py), in bytes a second."""
+
+    link: float
+    """One direction of one link."""
+    network: float
+    """To other slices or machines."""
 
 
 class Part(NamedTuple):
@@ -74,12 +83,12 @@ class Findings(NamedTuple):
         return own | {name: [each._asdict() for each in own[name]] for name in ("collectives", "moves")}
 
 
-def read(text: str, layout: Layout, *, table: Part, link_bytes_per_second: float) -> Findings:
+def read(text: str, layout: Layout, *, table: Part, links: Links) -> Findings:
     """Returns the findings of a scheduled program."""
     program = parse(text)
     cycles, unestimated = _cycles(program)
     return Findings(
-        sorted(_collectives(program, layout, link_bytes_per_second), key=lambda each: -each.sent_bytes),
+        sorted(_collectives(program, layout, links), key=lambda each: -each.sent_bytes),
         _moves(program, table),
         sorted({program.line_of(loop) or loop.name for loop in program.unknown_loops}),
         cycles,
@@ -113,7 +122,7 @@ def _each(program: Program) -> Iterator[tuple[str, int, Instruction]]:
             yield name, times, instruction
 
 
-def _collectives(program: Program, layout: Layout, link_bytes_per_second: float) -> list[Collective]:
+def _collectives(program: Program, layout: Layout, links: Links) -> list[Collective]:
     found: dict[tuple[Any, ...], Collective] = {}
     stages: set[tuple[str | None, str]] = set()
     open_loops = _inside(program, [name for loop in program.unknown_loops for _, name in loop.called()])
@@ -134,7 +143,8 @@ def _collectives(program: Program, layout: Layout, link_bytes_per_second: float)
         groups = [group_across_slices(each.text, layout)] if across else groups_of(each.text, devices)
         group, slices = groups[0], max(layout.slices_of(group) for group in groups)
         sent, dcn = sent_bytes(kind, operand, len(group)), dcn_bytes(kind, operand, len(group), slices)
-        seconds = 0.0 if across else sent / (2 * layout.dimensions_of(group) * link_bytes_per_second)
+        within = 0.0 if across else (sent - dcn) / (layout.links_of(group) * links.link)
+        seconds = within + dcn / links.network
         line = program.line_of(each) or each.found(r'_xla_host_transfer_rendezvous="([\w\-]+)')
         new = Collective(
             kind, ",".join(layout.axes_of(group)) or "none", len(group), times, times * sent, times * dcn,

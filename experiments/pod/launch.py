@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from experiments.pod.chips import Chip
 from experiments.pod.job import Job
 from sessionrec_jax.errors import InputError
 
@@ -24,11 +25,12 @@ _ENVIRONMENT = {
 _LAST_LINES = 15
 
 
-def check_libtpu() -> None:
-    """Raises InputError if the TPU compiler is not installed."""
-    if importlib.util.find_spec("libtpu") is None:
+def check_compiler(chip: Chip) -> None:
+    """Raises InputError if the compiler of the chip is not installed."""
+    package, extra, kind = ("jax_cuda13_plugin", "pod-gpu", "GPU") if chip.is_gpu else ("libtpu", "pod-tpu", "TPU")
+    if importlib.util.find_spec(package) is None:
         raise InputError(
-            'the compiler of TPUs is not installed, and it needs no TPU: pip install "sessionrec-jax[pod-tpu]"'
+            f'the compiler of {kind}s is not installed, and it needs no {kind}: pip install "sessionrec-jax[{extra}]"'
         )
 
 

@@ -57,12 +57,11 @@ def matrix_seconds(found: dict[str, Any], chip: Chip) -> float:
     return found["flops"] / found["devices"] / chip.peak_flops_per_second
 
 
-def matrix_share(found: dict[str, Any], chip: Chip) -> float | None:
+def matrix_share(found: dict[str, Any], chip: Chip) -> float:
     """Returns the largest share of a step in which the matrix units can be busy, if collectives do not overlap with
-    compute."""
-    step = found["programs"]["step"]
-    seconds = compute_seconds(step, chip) + link_seconds(step)
-    return matrix_seconds(found, chip) / seconds if seconds else None
+    compute. Where the compiler gives no estimate, as for GPUs, the matrix products are all of the compute."""
+    step, products = found["programs"]["step"], matrix_seconds(found, chip)
+    return products / (max(compute_seconds(step, chip), products) + link_seconds(step))
 
 
 def sent_bytes(program: dict[str, Any], name: str = "sent_bytes") -> float:
