@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import tempfile
@@ -21,6 +22,7 @@ if version("jaxlib").startswith("0.10."):  # another release may not know the fl
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="sessionrec-programs-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    atexit.register(_programs.cleanup)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # A shell lets background jobs ignore Ctrl-C, and so would every process that a test starts and then interrupts.

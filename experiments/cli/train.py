@@ -21,6 +21,7 @@ from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
 from sessionrec_jax.config.rules import check_hosts
 from sessionrec_jax.config.settings import Config, Hosts
+from sessionrec_jax.config.values import run_id
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     check_hosts(command.hosts)
     from sessionrec_jax.devices.processes import is_process_zero, joined  # starts jax, which --help need not wait for
 
-    with joined(command.hosts):
+    with joined(command.hosts, f"{command.out.name} {run_id(command.config)}"):
         run = sr.train(command.data_path, command.out, command.config)
         if is_process_zero():
             print_metrics(run.row, f"{command.out}, held-out sessions")

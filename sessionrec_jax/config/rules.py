@@ -112,6 +112,7 @@ def check_hosts(hosts: Hosts) -> Hosts:
          f"from 0 to {max(hosts.count, 1) - 1}, count - 1" if is_given else launched),
         ("timeout_seconds", 1 <= hosts.timeout_seconds < math.inf, "1 or more"),
         ("lost_after_seconds", 1 <= hosts.lost_after_seconds < math.inf, "1 or more"),
+        ("stuck_after_seconds", 1 <= hosts.stuck_after_seconds < math.inf, "1 or more"),
     ]  # fmt: skip
     wrong = [f"{name} is {getattr(hosts, name)!r}; wanted {wanted}" for name, holds, wanted in rules if not holds]
     if wrong:

@@ -289,6 +289,8 @@ class Hosts:
     """Longest wait of the processes for each other: at the start, for their parts of a checkpoint, and at the end."""
     lost_after_seconds: float = 100.0
     """A process that is silent for this time counts as lost, and all others end."""
+    stuck_after_seconds: float = 3600.0
+    """A process that takes no step for this time writes the stacks of its threads and ends."""
 
 
 @dataclass(frozen=True)

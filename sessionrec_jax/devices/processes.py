@@ -11,10 +11,12 @@ nothing.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,16 +24,21 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import distributed  # its key-value store and barriers, which Orbax reads from here too
+from jax._src import clusters, distributed  # key-value store and barriers, which Orbax reads from here too
 from jax.experimental import multihost_utils
 
 from sessionrec_jax.config.settings import Hosts
+from sessionrec_jax.devices.lifeline import Lifeline
+from sessionrec_jax.devices.meeting import Meeting, Place, check_megascale, meet
+from sessionrec_jax.devices.watchdog import Watchdog
 from sessionrec_jax.errors import InputError, NotSaved
 from sessionrec_jax.runfolder.stopping import Stopped
 
 _POLL_SECONDS = 10
 _PARTING_SECONDS = 10
 _AT_LEAST_SECONDS = 5  # jax waits this much longer than we do, so that the error message is ours
+_NAMED_WITHIN_SECONDS = 2  # so long the lifeline may take to name a lost process
+_PORTS = 16
 
 T = TypeVar("T")
 
@@ -46,18 +53,41 @@ def is_process_zero() -> bool:
 
 
 @contextmanager
-def joined(hosts: Hosts) -> Iterator[None]:
+def joined(hosts: Hosts, run: str = "") -> Iterator[None]:
     """Joins the processes of `hosts` for as long as the context lasts; it does nothing without a coordinator.
 
-    Raises InputError if the coordinator is "auto" and no launcher is found. If they do not meet in time, or one of them
-    fails alone or is lost, this process ends with a message, because waiting for the others would hang.
+    `run` names the run and its settings; processes of different runs do not join. Raises InputError if the coordinator
+    is "auto" and no launcher is found, or if the processes do not meet in time; it names those that are missing. If one
+    of them fails alone or is lost, this process ends with a message, because waiting for the others would hang.
     """
     if not hosts.coordinator:
         yield
         return
     global _wait_seconds
     _wait_seconds = hosts.timeout_seconds
-    _meet(hosts)
+    with _watched(hosts, _join(hosts, run)), _parting():
+        yield
+
+
+@contextmanager
+def _watched(hosts: Hosts, meeting: Meeting | None) -> Iterator[None]:
+    """Ends this process when another one is lost, or when it is stuck itself."""
+    global _watchdog
+    faulthandler.enable()  # jax may abort this process; then the stacks of its threads are written
+    lifeline = Lifeline(meeting.peers, hosts.lost_after_seconds, _end_for_lost) if meeting and meeting.peers else None
+    _watchdog = Watchdog(hosts.stuck_after_seconds, f"process {jax.process_index()}")
+    try:
+        yield
+    finally:
+        _watchdog.end()
+        _watchdog = None
+        if lifeline is not None:
+            lifeline.part()
+
+
+@contextmanager
+def _parting() -> Iterator[None]:
+    """Leaves the other processes together, or ends this one at once if it alone has failed."""
     try:
         yield
     except (InputError, NotSaved, Stopped, SystemExit) as error:  # as a rule every process raises it
@@ -71,10 +101,10 @@ def joined(hosts: Hosts) -> Iterator[None]:
         jax.distributed.shutdown()  # waits for the others
 
 
-def _meet(hosts: Hosts) -> None:
+def _join(hosts: Hosts, run: str) -> Meeting | None:
+    """Connects jax with the other processes. Returns their meeting; None if jax alone knows where they meet."""
     auto = hosts.coordinator == "auto"
-    where = {} if auto else {"coordinator_address": hosts.coordinator, "num_processes": hosts.count,
-                             "process_id": hosts.index, "cluster_detection_method": "deactivate"}  # fmt: skip
+    where, meeting = _launched(hosts, run) if auto else _named(hosts, run)
     seconds = int(hosts.timeout_seconds)
     expected = "the launcher's processes" if auto else f"{hosts.count} processes at {hosts.coordinator}"
     met = threading.Timer(seconds, _not_met, (expected, seconds))  # jax would abort with a stack trace
@@ -100,6 +130,35 @@ def _meet(hosts: Hosts) -> None:
     if is_multiprocess() and is_process_zero():
         kind, devices = jax.devices()[0].device_kind, jax.device_count()
         print(f"{jax.process_count()} processes, {devices} devices ({kind})", file=sys.stderr, flush=True)
+    return meeting
+
+
+def _named(hosts: Hosts, run: str) -> tuple[dict[str, Any], Meeting]:
+    """Returns the arguments of jax.distributed.initialize for processes that --hosts names, after they have met."""
+    host, _, port = hosts.coordinator.rpartition(":")
+    check_megascale(host)
+    meeting = meet(Place(host, [int(port)], hosts.count, hosts.index, run), hosts.timeout_seconds)
+    return _where(meeting, hosts.count, hosts.index) | {"cluster_detection_method": "deactivate"}, meeting
+
+
+def _launched(hosts: Hosts, run: str) -> tuple[dict[str, Any], Meeting | None]:
+    """Returns the same for the processes of a launcher. Those of srun and mpirun share machines with other jobs, so
+    process 0 takes a port that is free; TPU pods and Kubernetes have a network of their own."""
+    if not any(cluster.is_env_present() for cluster in (clusters.SlurmCluster, clusters.OmpiCluster)):
+        return {}, None
+    address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, int(hosts.timeout_seconds)
+    )
+    host, _, port = address.rpartition(":")
+    first = min(int(port), 2**16 - _PORTS)
+    job = os.environ.get("SLURM_JOB_ID", "") + "." + os.environ.get("SLURM_STEP_ID", "")
+    meeting = meet(Place(host, range(first, first + _PORTS), count, index, f"{run} {job}"), hosts.timeout_seconds)
+    return _where(meeting, count, index) | {"local_device_ids": devices}, meeting
+
+
+def _where(meeting: Meeting, count: int, index: int) -> dict[str, Any]:
+    bind = {"coordinator_bind_address": meeting.bind} if index == 0 else {}
+    return {"coordinator_address": meeting.coordinator, "num_processes": count, "process_id": index, **bind}
 
 
 def _not_met(expected: str, seconds: int) -> None:
@@ -124,9 +183,17 @@ def _part_or_end(error: BaseException) -> None:
     jax.distributed.shutdown()
 
 
+def _end_for_lost(sentence: str) -> None:
+    """Ends this process, because another one is lost; `sentence` says which."""
+    advice = "The same command on all of them goes on from the newest checkpoint"
+    print(f"error: {sentence}. {advice}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def _end_at_once(error: BaseException) -> None:
     """Ends this process, because it failed alone, or one of the others was lost: they no longer take the same steps."""
     if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+        time.sleep(_NAMED_WITHIN_SECONDS)  # the lifeline ends this process first, if it knows which one is lost
         last = (str(error).strip() or repr(error)).splitlines()[0]
         print(
             f"error: process {jax.process_index()} lost another one, or a device ({last}). The same command on all of "
@@ -150,6 +217,15 @@ def in_step(*shared: type[Exception]) -> Iterator[None]:
         if not is_multiprocess() or isinstance(error, (InputError, NotSaved, Stopped, *shared)):
             raise
         _end_at_once(error)
+
+
+_watchdog: Watchdog | None = None
+
+
+def beat() -> None:
+    """Says that this process takes its steps; see `stuck_after_seconds` of Hosts."""
+    if _watchdog is not None:
+        _watchdog.beat()
 
 
 def _client() -> Any:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sessionrec_jax.data.batches import BatchCounts
-from sessionrec_jax.devices.processes import is_multiprocess, is_process_zero, max_over_processes
+from sessionrec_jax.devices.processes import beat, is_multiprocess, is_process_zero, max_over_processes
 
 
 class Decision(NamedTuple):
@@ -44,6 +44,7 @@ class StopVote:
         """
         if not is_multiprocess():
             return Decision(signal, to_save)
+        beat()
         self._own = Decision(signal, to_save and is_process_zero())
         return Decision(max_over_processes(signal), False) if is_last else self._agreed
 
