@@ -63,9 +63,8 @@ def started(config, log, folder: Path) -> list[subprocess.Popen]:
     settings = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items() if name not in NO_FLAG]
     processes = []
     for index, name in enumerate(HOSTS):
-        where = (
-            f"coordinator=10.77.0.1:8476,count=2,index={index},timeout_seconds=100,lost_after_seconds={LOST_SECONDS}"
-        )
+        where = f"coordinator=10.77.0.1:8476,count=2,index={index},timeout_seconds=100"
+        where += f",lost_after_seconds={LOST_SECONDS}"
         train = [sys.executable, "-m", "experiments", "train", str(log.path), "--out", str(folder), *settings]
         on_host = ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
         with folder.with_name(f"{folder.name}-{index}.txt").open("a") as out:
