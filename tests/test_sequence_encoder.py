@@ -14,8 +14,9 @@ import pytest
 from sessionrec_jax.config.settings import Mesh, Model
 from sessionrec_jax.devices.mesh import make_mesh, over_batch
 from sessionrec_jax.model import sequence_encoder
-from sessionrec_jax.model.attention import TIME_BUCKETS, rotary_angle, rotate, slots_of, time_bucket
+from sessionrec_jax.model.attention import slots_of
 from sessionrec_jax.model.dropout import Noise, drop, row_keys
+from sessionrec_jax.model.places import TIME_BUCKETS, rotary_angle, rotate, time_bucket
 from sessionrec_jax.model.sequence_encoder import SequenceEncoderModule
 from sessionrec_jax.model.sequence_encoders.transformer import TransformerBlock
 

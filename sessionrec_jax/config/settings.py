@@ -127,6 +127,11 @@ class Model:
     bfloat16: half the memory, and several times the speed on a device with units for it (not on a CPU)"""
     remat: bool = True
     """Compute each layer's activations again in the backward pass instead of keeping them in memory."""
+    attention: Literal["auto", "reference", "fused"] = "auto"
+    """Computation of the attention of transformer and hstu. Equal up to rounding. Not part of the run's id.
+    auto: fused on an accelerator for rows of at least 512 slots, otherwise reference
+    reference: the logits of all pairs of slots of a row are in memory together
+    fused: they never are; a kernel on a TPU, otherwise blocks of queries"""
     clicked_in_input: bool = True
     """Clicked exposures of the history enter the session vector. Without clicked and ignored ones the model reads only
     the context, such as queries."""

@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeVar
 from sessionrec_jax.config.settings import CONFIG_VERSION, Config, Optim, Train
 from sessionrec_jax.errors import InputError, near_miss
 
-# These cannot change the result of a run: its folder, the origin of a setting, logs, checkpoints, and how its steps are
-# spread over devices, time and runs.
+# These cannot change the result of a run: its folder, the origin of a setting, logs, checkpoints, how its steps are
+# spread over devices, time and runs, and how attention is computed.
 _NOT_IN_RUN_ID = (
     ("data", "path"),
     ("data", "rows_auto"),
+    ("model", "attention"),
     ("optim", "learning_rate_rule"),
     ("mesh", "data"),
     ("mesh", "fsdp"),

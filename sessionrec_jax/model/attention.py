@@ -1,12 +1,19 @@
-"""The parts that the attention layers share: the causal mask, and how position and time enter.
+"""The attention that the sequence encoders share: which sessions each may see, how position and time enter, and the
+choice of how it is computed.
+
+`reference` multiplies all pairs of slots of a row and holds their logits. `fused` never holds them (model/fused): on a
+TPU by the kernel that the encoder names, otherwise in blocks of queries. Both have the same parameters and the same
+numbers up to rounding.
 
 Letters: R rows, L session slots of the query, M of the key (M = L), D width, N heads, H head width, J half of it,
-P positions, B buckets of time. Logits are float32 for any type of the input.
+P positions, B buckets of time, C slots of a block. Logits are float32 for any type of the input.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,11 +22,13 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.model.facts import vector
+from sessionrec_jax.model.fused.bias import BiasTables
+from sessionrec_jax.model.fused.blockwise import blockwise
+from sessionrec_jax.model.places import TIME_BUCKETS, rotary_angle, rotate, time_bucket
 
-TIME_BUCKETS = 64
-ROTARY_BASE = 10_000.0
-
-_HALF_OCTAVE = 3_037_000_500  # the first integer above sqrt(2) * 2^31
+FUSED_FROM_SLOTS = 512
+"""`auto` takes the fused attention on an accelerator for rows of at least this number of slots. The logits of shorter
+rows need little memory. Chosen by memory; no time was measured."""
 
 
 class Slots(NamedTuple):
@@ -30,6 +39,20 @@ class Slots(NamedTuple):
     """Rotary positions only: radians by which each pair of features is turned."""
     bucket_RLM: Int32[Array, "R L M"] | None
     """Relative time only: the bucket of the time between query and key."""
+
+
+class FusedSlots(NamedTuple):
+    """What `Slots` says, without an array of all pairs of slots."""
+
+    user_RL: Int[Array, "R L"]
+    angle_RLJ: Float32[Array, "R L J"] | None
+    seconds_RL: Int[Array, "R L"] | None
+    """Relative time only."""
+
+
+Kernel = Callable[..., Float[Array, "R L N H"] | None]
+"""An attention for TPUs that never holds all logits. Called with queries, keys, values, `user_RL`, the BiasTables or
+None, and `scale=`. Returns None if it cannot compute this attention."""
 
 
 def slots_of(
@@ -46,40 +69,35 @@ def slots_of(
     )
 
 
+def attention_slots(
+    config: Model, user_RL: Int[Array, "R L"], position_RL: Int[Array, "R L"], seconds_RL: Int[Array, "R L"]
+) -> Slots | FusedSlots:
+    """Returns what `attention` reads: FusedSlots if `config.attention` says so for rows of this length on these
+    devices, otherwise Slots."""
+    if not is_fused(config, user_RL.shape[1]):
+        return slots_of(config, user_RL, position_RL, seconds_RL)
+    angle_RLJ = rotary_angle(position_RL, config.width // config.heads) if config.places == "rotary" else None
+    return FusedSlots(user_RL, angle_RLJ, seconds_RL if config.places == "relative_time" else None)
+
+
+def is_fused(config: Model, slots: int) -> bool:
+    """Returns True if rows of this number of slots have the fused attention on the devices of the current mesh."""
+    if config.attention == "auto":
+        return _platform() not in (None, "cpu") and slots >= FUSED_FROM_SLOTS
+    return config.attention == "fused"
+
+
+def _platform() -> str | None:
+    """Returns the kind of the devices that the program is made for, from the mesh; None outside of a mesh."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device and device.platform
+
+
 def attention_mask(user_RL: Int[Array, "R L"]) -> Bool[Array, "R L L"]:
     """Returns True where the query's slot (the first L) may look: at the same user's sessions up to its own."""
     slots = user_RL.shape[1]
     same_user_RLL = user_RL[:, :, None] == user_RL[:, None, :]
     return same_user_RLL & jnp.tril(jnp.ones((slots, slots), bool))
-
-
-def rotary_angle(position_RL: Int[Array, "R L"], head_width: int) -> Float32[Array, "R L J"]:
-    """Returns the radians by which pair j of a head's J = H / 2 pairs is turned: position * 10,000^(-j / J) (Su et al.
-    2104.09864)."""
-    frequency_J = ROTARY_BASE ** (-jnp.arange(head_width // 2, dtype=jnp.float32) / (head_width // 2))
-    return position_RL[:, :, None] * frequency_J
-
-
-def rotate(x_RLNH: Float[Array, "R L N H"], angle_RLJ: Float32[Array, "R L J"]) -> Float[Array, "R L N H"]:
-    """Turns the pairs (j, J + j) of each head. The product of a turned query and a turned key depends only on the
-    difference of their positions."""
-    a_RLNJ, b_RLNJ = jnp.split(x_RLNH.astype(jnp.float32), 2, axis=-1)
-    cos_RL1J, sin_RL1J = jnp.cos(angle_RLJ)[:, :, None], jnp.sin(angle_RLJ)[:, :, None]
-    turned = (a_RLNJ * cos_RL1J - b_RLNJ * sin_RL1J, a_RLNJ * sin_RL1J + b_RLNJ * cos_RL1J)
-    return jnp.concatenate(turned, axis=-1).astype(x_RLNH.dtype)
-
-
-def time_bucket(seconds: Int[Array, "*S"]) -> Int32[Array, "*S"]:
-    """Returns floor(2 log2(1 + seconds)): bucket b starts at 2^(b / 2) - 1 seconds. Negative seconds count as 0.
-
-    A minute is in bucket 11, an hour in 23, a day in 32, a year in 49. Two of the 64 buckets stay empty: 32 bits of
-    seconds (68 years) end in bucket 62, and no whole second falls into bucket 1. The computation uses integers, because
-    a rounded logarithm could put a power of two on the wrong side of its edge.
-    """
-    x = 1 + jnp.maximum(seconds, 0).astype(jnp.uint32)
-    leading_zeros = jax.lax.clz(x)
-    half_octave = (x << leading_zeros) >= jnp.uint32(_HALF_OCTAVE)
-    return 2 * (31 - leading_zeros.astype(jnp.int32)) + half_octave.astype(jnp.int32)
 
 
 def split_heads(x_RLD: Float[Array, "R L D"], heads: int) -> Float[Array, "R L N H"]:
@@ -99,43 +117,94 @@ def split_by_head(x_RLE: Float[Array, "R L E"], parts: int, heads: int) -> list[
 
 
 BIAS_PARAMETERS = vector("place_bias|time_bias")
-"""The row of the parameters that `attention_logits` may create."""
+"""The row of the parameters that `attention` may create."""
 
 
 def bias_parameters(model: Model, max_positions: int) -> int:
-    """Returns the number of parameters that `attention_logits` creates in one layer."""
+    """Returns the number of parameters that `attention` creates in one layer."""
     return model.heads * (max_positions + TIME_BUCKETS) if model.places == "relative_time" else 0
 
 
 def attention_multiplications(model: Model, max_positions: int) -> int:
     """Returns the multiply-adds of one session: the logits and the weighted sum over all slots of the row. The slots
-    that the mask leaves out are multiplied too."""
+    that the mask leaves out count too, though the fused attention leaves some of them out."""
     return 2 * max_positions * model.width
 
 
-def attention_logits(
+def attention(
     module: nn.Module,
     q_RLD: Float[Array, "R L D"],
     k_RMD: Float[Array, "R M D"],
-    slots: Slots,
+    v_RMD: Float[Array, "R M D"],
+    slots: Slots | FusedSlots,
+    *,
     scale: float,
-) -> Float32[Array, "R N L M"]:
-    """Returns scale * (q . k) + bias, not masked, for a layer `module` with the fields `config` and `max_positions`.
+    weights: Callable[[Float32[Array, "R N L M"], Bool[Array, "R 1 L M"]], Float32[Array, "R N L M"]],
+    kernel: Kernel,
+) -> Float[Array, "R L D"]:
+    """Returns the weighted sum of the values, for a layer `module` with the fields `config` and `max_positions`.
 
-    Under rotary positions q and k are turned by their positions. Under relative_time the bias depends on the distance
-    in positions and in time; it is learned in `module` and starts at zero. Otherwise the bias is zero."""
-    config = module.config
-    q_RLNH, k_RMNH = split_heads(q_RLD, config.heads), split_heads(k_RMD, config.heads)
+    `weights(logits, mask)` makes the weights; the logit of a pair is scale * (q . k) + bias. Under rotary positions q
+    and k are turned by their positions. Under relative_time the bias depends on the distance in positions and in time;
+    it is learned in `module` and starts at zero. Otherwise the bias is zero. `kernel` computes the same on a TPU."""
+    heads = module.config.heads
+    q_RLNH, k_RMNH, v_RMNH = (split_heads(x, heads) for x in (q_RLD, k_RMD, v_RMD))
     if slots.angle_RLJ is not None:
         q_RLNH, k_RMNH = rotate(q_RLNH, slots.angle_RLJ), rotate(k_RMNH, slots.angle_RLJ)
+    tables = _bias_tables(module) if module.config.places == "relative_time" else None
+    weigh = functools.partial(_weighted, k_RMNH=k_RMNH, v_RMNH=v_RMNH, tables=tables, scale=scale, weights=weights)
+    if isinstance(slots, Slots):
+        slot_L = jnp.arange(q_RLD.shape[1])
+        a_RLNH = weigh(q_RLNH, slots.mask_RLM, slot_L, slots.bucket_RLM)
+    else:
+        bias = None if tables is None else BiasTables(*tables, slots.seconds_RL)
+        a_RLNH = None
+        if _platform() == "tpu":
+            a_RLNH = kernel(q_RLNH, k_RMNH, v_RMNH, slots.user_RL, bias, scale=scale)
+        if a_RLNH is None:
+            a_RLNH = _in_blocks(weigh, q_RLNH, slots)
+    return a_RLNH.reshape(q_RLD.shape)
+
+
+def _bias_tables(module: nn.Module) -> tuple[Float32[Array, "N P"], Float32[Array, "N B"]]:
+    heads, zeros = module.config.heads, nn.initializers.zeros
+    place_NP = module.param("place_bias", zeros, (heads, module.max_positions)).astype(jnp.float32)
+    return place_NP, module.param("time_bias", zeros, (heads, TIME_BUCKETS)).astype(jnp.float32)
+
+
+def _weighted(
+    q_RLNH: Float[Array, "R L N H"],
+    mask_RLM: Bool[Array, "R L M"],
+    slot_L: Int[Array, " L"],
+    bucket_RLM: Int[Array, "R L M"] | None,
+    *,
+    k_RMNH: Float[Array, "R M N H"],
+    v_RMNH: Float[Array, "R M N H"],
+    tables: tuple[Array, Array] | None,
+    scale: float,
+    weights: Callable[..., Float32[Array, "R N L M"]],
+) -> Float[Array, "R L N H"]:
+    """Returns the attention of queries in the slots slot_L, over all keys of the row."""
     logit_RNLM = jnp.einsum("RLNH,RMNH->RNLM", q_RLNH, k_RMNH, preferred_element_type=jnp.float32) * scale
-    if slots.bucket_RLM is None:
-        return logit_RNLM
-    place_NP = module.param("place_bias", nn.initializers.zeros, (config.heads, module.max_positions)).astype(
-        jnp.float32
-    )
-    time_NB = module.param("time_bias", nn.initializers.zeros, (config.heads, TIME_BUCKETS)).astype(jnp.float32)
-    # A user's slots are adjacent, so their distance in the row is their distance in positions, the same in every row.
-    slot_L = jnp.arange(q_RLD.shape[1])
-    place_NLM = place_NP[:, jnp.maximum(slot_L[:, None] - slot_L, 0)]
-    return logit_RNLM + place_NLM + jnp.moveaxis(time_NB[:, slots.bucket_RLM], 0, 1)
+    if tables is not None and bucket_RLM is not None:
+        place_NP, time_NB = tables
+        # A user's slots are adjacent, so their distance in the row is their distance in positions, the same in every
+        # row.
+        place_NLM = place_NP[:, jnp.maximum(slot_L[:, None] - jnp.arange(k_RMNH.shape[1]), 0)]
+        logit_RNLM = logit_RNLM + place_NLM + jnp.moveaxis(time_NB[:, bucket_RLM], 0, 1)
+    weight_RNLM = weights(logit_RNLM, mask_RLM[:, None]).astype(v_RMNH.dtype)
+    return jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM, v_RMNH)
+
+
+def _in_blocks(weigh: Callable[..., Array], q_RLNH: Float[Array, "R L N H"], slots: FusedSlots) -> Array:
+    """Returns the attention of all queries, for one block of them after the other."""
+    user_RM, seconds_RM = slots.user_RL, slots.seconds_RL
+    slot_M = jnp.arange(user_RM.shape[1])
+
+    def attend(of_queries: Any, slot_C: Int[Array, " C"]) -> Float[Array, "R C N H"]:
+        q_RCNH, user_RC, seconds_RC = of_queries
+        mask_RCM = (user_RC[:, :, None] == user_RM[:, None]) & (slot_C[:, None] >= slot_M)
+        bucket_RCM = None if seconds_RM is None else time_bucket(seconds_RC[:, :, None] - seconds_RM[:, None])
+        return weigh(q_RCNH, mask_RCM, slot_C, bucket_RCM)
+
+    return blockwise(attend, (q_RLNH, user_RM, seconds_RM), slots=len(slot_M))

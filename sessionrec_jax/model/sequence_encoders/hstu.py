@@ -2,28 +2,33 @@
 
 HSTU is the hierarchical sequential transduction unit; equations 1 to 3 of the paper.
 
-Letters: R rows, L session slots of the query, M of the key, D width, E four widths, N heads, H head width.
+Letters: R rows, L session slots of the query, M of the key, D width, E four widths, N heads, H head width,
+x an axis of one.
 """
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Float32, Key
 
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.model.attention import (
     BIAS_PARAMETERS,
+    FusedSlots,
     Slots,
-    attention_logits,
+    attention,
     attention_multiplications,
+    attention_slots,
     bias_parameters,
     split_by_head,
-    split_heads,
 )
 from sessionrec_jax.model.dropout import drop
 from sessionrec_jax.model.facts import matrix_in, matrix_out, vector
+from sessionrec_jax.model.fused.bias import BiasTables
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
 from sessionrec_jax.model.parametrization import branch_scale, head_width_ratio, initial_layers
@@ -48,7 +53,7 @@ class HstuBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_RLD: Float[Array, "R L D"], slots: Slots, key_R: Key[Array, " R"] | None
+        self, x_RLD: Float[Array, "R L D"], slots: Slots | FusedSlots, key_R: Key[Array, " R"] | None
     ) -> tuple[Float[Array, "R L D"], None]:
         config, width = self.config, self.config.width
         small = nn.initializers.variance_scaling(1.0 / initial_layers(config), "fan_in", "truncated_normal")
@@ -57,12 +62,37 @@ class HstuBlock(nn.Module):
         uvqk_RLE = jax.nn.silu(linear(self, "uvqk", h_RLD, 4 * width))
         u_RLD, v_RMD, q_RLD, k_RMD = split_by_head(uvqk_RLE, 4, config.heads)
         scale = 1 / head_width_ratio(config)
-        logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale=scale)
-        weight_RNLM = jnp.where(slots.mask_RLM[:, None], jax.nn.silu(logit_RNLM) / self.max_positions, 0)
-        a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM.astype(x_RLD.dtype), split_heads(v_RMD, config.heads))
-        gated_RLD = rms_norm(self, "norm_attention", a_RLNH.reshape(x_RLD.shape)) * u_RLD
+        weights = functools.partial(_silu, self.max_positions)
+        kernel = functools.partial(_kernel, self.max_positions)
+        a_RLD = attention(self, q_RLD, k_RMD, v_RMD, slots, scale=scale, weights=weights, kernel=kernel)
+        gated_RLD = rms_norm(self, "norm_attention", a_RLD) * u_RLD
         branch_RLD = linear(self, "out", gated_RLD, width, init=small) * branch_scale(config)
         return x_RLD + drop(branch_RLD, config.dropout, key_R), None
+
+
+def _silu(
+    max_positions: int, logit_RNLM: Float32[Array, "R N L M"], mask_RxLM: Bool[Array, "R 1 L M"]
+) -> Float32[Array, "R N L M"]:
+    return jnp.where(mask_RxLM, jax.nn.silu(logit_RNLM) / max_positions, 0)
+
+
+def _kernel(
+    max_positions: int,
+    q_RLNH: Array,
+    k_RLNH: Array,
+    v_RLNH: Array,
+    user_RL: Array,
+    bias: BiasTables | None,
+    *,
+    scale: float,
+) -> Float[Array, "R L N H"] | None:
+    """Returns the attention by the kernel for TPUs; None if a row does not fit into the memory of a core."""
+    from sessionrec_jax.model.fused import hstu  # this import takes a quarter of a second
+
+    _, slots, _, head_width = q_RLNH.shape
+    if not hstu.fits(slots, head_width, q_RLNH.dtype):
+        return None
+    return hstu.hstu_attention(q_RLNH, k_RLNH, v_RLNH, user_RL, bias, scale=scale, divisor=max_positions)
 
 
 def _layer_cost(model: Model, max_positions: int) -> LayerCost:
@@ -78,4 +108,5 @@ ENCODER = SequenceEncoder(
     parameters=(matrix_in("uvqk"), matrix_out("out"), vector("norm_in|norm_attention"), BIAS_PARAMETERS),
     layer_cost=_layer_cost,
     positions=("relative_time", "learned", "rotary"),
+    prepare_slots=attention_slots,
 )

@@ -3,7 +3,7 @@
 SASRec is by Kang & McAuley (1808.09781); the details are our choice.
 
 Letters: R rows, L session slots of the query, M of the key, D width, E three widths, N heads, H head width, F hidden
-width.
+width, x an axis of one.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Float32, Key
 
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.model.attention import (
     BIAS_PARAMETERS,
+    FusedSlots,
     Slots,
-    attention_logits,
+    attention,
     attention_multiplications,
+    attention_slots,
     bias_parameters,
     split_by_head,
-    split_heads,
 )
 from sessionrec_jax.model.dropout import drop
 from sessionrec_jax.model.facts import matrix_in, matrix_out, vector
+from sessionrec_jax.model.fused.bias import BiasTables
 from sessionrec_jax.model.linear import linear
 from sessionrec_jax.model.norm import rms_norm
 from sessionrec_jax.model.parametrization import branch_scale, head_width_ratio, initial_layers
@@ -43,7 +45,7 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_RLD: Float[Array, "R L D"], slots: Slots, key_R: Key[Array, " R"] | None
+        self, x_RLD: Float[Array, "R L D"], slots: Slots | FusedSlots, key_R: Key[Array, " R"] | None
     ) -> tuple[Float[Array, "R L D"], None]:
         config, width, hidden = self.config, self.config.width, self.config.mlp_ratio * self.config.width
         small = nn.initializers.variance_scaling(1.0 / (2 * initial_layers(config)), "fan_in", "truncated_normal")
@@ -51,10 +53,8 @@ class TransformerBlock(nn.Module):
         h_RLD = rms_norm(self, "norm_attention", x_RLD)
         q_RLD, k_RMD, v_RMD = split_by_head(linear(self, "qkv", h_RLD, 3 * width), 3, config.heads)
         scale = (width // config.heads * head_width_ratio(config)) ** -0.5
-        logit_RNLM = attention_logits(self, q_RLD, k_RMD, slots, scale=scale)
-        weight_RNLM = jax.nn.softmax(jnp.where(slots.mask_RLM[:, None], logit_RNLM, -1e30), axis=-1).astype(x_RLD.dtype)
-        a_RLNH = jnp.einsum("RNLM,RMNH->RLNH", weight_RNLM, split_heads(v_RMD, config.heads))
-        branch_RLD = linear(self, "attention_out", a_RLNH.reshape(x_RLD.shape), width, init=small)
+        a_RLD = attention(self, q_RLD, k_RMD, v_RMD, slots, scale=scale, weights=_softmax, kernel=_kernel)
+        branch_RLD = linear(self, "attention_out", a_RLD, width, init=small)
         x_RLD = x_RLD + drop(branch_RLD * branch_scale(config), config.dropout, key_R, site=0)
 
         h_RLD = rms_norm(self, "norm_mlp", x_RLD)
@@ -65,6 +65,19 @@ class TransformerBlock(nn.Module):
             h_RLF = jax.nn.gelu(linear(self, "mlp_in", h_RLD, hidden))
         branch_RLD = linear(self, "mlp_out", h_RLF, width, init=small)
         return x_RLD + drop(branch_RLD * branch_scale(config), config.dropout, key_R, site=1), None
+
+
+def _softmax(logit_RNLM: Float32[Array, "R N L M"], mask_RxLM: Bool[Array, "R 1 L M"]) -> Float32[Array, "R N L M"]:
+    return jax.nn.softmax(jnp.where(mask_RxLM, logit_RNLM, -1e30), axis=-1)
+
+
+def _kernel(
+    q_RLNH: Array, k_RLNH: Array, v_RLNH: Array, user_RL: Array, bias: BiasTables | None, *, scale: float
+) -> Float[Array, "R L N H"] | None:
+    """Returns the attention by the kernel for TPUs; None with a bias, which the kernel does not know."""
+    from sessionrec_jax.model.fused.splash import splash_attention  # this import takes a quarter of a second
+
+    return None if bias is not None else splash_attention(q_RLNH, k_RLNH, v_RLNH, user_RL, scale=scale)
 
 
 def _layer_cost(model: Model, max_positions: int) -> LayerCost:
@@ -85,4 +98,5 @@ ENCODER = SequenceEncoder(
         BIAS_PARAMETERS,
     ),
     layer_cost=_layer_cost,
+    prepare_slots=attention_slots,
 )
