@@ -32,6 +32,7 @@ from sessionrec_jax.devices.mesh import (
     TABLE_AXIS,
     by_row,
     log_sum_of_rows,
+    over_shards,
     replicated,
     spread_axes,
     varying,
@@ -239,7 +240,7 @@ def encode(
     def of_shard(catalogue: ShardCatalogue, inputs: Inputs) -> tuple[Float[Array, "T D"], Queries]:
         return sessionrec.apply(gather.shard_spec, catalogue.params, inputs, catalogue.side)
 
-    return jax.vmap(of_shard, in_axes=(axes, 0))(catalogue_G, inputs.shards(gather.place_GT))
+    return over_shards(mesh, of_shard, catalogue_G, inputs.shards(gather.place_GT), in_axes=(axes, 0))
 
 
 def with_own_rows(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) -> tuple[Spec, Params]:

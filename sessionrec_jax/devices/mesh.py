@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -129,6 +129,12 @@ def spread_axes(mesh: jax.sharding.Mesh, rows: int) -> tuple[str, ...]:
 def by_row(mesh: jax.sharding.Mesh, rows: int) -> NamedSharding:
     """Returns the sharding of a table of `rows` rows."""
     return NamedSharding(mesh, PartitionSpec(spread_axes(mesh, rows)))
+
+
+def over_shards(mesh: jax.sharding.Mesh, function: Callable[..., Any], *arguments: Any, in_axes: Any = 0) -> Any:
+    """Returns `function` of every shard of a batch, as `jax.vmap` does, where each device computes its own shards."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.vmap(function, in_axes=in_axes, spmd_axis_name=BATCH_AXES)(*arguments)
 
 
 def side_by_side(place: NamedSharding) -> NamedSharding:

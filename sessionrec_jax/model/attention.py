@@ -1,9 +1,9 @@
 """The attention that the sequence encoders share: which sessions each may see, how position and time enter, and the
 choice of how it is computed.
 
-`reference` multiplies all pairs of slots of a row and holds their logits. `fused` never holds them (model/fused): on a
-TPU by the kernel that the encoder names, otherwise in blocks of queries. Both have the same parameters and the same
-numbers up to rounding.
+`reference` multiplies all pairs of slots of a row and holds their logits. `fused` never holds them (model/fused): by
+the kernel that the encoder names for this kind of device, or else in blocks of queries. Both have the same parameters
+and the same numbers up to rounding.
 
 Letters: R rows, L session slots of the query, M of the key (M = L), D width, N heads, H head width, J half of it,
 P positions, B buckets of time, C slots of a block. Logits are float32 for any type of the input.
@@ -51,8 +51,9 @@ class FusedSlots(NamedTuple):
 
 
 Kernel = Callable[..., Float[Array, "R L N H"] | None]
-"""An attention for TPUs that never holds all logits. Called with queries, keys, values, `user_RL`, the BiasTables or
-None, and `scale=`. Returns None if it cannot compute this attention."""
+"""An attention that never holds all logits, by a kernel of an accelerator. Called with the kind of the devices (`tpu`,
+`gpu`, `cpu` or None), queries, keys, values, `user_RL`, the BiasTables or None, and `scale=`. Returns None if there is
+no kernel for these devices and arrays."""
 
 
 def slots_of(
@@ -146,7 +147,8 @@ def attention(
 
     `weights(logits, mask)` makes the weights; the logit of a pair is scale * (q . k) + bias. Under rotary positions q
     and k are turned by their positions. Under relative_time the bias depends on the distance in positions and in time;
-    it is learned in `module` and starts at zero. Otherwise the bias is zero. `kernel` computes the same on a TPU."""
+    it is learned in `module` and starts at zero. Otherwise the bias is zero. `kernel` computes the same where it can.
+    """
     heads = module.config.heads
     q_RLNH, k_RMNH, v_RMNH = (split_heads(x, heads) for x in (q_RLD, k_RMD, v_RMD))
     if slots.angle_RLJ is not None:
@@ -158,9 +160,7 @@ def attention(
         a_RLNH = weigh(q_RLNH, slots.mask_RLM, slot_L, slots.bucket_RLM)
     else:
         bias = None if tables is None else BiasTables(*tables, slots.seconds_RL)
-        a_RLNH = None
-        if _platform() == "tpu":
-            a_RLNH = kernel(q_RLNH, k_RMNH, v_RMNH, slots.user_RL, bias, scale=scale)
+        a_RLNH = kernel(_platform(), q_RLNH, k_RMNH, v_RMNH, slots.user_RL, bias, scale=scale)
         if a_RLNH is None:
             a_RLNH = _in_blocks(weigh, q_RLNH, slots)
     return a_RLNH.reshape(q_RLD.shape)

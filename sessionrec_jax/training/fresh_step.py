@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.data.synthetic.device import Draw, FreshSessions, ProcessTables, draw
-from sessionrec_jax.devices.mesh import batch_shards, over_batch, replicated, side_by_side
+from sessionrec_jax.devices.mesh import batch_shards, over_batch, over_shards, replicated, side_by_side
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.session import Sums, Terms
 from sessionrec_jax.model import sessionrec
@@ -99,7 +99,7 @@ def _category_logits(
     def encode(inputs: Inputs, noise: Noise | None) -> Float[Array, "S D"]:
         return sessionrec.apply(spec, params, inputs, fixed.side, noise=noise)[1].rank_SD
 
-    query_GSD = jax.vmap(encode)(inputs_G, noise_G)
+    query_GSD = over_shards(program.mesh, encode, inputs_G, noise_G)
     e_CD = sessionrec.embed(spec, params, fixed.tables.shown_C, fixed.side)
     products_GSC = jnp.einsum("GSD,CD->GSC", query_GSD.astype(jnp.float32), e_CD.astype(jnp.float32))
     return products_GSC + params["heads"]["rank_bias"]

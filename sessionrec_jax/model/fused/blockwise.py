@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 BLOCK = 128
 
@@ -27,7 +27,7 @@ def blockwise(
     block = min(block, slots)
     blocks = -(-slots // block)
 
-    def cut(x_RL: Array) -> Float[Array, "K R C ..."]:
+    def cut(x_RL: Shaped[Array, "R L *X"]) -> Shaped[Array, "K R C *X"]:
         x_RX = jnp.pad(x_RL, ((0, 0), (0, blocks * block - slots), *[(0, 0)] * (x_RL.ndim - 2)))
         return jnp.moveaxis(x_RX.reshape(len(x_RX), blocks, block, *x_RX.shape[2:]), 1, 0)
 

@@ -1,4 +1,4 @@
-"""HSTU's attention by a kernel for TPUs: arrays of a shard in, gradients by `jax.custom_vjp`, each device its own heads.
+"""HSTU's attention by a kernel for TPUs, with its gradient; each device computes its own heads.
 
 Letters: R rows, L session slots, N heads, H head width, P positions, B buckets of time, K blocks of a row, C slots of a
 block.
@@ -38,17 +38,16 @@ def hstu_attention(
     bias: BiasTables | None,
     *,
     scale: float,
-    divisor: float,
+    divisor: int,
     block: int = BLOCK,
-    interpret: bool = False,
 ) -> Float[Array, "R L N H"]:
     """Returns the sum over the sessions that each may see of silu(scale * (q . k) + bias) / divisor * v.
 
-    The slots of a user must be adjacent. `interpret` runs the kernels without a TPU, slowly, for tests.
+    The slots of a user must be adjacent.
     """
     place_NP, time_NB, seconds_RL = (None, None, None) if bias is None else bias
     return _attention(
-        How(scale, divisor, block, interpret), q_RLNH, k_RLNH, v_RLNH, first_slots(user_RL), seconds_RL,
+        How(scale, divisor, block), q_RLNH, k_RLNH, v_RLNH, first_slots(user_RL), seconds_RL,
         place_NP, time_NB,
     )  # fmt: skip
 
@@ -122,12 +121,8 @@ def _facts(how: How, first_RL, seconds_RL, place_NP, time_NB) -> tuple[Pairs, Bi
     if place_NP is None:
         return pairs, None
     seconds_RKC = jnp.pad(seconds_RL, ((0, 0), (0, extra)), mode="edge").astype(jnp.int32).reshape(rows, -1, how.block)
-    times = Times(
-        seconds_RKC[:, :, None],
-        _buckets_of_blocks(seconds_RKC),
-        jnp.asarray(_edges(time_NB.shape[1])),
-        time_NB[:, None],
-    )
+    edge_xB = jnp.asarray(_edges(time_NB.shape[1]))
+    times = Times(seconds_RKC[:, :, None], _buckets_of_blocks(seconds_RKC), edge_xB, time_NB[:, None])
     return pairs, Bias(_place_blocks(how.block, slots, place_NP), times)
 
 
@@ -155,12 +150,9 @@ def _place_blocks(block: int, slots: int, place_NP: Float[Array, "N P"]) -> Floa
     """
     heads, blocks = len(place_NP), -(-slots // block)
     place_NX = jnp.pad(place_NP[:, :slots], ((0, 0), (block, blocks * block - min(slots, place_NP.shape[1]))))
-    before_NKC, after_NKC = (
-        place_NX[:, :-block].reshape(heads, -1, block),
-        place_NX[:, block:].reshape(heads, -1, block),
-    )
-    # Distances m * C - C to m * C + C - 1 of each m. A query's row counts them downwards, from its own to the past.
-    distance_NKD = jnp.concatenate([before_NKC, after_NKC], axis=2)
+    place_NKC = place_NX.reshape(heads, -1, block)
+    # Distances m * C - C to m * C + C - 1 of each m. From one key to the next the distance falls.
+    distance_NKD = jnp.concatenate([place_NKC[:, :-1], place_NKC[:, 1:]], axis=2)
     period_NKD = jnp.roll(distance_NKD[:, :, ::-1], block + 1, axis=2)
     repeated_NKX = jnp.tile(period_NKD, block)[:, :, : block * (2 * block - 1)]
     return repeated_NKX.reshape(heads, blocks, block, -1)[..., :block]

@@ -57,9 +57,9 @@ class Bias(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    q_NRLH: Array
-    k_NRLH: Array
-    v_NRLH: Array
+    q_RNLH: Array
+    k_RNLH: Array
+    v_RNLH: Array
     place_NKCC: Float32[Array, "N K C C"] | None
     time_NBC: Float32[Array, "N B C"] | None
     """Sums over C give the gradient of each bucket."""
@@ -69,9 +69,9 @@ class How(NamedTuple):
     """The static settings of both kernels."""
 
     scale: float
-    divisor: float
+    divisor: int
     block: int
-    interpret: bool
+    """C."""
 
 
 def vmem_bytes(slots: int, head_width: int, block: int, item_bytes: int) -> int:
@@ -90,7 +90,7 @@ def forward(how: How, q_RNLH: Array, k_RNLH: Array, v_RNLH: Array, pairs: Pairs,
         operands += _bias_operands(how, bias, facts)
     return _call(
         functools.partial(_forward_kernel, how), operands,
-        grid=(heads, rows, slots // how.block), how=how,
+        grid=(heads, rows, slots // how.block),
         out_shape=jax.ShapeDtypeStruct(q_RNLH.shape, v_RNLH.dtype), out_specs=of_block,
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ def backward(
         out_specs += [facts.place, pl.BlockSpec((None, buckets, how.block), lambda n, r, i: (n, 0, 0))]
     q, k, v, *of_bias = _call(
         functools.partial(_backward_kernel, how), operands,
-        grid=(heads, rows, slots // how.block), how=how, out_shape=out_shape, out_specs=out_specs,
+        grid=(heads, rows, slots // how.block), out_shape=out_shape, out_specs=out_specs,
     )  # fmt: skip
     place, time = (jnp.swapaxes(of_bias[0], 2, 3), of_bias[1]) if of_bias else (None, None)
     return Gradients(q.astype(q_RNLH.dtype), k, v, place, time)
@@ -162,12 +162,10 @@ def _bias_operands(how: How, bias: Bias, facts: _Facts) -> list[tuple[Array, Any
     ]
 
 
-def _call(kernel: Any, operands: list[tuple[Array, Any]], *, how: How, **settings: Any) -> Any:
+def _call(kernel: Any, operands: list[tuple[Array, Any]], **settings: Any) -> Any:
     arrays, specs = zip(*operands, strict=True)
     params = pltpu.CompilerParams(vmem_limit_bytes=VMEM_BYTES)
-    return pl.pallas_call(
-        kernel, in_specs=list(specs), interpret=how.interpret, compiler_params=params, **settings
-    )(*arrays)  # fmt: skip
+    return pl.pallas_call(kernel, in_specs=list(specs), compiler_params=params, **settings)(*arrays)
 
 
 def _forward_kernel(how: How, first_block_ref, first_ref, q_ref, k_ref, v_ref, *refs) -> None:

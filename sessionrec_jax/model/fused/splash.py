@@ -28,10 +28,8 @@ def splash_attention(
     user_RL: Int[Array, "R L"],
     *,
     scale: float,
-    interpret: bool = False,
 ) -> Float[Array, "R L N H"]:
-    """Returns the softmax attention of each session over the sessions of its user up to its own. `interpret` runs the
-    kernel without a TPU, slowly, for tests."""
+    """Returns the softmax attention of each session over the sessions of its user up to its own."""
     slots = q_RLNH.shape[1]
     block = min(BLOCK, -(-slots // LANES) * LANES)
     extra = -slots % block
@@ -43,9 +41,7 @@ def splash_attention(
         user_RL = jnp.pad(user_RL, filled)
         sizes = kernel.BlockSizes(block, block, block, block, block, block, block, block)
         mask = masks.MultiHeadMask([masks.CausalMask((slots + extra,) * 2)] * q.shape[1])
-        of_row = kernel.make_splash_mha(
-            mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
-        )  # fmt: skip
+        of_row = kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
         out_RNLH = jax.vmap(of_row)(q, k, v, kernel.SegmentIds(user_RL, user_RL))
         return jnp.swapaxes(out_RNLH[:, :, :slots], 1, 2)
 

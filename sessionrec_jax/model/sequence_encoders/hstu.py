@@ -78,6 +78,7 @@ def _silu(
 
 def _kernel(
     max_positions: int,
+    platform: str | None,
     q_RLNH: Array,
     k_RLNH: Array,
     v_RLNH: Array,
@@ -86,8 +87,10 @@ def _kernel(
     *,
     scale: float,
 ) -> Float[Array, "R L N H"] | None:
-    """Returns the attention by the kernel for TPUs; None if a row does not fit into the memory of a core."""
-    from sessionrec_jax.model.fused import hstu  # this import takes a quarter of a second
+    """Returns the attention by the kernel for TPUs, unless a row does not fit into the memory of a core."""
+    if platform != "tpu":
+        return None
+    from sessionrec_jax.model.fused import hstu  # importing Pallas takes a quarter of a second
 
     _, slots, _, head_width = q_RLNH.shape
     if not hstu.fits(slots, head_width, q_RLNH.dtype):

@@ -72,12 +72,28 @@ def _softmax(logit_RNLM: Float32[Array, "R N L M"], mask_RxLM: Bool[Array, "R 1 
 
 
 def _kernel(
-    q_RLNH: Array, k_RLNH: Array, v_RLNH: Array, user_RL: Array, bias: BiasTables | None, *, scale: float
+    platform: str | None,
+    q_RLNH: Array,
+    k_RLNH: Array,
+    v_RLNH: Array,
+    user_RL: Array,
+    bias: BiasTables | None,
+    *,
+    scale: float,
 ) -> Float[Array, "R L N H"] | None:
-    """Returns the attention by the kernel for TPUs; None with a bias, which the kernel does not know."""
-    from sessionrec_jax.model.fused.splash import splash_attention  # this import takes a quarter of a second
+    """Returns the attention by a kernel of JAX. The kernels know no bias by time."""
+    if bias is not None:
+        return None
+    # Importing Pallas takes a quarter of a second.
+    if platform == "tpu":
+        from sessionrec_jax.model.fused.splash import splash_attention
 
-    return None if bias is not None else splash_attention(q_RLNH, k_RLNH, v_RLNH, user_RL, scale=scale)
+        return splash_attention(q_RLNH, k_RLNH, v_RLNH, user_RL, scale=scale)
+    if platform == "gpu":
+        from sessionrec_jax.model.fused.triton import triton_attention
+
+        return triton_attention(q_RLNH, k_RLNH, v_RLNH, user_RL, scale=scale)
+    return None
 
 
 def _layer_cost(model: Model, max_positions: int) -> LayerCost:
