@@ -82,7 +82,7 @@ def wanted(kind: str, qkv, tables):
         logit_RNLM += tables[0][:, jnp.maximum(slot_L[:, None] - slot_L, 0)]
         logit_RNLM += jnp.moveaxis(tables[1][:, bucket_RLM], 0, 1)
     mask_RxLM = attention_mask(jnp.asarray(USER_RL))[:, None]
-    if kind == "hstu":
+    if kind.startswith("hstu"):
         weight_RNLM = jnp.where(mask_RxLM, jax.nn.silu(logit_RNLM) / DIVISOR, 0)
     else:
         weight_RNLM = jax.nn.softmax(jnp.where(mask_RxLM, logit_RNLM, -1e30), axis=-1)
@@ -91,9 +91,10 @@ def wanted(kind: str, qkv, tables):
 
 def computed(kind: str, qkv, tables):
     user_RL = jnp.asarray(USER_RL)
-    if kind == "hstu":
+    if kind.startswith("hstu"):
         bias = BiasTables(*tables, jnp.asarray(SECONDS_RL)) if tables else None
-        return hstu_attention(*qkv, user_RL, bias, scale=SCALE, divisor=DIVISOR, block=BLOCK)
+        of_kind = {"divisor": DIVISOR, "platform": kind.removeprefix("hstu "), "block": BLOCK}
+        return hstu_attention(*qkv, user_RL, bias, scale=SCALE, **of_kind)
     return {"splash": splash_attention, "triton": triton_attention}[kind](*qkv, user_RL, scale=SCALE)
 
 
@@ -102,7 +103,8 @@ def seen(x_RLNH):
     return x_RLNH * jnp.asarray(USER_RL > 0)[:, :, None, None]
 
 
-KERNELS = [("hstu", True), ("hstu", False), ("splash", False), ("triton", False)]
+KERNELS = [("hstu tpu", True), ("hstu tpu", False), ("hstu gpu", True), ("hstu gpu", False), ("splash", False),
+           ("triton", False)]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", NEAR)
@@ -124,10 +126,10 @@ def test_a_kernel_equals_the_reference_with_all_gradients(interpreted, kind, bia
         np.testing.assert_allclose(found, exact, atol=NEAR[dtype] * np.abs(exact).max(), rtol=NEAR[dtype])
 
 
-@pytest.mark.parametrize("kind", ["hstu", "splash", "triton"])
+@pytest.mark.parametrize("kind", ["hstu tpu", "hstu gpu", "splash", "triton"])
 def test_a_session_changes_no_bit_of_what_may_not_see_it(interpreted, kind):
     qkv, tables, _ = arrays("float32")
-    run = jax.jit(lambda qkv: computed(kind, qkv, tables if kind == "hstu" else ()))
+    run = jax.jit(lambda qkv: computed(kind, qkv, tables if "hstu" in kind else ()))
     before = run(qkv)
     for slot in (0, 5, 8, 9, 13, 20):
         changed_RL = np.any(run(tuple(x.at[:, slot].add(1.0) for x in qkv)) != before, axis=(2, 3))
@@ -141,7 +143,7 @@ def test_a_user_may_begin_anywhere_and_a_row_may_be_of_any_length(interpreted):
     @jax.jit
     def apart(q, k, v, user_RL):
         weight = jnp.where(attention_mask(user_RL)[:, None], jax.nn.silu(jnp.einsum("RLNH,RMNH->RNLM", q, k)), 0)
-        return hstu_attention(q, k, v, user_RL, None, scale=1.0, divisor=1, block=BLOCK) - jnp.einsum(
+        return hstu_attention(q, k, v, user_RL, None, scale=1.0, divisor=1, platform="tpu", block=BLOCK) - jnp.einsum(
             "RNLM,RMNH->RLNH", weight, v
         )
 
@@ -241,7 +243,7 @@ def test_a_row_too_long_for_the_kernel_is_computed_in_blocks(as_if_on_a_tpu, mon
 @pytest.mark.parametrize("encoder", ["transformer", "hstu"])
 def test_fused_attention_never_holds_all_logits(encoder):
     """The temporaries of a gradient grow with the slots, not with their square."""
-    rows, slots = 2, 512
+    rows, slots = 2, 1_024
     arrays = [jnp.zeros((rows, slots, 16)), *[jnp.zeros((rows, slots), jnp.int32)] * 3]
 
     def temporaries(attended: str) -> int:

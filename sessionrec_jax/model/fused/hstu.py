@@ -1,4 +1,4 @@
-"""HSTU's attention by a kernel for TPUs, with its gradient; each device computes its own heads.
+"""HSTU's attention by kernels for TPUs and NVIDIA GPUs, with its gradient; each device computes its own heads.
 
 Letters: R rows, L session slots, N heads, H head width, P positions, B buckets of time, K blocks of a row, C slots of a
 block.
@@ -14,20 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from sessionrec_jax.model.fused import hstu_kernel
+from sessionrec_jax.model.fused import hstu_gpu, hstu_kernel
 from sessionrec_jax.model.fused.bias import BiasTables
-from sessionrec_jax.model.fused.hstu_kernel import Bias, How, Pairs, Times
+from sessionrec_jax.model.fused.hstu_kernel import Bias, Pairs, Times
+from sessionrec_jax.model.fused.hstu_pair import How
 from sessionrec_jax.model.fused.over_heads import over_heads
 from sessionrec_jax.model.places import first_slots, seconds_of_bucket, time_bucket
 
-BLOCK = 128
-"""Slots of a block. A TPU's matrix unit is 128 wide or twice that, and its vectors have 128 lanes."""
+BLOCK = {"tpu": 128, "gpu": 64}
+"""Slots of a block, by the kind of device. A TPU's matrix unit is 128 wide or twice that, and its vectors have 128
+lanes. A GPU keeps a block in registers. Not tuned: neither was at hand."""
+_LEAST_GPU_WIDTH = 16
+"""The products of a GPU's kernel have at least this width, and a power of two."""
 
 
 def fits(slots: int, head_width: int, dtype: jnp.dtype) -> bool:
     """Returns True if the kernels can keep a row of one head in the memory of a TPU's core."""
-    padded = math.ceil(slots / BLOCK) * BLOCK
-    return hstu_kernel.vmem_bytes(padded, head_width, BLOCK, dtype.itemsize) <= hstu_kernel.VMEM_BYTES
+    block = BLOCK["tpu"]
+    padded = math.ceil(slots / block) * block
+    return hstu_kernel.vmem_bytes(padded, head_width, block, dtype.itemsize) <= hstu_kernel.VMEM_BYTES
 
 
 def hstu_attention(
@@ -39,17 +44,16 @@ def hstu_attention(
     *,
     scale: float,
     divisor: int,
-    block: int = BLOCK,
+    platform: str,
+    block: int = 0,
 ) -> Float[Array, "R L N H"]:
     """Returns the sum over the sessions that each may see of silu(scale * (q . k) + bias) / divisor * v.
 
-    The slots of a user must be adjacent.
+    The slots of a user must be adjacent. `platform`: `tpu` or `gpu`. `block`: slots of a block; 0: the platform's own.
     """
     place_NP, time_NB, seconds_RL = (None, None, None) if bias is None else bias
-    return _attention(
-        How(scale, divisor, block), q_RLNH, k_RLNH, v_RLNH, first_slots(user_RL), seconds_RL,
-        place_NP, time_NB,
-    )  # fmt: skip
+    how = How(scale, divisor, block or BLOCK[platform], platform == "gpu")
+    return _attention(how, q_RLNH, k_RLNH, v_RLNH, first_slots(user_RL), seconds_RL, place_NP, time_NB)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -60,7 +64,7 @@ def _attention(how: How, q_RLNH, k_RLNH, v_RLNH, first_RL, seconds_RL, place_NP,
         q, k, v, first_RL, seconds_RL, place_NP, time_NB = x
         arrays = [_by_head(how, part) for part in (q, k, v)]
         out = hstu_kernel.forward(how, *arrays, *_facts(how, first_RL, seconds_RL, place_NP, time_NB))
-        return _by_slot(out, q.shape[1])
+        return _by_slot(out, like=q)
 
     arguments = (q_RLNH, k_RLNH, v_RLNH, first_RL, seconds_RL, place_NP, time_NB)
     axes = (2, 2, 2, None, None, 0, 0)
@@ -77,14 +81,16 @@ def _backward(how: How, arguments, grad_RLNH):
     def on_device(x):
         q, k, v, first_RL, seconds_RL, place_NP, time_NB, grad = x
         arrays = [_by_head(how, part) for part in (q, k, v)]
-        facts = _facts(how, first_RL, seconds_RL, place_NP, time_NB)
-        found = hstu_kernel.backward(how, *arrays, *facts, _by_head(how, grad.astype(v.dtype)))
-        slots = q.shape[1]
+        pairs, bias = _facts(how, first_RL, seconds_RL, place_NP, time_NB)
+        if bias is not None:
+            bias = bias._replace(place_NKCC=jnp.swapaxes(bias.place_NKCC, 2, 3))
+        backward = hstu_gpu.backward if how.on_gpu else hstu_kernel.backward
+        found = backward(how, *arrays, pairs, bias, _by_head(how, grad.astype(v.dtype)))
         of_bias = (None, None)
-        if place_NP is not None:
-            of_place = jax.vjp(functools.partial(_place_blocks, how.block, slots), place_NP)[1]
-            of_bias = (of_place(found.place_NKCC)[0], found.time_NBC.sum(axis=2))
-        return (*(_by_slot(x, slots) for x in found[:3]), *of_bias)
+        if bias is not None:
+            of_place = jax.vjp(functools.partial(_place_blocks, how.block, q.shape[1]), place_NP)[1]
+            of_bias = (*of_place(jnp.swapaxes(found.place_NKCC, 2, 3)), found.time_NBX.sum(axis=2))
+        return (*(_by_slot(x, like=q) for x in found[:3]), *of_bias)
 
     found = over_heads(
         on_device, (*arguments, grad_RLNH), axes=(2, 2, 2, None, None, 0, 0, 2), out_axes=(2, 2, 2, 0, 0), heads=heads
@@ -95,14 +101,17 @@ def _backward(how: How, arguments, grad_RLNH):
 _attention.defvjp(_forward, _backward)
 
 
-def _by_head(how: How, x_RLNH: Array) -> Float[Array, "R N M H"]:
-    """Returns the heads before the slots, which are filled up to a multiple of the block."""
+def _by_head(how: How, x_RLNH: Array) -> Float[Array, "R N M X"]:
+    """Returns the heads before the slots, which are filled up to a multiple of the block, with zeros. The features are
+    filled up to what a GPU's kernel wants."""
     x_RNLH = jnp.swapaxes(x_RLNH, 1, 2)
-    return jnp.pad(x_RNLH, ((0, 0), (0, 0), (0, -x_RNLH.shape[2] % how.block), (0, 0)))
+    width = x_RNLH.shape[3]
+    extra = max(_LEAST_GPU_WIDTH, 1 << (width - 1).bit_length()) - width if how.on_gpu else 0
+    return jnp.pad(x_RNLH, ((0, 0), (0, 0), (0, -x_RNLH.shape[2] % how.block), (0, extra)))
 
 
-def _by_slot(x_RNMH: Array, slots: int) -> Float[Array, "R L N H"]:
-    return jnp.swapaxes(x_RNMH[:, :, :slots], 1, 2)
+def _by_slot(x_RNMX: Array, like: Float[Array, "R L N H"]) -> Float[Array, "R L N H"]:
+    return jnp.swapaxes(x_RNMX[:, :, : like.shape[1], : like.shape[3]], 1, 2)
 
 
 def _facts(how: How, first_RL, seconds_RL, place_NP, time_NB) -> tuple[Pairs, Bias | None]:

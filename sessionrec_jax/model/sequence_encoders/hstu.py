@@ -87,15 +87,16 @@ def _kernel(
     *,
     scale: float,
 ) -> Float[Array, "R L N H"] | None:
-    """Returns the attention by the kernel for TPUs, unless a row does not fit into the memory of a core."""
-    if platform != "tpu":
+    """Returns the attention by a kernel, unless a row does not fit into the memory of a TPU's core."""
+    if platform not in ("tpu", "gpu"):
         return None
     from sessionrec_jax.model.fused import hstu  # importing Pallas takes a quarter of a second
 
     _, slots, _, head_width = q_RLNH.shape
-    if not hstu.fits(slots, head_width, q_RLNH.dtype):
+    if platform == "tpu" and not hstu.fits(slots, head_width, q_RLNH.dtype):
         return None
-    return hstu.hstu_attention(q_RLNH, k_RLNH, v_RLNH, user_RL, bias, scale=scale, divisor=max_positions)
+    of_encoder = {"scale": scale, "divisor": max_positions, "platform": platform}
+    return hstu.hstu_attention(q_RLNH, k_RLNH, v_RLNH, user_RL, bias, **of_encoder)
 
 
 def _layer_cost(model: Model, max_positions: int) -> LayerCost:
