@@ -16,9 +16,9 @@ from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.errors import InputError
 
 WATCHED_ONLY = {
-    "data.path", "data.rows_auto", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp", "mesh.model",
-    "train.microbatches", "train.checkpoint_every_seconds", "train.checkpoints_kept", "train.checkpoints_at",
-    "train.begins_from", "train.log_every_steps", "train.profile_steps",
+    "data.path", "data.rows_auto", "model.attention", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp",
+    "mesh.model", "train.microbatches", "train.checkpoint_every_seconds", "train.checkpoints_kept",
+    "train.checkpoints_at", "train.begins_from", "train.log_every_steps", "train.profile_steps",
 }  # fmt: skip
 
 

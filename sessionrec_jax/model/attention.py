@@ -42,7 +42,7 @@ class Slots(NamedTuple):
 
 
 class FusedSlots(NamedTuple):
-    """What `Slots` says, without an array of all pairs of slots."""
+    """The same facts as in `Slots`, without an array of all pairs of slots."""
 
     user_RL: Int[Array, "R L"]
     angle_RLJ: Float32[Array, "R L J"] | None

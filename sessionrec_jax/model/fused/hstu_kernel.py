@@ -112,7 +112,7 @@ class Specs:
     def __init__(self, how: How, slots: int, width: int):
         self.blocks, block = slots // how.block, how.block
         self.memory = {} if how.on_gpu else {"memory_space": pltpu.SMEM}
-        """Where the numbers are that a program branches by."""
+        """The memory of the numbers that a program branches by."""
         self.block = pl.BlockSpec((None, None, block, width), lambda n, r, i: (r, n, i, 0))
         self.row = pl.BlockSpec((None, None, slots, width), lambda n, r, i: (r, n, 0, 0))
         self.fact = pl.BlockSpec((None, None, 1, block), lambda n, r, i: (r, i, 0, 0))

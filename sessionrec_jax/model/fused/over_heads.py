@@ -31,7 +31,7 @@ def over_heads(function: Callable[[Any], Any], arguments: tuple, *, axes: tuple,
         return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, name)
 
     out_specs = tuple(map(spec, out_axes)) if isinstance(out_axes, tuple) else spec(out_axes)
-    # Where there is no bias, an argument and a gradient are None; a spec in their place matches no leaf.
+    # Without a bias an argument and a gradient are None; a spec in their place matches no leaf.
     return jax.shard_map(
         function, in_specs=(tuple(map(spec, axes)),), out_specs=out_specs, check_vma=False
     )(arguments)  # fmt: skip
