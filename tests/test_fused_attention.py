@@ -202,8 +202,10 @@ def test_an_encoder_takes_the_kernel_of_its_device(as_if_on_a_tpu, name):
     assert_close(encode(model, parameters(MODELS[name])), encode(MODELS[name], parameters(MODELS[name])), rtol=1e-4)
 
 
-STEPS = [("hstu", {"data": 2, "fsdp": 2, "model": 2}), ("transformer", {"data": 4, "model": 2}),
-         pytest.param("hstu", {"data": 1, "model": 8}, marks=pytest.mark.slow)]  # fmt: skip
+STEPS = [("hstu", {"data": 2, "fsdp": 2, "model": 2}),
+         *(pytest.param(encoder, axes, marks=pytest.mark.slow) for encoder, axes in [
+             ("transformer", {"data": 4, "model": 2}), ("hstu", {"data": 1, "model": 8}),
+             ("transformer", {"data": 1, "model": 8})])]  # fmt: skip
 
 
 @pytest.mark.parametrize(("encoder", "axes"), STEPS)

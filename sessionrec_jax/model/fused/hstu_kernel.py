@@ -27,6 +27,8 @@ from sessionrec_jax.model.fused.hstu_pair import How, PairBias, column, dot
 VMEM_BYTES = 64 * 2**20
 """The most memory of a core that the compiler may give to a kernel. TPU v5e, v5p and v6e have 128 MiB."""
 
+_LANES = 128
+
 
 class Pairs(NamedTuple):
     """The facts of every row that decide which pairs of slots may see each other."""
@@ -67,8 +69,9 @@ class Gradients(NamedTuple):
 
 def vmem_bytes(slots: int, head_width: int, block: int, item_bytes: int) -> int:
     """Returns the memory of a TPU's core that the backward kernel needs for a row of `slots` slots, about."""
-    whole_rows = 2 * 2 * slots * head_width * item_bytes + 2 * slots * head_width * 4
-    return whole_rows + 4 * slots * block * 4 + 16 * block * block * 4
+    width = -(-head_width // _LANES) * _LANES
+    queries, their_gradients = 2 * 2 * slots * width * item_bytes, 2 * slots * width * 4  # two buffers of each
+    return queries + their_gradients + 4 * slots * block * 4 + 16 * block * block * 4
 
 
 def forward(how: How, q_RNLH: Array, k_RNLH: Array, v_RNLH: Array, pairs: Pairs, bias: Bias | None) -> Array:

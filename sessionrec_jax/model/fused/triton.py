@@ -9,13 +9,21 @@ Letters: R rows, L session slots, N heads, H head width.
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
 from jax.experimental.pallas.ops.gpu import attention
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.model.fused.over_heads import over_heads
 
 BLOCK = 128
-"""The rows are filled up to a multiple of this. The kernel's own blocks have 128 or 32 slots."""
+"""Slots of a block at most. The rows are filled up to a multiple of it."""
+_BLOCK_BYTES = 2**15
+"""The most bytes of a block of queries. With twice as many the kernel's copies do not fit into the memory of an H100's
+multiprocessor."""
+_BACKWARD_BLOCK = 32
+"""The default of the kernel."""
+_LEAST_WIDTH = 16
+"""The least width of a product of the kernel."""
 
 
 def triton_attention(
@@ -28,13 +36,17 @@ def triton_attention(
 ) -> Float[Array, "R L N H"]:
     """Returns the softmax attention of each session over the sessions of its user up to its own."""
     slots = q_RLNH.shape[1]
+    width = q_RLNH.shape[3]
     filled = ((0, 0), (0, -slots % BLOCK))
+    features = (0, max(0, _LEAST_WIDTH - width))
+    block = min(BLOCK, _BLOCK_BYTES // (q_RLNH.dtype.itemsize * pl.next_power_of_2(width)))
+    sizes = attention.BlockSizes(block, block, *[_BACKWARD_BLOCK] * 4)
 
     def on_device(x):
         *arrays, user_RL = x
-        arrays = [jnp.pad(x_RLNH, (*filled, (0, 0), (0, 0))) for x_RLNH in arrays]
-        segments = jnp.pad(user_RL, filled)
-        return attention.mha(*arrays, segments, sm_scale=scale, causal=True)[:, :slots]
+        arrays = [jnp.pad(x_RLNH, (*filled, (0, 0), features)) for x_RLNH in arrays]
+        out = attention.mha(*arrays, jnp.pad(user_RL, filled), sm_scale=scale, causal=True, block_sizes=sizes)
+        return out[:, :slots, :, :width]
 
     arguments = (q_RLNH, k_RLNH, v_RLNH, user_RL)
     return over_heads(on_device, arguments, axes=(2, 2, 2, None), out_axes=2, heads=q_RLNH.shape[2])
