@@ -1,7 +1,7 @@
-"""The memory of the fused attention against the reference, by the compiler of a TPU that is not here.
+"""The memory of the fused attention against the reference, by the compiler of an accelerator that is not here.
 
     python benchmarks/attention.py
-    python benchmarks/attention.py --topology v5p:2x2x1 --slots 4096 --encoder transformer
+    python benchmarks/attention.py --topology H100:1x4 --slots 4096 --encoder transformer
 
 Compiled is the gradient of the sequence encoder alone, without items, losses and optimizer, in bfloat16, for rows of
 `slots` sessions of one user or of many. Nothing runs. `temporaries` is what a device needs in addition to parameters,
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,14 +29,16 @@ os.environ |= {
 
 import jax
 import jax.numpy as jnp
-from _bench import need, report, significant
+from _bench import report, significant
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.pod.child import used_bytes
+from experiments.pod.launch import check_compiler
 from experiments.pod.topology import devices_of, parse
 from sessionrec_jax.config.settings import Mesh, Model
 from sessionrec_jax.devices.mesh import make_mesh, over_batch, over_shards
 from sessionrec_jax.devices.sharding import shardings
+from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.sequence_encoder import SequenceEncoderModule
 
 LAYERS, WIDTH, HEADS = 12, 1024, 8
@@ -48,8 +51,12 @@ def main() -> None:
     parser.add_argument("--slots", default=1_024, type=int)
     parser.add_argument("--rows", default=8, type=int, help="of a device")
     args = parser.parse_args()
-    need("libtpu", "pod-tpu")
-    devices = devices_of(parse(args.topology), 1)
+    try:
+        check_compiler(parse(args.topology).chip)
+        devices = devices_of(parse(args.topology), 1)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(InputError.exit_code)
     found = {kind: temporaries(devices, args.encoder, args.slots, args.rows, kind) for kind in ("fused", "reference")}
     report(
         "memory of the fused attention, by the compiler",
