@@ -142,10 +142,24 @@ def make_batch(rng: np.random.Generator, items: int, rows: int) -> tuple[Inputs,
 
 
 def contenders(
-    body: str, items: int, *, rows: int, compute: Literal["float32", "bfloat16"], is_compiled: bool
+    body: str,
+    items: int,
+    *,
+    rows: int,
+    compute: Literal["float32", "bfloat16"],
+    attention: Literal["auto", "reference", "fused"],
+    is_compiled: bool,
 ) -> tuple[Spec, Ours, Theirs]:
     width, layers, heads = BODIES[body]
-    model = Model(session_encoder="mean", width=width, layers=layers, heads=heads, remat=False, compute=compute)
+    model = Model(
+        session_encoder="mean",
+        width=width,
+        layers=layers,
+        heads=heads,
+        remat=False,
+        compute=compute,
+        attention=attention,
+    )
     spec = Spec(
         model=model, ids=items + 1, side_values=(), feedback_kinds=FEEDBACK_KINDS, max_positions=SLOTS,
         session_items=rows * SLOTS, extra_rows=extra_rows(items + 1),
@@ -197,7 +211,9 @@ class Turn:
 
 
 def case(body: str, items: int, args: argparse.Namespace) -> dict[str, Any]:
-    spec, ours, theirs = contenders(body, items, rows=args.rows, compute=args.compute, is_compiled=args.compile)
+    spec, ours, theirs = contenders(
+        body, items, rows=args.rows, compute=args.compute, attention=args.attention, is_compiled=args.compile
+    )
     difference = assert_same_step(ours, theirs, NEAR[jax.default_backend(), args.compute])
     turns = [Turn(one) for one in (theirs, ours)]
     wall = in_turns(RUNS, *turns)
@@ -234,6 +250,7 @@ def main() -> None:
     parser.add_argument("--catalogues", nargs="+", default=CATALOGUES, type=int, help="items of the catalogue")
     parser.add_argument("--rows", default=32, type=int, help="of a batch, each of 64 sessions")
     parser.add_argument("--compute", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--attention", default="auto", choices=("auto", "reference", "fused"), help="of our side")
     parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("high")  # TF32 where there are units for it, which is JAX's default
@@ -250,6 +267,7 @@ def main() -> None:
         cases=cases,
         rows=args.rows,
         compute=args.compute,
+        attention=args.attention,
         runs=RUNS,
         torch_mode="compiled" if args.compile else "eager",
         glibc_tunables=os.environ.get("GLIBC_TUNABLES", ""),

@@ -26,6 +26,8 @@ FIXED_ORDER = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 """By default a GPU adds the values of one row in any order."""
 VARIANTS = {
     "transformer": {},
+    "fused transformer": {"model.attention": "fused"},
+    "fused hstu": {"model.sequence_encoder": "hstu", "model.attention": "fused", "model.heads": 2},
     "sparse tables": {"optim.table_update": "sparse", "optim.table_rule": "adagrad"},
     "hstu": {"model.sequence_encoder": "hstu", "model.session_encoder": "attention", "model.heads": 2},
     "full softmax": {"loss.retrieval": "full_softmax", "model.session_encoder": "transformer"},
