@@ -14,9 +14,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from doors.terminal import Terminal
 from experiments.exit_code import exit_code
 from experiments.plugins import import_and_remove
 from scaling.errors import InputError, near_miss
@@ -44,7 +44,7 @@ def _call(argv: list[str]) -> int | None:
 
 
 def _help() -> int:
-    console = Console()
+    console = Terminal()
     console.print(
         "[bold]sessionrec[/] COMMAND [OPTIONS]     next-session recommendation, scaling sweeps, power-law fits\n"
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 from collections.abc import Callable
 
-from rich.console import Console
-
-from experiments.console import print_error
+from doors.errors import InputError, NotSaved, no_room, wrong_path
+from doors.terminal import print_error, say
 
 _SIGNALS = 128
 """An exit code above this means that a signal stopped the command, which is no error."""
@@ -17,22 +17,34 @@ _SIGNALS = 128
 
 def exit_code(call: Callable[[], int | None]) -> int:
     """Returns the exit code of `call`. An error that has an `exit_code` becomes one message without a traceback, and so
-    does a full disk; any other error is raised."""
+    does a full disk and a path that cannot be used; any other error is raised."""
     try:
-        return call() or 0
+        code = call() or 0
+        sys.stdout.flush()  # here, where a full disk behind it is reported
+        return code
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from here")
+        say("stopped; the same command goes on from here")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `sessionrec ... | head` is no failure
         return 0
     except Exception as error:
-        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        code = getattr(error, "exit_code", 1 if is_full else None)
-        if code is None:
+        shown = error if hasattr(error, "exit_code") else _of_the_world(error)
+        if shown is None:
             raise
-        if code > _SIGNALS:
-            Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(str(error))
-        else:
-            print_error(error)
+        code = getattr(shown, "exit_code")  # noqa: B009 - not every error has it
+        (say if code > _SIGNALS else print_error)(shown)
         return code
+
+
+def _of_the_world(error: Exception) -> Exception | None:
+    """Returns the message for a full disk or a path that cannot be used; None for any other error. A missing file is
+    another error here, because it may be one of ours."""
+    path = getattr(error, "filename", None) or "standard output or a file"
+    if words := no_room(error):
+        with contextlib.suppress(OSError):  # else the interpreter writes the rest again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NotSaved(f"{path} could not be written: {words}; make room")
+    if isinstance(error, OSError) and error.errno != errno.ENOENT and (words := wrong_path(error)):
+        return InputError(f"cannot use {path}: {words}")
+    return None

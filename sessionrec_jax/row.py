@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,8 @@ import jax
 import numpy as np
 import polars as pl
 
+from doors.files import open_own, replacing
+from doors.state import Damaged, read_object
 from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import run_id
 from sessionrec_jax.data.batches import train_users
@@ -35,7 +36,7 @@ from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
 from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.row_columns import LOSS, METRICS, REFERENCES
-from sessionrec_jax.runfolder.files import PER_USER, VALIDATED, claim, read_json, read_row, write_json
+from sessionrec_jax.runfolder.files import PER_USER, VALIDATED, claim, read_row, write_json
 from sessionrec_jax.runfolder.lock import lock
 from sessionrec_jax.runfolder.stopping import NEVER, Stop
 from sessionrec_jax.training.checkpoint import steps_in
@@ -132,7 +133,10 @@ def _validated_so_far(model: TrainedModel) -> Row:
 
 def _add_validation(job: Job, found: Row) -> None:
     path = job.run_dir / VALIDATED
-    before = read_json(path) if path.exists() else {}
+    try:
+        before = read_object(path, {})
+    except (Damaged, FileNotFoundError):
+        before = {}  # the parts before this one were validated already, or are validated again
     job.write(path, before | {str(job.part): found})
 
 
@@ -217,9 +221,8 @@ def _paired(row: Row, name: str) -> float | None:
 def _write_per_user(by_user: pl.DataFrame, run_dir: Path) -> None:
     """Writes the model's own metrics by user, for paired comparisons of runs."""
     own = by_user.filter(pl.col("metric").is_in(_METRICS)).with_columns(pl.col("x", "n").cast(pl.Float32))
-    partial = run_dir / f".{PER_USER}.{os.getpid()}"
-    own.write_parquet(partial)
-    partial.rename(run_dir / PER_USER)
+    with replacing(run_dir / PER_USER) as partial:
+        own.write_parquet(partial)
 
 
 def _counted(model: TrainedModel) -> Row:
@@ -337,6 +340,6 @@ def _alone_in(run_dir: Path) -> Iterator[None]:
     if not is_process_zero():
         yield
         return
-    with (run_dir / ".lock").open("w") as file:
+    with open_own(run_dir / ".lock", "w") as file:
         lock(file, fcntl.LOCK_EX)
         yield

@@ -174,6 +174,13 @@ DONE = (
     Column("jax_version", "str", "", "version of jax"),
 )
 
+_TYPES = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+KINDS = {
+    column.name: (*_TYPES[column.type], *((type(None),) if column.optional else ()))
+    for column in (*EVERY_ROW, *DROPPED, *FAILURE, *DONE)
+}
+"""The types that the value of each column may have in JSON."""
+
 # Columns that plans, fits and displays read.
 PARAMS, FLOPS, FLOPS_SPENT = "params_body", "flops_train", "flops_spent"
 SCHEDULE_FRACTION = "schedule_fraction"

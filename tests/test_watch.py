@@ -190,7 +190,7 @@ def test_it_follows_until_every_run_has_a_row_and_it_watches_a_single_run(sweep,
     assert "0 of 3 runs have a row; 25 steps mirrored" in follower.stderr.readline()
     assert main(["watch", str(folder), "--to", "tensorboard"]) == 2  # one at a time
     train(runs[0], 15, 30)
-    finish(runs[1], status="failed")
+    finish(runs[1], status="failed", reason="no memory")
     assert "1 of 3 runs have a row; 30 steps mirrored" in follower.stderr.readline()
     follower.send_signal(signal.SIGINT)
     assert "the same command continues from here" in follower.communicate(timeout=30)[1]

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from doors.files import check_outputs, write_json, write_text
+from doors.terminal import Terminal
 from experiments.sweep.comparison import ArmResult, compare
-from sessionrec_jax.errors import InputError
-from sessionrec_jax.runfolder.files import write_json, write_text
 
 LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC"}
 
@@ -39,15 +38,13 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec compare", description=__doc__)
-    for path in (command.out, command.json):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    check_outputs(command.out, command.json)
     lines = compare(command.sweep, command.metrics)
     if command.json is not None:
         write_json(command.json, [dataclasses.asdict(line) for line in lines])
     if command.out is not None:
         write_text(command.out, markdown(lines))
-    console = Console()
+    console = Terminal()
     for title, group in _tables(lines):
         table = Table(*_header(group), title=title, title_justify="left")
         for line in group:

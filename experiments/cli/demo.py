@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 
 import scaling
+from doors.terminal import Terminal
 from experiments.cli.columns import columns_of, completed, laws_of, table_of
 from experiments.cli.report_columns import REPORT_COLUMNS
 from experiments.demo import SizeName
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     from experiments.demo.axes import axes
     from experiments.demo.make_runs import make_runs
 
-    say = Console(stderr=True, highlight=False).print
+    say = Terminal(stderr=True, highlight=False).print
     launcher = local.Launcher(command.workers or local.default_workers())
     launcher.check()
     found = []
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         found.append(_recovered(axis, make_runs(axis, command.out / axis.name, launcher, say)))
         _write_report(command.out, found[-1])
     _write_overview(command.out, found)
-    show = Console(highlight=False, soft_wrap=True).print
+    show = Terminal(highlight=False, soft_wrap=True).print
     show(f"\nreport   {command.out / 'report.html'}")
     for one in found:
         for line in one.lines():

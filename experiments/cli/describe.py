@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 import sessionrec_jax as sr
+from doors.terminal import Terminal
 from sessionrec_jax.data.preparation.card import lines
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     if command.json:
         print(json.dumps(log.card(), indent=1))
     else:
-        Console(highlight=False).print(summary(log))
+        Terminal(highlight=False).print(summary(log))
 
 
 def summary(log: sr.Prepared) -> Table:

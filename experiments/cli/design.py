@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 import scaling
+from doors.files import check_outputs
+from doors.terminal import Terminal
+from doors.text import markup
 from experiments.cli.columns import ColumnFlags, table_of
 from experiments.cli.output import narrow_table
-from experiments.console import escape
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
 from scaling.design.cure import cure
 from scaling.design.identify import Verdict, check_axes, identify
@@ -73,13 +74,14 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    check_outputs(args.json, inputs=[args.table, args.from_])
     if args.floor is not None and args.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")
     planned = args.planned or (args.columns.loss is None and args.columns.metric is None)
     found = _advise_planned(args) if planned else _advise_finished(args)
     if args.json is not None:
         write_json(plain(found), args.json)
-    show(found, Console())
+    show(found, Terminal())
     if planned and not found.verdict.identifies:
         raise Refusal(f"these runs cannot identify {found.verdict.law}: {' '.join(found.verdict.reasons)}")
     return 0
@@ -148,21 +150,21 @@ def _params(text: str) -> dict[str, float]:
         raise InputError(f"--assume is {text!r}; expected NAME=NUMBER, with commas between them") from error
 
 
-def show(found: NextRuns, console: Console) -> None:
+def show(found: NextRuns, console: Terminal) -> None:
     """Prints advice at the terminal."""
     _show_verdict(found.verdict, console)
     if found.refused is not None:
-        console.print("[yellow]refused:[/]", escape(found.refused), highlight=False)
+        console.print("[yellow]refused:[/]", markup(found.refused), highlight=False)
     if found.cure is not None:
         _show_cure(found, console)
     if found.proposal is not None:
         _show_proposal(found, console)
     for warning in found.verdict.warnings:
-        console.print("[yellow]warning:[/]", escape(warning), highlight=False)
+        console.print("[yellow]warning:[/]", markup(warning), highlight=False)
 
 
-def _show_verdict(verdict: Verdict, console: Console) -> None:
-    console.print(f"{verdict.runs} runs, {verdict.law}; assumed: {escape(verdict.assumption)}", highlight=False)
+def _show_verdict(verdict: Verdict, console: Terminal) -> None:
+    console.print(f"{verdict.runs} runs, {verdict.law}; assumed: {markup(verdict.assumption)}", highlight=False)
     console.print(f"noise: {verdict.sigma:.3g} of log loss (one standard deviation)", highlight=False)
     table = narrow_table("", "expected of these runs (95 %)")
     for each in verdict.expected:
@@ -172,10 +174,10 @@ def _show_verdict(verdict: Verdict, console: Console) -> None:
         console.print("[green]These runs identify the law.[/]")
 
 
-def _show_cure(found: NextRuns, console: Console) -> None:
+def _show_cure(found: NextRuns, console: Terminal) -> None:
     cured = found.cure
     if cured.note:
-        console.print(escape(cured.note), highlight=False)
+        console.print(markup(cured.note), highlight=False)
     head = "The cheapest two runs that cure it" if not cured.note else f"{len(cured.runs)} runs that cure it"
     console.print(f"[bold]{head if cured.cures else 'The best runs among the candidates, which do not cure it'}:[/]")
     table = narrow_table("N", "D", "FLOPs")
@@ -185,10 +187,10 @@ def _show_cure(found: NextRuns, console: Console) -> None:
     console.print(table)
     for assumed, expected in ((found.verdict.assumption, cured.expected), *cured.sensitivity):
         values = ", ".join(f"{e.name} {e}" for e in expected if e.factor95 is None)
-        console.print(f"then expected: {values}\n  under {escape(assumed)}", highlight=False)
+        console.print(f"then expected: {values}\n  under {markup(assumed)}", highlight=False)
 
 
-def _show_proposal(found: NextRuns, console: Console) -> None:
+def _show_proposal(found: NextRuns, console: Terminal) -> None:
     proposal = found.proposal
     before = proposal.runs[0].before
     console.print(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
+from doors.terminal import Terminal
+from doors.text import markup
 from experiments.cli.output import narrow_table, print_whole
-from experiments.console import escape
 from experiments.plans.sizes import labels
 from experiments.sweep.halving import expected_savings
 from experiments.sweep.layout import Layout
@@ -46,7 +46,7 @@ def show(layout: Layout, rows: Sequence[dict[str, Any]], verdict: Verdict | None
         table.add_row(row["run_id"], *label.values(), *counts, *costs_here)
     for column in table.columns[1 + len(settings[0]) :]:
         column.justify = "right"
-    say = Console(highlight=False, soft_wrap=True).print
+    say = Terminal(highlight=False, soft_wrap=True).print
     print_whole(table)
     compiling = len(programs) * float(np.mean([cost.compile_seconds for cost in costs]))
     at_best = _time((seconds_R.sum() + compiling) / workers)
@@ -82,7 +82,7 @@ def warn_of_short_runs(configs: Sequence[Config], rows: Sequence[dict[str, Any]]
     found = [doubt for steps, config in by_steps if (doubt := doubts(config, steps, epochs_flag))]
     if found:
         text = f"{len(found)} of {_count(len(configs), 'run')} can hardly learn. Of the shortest: {found[0]}"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {escape(text)}")
+        Terminal(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {markup(text)}")
 
 
 def _program(config: Config) -> Any:
@@ -99,7 +99,7 @@ def _show_verdict(verdict: Verdict, say: Any) -> None:
         f"log loss (95 %): {expected}."
     )
     for warning in verdict.warnings:
-        say(f"[yellow]warning:[/] {escape(warning)}")
+        say(f"[yellow]warning:[/] {markup(warning)}")
 
 
 def _count(number: int, what: str) -> str:

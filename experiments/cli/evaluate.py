@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 import sessionrec_jax as sr
+from doors.files import check_outputs, write_json
+from doors.terminal import Terminal
 from experiments.cli.devices import mesh_of
 from sessionrec_jax.evaluation.metrics import CUTOFFS
-from sessionrec_jax.runfolder.files import write_json
 
 _SHOWN = (
     ("loss_nats_per_item", "nats an item"),
@@ -52,6 +52,7 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
+    check_outputs(command.json)
     run = sr.load(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     metrics = run.evaluate(command.split, command.seen)
     if command.json is not None:
@@ -83,7 +84,7 @@ def print_metrics(metrics: dict[str, Any], title: str) -> None:
         table.add_column(column, justify="right")
     for name, label in _SHOWN:
         table.add_row(label, *("-" if (value := get(name)) is None else f"{value:.4f}" for get in columns.values()))
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _with(name: str, word: str) -> str | None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 import scaling
+from doors.files import check_outputs
+from doors.terminal import Terminal
 from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
 from experiments.cli.output import fit_progress
 from experiments.cli.show_fit import show_fit
@@ -50,6 +51,7 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec fit", description=__doc__)
+    check_outputs(args.json, inputs=[args.table])
     if args.floor is not None and args.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")
     frame, unfinished = run_table.load(args.table)
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
         )
     if args.json is not None:
         fit.to_json(args.json)
-    show_fit(fit, Console())
+    show_fit(fit, Terminal())
     return 0
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from experiments.console import escape
+from doors.terminal import Terminal
+from doors.text import markup
 from scaling.fitting import progress
 
 
@@ -23,17 +23,17 @@ def narrow_table(*heads: str) -> Table:
 
 def print_whole(table: Table) -> None:
     """Prints the table at its full width, so that no number is cut where the output is not a terminal."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     wide = console.measure(table, options=console.options.update(max_width=1_000)).maximum
-    Console(highlight=False, width=max(console.width, wide)).print(table)
+    Terminal(highlight=False, width=max(console.width, wide)).print(table)
 
 
 @contextmanager
 def fit_progress() -> Iterator[None]:
     """Shows what the fits inside the block are doing, in the last line of a terminal. Elsewhere it shows nothing."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if not console.is_terminal:
         yield
         return
-    with console.status("") as status, progress.shown_by(lambda text: status.update(escape(text))):
+    with console.status("") as status, progress.shown_by(lambda text: status.update(markup(text))):
         yield

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 import scaling
+from doors.files import check_outputs
+from doors.terminal import Terminal
+from doors.text import markup
 from experiments.cli.output import narrow_table
-from experiments.console import escape
 from scaling.compute.budget import BudgetAdvice, advise
 from scaling.errors import InputError
 from scaling.fitting.export import plain, write_json
@@ -35,13 +36,14 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec plan", description=__doc__)
+    check_outputs(args.json, inputs=[args.from_])
     fitted = scaling.load(args.from_)
     found = advise(fitted, args.budget, open_params=_stored(args.from_, "open_intervals"), unique=args.unique)
     if args.json is not None:
         write_json(plain(found), args.json)
-    console = Console()
+    console = Terminal()
     for sentence in _stored(args.from_, "verdict_sentences"):
-        console.print(escape(sentence), highlight=False, style="bold")
+        console.print(markup(sentence), highlight=False, style="bold")
     show(found, console)
     return 0
 
@@ -54,14 +56,14 @@ def _stored(path: Path, key: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def show(found: BudgetAdvice, console: Console) -> None:
+def show(found: BudgetAdvice, console: Terminal) -> None:
     """Prints the advice for a reader at a terminal."""
     console.print(f"[bold]{found.formula}[/]   {found.law}; C = {found.flops_per_nd:g} N D", highlight=False)
     table = narrow_table("C (FLOPs)", "over fitted", "", r"best  \[95 %]")
     for row in found.budgets:
         first = (f"{row.flops:.4g}", f"{row.extrapolation_factor:.3g}x")
         for name, value in (("N*", row.n), ("D*", row.d), ("loss", row.loss)):
-            table.add_row(*first, name, escape(str(value)))
+            table.add_row(*first, name, markup(str(value)))
             first = ("", "")
     table.caption = "over fitted: C over the largest C of the fitted runs"
     console.print(table)
@@ -82,4 +84,4 @@ def show(found: BudgetAdvice, console: Console) -> None:
                 highlight=False,
             )
     for warning in found.warnings:
-        console.print("[yellow]warning:[/]", escape(warning), highlight=False)
+        console.print("[yellow]warning:[/]", markup(warning), highlight=False)

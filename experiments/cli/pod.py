@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
+from doors.files import write_json
+from doors.terminal import Terminal
 from experiments.cli.devices import written_out
 from experiments.cli.output import print_whole
 from experiments.cli.show_pod import show, weak_scaling_table
@@ -31,7 +32,6 @@ from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.runfolder.files import write_json
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=written_out(argv), prog="sessionrec pod", description=__doc__)
+    check_outputs(command.json)
     topology = _checked(command)
     check_compiler(topology.chip)
     runs = _weak_scaling(command, topology) if command.weak_scaling else [(_title(command), _compiled(command))]
@@ -117,7 +118,7 @@ def _weak_scaling(command: Command, topology: Topology) -> list[tuple[str, dict[
 @contextmanager
 def _says(text: str) -> Iterator[None]:
     """Shows the text while the block runs: on a terminal next to a moving sign, elsewhere as a line."""
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True, highlight=False)
     if console.is_terminal:
         with console.status(text):
             yield

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
-from rich.console import Console
 
 import sessionrec_jax as sr
+from doors.terminal import Terminal
 from experiments.cli.describe import summary
 from sessionrec_jax.data.preparation.prepare import Settings
 from sessionrec_jax.errors import InputError
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     )
     options = _values(command.source) | _values(command.settings)
     log = sr.prepare(name, out=command.out, overwrite=command.overwrite, beam=command.beam, **options)
-    Console(highlight=False).print(summary(log))
+    Terminal(highlight=False).print(summary(log))
 
 
 def _values(options: Any) -> dict[str, Any]:

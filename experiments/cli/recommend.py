@@ -19,7 +19,6 @@ sessions_used (items_used for the paradigms nipp and nipp_plus); models that rea
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,9 +26,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 import sessionrec_jax as sr
+from doors.files import check_outputs, writing
+from doors.terminal import Terminal
 from experiments.cli.devices import mesh_of
 from sessionrec_jax.errors import InputError
 
@@ -61,21 +61,18 @@ def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec recommend", description=__doc__)
     if (command.histories is None) == (command.log_users is None):
         raise InputError("whose histories? expected either --histories users.jsonl or --log-users N")
-    if command.out is not None and not command.out.parent.is_dir():
-        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    check_outputs(command.out, inputs=[command.histories])
     run = sr.load(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     if run.row is None or run.row["status"] != "done":
-        say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
+        say = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False).print
         say(f"{command.run} has not finished training; its newest checkpoint, step {run.model.step}, answers")
     histories = command.histories or "log"
     lines = run.answers(histories, command.k, command.seen, users=command.log_users or 0, quiet=command.out is None)
     if command.out is None:
         sys.stdout.writelines(_json_lines(lines))
     else:
-        partial = command.out.with_name(f".{command.out.name}.{os.getpid()}")
-        with partial.open("w") as file:
+        with writing(command.out) as target, target.open("w") as file:
             file.writelines(_json_lines(lines))
-        partial.rename(command.out)
     return 0
 
 

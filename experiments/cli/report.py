@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 import scaling
+from doors.files import check_outputs
+from doors.terminal import Terminal
 from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
 from experiments.cli.output import fit_progress
 from experiments.cli.report_columns import REPORT_COLUMNS
@@ -48,6 +49,8 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec report", description=__doc__)
+    if args.out.suffix in (".html", ".htm"):  # else `report.write` refuses it
+        check_outputs(args.out, inputs=[args.sweep])
     frame, unfinished = run_table.load(args.sweep)
     named = completed(named_by(args.columns, args.law), args.sweep, frame.columns)
     runs = table_of(args.sweep, frame, columns_of(named), unfinished)
@@ -57,7 +60,7 @@ def main(argv: list[str]) -> int:
         fits = [(law, _fit(runs, law, args)) for law in laws_of(named) or [_law(runs)]]
     title = f"Scaling report: {args.sweep.resolve().stem}"
     folder = report.write(args.out, runs, fits, theory, title=title, columns=REPORT_COLUMNS)
-    console = Console()
+    console = Terminal()
     for law, fit in fits:
         if isinstance(fit, Refusal):
             console.print(f"{law}: refused. {fit}", highlight=False, markup=False)

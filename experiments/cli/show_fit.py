@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 import scaling
+from doors.terminal import Terminal
+from doors.text import markup
 from experiments.cli.output import narrow_table
-from experiments.console import escape
 
 HELDOUT_SHOWN = 8
 
 
-def show_fit(fit: scaling.Fit, console: Console) -> None:
+def show_fit(fit: scaling.Fit, console: Terminal) -> None:
     """Prints the parameters, the checks, the held-out errors and the warnings of a fit."""
 
     def line(text: str) -> None:
@@ -20,7 +20,7 @@ def show_fit(fit: scaling.Fit, console: Console) -> None:
 
     style = "[bold red]" if fit.misfit.verdict == "misfits" else "[bold]"
     for sentence in fit.misfit.sentences:
-        line(f"{style}{escape(sentence)}[/]")
+        line(f"{style}{markup(sentence)}[/]")
     delta = f", delta {fit.objective.delta:.4g}" if fit.objective.name == "huber" else ""
     line(f"[bold]{fit.law.formula}[/]   {fit.law.name}; {fit.objective.name}{delta}")
     line(f"{len(fit.table)} runs fitted, objective {fit.objective_value:.8g}, {_minima(fit)}")
@@ -39,7 +39,7 @@ def show_fit(fit: scaling.Fit, console: Console) -> None:
     if fit.heldout:
         console.print(_heldout(fit))
     for warning in fit.warnings:
-        console.print("[yellow]warning:[/]", escape(warning), highlight=False)
+        console.print("[yellow]warning:[/]", markup(warning), highlight=False)
 
 
 def _minima(fit: scaling.Fit) -> str:
@@ -55,7 +55,7 @@ def _parameters(fit: scaling.Fit) -> Table:
         interval = fit.sizes_at_centre95.get(name)
         at_centre = "" if size is None else f"{size:.5g}" + (f"  {_interval(interval)}" if interval else "")
         known = name not in fit.free or name in fit.bounds or name not in errors
-        table.add_row(name, escape(fit.describe(name)), "" if known else f"{errors[name]:.4g}", at_centre)
+        table.add_row(name, markup(fit.describe(name)), "" if known else f"{errors[name]:.4g}", at_centre)
     at = ", ".join(f"{axis.upper()} {value:.4g}" for axis, value in fit.centre.items())
     table.caption = f"centre: {at}"
     return table
@@ -81,7 +81,7 @@ def _variants(fit: scaling.Fit) -> Table:
     for name in fit.params:
         table.add_row(name, *(_number(variant.params.get(name)) for variant in fit.variants))
     table.add_row("objective", *(_number(variant.objective) for variant in fit.variants))
-    table.caption = "\n".join(escape(f"- {v.name}: {v.refused}") for v in fit.variants if v.refused) or None
+    table.caption = "\n".join(markup(f"- {v.name}: {v.refused}") for v in fit.variants if v.refused) or None
     return table
 
 

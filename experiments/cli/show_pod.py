@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from doors.terminal import Terminal
+from doors.text import markup
 from experiments.cli.output import narrow_table, print_whole
-from experiments.console import escape
 from experiments.pod import verdict
 from experiments.pod.chips import Chip
 
@@ -19,15 +19,15 @@ _WORTH_A_WARNING_BYTES = 8e6
 
 def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int) -> None:
     """Prints memory, collectives, warnings and time of a run."""
-    say = Console(highlight=False, soft_wrap=True).print
+    say = Terminal(highlight=False, soft_wrap=True).print
     mesh = ", ".join(f"{name} {size}" for name, size in found["mesh"].items())
-    say(f"[bold]{escape(title)}[/]   {found['devices']:,} devices ({found['device_kind']}): {mesh}")
+    say(f"[bold]{markup(title)}[/]   {found['devices']:,} devices ({found['device_kind']}): {mesh}")
     say(f"{found['rows']:,} rows of a batch, {found['rows_per_device']:g} a device\n")
     print_whole(_memory(found, chip))
     step = found["programs"]["step"]
     if not verdict.fits(step, chip):
-        words = escape(step.get("words", ""))
-        say(f"[bold red]The step does not fit.[/] {escape(verdict.advice(found, chip, microbatches))}")
+        words = markup(step.get("words", ""))
+        say(f"[bold red]The step does not fit.[/] {markup(verdict.advice(found, chip, microbatches))}")
         if words:
             say(words)
     if "collectives" in step:
@@ -35,7 +35,7 @@ def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int) -> No
         for line in (*_traffic(step, chip), *_time(found, chip)):
             say(line, markup=False)
     for warning in warnings(found):
-        say(f"[yellow]warning:[/] {escape(warning)}")
+        say(f"[yellow]warning:[/] {markup(warning)}")
 
 
 def _memory(found: dict[str, Any], chip: Chip) -> Table:
@@ -61,7 +61,7 @@ def _collectives(step: dict[str, Any]) -> Table:
         times = f"{each['times']}{'+' if each['in_open_loop'] else ''}"
         shown.add_row(
             each["kind"], each["axes"], f"{each['devices']:,}", times, f"{each['sent_bytes'] / 1e6:,.2f}",
-            f"{each['seconds'] * 1e3:.2f}" if each["seconds"] else "", outside, escape(each["line"] or ""),
+            f"{each['seconds'] * 1e3:.2f}" if each["seconds"] else "", outside, markup(each["line"] or ""),
         )  # fmt: skip
     return _right(shown, 2, 7)
 

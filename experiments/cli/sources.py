@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 
 import tyro
-from rich.console import Console
 
+from doors.terminal import Terminal
 from sessionrec_jax.data.sources.files import layout
 from sessionrec_jax.registry import SOURCES
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         files = {name: [file._asdict() for file in module.FILES] for name, module in modules.items()}
         print(json.dumps({name: facts | {"files": files[name]} for name, facts in found.items()}, indent=1))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     for name, facts in found.items():
         console.print(f"[bold]{name}[/]  {facts.pop('what')}")
         for fact, text in facts.items():

@@ -19,12 +19,13 @@ from typing import Annotated, Any
 
 import tyro
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.console import escape
+from doors.terminal import Terminal
+from doors.text import markup
 from experiments.sweep.halving import saved_flops
 from experiments.sweep.sweep_folder import RunState, states
 from experiments.sweep.varying import short, varying
@@ -33,7 +34,7 @@ from sessionrec_jax.row_columns import FLOPS, FLOPS_SPENT, LOSS, RANK_LOSS, base
 _FOLLOW_SECONDS = 2.0
 _WIDE = 1000
 """Width of the output where it is not a terminal, so that no number is cut."""
-_STATUSES = ("running", "stale", "started", "waiting", "done", "dropped", "diverged", "failed")
+_STATUSES = ("running", "stale", "started", "waiting", "done", "dropped", "diverged", "failed", "damaged")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     command = tyro.cli(
         Command, args=argv, prog="sessionrec status", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    console = Console(width=None if sys.stdout.isatty() else _WIDE)
+    console = Terminal(width=None if sys.stdout.isatty() else _WIDE)
     plan, runs = _followed(command.sweep, console) if command.follow else states(command.sweep)
     if command.as_json:
         by_run = {run.run_id: _for_programs(run) for run in runs}
@@ -71,13 +72,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _followed(sweep_dir: Path, console: Console) -> tuple[str, list[RunState]]:
+def _followed(sweep_dir: Path, console: Terminal) -> tuple[str, list[RunState]]:
     """Waits until all runs have a row. Returns the plan and its runs."""
     printed = None
     plan, runs = states(sweep_dir)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         try:
-            while any(run.row is None for run in runs):
+            while not all(run.has_ended for run in runs):
                 counts = _counts(runs)
                 if console.is_terminal:
                     live.update(_view(runs, f"{counts}: {sweep_dir}"), refresh=True)
@@ -106,7 +107,8 @@ def _for_programs(run: RunState) -> dict[str, Any]:
         "worker": run.past.worker,
         "deaths": run.past.deaths,
         "failures": run.past.failures,
-        "reason": (run.row or {}).get("reason"),
+        "reason": run.fault or (run.row or {}).get("reason"),
+        "faults": run.past.faults,
     }
 
 
@@ -147,7 +149,7 @@ def _table(runs: list[RunState], shown: list[RunState]) -> Table:
             overflow="fold" if is_text else "ellipsis",
         )
     for cells in zip(*columns.values(), strict=True):
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(markup, cells))
     return table
 
 
@@ -171,7 +173,9 @@ def _notes(runs: list[RunState]) -> list[str]:
     """Returns why runs have no loss, and how often runs without a row were killed or failed."""
     notes = []
     for run in runs:
-        if run.row is not None:
+        if run.fault:
+            reason = run.fault
+        elif run.row is not None:
             reason = run.row.get("reason")
         else:
             before = [f"killed {_times(run.past.deaths)}"] if run.past.deaths else []
@@ -180,6 +184,7 @@ def _notes(runs: list[RunState]) -> list[str]:
             reason = "; ".join(before)
         if reason:
             notes.append(f"{run.run_id} {run.status}: {reason}")
+        notes += run.past.faults
     return notes
 
 

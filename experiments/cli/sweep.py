@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import tyro
-from rich.console import Console
 
+from doors.terminal import Terminal
 from experiments.plans import PLANS
 from experiments.sweep.halving import saved_flops
 from experiments.sweep.launch import LAUNCHERS, Launcher, by_name
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
         return 0
     bad = sum(row["status"] not in ("done", "dropped") for row in rows)
     reader = "report" if "report.json" in layout.files else "compare"
-    Console(highlight=False).print(
+    Terminal(highlight=False).print(
         f"{len(rows)} runs in {command.out}, {bad} of them failed; `sessionrec {reader} {command.out}` shows them"
     )
     if saved := saved_flops(rows):
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     if bad == len(rows):
         return 1
     if hasattr(command.plan, "conclude"):
-        Console(highlight=False, soft_wrap=True).print(command.plan.conclude(command.out, states(command.out)[1]))
+        Terminal(highlight=False, soft_wrap=True).print(command.plan.conclude(command.out, states(command.out)[1]))
     return 0
 
 

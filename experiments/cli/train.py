@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 import sessionrec_jax as sr
+from doors.private import check_compile_cache
 from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
 from sessionrec_jax.config.rules import check_hosts
@@ -37,6 +38,7 @@ class Command:
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=written_out(argv), prog="sessionrec train", description=__doc__)
     check_hosts(command.hosts)
+    check_compile_cache()
     from sessionrec_jax.devices.processes import is_process_zero, joined  # starts jax, which --help need not wait for
 
     with joined(command.hosts, f"{command.out.name} {run_id(command.config)}"):

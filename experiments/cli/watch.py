@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
+from doors.terminal import Terminal
 from experiments.watch.runs import Mirror, WatchedRun, runs_of
 from experiments.watch.tensorboard import TensorBoard
 from experiments.watch.wandb import WandB
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     if command.project is not None and command.to != "wandb":
         raise InputError(f"--project belongs to --to wandb, and --to is {command.to}; leave it out, or give --to wandb")
     runs = runs_of(command.folder)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Terminal(stderr=True, highlight=False, soft_wrap=True)
     out = command.out or (command.folder / "tensorboard" if command.to == "tensorboard" else command.folder)
     with _alone_in(out):
         if command.to == "tensorboard":
@@ -86,7 +86,7 @@ def _alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-def _mirror_all(runs: list[WatchedRun], mirror: Mirror, console: Console, *, follow: bool) -> None:
+def _mirror_all(runs: list[WatchedRun], mirror: Mirror, console: Terminal, *, follow: bool) -> None:
     """Mirrors the runs until all have a row. A signal takes effect between two runs, never within one."""
     steps, printed = dict.fromkeys((run.name for run in runs), 0), None
     with StopSignals() as stop, console.status("") as status:

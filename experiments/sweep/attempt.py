@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from doors.terminal import say
 from experiments.sweep import sweep_folder
 from experiments.sweep.lease import Lease, Lost
 from experiments.sweep.worker_options import DoRun
@@ -91,7 +92,7 @@ def do_together(
             raise
         except Exception as error:  # noqa: BLE001  each is tried alone
             why = f"{type(error).__name__}: {error}".splitlines()[0]
-            print(f"{len(leases)} runs failed together, each is now done alone: {why}", file=sys.stderr, flush=True)
+            say(f"{len(leases)} runs failed together, each is now done alone: {why}")
             return False
         finally:
             for lease in set(leases) - lost:

@@ -18,8 +18,10 @@ import numpy as np
 import polars as pl
 import scipy.stats
 
+from doors import tables
+from doors.state import Damaged, checked, read_object
 from sessionrec_jax.errors import InputError, near_miss
-from sessionrec_jax.runfolder.files import PER_USER, read_json, read_row
+from sessionrec_jax.runfolder.files import PER_USER, read_row
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[ArmResult]:
             f"{sweep_dir} has no comparison.json; `sessionrec sweep paradigm` and `... ablation` make one, "
             "`sessionrec report` reads the sweeps of other plans"
         )
-    plan = read_json(sweep_dir / "comparison.json")
+    where = sweep_dir / "comparison.json"
+    plan = read_object(where, {"arms": list, "select_by": str})
+    for arm in plan["arms"]:
+        checked(arm, {"table": str, "budget": str, "arm": str, "is_reference": bool, "runs": dict}, str(where))
     groups = _groups(plan["arms"])
     chosen = [[_chosen(sweep_dir, arm, plan["select_by"]) for arm in arms] for arms in groups]
     _refuse_unknown(sweep_dir, list(itertools.chain.from_iterable(chosen)), metrics)
@@ -149,7 +154,10 @@ def _per_user(run_dir: Path) -> dict[str, pl.DataFrame]:
     path = run_dir / PER_USER
     if not path.exists():
         raise InputError(f"{path}: no such file, though the run is done; delete {run_dir} and start the sweep again")
-    sums = pl.read_parquet(path).with_columns(pl.col("x", "n").cast(pl.Float64))
+    try:
+        sums = tables.read_parquet(path).with_columns(pl.col("x", "n").cast(pl.Float64))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise Damaged(f"{path} cannot be read ({error}); delete {run_dir} and start the sweep again") from error
     parts = sums.partition_by("metric", as_dict=True)
     return {str(metric): frame.sort("user") for (metric,), frame in parts.items()}
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from doors.state import Damaged, Kinds, checked, read_object
 from experiments.sweep import sweep_folder
 from experiments.sweep.worker_options import Write
 from sessionrec_jax.config.settings import Config
@@ -85,7 +86,14 @@ def kept_of(rates: int) -> int:
 
 def _validated(sweep_dir: Path, name: str, part: float) -> dict[str, Any] | None:
     path = sweep_folder.run_dir(sweep_dir, name) / VALIDATED
-    return read_json(path).get(str(part)) if path.exists() else None
+    try:
+        found = read_object(path, {}).get(str(part))
+        return None if found is None else checked(found, _KINDS, str(path))
+    except (Damaged, FileNotFoundError):
+        return None  # the run validates again after this part
+
+
+_KINDS: Kinds = {"step": int, "steps": int, "flops_spent": (int, float)}
 
 
 def _score(sweep_dir: Path, name: str, part: float) -> float | None:
@@ -93,10 +101,13 @@ def _score(sweep_dir: Path, name: str, part: float) -> float | None:
     it has the worst score, except that a finished one stays, since it costs nothing more."""
     found = _validated(sweep_dir, name, part)
     if found is None:
-        row = read_row(sweep_folder.run_dir(sweep_dir, name))
+        try:
+            row = read_row(sweep_folder.run_dir(sweep_dir, name))
+        except Damaged:
+            return math.inf
         return row and (-math.inf if row["status"] == "done" else math.inf)
     is_comparison = (sweep_dir / "comparison.json").exists()  # whose arms are chosen by a metric that should be high
-    value = found[VALIDATION_NDCG if is_comparison else OBJECTIVE]
+    value = found.get(VALIDATION_NDCG if is_comparison else OBJECTIVE)
     return math.inf if value is None else -value if is_comparison else value
 
 

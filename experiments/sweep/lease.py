@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from doors.files import open_own
+from doors.state import Damaged, Kinds, checked
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import write_json
 from sessionrec_jax.runfolder.lock import lock
@@ -39,6 +41,14 @@ LEASE_SECONDS = 120.0
 _BEATS = 6
 """Heartbeats in LEASE_SECONDS."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+
+
+_KINDS: dict[bool, Kinds] = {
+    True: {"worker": str, "machine": (str, type(None)), "state": str, "reason": (str, type(None))},
+    False: {"reason": str},
+}
+"""The fields of a lease, and those of one that has failed."""
+_UNKNOWN = "a worker of this machine"
 
 
 class Lost(RuntimeError):
@@ -57,6 +67,8 @@ class Past:
     deaths: int = 0
     failures: tuple[str, ...] = ()
     """Reasons, the last failure first."""
+    faults: tuple[str, ...] = ()
+    """A sentence for each file that is damaged, or whose heartbeat is in the future."""
 
     @property
     def attempts(self) -> int:
@@ -81,24 +93,41 @@ class Leases:
 
     def past(self, run_id: str, generation: int) -> Past:
         """Returns how the generations up to this one ended; it is final once somebody has taken a higher one."""
-        worker, is_held, deaths, failures = None, False, 0, []
+        worker, is_held, deaths, failures, faults = None, False, 0, [], []
         for number in range(generation, 0, -1):
-            with (self._folder / f"{run_id}.{number}").open() as file:
-                state = json.load(file)
+            path = self._folder / f"{run_id}.{number}"
+            try:
+                file = open_own(path, "r")
+            except InputError as error:
+                faults.append(str(error))
+                continue
+            with file:
+                try:
+                    state = checked(json.loads(file.read()), _KINDS[True], str(path))
+                    state = checked(state, _KINDS[state["state"] != "failed"], str(path))
+                except ValueError as error:
+                    is_held = number == generation and lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB) is False
+                    holder = "a process of this machine holds it" if is_held else "nobody holds it"
+                    damage = error if isinstance(error, Damaged) else f"{path} is damaged: {error}"
+                    faults.append(f"{damage}; it is taken for that of a worker that died, and {holder}")
+                    worker = _UNKNOWN if is_held else worker
+                    continue
                 if state["state"] == "forgiven":
                     break
                 if state["state"] == "failed":
                     failures.append(state["reason"])
                 elif state["state"] == "running":
                     if number == generation:
-                        worker, is_held = state["worker"], self._is_alive(file, state)
+                        ahead = os.fstat(file.fileno()).st_mtime - self._now()
+                        worker, is_held = state["worker"], self._is_alive(file, state, ahead)
+                        faults += [_from_the_future(path, ahead)] if ahead > LEASE_SECONDS else []
                     deaths += not (number == generation and is_held)
-        return Past(generation, worker, is_held, deaths=deaths, failures=tuple(failures))
+        return Past(generation, worker, is_held, deaths=deaths, failures=tuple(failures), faults=tuple(faults))
 
-    def _is_alive(self, file: IO[str], state: dict[str, Any]) -> bool:
+    def _is_alive(self, file: IO[str], state: dict[str, Any], seconds_ahead: float) -> bool:
         if state["machine"] == _machine(self._folder) and lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
             return False
-        return self._now() - os.fstat(file.fileno()).st_mtime <= LEASE_SECONDS
+        return abs(seconds_ahead) <= LEASE_SECONDS  # one far in the future would be held for ever
 
     def _now(self) -> float:
         """The time by the clock that stamps the heartbeats; by this host's clock if we may only read the folder."""
@@ -178,7 +207,7 @@ class Lease:
         except FileNotFoundError:
             raise Lost(f"{self._path} was deleted") from None
         if self._successor.exists():
-            raise Lost(f"{self._path.name} was taken over by {json.loads(self._successor.read_text())['worker']}")
+            raise Lost(f"{self._path.name} was taken over by {self._successor.name}")
 
     def end(self, state: Literal["released", "failed", "forgiven"], reason: str | None = None) -> None:
         """Releases the run and records how it went."""
@@ -198,6 +227,13 @@ class Lease:
                 break
             except OSError:
                 continue  # the file server does not answer, to the others neither
+
+
+def _from_the_future(path: Path, ahead: float) -> str:
+    return (
+        f"{path}: its heartbeat is {ahead:,.0f} s in the future, by a clock that was wrong; it counts as that of a "
+        "worker that died"
+    )
 
 
 def _touched(path: Path) -> float:

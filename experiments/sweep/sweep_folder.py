@@ -6,12 +6,16 @@ This file imports no jax, so that `sessionrec status` starts fast.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from doors.files import check_folder, make_folder
+from doors.state import Damaged, Kinds, checked
 from experiments.sweep.lease import Leases, Past
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
@@ -30,7 +34,7 @@ class RunState:
     status: str
     """waiting (never started), started (and released, or its worker died on this machine), running, stale (its
     worker does not answer; the next one takes it over), or the status of its row: done, diverged, failed,
-    dropped."""
+    dropped. A run whose row is damaged is `damaged`."""
     past: Past
     """Its leases: who holds it, and how earlier leases ended."""
     row: dict[str, Any] | None = None
@@ -39,6 +43,12 @@ class RunState:
     """Planned steps; None if no step was logged yet."""
     seconds_left: float | None = None
     """Seconds of training left, by the last line of metrics.jsonl."""
+    fault: str = ""
+    """A sentence about a damaged row; empty if it is sound or missing."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.row is not None or bool(self.fault)
 
 
 def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str, Any]) -> None:
@@ -57,7 +67,8 @@ def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str
                 "Use another --out."
             )
     else:
-        sweep_dir.mkdir(parents=True, exist_ok=True)
+        check_folder(sweep_dir, "a sweep")
+        make_folder(sweep_dir)
         for name, values in files.items():
             write_json(sweep_dir / name, values)
     write_json(sweep_dir / "sweep.json", {"version": SWEEP_VERSION, "plan": plan, "runs": runs})
@@ -69,20 +80,31 @@ def _read(sweep_dir: Path) -> dict[str, Any]:
             f"{sweep_dir} is no sweep folder: it has no sweep.json. "
             f"`sessionrec sweep PLAN --out {sweep_dir}` makes one."
         )
-    sweep = read_json(sweep_dir / "sweep.json")
-    if sweep.get("version") != SWEEP_VERSION:
-        raise InputError(f"{sweep_dir} is of version {sweep.get('version')!r}; this release reads {SWEEP_VERSION}")
+    where = str(sweep_dir / "sweep.json")
+    sweep = checked(read_json(sweep_dir / "sweep.json"), {"version": int}, where)
+    if sweep["version"] != SWEEP_VERSION:
+        raise InputError(f"{sweep_dir} is of version {sweep['version']!r}; this release reads {SWEEP_VERSION}")
+    checked(sweep, {"plan": str, "runs": dict}, where)
+    for name, config in sweep["runs"].items():
+        if not _RUN_ID.fullmatch(name):
+            raise Damaged(f"{where} is damaged: {name!r} is no run_id, which has twelve hex digits")
+        checked(config, {}, f"{where}: run {name}")
     return sweep
 
 
 def read(sweep_dir: Path) -> tuple[str, dict[str, Config]]:
     """Returns the plan's name and its runs by run_id, in the plan's order.
 
-    Raises InputError if there is no sweep, or one of an older version.
+    Raises InputError if there is no sweep, one of an older version, or one whose settings were changed: a run's name is
+    the hash of its settings, and says where it is written.
     """
     sweep = _read(sweep_dir)
     where = str(sweep_dir / "sweep.json")
-    return sweep["plan"], {name: from_dict(config, where) for name, config in sweep["runs"].items()}
+    configs = {name: from_dict(config, where) for name, config in sweep["runs"].items()}
+    for name, config in configs.items():
+        if run_id(config) != name:
+            raise Damaged(f"{where} is damaged: its run {name} has the settings of run {run_id(config)}")
+    return sweep["plan"], configs
 
 
 def run_dir(sweep_dir: Path, name: str) -> Path:
@@ -112,7 +134,11 @@ def states(sweep_dir: Path) -> tuple[str, list[RunState]]:
 
 def _state(sweep_dir: Path, name: str, config: dict[str, Any], past: Past) -> RunState:
     folder = run_dir(sweep_dir, name)
-    if (row := read_row(folder)) is not None:
+    try:
+        row = read_row(folder)
+    except InputError as error:
+        return RunState(name, config, "damaged", past, fault=str(error))
+    if row is not None:
         steps = row.get("steps")
         return RunState(name, config, row["status"], past, row=row, step=steps, steps=steps)
     last = _last_line(folder / "metrics.jsonl")
@@ -128,13 +154,16 @@ def _state(sweep_dir: Path, name: str, config: dict[str, Any], past: Past) -> Ru
 
 def _last_line(metrics: Path) -> dict[str, Any]:
     """Returns the last line about training steps (others are about a validation), or {}."""
-    for line in reversed(metrics.read_text().splitlines() if metrics.exists() else []):
+    for line in reversed(metrics.read_text(errors="replace").splitlines() if metrics.is_file() else []):
         try:
-            if "step_seconds_p50" in (values := json.loads(line)):
-                return values
+            return checked(json.loads(line), _LINE, "")
         except ValueError:
-            continue  # being written just now
+            continue  # being written just now, damaged, or about a validation
     return {}
+
+
+_LINE: Kinds = {"step_seconds_p50": (int, float), "step": int, "steps": int}
+_RUN_ID = re.compile("[0-9a-f]{12}")
 
 
 def try_failed_again(sweep_dir: Path) -> None:
@@ -155,5 +184,7 @@ def try_failed_again(sweep_dir: Path) -> None:
 
 
 def _has_failed(folder: Path) -> bool:
-    row = read_row(folder)
-    return row is not None and row["status"] == "failed"
+    with contextlib.suppress(Damaged):  # the sweep reports it
+        row = read_row(folder)
+        return row is not None and row["status"] == "failed"
+    return False

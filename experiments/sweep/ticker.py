@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.console import escape
+from doors.state import Damaged
+from doors.terminal import Terminal
+from doors.text import markup
 from experiments.sweep import sweep_folder
 from experiments.sweep.varying import label, varying
 from sessionrec_jax.config.values import to_dict
@@ -24,8 +25,8 @@ class Ticker:
         runs = sweep_folder.read(sweep_dir)[1]
         labels = varying([to_dict(config) for config in runs.values()])
         self._labels = dict(zip(runs, labels, strict=True))
-        self._missing = [name for name in runs if read_row(sweep_folder.run_dir(sweep_dir, name)) is None]
-        self._console = Console(stderr=True, highlight=False)
+        self._missing = [name for name in runs if not (sweep_folder.run_dir(sweep_dir, name) / "row.json").exists()]
+        self._console = Terminal(stderr=True, highlight=False)
         columns = (
             TextColumn("runs"),
             BarColumn(),
@@ -46,24 +47,28 @@ class Ticker:
 
     def refresh(self) -> None:
         for name in tuple(self._missing):
-            if (row := read_row(sweep_folder.run_dir(self._sweep_dir, name))) is not None:
+            try:
+                row = read_row(sweep_folder.run_dir(self._sweep_dir, name))
+            except Damaged as error:
+                row = {"status": "damaged", "reason": str(error)}
+            if row is not None:
                 self._missing.remove(name)
-                self._print_row(row)
+                self._print_row(name, row)
 
     def print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
 
-    def _print_row(self, row: dict[str, Any]) -> None:
+    def _print_row(self, run_id: str, row: dict[str, Any]) -> None:
         self._bar.update(self._task, advance=1)
-        name = ", ".join(filter(None, (row["run_id"], label(self._labels[row["run_id"]]))))
+        name = markup(", ".join(filter(None, (run_id, label(self._labels[run_id])))))
         if row["status"] != "done":
-            result = f"[red]{row['status']}[/]: {escape(row['reason'])}"
+            result = f"[red]{row['status']}[/]: {markup(row['reason'])}"
         else:
             losses = {
-                "nats an item": row[LOSS],
-                "popularity": row[baseline_of(LOSS)],
-                "rank": row[RANK_LOSS],
+                "nats an item": row.get(LOSS),
+                "popularity": row.get(baseline_of(LOSS)),
+                "rank": row.get(RANK_LOSS),
             }
             measured = (f"{what} {value:.4f}" for what, value in losses.items() if value is not None)
-            result = f"{', '.join(measured)}, {row['wall_seconds']:.0f} s"
+            result = f"{', '.join(measured)}, {row.get('wall_seconds', 0):.0f} s"
         self.print(f"{len(self._labels) - len(self._missing)}/{len(self._labels)}  {name}; {result}")

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from doors.private import COMPILE_CACHE, check_compile_cache, is_private
+from doors.terminal import say
 from experiments.plugins import import_all
 from experiments.sweep import halving, sweep_folder
 from experiments.sweep.attempt import do_alone, do_together
@@ -32,7 +34,9 @@ from experiments.sweep.lease import Lease, Leases, Lost, Past
 from experiments.sweep.worker_options import DEFAULT_OPTIONS, DoRun, WorkerOptions, Write
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import program_of
-from sessionrec_jax.runfolder.stopping import Stop
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.runfolder.files import read_row
+from sessionrec_jax.runfolder.stopping import STOPPING, Stop
 
 _POLL_SECONDS = 1.0
 """Between two looks at runs that others have."""
@@ -62,11 +66,11 @@ def work(
       waits: if False, returns as soon as no run is free, although other workers have not finished theirs.
       refresh: called after each run, and every second while other workers have the rest.
 
-    SIGTERM and SIGINT release the run, saved if it trains, and raise Stopped or SystemExit. If a heartbeat finds that
-    another worker has taken the run over, the process ends with code 75 (EX_TEMPFAIL).
+    A signal of STOPPING releases the run, saved if it trains, and raises Stopped or SystemExit. If a heartbeat finds
+    that another worker has taken the run over, the process ends with code 75 (EX_TEMPFAIL).
     """
     import_all()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(sweep_dir / ".programs"))
+    _keep_programs(sweep_dir)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     plan, configs = sweep_folder.read(sweep_dir)
     queue = _Queue(sweep_dir, configs, options, only)
@@ -87,6 +91,19 @@ def work(
                     do = _doing(run, queue.next_of(lease))
                     do_alone(lease, configs[lease.run_id], sweep_dir, plan, run=do, retries=options.retries)
             refresh()
+
+
+def _keep_programs(sweep_dir: Path) -> None:
+    """Lets jax keep compiled programs in the sweep folder, unless somebody else can write there: a program that jax
+    reads back runs as this user."""
+    check_compile_cache()
+    folder = sweep_dir / ".programs"
+    if COMPILE_CACHE in os.environ:
+        return
+    if is_private(folder if folder.exists() else sweep_dir):
+        os.environ[COMPILE_CACHE] = str(folder)
+    else:
+        say(f"{folder} could be written by somebody else, so this worker compiles its programs itself")
 
 
 def _doing(run: DoRun, following: halving.Next) -> DoRun:
@@ -121,6 +138,7 @@ class _Queue:
         self._leases = Leases(sweep_dir)
         self._order = costliest_first(configs)
         self.left = [run_id for run_id in self._order if only in (None, run_id)]
+        self._said: set[str] = set()
         self.alone: set[str] = set()
         """Runs that failed together with others: they are done alone."""
 
@@ -130,7 +148,9 @@ class _Queue:
         for run_id in tuple(self.left):
             if self._has_row(run_id):
                 self.left.remove(run_id)
+                self._say_if_damaged(run_id)
             elif self._is_ready(run_id):
+                self._say_faults(run_id, newest.get(run_id, 0))
                 lease = self._leases.take(run_id, newest.get(run_id, 0), _end_at_once)
                 if lease is not None:
                     return lease
@@ -167,6 +187,18 @@ class _Queue:
     def _has_row(self, run_id: str) -> bool:
         return (sweep_folder.run_dir(self._sweep_dir, run_id) / "row.json").exists()
 
+    def _say_if_damaged(self, run_id: str) -> None:
+        try:
+            read_row(sweep_folder.run_dir(self._sweep_dir, run_id))
+        except InputError as error:
+            say(error)
+
+    def _say_faults(self, run_id: str, generation: int) -> None:
+        """Reports each damaged lease of a run once."""
+        for fault in set(self._leases.past(run_id, generation).faults) - self._said:
+            self._said.add(fault)
+            say(fault)
+
     def _is_ready(self, run_id: str) -> bool:
         return halving.is_ready(self._sweep_dir, self._configs, run_id)
 
@@ -176,23 +208,23 @@ class _Queue:
 
 
 def _end_at_once() -> NoReturn:
-    print("another worker has taken this run over: this process did not respond for too long", file=sys.stderr)
+    say("another worker has taken this run over: this process did not respond for too long")
     sys.stderr.flush()
     os._exit(os.EX_TEMPFAIL)
 
 
 @contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """Ends the process by SystemExit at SIGTERM and SIGINT while a run compiles, evaluates or waits. Training installs
-    its own handler and saves first; evaluation starts over from its beginning. An ignored signal stays ignored."""
+    """Ends the process by SystemExit at a signal of STOPPING while a run compiles, evaluates or waits. Training
+    installs its own handler and saves first; evaluation starts over from its beginning. An ignored signal stays
+    ignored."""
 
     def leave(number: int, _: FrameType | None) -> NoReturn:
         for each in before:
             signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    both = (signal.SIGTERM, signal.SIGINT)
-    before = {each: signal.getsignal(each) for each in both if signal.getsignal(each) is not signal.SIG_IGN}
+    before = {each: signal.getsignal(each) for each in STOPPING if signal.getsignal(each) is not signal.SIG_IGN}
     for each in before:
         signal.signal(each, leave)
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from doors.state import checked
 from experiments.sweep import sweep_folder
 from experiments.sweep.varying import label, varying
 from sessionrec_jax.config.values import run_id, to_dict
@@ -94,10 +95,10 @@ class WatchedRun:
 
     def _parsed(self, raw: bytes) -> tuple[MetricsLine, ...]:
         try:
-            return tuple(json.loads(line) for line in raw.splitlines())
+            return tuple(checked(json.loads(line), {"step": int}, "a line") for line in raw.splitlines())
         except ValueError as error:
             raise InputError(
-                f"{self._folder}/metrics.jsonl has a line that is no JSON ({error}); was it edited?"
+                f"{self._folder}/metrics.jsonl has a line that no run wrote ({error}); was it edited?"
             ) from None
 
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scaling.errors import InputError
+from doors.files import write_text
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
-    """Writes `values` to `path`. Raises InputError where the folder does not exist."""
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    """Writes `values` to `path`. Raises what `doors.files.writing` raises."""
     cloud = values.get("cloud")
     text = json.dumps(values | {"cloud": "@"} if cloud is not None else values, indent=1, allow_nan=False)
     if cloud is not None:  # one draw in each line, not one number
         draws = ",\n  ".join(json.dumps(draw) for draw in cloud)
         text = text.replace('"cloud": "@"', f'"cloud": [{draws}]', 1)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text + "\n")
-    part.replace(path)
+    write_text(path, text + "\n")
 
 
 def plain(value: Any) -> Any:

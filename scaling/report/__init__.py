@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from doors.files import check_outputs, make_folder, write_text
 from scaling.errors import InputError, Refusal
 from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
@@ -38,11 +39,11 @@ def write(
 
     Returns: the folder of the figures.
 
-    Raises InputError if `out` is not an .html file or its folder is missing.
+    Raises InputError if `out` is not an .html file or cannot be written.
     """
     # Altair takes seconds to import, and only a report needs it
     from scaling.report.compute import frontier_of, isoflop_of
-    from scaling.report.exports import replace, write_figures, write_fits
+    from scaling.report.exports import write_figures, write_fits
     from scaling.report.figures.gallery import CAPTIONS, all_figures
     from scaling.report.figures.parts import Subject, as_dict
     from scaling.report.page import Content, page
@@ -50,8 +51,7 @@ def write(
     out = Path(out)
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"the report is {out}; wanted a name that ends in .html")
-    if not out.parent.is_dir():
-        raise InputError(f"cannot write {out}: there is no folder {out.parent}")
+    check_outputs(out)
     columns = ReportColumns() if columns is None else columns
     drawn = next((fit for _, fit in fits if isinstance(fit, Fit)), None)
     isoflop, frontier = isoflop_of(table, drawn), frontier_of(table, drawn)
@@ -71,8 +71,8 @@ def write(
         run_columns=columns.runs,
     )
     folder = out.with_name(f"{out.stem}_figures")
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_figures(content.charts, list(CAPTIONS), folder)
     write_fits(fits, content.items, folder)
-    replace(out, page(content).encode())
+    write_text(out, page(content))
     return folder

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
+from doors.text import json_in_html
 from scaling.report.html import CSS, element
 
 _OPTIONS = (
@@ -31,7 +31,7 @@ def _script(charts: dict[str, dict]) -> str:
         return ""
     import vl_convert
 
-    specs = json.dumps(charts, allow_nan=False).replace("</", "<\\/")
+    specs = json_in_html(charts)
     bundle = vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]  the stub requires what is optional
     return (
         f"<script>{bundle}</script>\n<script>const specs = {specs};\n"

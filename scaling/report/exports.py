@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from doors.files import write_bytes, write_text
 from scaling.errors import Refusal
 from scaling.fitting.result import Fit
 from scaling.laws.registry import LAWS
@@ -31,12 +31,12 @@ def write_figures(charts: dict[str, dict], known: Sequence[str], folder: Path) -
         svg = vl_convert.vegalite_to_svg(charts[name])
         images = (svg.encode(), vl_convert.svg_to_png(svg, ppi=PNG_PIXELS_PER_INCH), vl_convert.svg_to_pdf(svg))
         for file, image in zip(files, images, strict=True):
-            replace(file, image)
+            write_bytes(file, image)
 
 
 def write_fits(fits: Sequence[tuple[str, Fit | Refusal]], items: Sequence[Item], folder: Path) -> None:
     """Writes fits.tex, fit_LAW.json of each fit (`scaling.load` reads it), and checklist.json (null: no answer)."""
-    replace(folder / "fits.tex", latex.table(fits).encode())
+    write_text(folder / "fits.tex", latex.table(fits))
     done = {name: fit for name, fit in fits if isinstance(fit, Fit)}
     for name in LAWS:
         if name in done:
@@ -45,14 +45,4 @@ def write_fits(fits: Sequence[tuple[str, Fit | Refusal]], items: Sequence[Item],
             (folder / f"fit_{name}.json").unlink(missing_ok=True)
     listed = [dataclasses.asdict(item) for item in items]
     values = {"answered": answered(items), "of": len(items), "items": listed}
-    replace(folder / "checklist.json", (json.dumps(values, indent=1) + "\n").encode())
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes the file whole or not at all."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(folder / "checklist.json", json.dumps(values, indent=1) + "\n")

@@ -1,10 +1,11 @@
-"""Pieces of a page: elements, tables, lists, numbers as text, and the style. Only this file escapes HTML."""
+"""Pieces of a page: elements, tables, lists, numbers as text, and the style. The cells are escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import Any
+
+from doors.text import html
 
 CSS = """
 :root { --ink: #22272e; --soft: #6a737d; --line: #e3e6ea; --wash: #f6f7f9; --warn: #8a5a00; --bad: #b3342d; }
@@ -27,7 +28,7 @@ ul.notes { padding-left: 1.2rem; } ul.notes li { margin: .3rem 0; } .warn { colo
 
 def element(tag: str, text: str, kind: str = "", inner: str = "") -> str:
     """Returns an element of escaped text, with a CSS class if one is given, and with `inner` HTML after the text."""
-    return f"<{tag}{f' class={kind}' if kind else ''}>{escape(text)}{inner}</{tag}>"
+    return f"<{tag}{f' class={kind}' if kind else ''}>{html(text)}{inner}</{tag}>"
 
 
 def paragraph(text: str, kind: str = "") -> str:

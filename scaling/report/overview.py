@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from doors.files import make_folder, write_text
 from scaling.errors import Refusal
 from scaling.fitting.fit import Fit
 from scaling.laws.theory import Theory
@@ -39,14 +40,14 @@ class Part:
 
 def write(out: Path, title: str, parts: Sequence[Part]) -> None:
     """Writes the page, and its figures to the folder `<page's stem>_figures/` as SVG, PNG and PDF."""
-    from scaling.report.exports import replace, write_figures
+    from scaling.report.exports import write_figures
 
     charts = {part.name: chart for part in parts if (chart := _chart(part)) is not None}
     folder = out.with_name(f"{out.stem}_figures")
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_figures(charts, [part.name for part in parts], folder)
     body = [element("h1", title), *(_section(part, part.name in charts) for part in parts)]
-    replace(out, document(title, body, charts).encode())
+    write_text(out, document(title, body, charts))
 
 
 def _section(part: Part, has_chart: bool) -> str:

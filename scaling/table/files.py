@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from doors import tables
 from scaling.errors import InputError, near_miss
 from scaling.table.rules import NO_ROW, Excluded
 
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".csv": lambda path: pl.read_csv(path, infer_schema_length=None, null_values=[""]),
-    ".parquet": pl.read_parquet,
-    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
-    ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".csv": lambda path: tables.read_csv(path, infer_schema_length=None, null_values=[""]),
+    ".parquet": tables.read_parquet,
+    ".jsonl": lambda path: tables.read_ndjson(path, infer_schema_length=None),
+    ".ndjson": lambda path: tables.read_ndjson(path, infer_schema_length=None),
 }
 
 

@@ -34,6 +34,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from jaxtyping import Float32, Int8, Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
+from doors import tables
 from sessionrec_jax.data import session_context
 from sessionrec_jax.data.codes import ROLES
 from sessionrec_jax.data.ragged import offsets
@@ -256,7 +257,7 @@ class Prepared:
 
     def context_vocabulary(self, name: str) -> pl.Series:
         """Returns the values of a column of session context; row k has that of code k + 1."""
-        return pl.read_parquet(self.path / f"context_{name}.parquet")["value"]
+        return tables.read_parquet(self.path / f"context_{name}.parquet")["value"]
 
     def card(self) -> dict[str, Any]:
         """Reads card.json. Raises InputError if an older release, which wrote none, prepared the log."""
@@ -266,11 +267,11 @@ class Prepared:
 
     def item_ids(self) -> pl.Series:
         """Returns the publisher's ids of items; row k has that of dense item k + 1."""
-        return pl.read_parquet(self.path / "items.parquet", columns=["item_id"])["item_id"]
+        return tables.read_parquet(self.path / "items.parquet", columns=["item_id"])["item_id"]
 
     def users_of(self, role: int) -> Int64[np.ndarray, " U"]:
         """Returns the users who have a session of `role` after another session, in stored order."""
-        targets = pl.read_parquet(self.path / "users.parquet", columns=[f"targets_{ROLES[role]}"]).to_series()
+        targets = tables.read_parquet(self.path / "users.parquet", columns=[f"targets_{ROLES[role]}"]).to_series()
         return np.flatnonzero(targets.to_numpy()).astype(np.int64)
 
     def arrays(self, *, soft_labels: bool = False) -> FlatLog:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from doors import state
+from doors.files import check_folder, make_folder, open_own, replace_text
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.row_columns import KINDS
 
 VALIDATED = "halving.json"
 """File of a run that stopped after a part of its steps: the validation at each part, by the part as text."""
@@ -19,42 +20,45 @@ PER_USER = "per_user.parquet"
 """File of a run's test sessions: user (index in the log), metric, x, n; the metric is sum(x) / sum(n)."""
 
 
+_KINDS_OF_STATUS: dict[str, dict[str, Any]] = {
+    "done": {},
+    "diverged": {"reason": str},
+    "failed": {"reason": str},
+    "dropped": {"reason": str, "flops_saved": (int, float), "flops_spent": (int, float)},
+}
+"""The fields that readers of a row of each status rely on."""
+
+
 def write_json(path: Path, values: Any) -> None:
-    """Writes a JSON file as `write_text` does. Raises ValueError for NaN, which JSON does not have."""
-    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes the whole file or nothing: it is written under another name, then renamed."""
-    partial = path.with_name(
-        f".{path.name}.{uuid.uuid4().hex}"
-    )  # a process number would not do: several hosts may write
-    partial.write_text(text)
-    partial.rename(path)
+    """Writes a JSON file whole or not at all, and follows no link. Raises ValueError for NaN, which JSON does not have,
+    and what `doors.files.replacing` raises."""
+    replace_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file. Raises InputError if it does not exist or is not JSON."""
     try:
-        return _parsed(path, path.read_text())
+        return state.read_json(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
 
 
 def read_row(run_dir: Path) -> dict[str, Any] | None:
-    """Reads row.json; None if it does not exist. It may appear at any time, and a failed run's may disappear."""
+    """Reads row.json; None if it does not exist. It may appear at any time, and a failed run's may disappear.
+
+    Raises Damaged if it is not a row.
+    """
     path = run_dir / "row.json"
     try:
-        return _parsed(path, path.read_text())
+        row = state.read_object(path, {"status": str})
+        if row["status"] not in _KINDS_OF_STATUS:
+            raise state.Damaged(f"{path} is damaged: its status is {row['status']!r}")
+        known = {name: kind for name, kind in KINDS.items() if name in row}
+        return state.checked(row, _KINDS_OF_STATUS[row["status"]] | known, str(path))
     except FileNotFoundError:
         return None
-
-
-def _parsed(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path} holds no valid JSON ({error}); it was cut short or edited") from None
+    except state.Damaged as error:
+        raise state.Damaged(f"{error}. Delete it, and the run goes on from its checkpoint") from None
 
 
 def read_config(run_dir: Path) -> Config:
@@ -75,7 +79,8 @@ def claim(run_dir: Path, config: Config) -> None:
                 f"{run_dir} holds run {there}, not {run_id(config)}: its settings differ. Use another --out."
             )
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
+    check_folder(run_dir, "a run")
+    make_folder(run_dir)
     write_json(run_dir / "config.json", to_dict(config))
 
 
@@ -87,13 +92,22 @@ class MetricsLog:
     per validation. Lines that a killed run wrote after its checkpoint are removed first, so that no step occurs twice.
     """
 
-    def __init__(self, path: Path | None, first_step: int, steps: int, every_steps: int, sums: Sequence[float] = ()):
+    def __init__(
+        self,
+        path: Path | None,
+        first_step: int,
+        steps: int,
+        every_steps: int,
+        sums: Sequence[float] = (),
+        validated_step: int | None = None,
+    ):
         """`path` None writes nothing. `steps` is the number of the whole run; `sums` is the value that `self.sums` had
-        at `first_step`, from a checkpoint."""
+        at `first_step`, from a checkpoint. Validations after `validated_step` steps, the last that the checkpoint knows
+        of, will be made again, so their lines go too. None keeps those before `first_step`."""
         if path is not None:
-            lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if _step_of(line) < first_step]
-            write_text(path, "".join(f"{line}\n" for line in kept))
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+            ends = first_step, first_step if validated_step is None else validated_step
+            replace_text(path, "".join(f"{line}\n" for line in lines if _is_kept(line, *ends)))
         self._path, self._steps, self._every = path, steps, every_steps
         self.sums, self._unwritten = tuple(sums) or _NOTHING, None
         self.note = ""
@@ -132,15 +146,16 @@ class MetricsLog:
     def _append(self, line: dict[str, Any]) -> None:
         if self._path is None:
             return
-        with self._path.open("a") as file:  # opened for each line, because a run may be killed anywhere
+        with open_own(self._path, "a") as file:  # opened for each line, because a run may be killed anywhere
             file.write(json.dumps(line) + "\n")
 
 
 _NOTHING = (0.0, 0.0, 0.0, 0.0)
 
 
-def _step_of(line: str) -> float:
+def _is_kept(line: str, first_step: int, validated_step: int) -> bool:
     try:
-        return float(json.loads(line)["step"])
+        values = json.loads(line)
+        return values["step"] < (first_step if "steps" in values else validated_step)
     except (ValueError, KeyError, TypeError):
-        return math.inf  # the half-written last line of a killed run
+        return False  # the half-written last line of a killed run

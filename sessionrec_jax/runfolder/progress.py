@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from doors.terminal import Terminal, say
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -16,7 +17,7 @@ class Bar:
     """Use it as `with Bar("train", total) as bar: bar.advance("loss 3.2")`; `done` steps are behind it at the start."""
 
     def __init__(self, name: str, total: int, done: int = 0, *, quiet: bool = False):
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         self._name, self._total, self._done, self._start, self._first = name, total, done, time.monotonic(), done
         self._lines = not quiet and not console.is_terminal
         self._next_line = self._start + _SECONDS_BETWEEN_LINES
@@ -35,7 +36,8 @@ class Bar:
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # the terminal may be gone, which is what SIGHUP says
+            self._bar.stop()
 
     def advance(self, note: str, steps: int = 1) -> None:
         """Counts `steps` more steps; `note` is shown next to the count."""
@@ -45,4 +47,4 @@ class Bar:
         if self._lines and now >= self._next_line:
             self._next_line = now + _SECONDS_BETWEEN_LINES
             left = (now - self._start) / (self._done - self._first) * (self._total - self._done)
-            print(f"{self._name} {self._done}/{self._total}, {left:.0f} s left, {note}", file=sys.stderr, flush=True)
+            say(f"{self._name} {self._done}/{self._total}, {left:.0f} s left, {note}")

@@ -1,8 +1,8 @@
-"""Stopping a run: it saves first. A scheduler asks by SIGTERM, a person by Ctrl-C (SIGINT).
+"""Stopping a run: it saves first. A scheduler asks by SIGTERM, a person by Ctrl-C (SIGINT), a lost terminal by SIGHUP.
 
-The exit code is then 128 + the signal's number, 143 or 130, like that of a process that the signal ended. A scheduler
-can be set to try again on it (Kubernetes by a podFailurePolicy, LSF by `bsub -Q 143`; a SLURM job by `scontrol
-requeue`). The same command goes on from the checkpoint.
+The exit code is then 128 + the signal's number, 143, 130 or 129, like that of a process that the signal ended. A
+scheduler can be set to try again on it (Kubernetes by a podFailurePolicy, LSF by `bsub -Q 143`; a SLURM job by
+`scontrol requeue`). The same command goes on from the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Any
 
 Stop = AbstractContextManager[Callable[[], int]]
 """A context for the time in which a run can stop. It gives a function that returns the signal received so far, or 0."""
+
+STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+"""The signals that ask a run to save and stop."""
 
 NEVER: Stop = contextlib.nullcontext(lambda: 0)
 
@@ -41,7 +44,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Callable[[], int]:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
         return lambda: self._received

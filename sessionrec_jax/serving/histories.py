@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
+from doors import tables
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED, TRAIN
 from sessionrec_jax.data.columns import session_context
@@ -59,7 +59,7 @@ def log_histories(prepared: Prepared, users: int = 0) -> Histories:
         user_session_offsets_U1=log.user_session_offsets_U1[: users + 1],
         session_context=log.context_of(slice(sessions)),
     )
-    ids = pl.read_parquet(prepared.path / "users.parquet", columns=["user_id"])["user_id"]
+    ids = tables.read_parquet(prepared.path / "users.parquet", columns=["user_id"])["user_id"]
     return Histories(ids.head(users).to_list(), first, np.zeros(users, np.int64))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import types
 import typing
 from dataclasses import MISSING, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from doors.terminal import say
 from sessionrec_jax.data.preparation.atomic_folder import partial_path
 from sessionrec_jax.data.preparation.beam import Beam
 from sessionrec_jax.data.preparation.prepare import Settings, check_out
@@ -45,7 +44,7 @@ def prepare(
     (40, 60)
     >>> prepare("table", exposures="log.csv", usr="user", out="THREE")
     Traceback (most recent call last):
-    sessionrec_jax.errors.InputError: source table has no option 'usr'; did you mean 'user'?
+    doors.errors.InputError: source table has no option 'usr'; did you mean 'user'?
 
     Raises InputError for an unknown source, an unknown option or a value of the wrong type, if `out` exists, and if too
     many rows break the contract of a log.
@@ -60,8 +59,8 @@ def prepare(
     engine: dict[str, Any] = {}
     if beam:
         engine = {"engine": Beam(beam, partial_path(folder)), "piece_rows": _ROWS_PER_BEAM_CALL}
-    say = (lambda _: None) if quiet else partial(print, file=sys.stderr)
-    return prepare_raw(module.read(source_options), folder, settings, overwrite=overwrite, say=say, **engine)
+    report = (lambda _: None) if quiet else say
+    return prepare_raw(module.read(source_options), folder, settings, overwrite=overwrite, say=report, **engine)
 
 
 def _names(kind: Any) -> list[str]:

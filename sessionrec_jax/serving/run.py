@@ -71,7 +71,7 @@ def train(
     (8, 'done')
     >>> train("DATA", "RUN", {"model.widht": 8})
     Traceback (most recent call last):
-    sessionrec_jax.errors.InputError: unknown field of config section 'model': 'widht'; did you mean 'width'?
+    doors.errors.InputError: unknown field of config section 'model': 'widht'; did you mean 'width'?
 
     Raises InputError for settings that cannot run or do not fit the log, and if `out` has a run of other settings;
     TrainingFailed if the loss stopped being a number; NotSaved if a checkpoint could not be written.

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from doors.terminal import say
 from sessionrec_jax.devices.processes import (
     commit_together,
     is_multiprocess,
@@ -196,7 +197,7 @@ def newest_whole(folder: Path) -> tuple[int | None, list[int]]:
         if (damage := damage_of(folder, step)) is None:
             for damaged, damage in damages.items():
                 text = f"{folder}: the checkpoint of step {damaged} is damaged ({damage}); that of step {step} is used"
-                print(text, file=sys.stderr, flush=True)
+                say(text)
             return step, list(damages)
         damages[step] = damage
     if damages:

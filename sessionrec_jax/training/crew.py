@@ -91,7 +91,9 @@ class Member:
         self._seconds_before = self.counters.wall_seconds
         log_path = self.run_dir / "metrics.jsonl" if is_process_zero() else None
         every_steps = self.config.train.log_every_steps
-        self.log = MetricsLog(log_path, self.step, self.steps, every_steps=every_steps, sums=log_sums)
+        self.log = MetricsLog(
+            log_path, self.step, self.steps, every_steps=every_steps, sums=log_sums, validated_step=self._validated_step
+        )
         self.meter = Meter(self.counters, devices)
         return state
 

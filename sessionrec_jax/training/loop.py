@@ -11,7 +11,6 @@ equal up to rounding.
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import NoReturn
 
 import jax
 
+from doors.terminal import say
 from sessionrec_jax.config.rules import doubts
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import program_of
@@ -105,7 +105,7 @@ def train_together(
         profile = Profiler(longest.run_dir / "profile", traced, first, last)
         quiet = quiet or not is_process_zero()
         if not quiet and (doubt := doubts(longest.config, longest.steps)):
-            print(f"warning: {doubt}", file=sys.stderr, flush=True)
+            say(f"warning: {doubt}")
         bar = Bar("train", last, first, quiet=quiet)
         with in_step(Diverged), bar, profile, jax.transfer_guard("disallow"):
             while True:

@@ -7,10 +7,10 @@ same batches at the same learning rates. So a run may begin from a checkpoint of
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from doors.terminal import say
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, replace, run_id, to_dict
 from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
@@ -30,7 +30,7 @@ def shared_steps(config: Config, run_dir: Path, steps: int, like: Any) -> Loaded
     path, step = run_dir.parent / config.train.begins_from, config.train.steps_shared
     if (damage := on_process_zero(lambda: damage_of(path.parent, step))) is not None:
         if is_process_zero():
-            print(f"{path}: no whole checkpoint ({damage}); the run takes its first steps itself", file=sys.stderr)
+            say(f"{path}: no whole checkpoint ({damage}); the run takes its first steps itself")
         return None
     state, progress = load(path.parent, step, like)
     trunk = from_dict(progress["config"], str(path))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
-from pathlib import Path
 from typing import IO
 
+from doors.files import open_own
+from doors.private import own_folder
 from sessionrec_jax.runfolder.lock import lock
 
 _held: list[IO[str]] = []
@@ -26,11 +26,10 @@ def keep_to(count: int) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) <= count:
         return
-    folder = Path(tempfile.gettempdir()) / f"sessionrec-cores-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder = own_folder("cores")
     mine: dict[int, IO[str]] = {}
     for core in allowed:
-        file = (folder / str(core)).open("w")
+        file = open_own(folder / str(core), "w")
         if len(mine) < count and lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             mine[core] = file
         else:

@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.sweep import sweep_folder
 from experiments.sweep.worker import work
 from experiments.sweep.worker_options import DEFAULT_OPTIONS, DoRun, WorkerOptions, check_least
-from sessionrec_jax.runfolder.stopping import Stopped, StopSignals
+from sessionrec_jax.runfolder.stopping import STOPPING, Stopped, StopSignals
 
 _POLL_SECONDS = 1.0
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
@@ -104,7 +104,8 @@ def _work(number: int, workers: int, sweep_dir: Path, run: DoRun, options: Worke
     from experiments.exit_code import exit_code
 
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the sweep's own passes it on
+    for each in set(STOPPING) - {signal.SIGTERM}:  # a terminal's reach every process; the sweep's own passes them on
+        signal.signal(each, signal.SIG_IGN)
     keep_to_share(number, workers)
 
     def quietly() -> int:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from doors.private import check_private, make_private
+from doors.terminal import say
 from experiments.sweep import halving, sweep_folder
 from experiments.sweep.launch.cores import keep_to
 from experiments.sweep.lease import Leases
@@ -103,6 +105,9 @@ class Launcher:
 
     def _submit(self, worker: Worker, name: str, count: int) -> list[Any]:
         submitit = _submitit()
+        if not _folder(worker.sweep_dir).exists():
+            make_private(_folder(worker.sweep_dir))
+        check_private(_folder(worker.sweep_dir), "the pickles of SLURM's jobs")
         executor = submitit.SlurmExecutor(_folder(worker.sweep_dir), max_num_timeout=sys.maxsize)
         ours = {
             "job_name": name,
@@ -175,7 +180,7 @@ def _folder(sweep_dir: Path) -> Path:
 def _slurm(*command: str) -> str:
     """Returns the output of a SLURM command. Asks again while the controller does not answer."""
     while (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
-        print(f"{command[0]}: {done.stderr.strip()}; asking again", file=sys.stderr)
+        say(f"{command[0]}: {done.stderr.strip()}; asking again")
         time.sleep(30)
     return done.stdout
 
@@ -204,6 +209,7 @@ def _raise_other_errors(job: Any) -> None:
     """Raises the error of a job. An error of its run is not one: the job then ends normally."""
     if not job.paths.result_pickle.exists():
         return
+    check_private(job.paths.result_pickle.parent, "the pickles of SLURM's jobs")
     if (error := job.exception()) is not None:
         raise RuntimeError(f"a worker failed: {error}")
     if (message := job.result()) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import polars as pl
 import vl_convert
 
+from doors.text import html
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.batches import BatchShape, pack
 from sessionrec_jax.data.codes import TRAIN
@@ -119,9 +119,9 @@ def write(card: dict[str, Any], folder: Path) -> None:
 
 
 def _page(card: dict[str, Any]) -> str:
-    escaped = ((escape(name), escape(text)) for name, text in lines(card).items())
+    escaped = ((html(name), html(text)) for name, text in lines(card).items())
     rows = "".join(f"<tr><td><b>{name}</b></td><td>{text}</td></tr>" for name, text in escaped)
-    title = escape(f"{card['source']} {card['fingerprint']}")
+    title = html(f"{card['source']} {card['fingerprint']}")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"</head><body>\n<h1>{title}</h1>\n<table>{rows}</table>\n"

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from doors import tables
 from sessionrec_jax.data.session_log import random_order
 
 RANGES = 4096
@@ -52,7 +53,7 @@ class Group:
 
     def scan(self) -> pl.LazyFrame:
         """Scans the rows. `order` does not decrease from one group to the next."""
-        return pl.concat([pl.scan_ipc(run).slice(first, last - first) for run, first, last in self.spans])
+        return pl.concat([tables.scan_ipc(run).slice(first, last - first) for run, first, last in self.spans])
 
 
 def groups(runs: Mapping[Path, Bounds], rows: int) -> list[Group]:

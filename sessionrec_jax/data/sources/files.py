@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from doors import tables
 from sessionrec_jax.data.session_log import OF_SESSION
 from sessionrec_jax.errors import InputError, near_miss, no_room
 
@@ -114,7 +115,7 @@ def scan_csv(paths: Sequence[Path], types: Types, *, quoted: bool = False) -> pl
     frames = []
     for path in paths:
         try:
-            frame = pl.scan_csv(
+            frame = tables.scan_csv(
                 path,
                 quote_char='"' if quoted else None,
                 infer_schema=False,
@@ -132,13 +133,8 @@ def scan_csv(paths: Sequence[Path], types: Types, *, quoted: bool = False) -> pl
 def scan_headless(paths: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame:
     """Scans tab-separated files without a header as text; a quote is a letter like any other."""
     schema = dict.fromkeys(columns, pl.String)
-    return pl.concat(
-        [
-            pl.scan_csv(path, separator="\t", has_header=False, schema=schema, quote_char=None, encoding="utf8-lossy")
-            for path in paths
-        ]
-        or [pl.LazyFrame(schema=schema)]
-    )
+    options = {"separator": "\t", "has_header": False, "schema": schema, "quote_char": None, "encoding": "utf8-lossy"}
+    return pl.concat([tables.scan_csv(path, **options) for path in paths] or [pl.LazyFrame(schema=schema)])
 
 
 def scan_typed(paths: Sequence[Path], types: Types) -> pl.LazyFrame:
@@ -149,7 +145,7 @@ def scan_typed(paths: Sequence[Path], types: Types) -> pl.LazyFrame:
     frames = []
     for path in paths:
         try:
-            frame = pl.scan_parquet(path) if path.suffix == ".parquet" else pl.scan_ipc(path)
+            frame = tables.scan_parquet(path) if path.suffix == ".parquet" else tables.scan_ipc(path)
             _need(path, frame.collect_schema().names(), types)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error

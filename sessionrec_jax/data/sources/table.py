@@ -7,7 +7,6 @@ file before the preparation, which also finds damage early.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from doors import tables
 from sessionrec_jax.data.session_log import MOST_WHOLE_FLOAT, PROBABILITY, TimeUnit
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.sources.files import IF_THERE, File, Types, collected, readable, session_context
@@ -103,7 +103,7 @@ def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> 
     In csv files the columns `inferred` (empty: all) get the type of their values, and the others are text. A column
     that is text in one file is text in all.
     """
-    paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - takes absolute ones
+    paths = tables.matching(pattern)
     if not paths:
         raise InputError(f"no file matches {pattern!r} (from the folder {Path.cwd()})")
     frames = [_scan_file(path) for path in paths]
@@ -135,14 +135,14 @@ def _scan_file(path: Path) -> pl.LazyFrame:
     try:
         with readable(f"{path} cannot be read as {kind}", _CURE):
             if kind in ("csv", "tsv"):
-                frame = pl.scan_csv(path, separator="\t" if kind == "tsv" else ",", infer_schema=False)
+                frame = tables.scan_csv(path, separator="\t" if kind == "tsv" else ",", infer_schema=False)
             elif kind == "parquet":
-                frame = pl.scan_parquet(path)
+                frame = tables.scan_parquet(path)
             elif kind in ("feather", "arrow"):
-                frame = pl.scan_ipc(path)
+                frame = tables.scan_ipc(path)
             elif kind in ("ndjson", "jsonl"):
-                schema = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
-                frame = pl.scan_ndjson(path, schema=schema)
+                schema = tables.scan_ndjson(path, infer_schema_length=None).collect_schema()
+                frame = tables.scan_ndjson(path, schema=schema)
             else:
                 raise InputError(f"{path}: unknown kind of file {kind!r}; wanted {_KINDS}")
             frame.collect_schema()

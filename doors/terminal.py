@@ -1,0 +1,36 @@
+"""One door for the terminal: a console on which no text from outside acts as a control sequence."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.segment import Segment
+
+from doors.text import markup, printable
+
+__all__ = ["Terminal", "markup", "print_error", "say"]
+
+
+class Terminal(Console):
+    """A rich Console that writes every control character of a text as an escape, whoever printed the text."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Iterable[Segment]:
+        for segment in super().render(*args, **kwargs):
+            text, style, control = segment
+            yield segment if control or (text.isascii() and text.isprintable()) else Segment(printable(text), style)
+
+
+def print_error(message: object) -> None:
+    """Prints `message` to stderr after a red `error:`. Square brackets in it are printed as they are."""
+    with contextlib.suppress(OSError):
+        Terminal(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {markup(message)}")
+
+
+def say(message: object) -> None:
+    """Prints a line of plain text to stderr."""
+    with contextlib.suppress(OSError):  # the terminal may be gone, which must not end a run that saves
+        print(printable(str(message)), file=sys.stderr, flush=True)
