@@ -9,7 +9,9 @@ one that reads many files can catch it, report it and go on with the rest.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,37 @@ def checked(values: Any, kinds: Kinds, where: str) -> dict[str, Any]:
             names = " or ".join(map(_named, wanted))
             raise Damaged(f"{where} is damaged: its {name} is {str(value)[:60]!r}; a {names} was written there")
     return values
+
+
+_CHUNK_BYTES = 1 << 20
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Returns the bytes of every file below a folder, by its path from there."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
+
+
+def checksums(folder: Path, without: str = "") -> dict[str, list[int]]:
+    """Returns bytes and CRC-32 of every file below a folder, except one of the name `without`, by its path from there.
+    This finds damage, at a quarter of the cost of a cryptographic hash."""
+    files = [path for path in _files(folder) if path.name != without]
+    with ThreadPoolExecutor() as pool:
+        sums = pool.map(_crc32, files)
+        return {
+            str(path.relative_to(folder)): [path.stat().st_size, crc] for path, crc in zip(files, sums, strict=True)
+        }
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _crc32(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc
 
 
 def _named(kind: type) -> str:

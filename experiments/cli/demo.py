@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 import scaling
+from doors import bounds
+from doors.bounds import SEED
 from doors.terminal import Terminal
 from experiments.cli.columns import columns_of, completed, laws_of, table_of
 from experiments.cli.report_columns import REPORT_COLUMNS
 from experiments.demo import SizeName
 from experiments.sweep.launch import local
 from scaling.table import run_table
-from sessionrec_jax.errors import InputError
 
 if TYPE_CHECKING:
     from experiments.demo.axes import Axis
@@ -36,7 +37,7 @@ class Command:
     """The time that the demo takes on two cores.
     full: about ten minutes; gives the figures of the README
     smallest: about two minutes; only shows that every step works"""
-    seed: int = 1
+    seed: Annotated[int, SEED] = 1
     """The seed of the known processes and of the runs. Each seed is another draw of the data, with another floor."""
     workers: int | None = None
     """The number of worker processes. The default is that of `sessionrec sweep`."""
@@ -44,8 +45,7 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec demo", description=__doc__)
-    if command.seed < 0:
-        raise InputError(f"--seed is {command.seed}; wanted a whole number from 0")
+    bounds.check(command)
     from experiments.demo.axes import axes
     from experiments.demo.make_runs import make_runs
 

@@ -10,7 +10,9 @@ import tyro
 from rich.table import Table
 
 import sessionrec_jax as sr
-from doors.terminal import Terminal
+from doors.terminal import Terminal, say
+from doors.text import markup
+from sessionrec_jax.data import soundness
 from sessionrec_jax.data.preparation.card import lines
 
 
@@ -18,6 +20,8 @@ from sessionrec_jax.data.preparation.card import lines
 class Command:
     data: tyro.conf.Positional[Path]
     """The prepared folder that `sessionrec prepare` wrote."""
+    check: bool = False
+    """Read every file again and compare its checksum with that of the preparation."""
     json: bool = False
     """Print the card as JSON, with the distributions that card.html shows."""
 
@@ -25,6 +29,9 @@ class Command:
 def main(argv: list[str]) -> None:
     command = tyro.cli(Command, args=argv, prog="sessionrec describe", description=__doc__)
     log = sr.open_log(command.data)
+    if command.check:
+        log.arrays()
+        say(f"{command.data}: {soundness.check_bytes(log.path, log.manifest)}")
     if command.json:
         print(json.dumps(log.card(), indent=1))
     else:
@@ -33,7 +40,7 @@ def main(argv: list[str]) -> None:
 
 def summary(log: sr.Prepared) -> Table:
     """Returns the card as a table for the terminal."""
-    table = Table(title=str(log.path), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(title=markup(log.path), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, text in lines(log.card()).items():
-        table.add_row(f"[bold]{name}[/]", text)
+        table.add_row(f"[bold]{name}[/]", markup(text))
     return table

@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 import tyro
 
 import scaling
+from doors import bounds
+from doors.bounds import Between
 from doors.files import check_outputs
 from doors.terminal import Terminal
 from doors.text import markup
@@ -51,7 +53,7 @@ class Args:
     """The noise of log loss. The default is the spread of the table around the law; 0.005 for planned runs."""
     quantity: str | None = None
     """The quantity to learn: a parameter, a (of N* ~ C^a), loss@N,D or nstar@FLOPS. The default is beta."""
-    runs: int = 4
+    runs: Annotated[int, Between(1, 1_000)] = 4
     """The number of runs to propose."""
     per: Literal["flop", "run"] = "flop"
     """Rank runs by their information per FLOP, or by their information alone."""
@@ -74,6 +76,7 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    bounds.check(args)
     check_outputs(args.json, inputs=[args.table, args.from_])
     if args.floor is not None and args.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")

@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 import tyro
 
 import scaling
+from doors import bounds
+from doors.bounds import SEED, Between
 from doors.files import check_outputs
 from doors.terminal import Terminal
 from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
@@ -36,13 +38,13 @@ class Args:
     """The objective on residuals of log loss: Huber, least absolute deviation, or least squares."""
     delta: str = "auto"
     """The threshold of Huber in nats of log loss; auto is 1.345 robust standard deviations of the residuals."""
-    drop_worst: int = 0
+    drop_worst: Annotated[int, Between(0, 2**31)] = 0
     """Leave out this number of runs of highest loss; the fit with them is shown too."""
     floor: float | Literal["free"] | None = None
     """The known irreducible loss, which is then not fitted. free fits it although the sweep knows it."""
-    bootstrap: int = 1000
+    bootstrap: Annotated[int, Between(0, 100_000)] = 1000
     """The number of bootstrap resamplings for the intervals; 0 gives none."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """The seed of the resampling."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write everything to this file."""
@@ -51,6 +53,7 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec fit", description=__doc__)
+    bounds.check(args)
     check_outputs(args.json, inputs=[args.table])
     if args.floor is not None and args.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")
@@ -64,6 +67,8 @@ def main(argv: list[str]) -> int:
     if not laws:
         raise InputError("no law is named; name one with --law, such as power_floor or chinchilla")
     runs = table_of(args.table, frame, columns_of(named), unfinished, drop_worst=args.drop_worst)
+    if isinstance(args.floor, float):
+        _refuse_floor(args.floor, runs)
     with fit_progress():
         fit = scaling.fit(
             runs,
@@ -78,6 +83,14 @@ def main(argv: list[str]) -> int:
         fit.to_json(args.json)
     show_fit(fit, Terminal())
     return 0
+
+
+def _refuse_floor(floor: float, runs: scaling.RunTable) -> None:
+    if runs.loss is not None and len(runs) and not (runs.loss > floor).any():
+        raise InputError(
+            f"--floor is {floor:g}, and no run has a loss above it (the highest is {runs.loss.max():g}); an "
+            "irreducible loss is below the losses of the runs. Give the floor of this table, in its unit"
+        )
 
 
 def _delta(text: str) -> float | str:

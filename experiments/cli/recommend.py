@@ -28,6 +28,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import sessionrec_jax as sr
+from doors import bounds
+from doors.bounds import Between
 from doors.files import check_outputs, writing
 from doors.terminal import Terminal
 from experiments.cli.devices import mesh_of
@@ -40,9 +42,9 @@ class Command:
     """The run folder of `sessionrec train` or of a sweep."""
     histories: Path | None = None
     """A file of JSON lines, one user each."""
-    log_users: int | None = None
+    log_users: Annotated[int | None, Between(0, 10**15)] = None
     """Instead of --histories: the first N users of the run's log with all their stored sessions. 0 takes all users."""
-    k: int = 50
+    k: Annotated[int, Between(1, 2**31 - 1)] = 50
     """The number of items to recommend to each user."""
     seen: Literal["kept", "masked"] = "kept"
     """Items that the history shows as clicked or ignored.
@@ -61,6 +63,7 @@ def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="sessionrec recommend", description=__doc__)
     if (command.histories is None) == (command.log_users is None):
         raise InputError("whose histories? expected either --histories users.jsonl or --log-users N")
+    bounds.check(command)
     check_outputs(command.out, inputs=[command.histories])
     run = sr.load(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     if run.row is None or run.row["status"] != "done":

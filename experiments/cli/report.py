@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 
 import scaling
+from doors import bounds
+from doors.bounds import SEED, Between
 from doors.files import check_outputs
 from doors.terminal import Terminal
 from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
@@ -40,15 +43,16 @@ class Args:
     law: str | None = None
     """The laws to fit, as A,B; the page draws the first. The default is chinchilla if N varies fourfold, else
     power_floor, and metric_sigmoid for a metric against a loss."""
-    bootstrap: int = 1000
+    bootstrap: Annotated[int, Between(0, 100_000)] = 1000
     """The number of bootstrap resamplings for the intervals."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """The seed of the resampling."""
     columns: ColumnFlags = field(default_factory=scaling.Columns)
 
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="sessionrec report", description=__doc__)
+    bounds.check(args)
     if args.out.suffix in (".html", ".htm"):  # else `report.write` refuses it
         check_outputs(args.out, inputs=[args.sweep])
     frame, unfinished = run_table.load(args.sweep)

@@ -12,10 +12,13 @@ from typing import Annotated, Literal
 
 import tyro
 
+from doors.bounds import SEED, Between
 from sessionrec_jax.registry import RANK_LOSSES, SEQUENCE_ENCODERS, SESSION_ENCODERS
 
 CONFIG_VERSION = 4
 """It grows when a field changes its meaning, or parameters their order. A run folder of another version is refused."""
+
+_MANY, _STEPS = 10**15, 2**31 - 1  # more than any log has, and the most that a step counter of 32 bits holds
 
 # A name in a registry: a file of this package, or what a plugin registered. rules.py refuses an unknown name.
 SessionEncoderName = Annotated[
@@ -44,9 +47,9 @@ class Data:
     """Folder that `sessionrec prepare` wrote. Not part of the run's id, because the fingerprint is."""
     fingerprint: tyro.conf.Suppress[str] = ""
     """Hash of the prepared log. Empty: taken from the folder. A run refuses a folder with another fingerprint."""
-    users: int = 0
+    users: Annotated[int, Between(0, _MANY)] = 0
     """Train on the first n training users in the log's fixed random order (nested subsets). 0: all."""
-    eval_users: int = 0
+    eval_users: Annotated[int, Between(0, _MANY)] = 0
     """Score at most the first n users that have a held-out session. 0: all."""
     eval_seen: Literal["kept", "masked"] = "kept"
     """Items that the user was shown before, in the ranking metrics.
@@ -56,20 +59,20 @@ class Data:
     """Candidates of held-out sessions.
     catalogue: all items; gives the likelihood of clicked items, recall and the like; costs clicks x items
     shown: the session's own exposures; gives only the rank loss and AUC, and costs little"""
-    rows: int = 0
+    rows: Annotated[int, Between(0, 2**24)] = 0
     """Rows of a batch, all devices together. A multiple of the number of devices. 0: from the log, so that an epoch has
     at least 64 steps: a power of two, at most 32. All runs of a plan have the value of its smallest data."""
     rows_auto: tyro.conf.Suppress[bool] = False
     """True where `rows` was 0 and is filled in from the log. Not part of the run's id."""
-    sessions_per_row: int = 64
+    sessions_per_row: Annotated[int, Between(2, 65_536)] = 64
     """Slots of a row. A slot holds one session (nspp) or one item (nipp, nipp_plus)."""
-    window: int = 0
+    window: Annotated[int, Between(0, 65_536)] = 0
     """Slots of one user that the model sees at most, with the target. 0: a whole row."""
     side_columns: tuple[str, ...] = ()
     """Columns of side information that the model sees. Without names: all."""
     session_context: tuple[str, ...] = ()
     """Columns of session context that the model sees. Without names: all. `none`: no column."""
-    items_per_row: int = 0
+    items_per_row: Annotated[int, Between(0, 2**24)] = 0
     """Item slots of a row. 0: sessions_per_row x the log's mean exposures per session x 1.06; for an item-level
     paradigm sessions_per_row."""
 
@@ -79,7 +82,7 @@ class Data:
     no: the sessions of the log
     sampled: new sessions, whose exposures and clicks are drawn
     expected: new sessions with the exact click probability as the label: the limit of endless data"""
-    fresh_sessions: int = 0
+    fresh_sessions: Annotated[int, Between(0, _MANY)] = 0
     """Target sessions that a run with data.fresh trains on, each seen once."""
 
     @property
@@ -109,15 +112,15 @@ class Model:
     """MLP of the Transformers.
     gelu: two matrices
     swiglu: three matrices, gated (Shazeer 2002.05202)"""
-    width: int = 64
+    width: Annotated[int, Between(1, 65_536)] = 64
     """Width of item embeddings, session vectors and the sequence encoder."""
-    layers: int = 2
+    layers: Annotated[int, Between(0, 1_024)] = 2
     """Layers of the sequence encoder."""
-    heads: int = 2
+    heads: Annotated[int, Between(1, 1_024)] = 2
     """Attention heads. A divisor of the width."""
-    mlp_ratio: int = 4
+    mlp_ratio: Annotated[int, Between(1, 256)] = 4
     """Hidden width of the MLPs over the model's width."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Between(0, 1, below=True)] = 0.0
     """Share of the numbers that a training step sets to zero in the session vectors and in each residual branch of the
     sequence encoder."""
     compute: Literal["float32", "bfloat16"] = "float32"
@@ -137,15 +140,15 @@ class Model:
     the context, such as queries."""
     ignored_in_input: bool = True
     """Ignored exposures of the history enter the session vector. They are always negatives of the rank loss."""
-    id_width: int = 32
+    id_width: Annotated[int, Between(0, 65_536)] = 32
     """Width of the item-ID embedding before the item MLP. 0: no ID table, side information only."""
-    id_init_std: float = 0.02
+    id_init_std: Annotated[float, Between(0, 1_000)] = 0.02
     """Standard deviation of the ID table's initial values. 0: an item that training never shows is described by its
     side information alone; otherwise its ID vector is noise."""
-    id_dropout: float = 0.0
+    id_dropout: Annotated[float, Between(0, 1, below=True)] = 0.0
     """Share of the sessions in a step whose items enter without their ID, so that the model learns to handle items that
     training never shows."""
-    side_width: int = 16
+    side_width: Annotated[int, Between(1, 65_536)] = 16
     """Width of each side-information embedding before the item MLP."""
     scored_by: tuple[str, ...] = ()
     """Columns that describe items when they are scored: side information, and item_id for the ID. The other columns
@@ -154,7 +157,7 @@ class Model:
     """Score of a query and an item.
     dot: inner product
     cosine: query and item have length one in the retrieval score; the item also in the rank score"""
-    temperature: float = 1.0
+    temperature: Annotated[float, Between(1e-4, 1e4)] = 1.0
     """Divides the retrieval score before the item's bias is added. About 0.05 with cosine."""
     temperature_learned: bool = False
     """Train the temperature, with `temperature` as its initial value."""
@@ -162,12 +165,12 @@ class Model:
     """Dependence of initial values and learning rates on the size (parametrization.py).
     standard: no dependence, so the best learning rate falls as the model grows
     mup: scaled so that the best learning rate of the base model is best for all sizes (2203.03466, 2505.01618)"""
-    base_width: int = 64
+    base_width: Annotated[int, Between(1, 65_536)] = 64
     """Width of mup's base model, the model that is tuned; for it mup and standard are the same. id_width, side_width
     and mlp_ratio have no base value: keep them as tuned."""
-    base_layers: int = 2
+    base_layers: Annotated[int, Between(1, 1_024)] = 2
     """Layers of the sequence encoder of the base model."""
-    base_heads: int = 2
+    base_heads: Annotated[int, Between(1, 1_024)] = 2
     """Attention heads of the base model. A divisor of base_width."""
 
     @property
@@ -195,9 +198,9 @@ class Loss:
     """Labels of the rank loss in training; evaluation always uses the clicks.
     clicks: clicked or ignored
     probability: the log's column click_probability, a number from 0 to 1 (pointwise only)"""
-    alpha: float = 1.0
+    alpha: Annotated[float, Between(0, 1e6)] = 1.0
     """Weight of the rank loss; the retrieval loss (nats per clicked item) has weight 1. 0: no rank loss."""
-    negatives: int = 512
+    negatives: Annotated[int, Between(1, 2**24)] = 512
     """Sampled negatives in each step, shared by all sessions of the batch on all devices."""
     negatives_from: Literal["mixed", "uniform", "log_uniform", "in_batch"] = "mixed"
     """Distribution of the negatives.
@@ -205,7 +208,7 @@ class Loss:
     uniform: every item with the same probability
     log_uniform: by the logarithm of the popularity rank
     in_batch: the clicked items of the batch's target sessions"""
-    negatives_uniform: float = 0.5
+    negatives_uniform: Annotated[float, Between(0, 1, above=True)] = 0.5
     """Share of `mixed` that is uniform."""
     log_q: bool = True
     """Correct the score of sampled items for their probability of being drawn, so that the true distribution is the
@@ -221,7 +224,7 @@ class Optim:
     """AdamW for the body and `table_rule` for the item tables, with linear warm-up and a decay to zero. All of it is
     our choice."""
 
-    learning_rate_peak: float = 3e-3
+    learning_rate_peak: Annotated[float, Between(0, 1_000, above=True)] = 3e-3
     """Learning rate of the body after the warm-up."""
     learning_rate_rule: Literal["fixed", "tuned", "halving"] = "fixed"
     """Origin of the peak, a note for readers of the row. Not part of the run's id.
@@ -233,15 +236,15 @@ class Optim:
     cosine: falls to zero along a cosine, so that every step depends on the length of the run
     cooldown: stays at the peak, then falls to zero as 1 - sqrt over the last part (2405.18392), so that runs of
     different length may share their first steps"""
-    warmup_fraction: float = 0.05
+    warmup_fraction: Annotated[float, Between(0, 1, below=True)] = 0.05
     """Share of all steps in the linear warm-up."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Between(0, _STEPS)] = 0
     """Steps in the linear warm-up, whatever the length of the run. 0: by warmup_fraction."""
-    cooldown_fraction: float = 0.2
+    cooldown_fraction: Annotated[float, Between(0, 1, above=True)] = 0.2
     """Share of all steps in the cooldown."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Between(0, 1_000)] = 0.01
     """Decoupled decay (times the learning rate) of the body's matrices and embeddings."""
-    table_rate_ratio: float = 10.0
+    table_rate_ratio: Annotated[float, Between(0, 1e6)] = 10.0
     """Learning rate of the item tables over that of the body."""
     table_rule: Literal["adagrad", "adam"] = "adagrad"
     """Optimizer of the item tables.
@@ -253,14 +256,14 @@ class Optim:
     sparse: the rows that the step reads, at a cost that does not grow with the catalogue. With adagrad and no prior the
     numbers are those of dense. With adam a row's moments do not change while it is not read (lazy Adam). The prior acts
     on the rows that are read."""
-    table_prior: float = 0.0
+    table_prior: Annotated[float, Between(0, 1e12)] = 0.0
     """Precision of a Gaussian prior on the ID table: adds table_prior / (2 target sessions) x squared norm to the loss,
     so that the same value suits every amount of data."""
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, Between(0, 1e12, above=True)] = 1.0
     """Global norm above which the gradient is scaled down."""
-    beta1: float = 0.9
+    beta1: Annotated[float, Between(0, 0.999999)] = 0.9
     """Decay of Adam's mean of gradients."""
-    beta2: float = 0.98
+    beta2: Annotated[float, Between(0, 0.999999)] = 0.98
     """Decay of Adam's mean of squared gradients."""
 
 
@@ -268,11 +271,11 @@ class Optim:
 class Mesh:
     """Devices and how they share the work. One device runs the same code."""
 
-    data: int = 0
+    data: Annotated[int, Between(0, 2**20)] = 0
     """Devices on the `data` axis, which shards the batch. 0: all devices that the other axes leave."""
-    fsdp: int = 1
+    fsdp: Annotated[int, Between(1, 2**20)] = 1
     """Devices on the `fsdp` axis, which shards the batch too, and the body's matrices."""
-    model: int = 1
+    model: Annotated[int, Between(1, 2**20)] = 1
     """Devices on the `model` axis, which shards the hidden widths of the body. Item tables are spread over the devices
     of all three axes."""
 
@@ -302,34 +305,34 @@ class Hosts:
 class Train:
     """Length, randomness, checkpoints and logs of a run."""
 
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Root of all randomness: parameters, negatives and data order."""
-    epochs: float = 8.0
+    epochs: Annotated[float, Between(0, 10_000, above=True)] = 8.0
     """Passes over the training sessions. The number of steps follows from it and from the shape of a batch."""
-    microbatches: int = 1
+    microbatches: Annotated[int, Between(1, 65_536)] = 1
     """Microbatches of a step: its batch is computed in this number of parts, one after the other, in the memory of one
     part. The update is the same, because the losses are ratios of sums over the whole batch. Not part of the run's
     id."""
-    checkpoint_every_seconds: float = 120.0
+    checkpoint_every_seconds: Annotated[float, Between(0, 1e9, above=True)] = 120.0
     """Wall time between checkpoints. Not part of the run's id."""
-    checkpoints_kept: int = 2
+    checkpoints_kept: Annotated[int, Between(1, _MANY)] = 2
     """Newest checkpoints that are kept, in addition to the best by validation. Not part of the run's id."""
-    checkpoints_at: tuple[int, ...] = ()
+    checkpoints_at: Annotated[tuple[int, ...], Between(0, _STEPS)] = ()
     """Steps whose checkpoints are saved and kept, so that other runs may begin from them. Not part of the run's id."""
     begins_from: str = ""
     """Checkpoint of a longer run that this one begins from, as RUN/checkpoints/STEP, where RUN is next to the folder of
     this run. Under optim.schedule cooldown with equal optim.warmup_steps the steps up to there are the same, bit for
     bit. If it does not exist, this run takes those steps itself. Not part of the run's id."""
-    validations: int = 0
+    validations: Annotated[int, Between(0, 1_000_000)] = 0
     """Passes over the validation sessions, evenly spread over training, the last one at its end. The checkpoint with
     the lowest objective is kept. data.eval_users limits the cost of a pass. 0: no pass."""
     evaluated: Literal["last", "best"] = "last"
     """Parameters that the row, `evaluate` and `recommend` use.
     last: those of the last step
     best: those of the best validation; the data seen is still counted up to the last step"""
-    log_every_steps: int = 50
+    log_every_steps: Annotated[int, Between(1, _STEPS)] = 50
     """Steps between two lines of metrics.jsonl. Not part of the run's id."""
-    profile_steps: int = 0
+    profile_steps: Annotated[int, Between(0, 1_000_000)] = 0
     """Steps to trace into RUN/profile for XProf or TensorBoard, after the first ten. 0: no trace. Not part of the run's
     id."""
 

@@ -62,6 +62,7 @@ BREACHES = (
 EARLIEST_MS = 631_152_000_000  # 1990-01-01 UTC
 LATEST_MS = 4_102_444_800_000  # 2100-01-01 UTC
 UNIT_MS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+_ISO = r"^(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(:\d\d(?:[.,]\d+)?)?\s?([Zz]|[+-]\d\d(?::?\d\d)?)?)?$"
 _FURTHEST_MS = 9e18  # fits an int64
 MOST_WHOLE_FLOAT = 2.0**53 - 1  # above it two integers become one float
 _UNREADABLE = "\ufffd"  # replaces bytes that are not UTF-8, so that two different ids may look the same
@@ -172,8 +173,20 @@ def _milliseconds(schema: Schema, name: str, unit: TimeUnit) -> pl.Expr:
         return pl.col(name).cast(pl.Int64, strict=False)
     if kind.is_numeric() or kind in (pl.String, pl.Null):
         time = pl.col(name).cast(pl.Float64, strict=False) * UNIT_MS[unit]
-        return pl.when(time.is_finite()).then(time.round().clip(-_FURTHEST_MS, _FURTHEST_MS)).cast(pl.Int64).alias(name)
+        number = pl.when(time.is_finite()).then(time.round().clip(-_FURTHEST_MS, _FURTHEST_MS)).cast(pl.Int64)
+        return (pl.coalesce(number, _iso_milliseconds(name)) if kind == pl.String else number).alias(name)
     raise InputError(f"column {name!r} has the type {kind}; wanted numbers or a datetime, UTC")
+
+
+def _iso_milliseconds(name: str) -> pl.Expr:
+    """Returns the time of text in ISO 8601, such as 2024-05-01, 2024-05-01 10:00 or 2024-05-01T10:00:00.5+02:00."""
+    part = pl.col(name).str.strip_chars().str.extract_groups(_ISO)
+    date, minutes, seconds, offset = (part.struct.field(str(group)) for group in range(1, 5))
+    offset = offset.str.replace("^[Zz]$", "+00:00").str.replace(r"^([+-]\d\d):?(\d\d)?$", "${1}:${2}")
+    offset = pl.when(offset.str.ends_with(":")).then(offset + "00").otherwise(offset)
+    clock = minutes.fill_null("00:00") + seconds.fill_null(":00").str.replace(",", ".")
+    text = date + "T" + clock + offset.fill_null("+00:00")
+    return text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="ms", time_zone="UTC", strict=False).dt.epoch("ms")
 
 
 def _text(schema: Schema, name: str) -> pl.Expr:

@@ -74,11 +74,9 @@ def code_side(
     return coded
 
 
-def check(items: pl.DataFrame | None, numeric: Sequence[str], buckets: int) -> None:
+def check(items: pl.DataFrame | None, numeric: Sequence[str]) -> None:
     """Raises InputError on a column of an unknown type or whose name cannot be a file's, on a column of `numeric` that
-    is missing or holds no numbers, and on fewer than two buckets."""
-    if buckets < 2:
-        raise InputError(f"--side-buckets is {buckets}; wanted at least 2")
+    is missing or holds no numbers."""
     if items is None and numeric:
         raise InputError(f"--numeric {' '.join(numeric)}: the log has no item table; leave it out")
     for _ in () if items is None else _columns(items, numeric):

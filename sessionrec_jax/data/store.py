@@ -35,7 +35,8 @@ from jaxtyping import Float32, Int8, Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from doors import tables
-from sessionrec_jax.data import session_context
+from doors.state import Damaged, read_object
+from sessionrec_jax.data import session_context, soundness
 from sessionrec_jax.data.codes import ROLES
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.side_information import SideColumn
@@ -285,9 +286,12 @@ class Prepared:
 
 
 @functools.lru_cache(maxsize=4)
+@soundness.guarded
 def _arrays(path: Path, fingerprint: str) -> FlatLog:
     del fingerprint  # part of the key: a folder that was prepared again is another log
-    return _decoded(path)
+    log = _decoded(path)
+    soundness.check_log(read_object(path / MANIFEST, {}), log)
+    return log
 
 
 @functools.lru_cache(maxsize=4)
@@ -333,26 +337,28 @@ def open_log(path: str | Path) -> Prepared:
     if not (path / MANIFEST).is_file():
         raise InputError(f"{path} is not a prepared log (it has no {MANIFEST}); `sessionrec prepare` makes one")
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        version = manifest["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path / MANIFEST} cannot be read ({error}); prepare the log again with --overwrite"
-        ) from error
+        manifest = read_object(path / MANIFEST, {"version": int})
+    except Damaged as error:
+        raise Damaged(f"{error}; prepare the log again with --overwrite") from None
+    version = manifest["version"]
     if version != VERSION:
         raise InputError(f"{path} has format version {version!r}; this release reads {VERSION}. Prepare the log again")
+    soundness.check_manifest(path, manifest)
     side_files = [f"side_{column['name']}.parquet" for column in manifest["side_columns"]]
     side_files += [f"context_{column['name']}.parquet" for column in manifest["session_context"]]
     tables = ["items.parquet", "users.parquet", "catalogue.npz", "rejected.parquet", "log/dataset_info.json"]
     missing = [name for name in [*tables, *side_files] if not (path / name).is_file()]
     if missing:
         raise InputError(f"{path} is incomplete: {', '.join(missing)} missing; prepare the log again with --overwrite")
+    soundness.check_files(path, manifest)
     return read_folder(path, manifest)
 
 
+@soundness.guarded
 def read_folder(path: Path, manifest: dict[str, Any]) -> Prepared:
     """Reads the arrays of a prepared folder that is known to be complete, up to its manifest."""
     with np.load(path / "catalogue.npz") as catalogue:
+        soundness.check_catalogue(manifest, catalogue)
         side = {column["name"]: catalogue[f"side_{column['name']}_VW"] for column in manifest["side_columns"]}
         id_row_V = catalogue["id_row_V"] if manifest["items_in_tail"] else None
         return Prepared(

@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import sys
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from doors.state import checksums
 from doors.terminal import say
 from sessionrec_jax.devices.processes import (
     commit_together,
@@ -37,7 +37,6 @@ from sessionrec_jax.runfolder.files import read_json, write_json
 
 _STATE, _PROGRESS, _MANIFEST = "state", "progress.json", "manifest.json"
 _PARTIAL, _DAMAGED = ".partial-", "damaged-"
-_CHUNK_BYTES = 1 << 20
 
 Loaded = tuple[Any, dict[str, Any]]
 
@@ -109,7 +108,7 @@ class Checkpoints:
 
     def _complete(self, step: int, best: int | None) -> None:
         partial = self._folder / f"{_PARTIAL}{step}"
-        write_json(partial / _MANIFEST, _checksums(partial))
+        write_json(partial / _MANIFEST, checksums(partial, without=_MANIFEST))
         replaced = [self._renamed(step)] if step in steps_in(self._folder) else []
         partial.rename(self._folder / str(step))
         stay = {best, *self._kept_steps}
@@ -221,29 +220,11 @@ def load(folder: Path, step: int, like: Any) -> Loaded:
         return orbax.restore(checkpoint / _STATE, abstract), read_json(checkpoint / _PROGRESS)
 
 
-def _checksums(checkpoint: Path) -> dict[str, list[int]]:
-    """Returns bytes and CRC-32 of every file. This finds damage, at a quarter of the cost of a cryptographic hash."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != _MANIFEST)
-    with ThreadPoolExecutor() as pool:
-        sums = pool.map(_crc32, files)
-        return {
-            str(path.relative_to(checkpoint)): [path.stat().st_size, crc] for path, crc in zip(files, sums, strict=True)
-        }
-
-
-def _crc32(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            crc = zlib.crc32(chunk, crc)
-    return crc
-
-
 def damage_of(folder: Path, step: int) -> str | None:
     """Returns what is wrong with a checkpoint; None if it is as it was written."""
     checkpoint = folder / str(step)
     try:
-        wanted, found = json.loads((checkpoint / _MANIFEST).read_text()), _checksums(checkpoint)
+        wanted, found = json.loads((checkpoint / _MANIFEST).read_text()), checksums(checkpoint, without=_MANIFEST)
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     if not isinstance(wanted, dict):

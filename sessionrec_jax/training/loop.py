@@ -41,6 +41,7 @@ from sessionrec_jax.runfolder.stopping import NEVER, Stop, Stopped
 from sessionrec_jax.training.checkpoint import load_best
 from sessionrec_jax.training.crew import Crew, Diverged, Lanes, Member
 from sessionrec_jax.training.feed import feed_of
+from sessionrec_jax.training.memory import refuse_too_large
 from sessionrec_jax.training.profiling import Profiler
 from sessionrec_jax.training.step import State, initial_state
 
@@ -85,6 +86,7 @@ def train_together(
     config = runs[0][0]  # read below only for settings that all runs share
     mesh, catalogue = make_mesh(config.mesh), train_catalogue(config, log)
     spec = spec_of(config, log, catalogue)
+    refuse_too_large(config, spec, mesh)
     feed = feed_of(config, log, catalogue, spec, mesh=mesh, runs=len(runs))
     lanes, vote = Lanes(spec, program_of(config).optim, mesh, len(runs)), StopVote(mesh)
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from doors.files import named
 from sessionrec_jax.errors import NotSaved, no_room
 
 
@@ -27,15 +28,17 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     _put_back(old, out)
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with named(out):
+            partial.mkdir(parents=True)
         yield partial
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
+        with named(out):
+            if out.exists():
+                out.rename(old)
+            partial.rename(out)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         _put_back(old, out)
-        if words := no_room(error):
+        if not isinstance(error, NotSaved) and (words := no_room(error)):
             raise NotSaved(
                 f"{out} could not be written: {words[:1].lower()}{words[1:]}; nothing is left of the attempt. Make "
                 "room and type the same command again"

@@ -75,7 +75,7 @@ class LogFacts:
             self.session_context[name] = pl.concat([known, values.drop_nulls().unique()]).unique().sort()
 
     def refuse(self, time_unit: TimeUnit = "ms", times: str | None = None) -> None:
-        """Raises InputError on an empty log, on times in another unit than `time_unit`, and on a log without a click.
+        """Raises InputError on an empty log, and on times in another unit than `time_unit`.
 
         `times` is that of sources.RawLog.
         """
@@ -83,10 +83,14 @@ class LogFacts:
             raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
         if len(sample := pl.concat(self._times)):
             _refuse_other_unit(float(np.median(sample.to_numpy())), time_unit, times)
+
+    def refuse_no_click(self) -> None:
+        """Raises InputError on a log without a click."""
         if self._sound and not self._clicks:
+            rejected = f"; {len(self.reasons):,} others were rejected" if len(self.reasons) else ""
             raise InputError(
-                f"no exposure of the log is clicked ({self._sound:,} exposures, {self._context:,} of them context), so "
-                "there is nothing to predict. Check which column holds the clicks"
+                f"no exposure of the log is clicked ({self._sound:,} exposures, {self._context:,} of them context"
+                f"{rejected}), so there is nothing to predict. Check which column holds the clicks"
             )
 
     @property

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from sessionrec_jax.data import session_context, session_log, side_information, store
+from doors.files import check_folder
+from doors.state import checksums
+from sessionrec_jax.data import session_context, session_log, side_information, soundness, store
 from sessionrec_jax.data.preparation import card, external_sort, rejected, shared_rows, tables
 from sessionrec_jax.data.preparation.atomic_folder import atomic_folder
 from sessionrec_jax.data.preparation.histories import HistoryRules, prepare_users
@@ -70,6 +72,7 @@ def prepare(
             rejected.refuse_many, raw, rows=facts.rows, limit=settings.max_rejected_fraction, folder=folder, out=out
         )
         refuse_many(facts.reasons)
+        facts.refuse_no_click()
 
         say(f"cutting {facts.rows:,} exposures into sessions")
         groups = external_sort.groups({run: bounds for _, runs in read for run, bounds in runs}, _ROWS_CUT)
@@ -110,6 +113,7 @@ def prepare(
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
         card.write(card.card(store.read_folder(folder, manifest), statistics.distributions()), folder)
+        manifest[soundness.FILES] = checksums(folder)
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
     rejected.path_of(out).unlink(missing_ok=True)  # left by an earlier attempt that failed
     return store.open_log(out)
@@ -117,6 +121,7 @@ def prepare(
 
 def check_out(out: Path, overwrite: bool) -> None:
     """Raises InputError if `out` may not be written; called before a long log is read."""
+    check_folder(out, "a prepared log")
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already; give another --out, or --overwrite to replace it when all is done")
     if out.exists() and not (out / store.MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):

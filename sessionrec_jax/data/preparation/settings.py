@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+from typing import Annotated
 
 import polars as pl
 
+from doors import bounds
+from doors.bounds import Between
 from sessionrec_jax.data import session_context, session_log, side_information
-from sessionrec_jax.data.preparation import shared_rows
 from sessionrec_jax.data.preparation.histories import HistoryRules
 from sessionrec_jax.data.preparation.log_facts import LogFacts
 from sessionrec_jax.data.session_context import FromStart
@@ -27,25 +29,25 @@ class Settings:
     """Which sessions train, validate and test. Left out: the source's own."""
     session_rule: str | None = None
     """same_timestamp or gap_minutes=30, for a log without session ids. Left out: the source's own."""
-    max_session_items: int = 512
+    max_session_items: Annotated[int, Between(1, 2**24)] = 512
     """Longest session in exposures; exposures past it are rejected."""
-    max_rejected_fraction: float = 0.01
+    max_rejected_fraction: Annotated[float, Between(0, 1)] = 0.01
     """Preparation stops if more than this fraction of the rows breaks the contract; exact duplicates do not count."""
     validation_from: str | None = None
     """temporal: first moment of the validation period, ISO 8601 (UTC if it names no zone)."""
     test_from: str | None = None
     """temporal: first moment of the test period."""
-    validation_users: int | None = None
+    validation_users: Annotated[int | None, Between(0, 10**15)] = None
     """held_out_users: number of users that validate. Left out: one in ten, at most 2,000."""
-    test_users: int | None = None
+    test_users: Annotated[int | None, Between(0, 10**15)] = None
     """held_out_users: number of users that test. Left out: one in ten, at most 2,000."""
     numeric: tuple[str, ...] = ()
     """Integer columns of the item table that are amounts, not classes. Columns with fractions always are amounts."""
-    side_buckets: int = 10
+    side_buckets: Annotated[int, Between(2, 1_000_000)] = 10
     """Number of buckets for an amount; their bounds are quantiles over the items that training sessions show."""
-    min_item_exposures: int = 0
+    min_item_exposures: Annotated[int, Between(0, 10**15)] = 0
     """Items with fewer training exposures, context included, share rows of the ID table; 0: no item does."""
-    tail_buckets: int = 1024
+    tail_buckets: Annotated[int, Between(1, 2**31 - 1)] = 1024
     """Number of rows that rare items share."""
     session_time: tuple[FromStart, ...] = ()
     """Hour (0 to 23) and day (1, Monday, to 7) of a session's start, UTC, as context of the session."""
@@ -59,12 +61,8 @@ def check_settings(raw: RawLog, settings: Settings) -> None:
             f"the log has session ids, so --session-rule {settings.session_rule} would throw them away; "
             "leave out one or the other"
         )
-    if settings.max_session_items < 1:
-        raise InputError(f"--max-session-items is {settings.max_session_items}; wanted at least 1")
-    if not 0 <= settings.max_rejected_fraction <= 1:
-        raise InputError(f"--max-rejected-fraction is {settings.max_rejected_fraction}; wanted 0 to 1, such as 0.03")
-    side_information.check(raw.items, settings.numeric, settings.side_buckets)
-    shared_rows.check(settings.min_item_exposures, settings.tail_buckets)
+    bounds.check(settings)
+    side_information.check(raw.items, settings.numeric)
     session_context.check(session_log.context_columns(columns), settings.session_time)
     split = settings.split or raw.split
     of_split = {"temporal": ("validation_from", "test_from"), "held_out_users": ("validation_users", "test_users")}
@@ -78,18 +76,18 @@ def make_rules(raw: RawLog, settings: Settings, facts: LogFacts, items: pl.DataF
     """Completes the settings from the log. Raises InputError on dates and counts of users that do not fit it."""
     has_sessions = "session_id" in raw.exposures.lazy().collect_schema()
     split = settings.split or raw.split
-    bounds: dict[str, int] = {}
+    dates: dict[str, int] = {}
     if split == "temporal":
-        bounds = _split_dates(facts, settings.validation_from, settings.test_from)
+        dates = _split_dates(facts, settings.validation_from, settings.test_from)
     elif split == "held_out_users":
-        bounds = _held_out_users(settings, users)
+        dates = _held_out_users(settings, users)
     return HistoryRules(
         items=items.select("item_id"),
         feedback_names=session_log.feedback_names(facts.context_kinds),
         session_rule="session_id" if has_sessions else settings.session_rule or raw.session_rule,
         max_session_items=settings.max_session_items,
         split=split,
-        split_bounds=bounds,
+        split_bounds=dates,
         context_values=session_context.all_values(facts.session_context, settings.session_time),
         computed_context=settings.session_time,
     )

@@ -7,15 +7,6 @@ import polars as pl
 from jaxtyping import Int32, Int64
 
 from sessionrec_jax.data.session_log import random_order
-from sessionrec_jax.errors import InputError
-
-
-def check(least: int, buckets: int) -> None:
-    """Raises InputError on settings that are out of range."""
-    if least < 0:
-        raise InputError(f"--min-item-exposures is {least}; wanted 0 (no floor) or more")
-    if buckets < 1:
-        raise InputError(f"--tail-buckets is {buckets}; wanted at least 1")
 
 
 def id_rows(

@@ -49,7 +49,7 @@ class Options:
     item: str = "item_id"
     """Column of item ids, in the exposures and in the item table."""
     time: str = "timestamp_ms"
-    """Column of times, UTC: numbers in --time-unit, or datetimes."""
+    """Column of times: numbers in --time-unit, datetimes, or text in ISO 8601. UTC where it names no offset."""
     clicked: str | None = "clicked"
     """Column of true/false or 0/1; empty if the row is context, such as a query. None: --click-probability decides."""
     click_probability: str | None = None
@@ -76,6 +76,7 @@ def read(options: Options) -> RawLog:
     if options.session is not None:
         ids["session_id"] = options.session
     columns = ids | {"timestamp_ms": options.time}
+    _refuse_one_column_twice(options)
     if options.clicked is not None:
         columns["clicked"] = options.clicked
     if options.click_probability is not None:
@@ -93,8 +94,25 @@ def read(options: Options) -> RawLog:
         items = collected(scan(options.items, [item, *side] if side else []), NAME)
         if item not in items.columns:
             raise InputError(f"{options.items} has no column {item!r}; {near_miss(item, items.columns)}")
+        if item != "item_id" and "item_id" in items.columns:
+            raise InputError(
+                f"{options.items} has a column 'item_id' next to {item!r}, which holds the ids; name the columns to "
+                "use with --side, and leave 'item_id' out, or rename it"
+            )
         items = items.rename({item: "item_id"})
     return RawLog(source=NAME, exposures=exposures, items=items, time_unit=options.time_unit)
+
+
+def _refuse_one_column_twice(options: Options) -> None:
+    """Two flags that name one column are a slip: no column is both a user and an item, or an id and a time."""
+    flags = {name: getattr(options, name) for name in ("user", "item", "session", "time", "clicked")}
+    by_column: dict[str, list[str]] = {}
+    for flag, column in flags.items():
+        if column is not None:
+            by_column.setdefault(column, []).append(f"--{flag}")
+    for column, named in by_column.items():
+        if len(named) > 1:
+            raise InputError(f"{' and '.join(named)} name the same column {column!r}; each needs a column of its own")
 
 
 def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> pl.LazyFrame:

@@ -18,13 +18,14 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64, Int64, UInt64
 from scipy.optimize import brentq
 
+from doors.bounds import Between, out_of_bounds
 from sessionrec_jax.data.ragged import count_up
 from sessionrec_jax.errors import InputError
 
@@ -57,41 +58,37 @@ class _Purpose(enum.IntEnum):
 class ZipfIntent:
     """Settings of the process; the log of user u depends on all of them but `users`."""
 
-    users: int
-    alpha: float = 0.5
+    users: Annotated[int, Between(1, 10**9)]
+    alpha: Annotated[float, Between(0, 8, above=True)] = 0.5
     """The popularity of the item of rank i is proportional to i^-(1 + alpha)."""
-    base: int = 32
+    base: Annotated[int, Between(2, 2**31)] = 32
     """Items have `depth` digits of this base as side information: K = base^depth items."""
-    depth: int = 3
-    categories: int = 8
-    click_low: float = 0.05
+    depth: Annotated[int, Between(1, 31)] = 3
+    categories: Annotated[int, Between(1, MAX_CATEGORIES)] = 8
+    click_low: Annotated[float, Between(0, 1, above=True, below=True)] = 0.05
     """Click probability if the coin of (interest, category) fell low; `click_high` if it fell high."""
-    click_high: float = 0.5
-    keep_interest: float = 0.9
+    click_high: Annotated[float, Between(0, 1, above=True, below=True)] = 0.5
+    keep_interest: Annotated[float, Between(0, 1)] = 0.9
     """Probability that a session keeps its predecessor's interest; otherwise it draws a new one by popularity."""
-    exposures_mean: float = 8.0
+    exposures_mean: Annotated[float, Between(1, 65_536, above=True)] = 8.0
     """Mean number of exposures a session, without the anchor: geometric, truncated to 1..exposures_max."""
-    exposures_max: int = 40
-    sessions_mean: float = 16.0
+    exposures_max: Annotated[int, Between(1, 65_536)] = 40
+    sessions_mean: Annotated[float, Between(2, 65_536, above=True)] = 16.0
     """Mean number of sessions a user: geometric, truncated to 2..sessions_max."""
-    sessions_max: int = 64
-    seed: int = 0
+    sessions_max: Annotated[int, Between(2, 65_536)] = 64
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
 
     def check(self) -> ZipfIntent:
         """Returns itself. Raises InputError, which names every setting that cannot work and what it should be."""
         rules = [
-            (self.users >= 1, "users", "at least 1"),
-            (0 < self.alpha <= 8, "alpha", "above 0, so that popularity can be normalised, and at most 8"),
-            (self.base >= 2, "base", "at least 2"),
-            (self.depth >= 1, "depth", "at least 1"),
-            (1 <= self.categories <= MAX_CATEGORIES, "categories", f"1 to {MAX_CATEGORIES}"),
-            (0 < self.click_low < self.click_high < 1, "click_low", "above 0 and below click_high, itself below 1"),
-            (0 <= self.keep_interest <= 1, "keep_interest", "a probability"),
-            (1 < self.exposures_mean < self.exposures_max, "exposures_mean", "above 1 and below exposures_max"),
-            (2 < self.sessions_mean < self.sessions_max, "sessions_mean", "above 2 and below sessions_max"),
-            (0 <= self.seed < 2**63, "seed", "0 to 2^63 - 1"),
+            (self.click_low < self.click_high, "click_low", "below click_high"),
+            (self.exposures_mean < self.exposures_max, "exposures_mean", "below exposures_max"),
+            (self.sessions_mean < self.sessions_max, "sessions_mean", "below sessions_max"),
         ]
-        wrong = [f"{name} is {getattr(self, name)}; wanted {wanted}" for ok, name, wanted in rules if not ok]
+        wrong = [*out_of_bounds(self)]
+        for holds, name, wanted in rules:
+            if not holds:
+                wrong.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; wanted it {wanted}")
         if not wrong and self.item_count > MAX_ITEMS:
             wrong = [f"base^depth is {self.base}^{self.depth} items; wanted at most {MAX_ITEMS:,}"]
         if wrong:

@@ -1,0 +1,160 @@
+"""A prepared log is checked before it is trusted: its files against the manifest and against each other.
+
+Every opening compares the files' sizes, the lengths of the tables and arrays, and the range of every code, which costs
+milliseconds. The whole log is compared when it is decoded. `sessionrec describe --check` also reads every byte again
+and compares checksums, which finds damage that keeps all sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import polars as pl
+
+from doors import tables
+from doors.errors import no_room
+from doors.state import Damaged, Kinds, checked, checksums, sizes
+
+FILES = "files"
+"""The key of the manifest with bytes and CRC-32 of every other file. Logs of an earlier release do not have it."""
+
+_NUMBER = (int, float)
+_KINDS: Kinds = {
+    "source": str, "note": str, "settings": dict, "feedback_names": list, "rejected": dict, "rows": int,
+    "fingerprint": str, "users": int, "items": int, "items_exposed": int, "sessions": int, "exposures": int,
+    "context_exposures": int, "clicks": int, "click_rate": _NUMBER, "sessions_by_role": dict,
+    "target_sessions_by_role": dict, "users_without_target": int, "items_per_session_mean": _NUMBER,
+    "max_session_items": int, "sessions_per_user_mean": _NUMBER, "sessions_per_user_quantiles": dict,
+    "time_range_ms": list, "items_in_tail": int, "side_columns": list, "session_context": list,
+}  # fmt: skip
+_COLUMN: Kinds = {"name": str, "values": int}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def guarded(read: Callable[P, T]) -> Callable[P, T]:
+    """Turns an error of a function that reads the folder `path`, its first argument, into one message."""
+
+    @functools.wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except Exception as error:
+            if isinstance(error, MemoryError) or no_room(error):
+                raise
+            words = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            if isinstance(error, Damaged) and "prepare the log again" in words:
+                raise
+            raise _damaged(Path(str(args[0])), words) from error
+
+    return reading
+
+
+def _damaged(path: Path, what: str) -> Damaged:
+    return Damaged(f"{path} is damaged: {what}. Copy it again, or prepare the log again with --overwrite")
+
+
+def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Raises Damaged if the manifest lacks a field, or has one of another type."""
+    try:
+        checked(manifest, _KINDS, "prepared.json")
+        for column in (*manifest["side_columns"], *manifest["session_context"]):
+            checked(column, _COLUMN, "a column in prepared.json")
+    except Damaged as error:
+        raise _damaged(path, str(error)) from None
+
+
+@guarded
+def check_files(path: Path, manifest: dict[str, Any]) -> None:
+    """Raises Damaged if a file is missing, has another size, or does not have a row for each user or item."""
+    if FILES in manifest:
+        _compare(manifest[FILES], sizes(path), lambda entry: entry[0], "bytes")
+    _check_records(path / "log", manifest["users"])
+    for name, rows in (("users", manifest["users"]), ("items", manifest["items"])):
+        found = tables.scan_parquet(path / f"{name}.parquet").select(pl.len()).collect().item()
+        if found != rows:
+            raise Damaged(f"{name}.parquet has {found:,} rows, and prepared.json counts {rows:,} {name}")
+
+
+def _check_records(log: Path, users: int) -> None:
+    """Compares TFDS's list of record files with the files that are there."""
+    splits = json.loads((log / "dataset_info.json").read_bytes())["splits"]
+    lengths = [int(length) for split in splits for length in split["shardLengths"]]
+    files = [file for file in log.iterdir() if ".array_record-" in file.name]
+    listed, found = sum(int(split["numBytes"]) for split in splits), sum(file.stat().st_size for file in files)
+    if sum(lengths) != users:
+        raise Damaged(f"log/dataset_info.json counts {sum(lengths):,} users, and prepared.json {users:,}")
+    if len(files) != len(lengths):
+        raise Damaged(f"log/ has {len(files)} of its {len(lengths)} record files")
+    if found != listed:
+        raise Damaged(f"the record files in log/ have {found:,} bytes, and {listed:,} were written")
+
+
+def check_catalogue(manifest: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises Damaged if an array of catalogue.npz is missing, of another length, or has a code that no value has."""
+    items = manifest["items"] + 1
+    codes = {f"side_{column['name']}_VW": column["values"] + 1 for column in manifest["side_columns"]}
+    if manifest["items_in_tail"]:
+        codes["id_row_V"] = manifest["items"]
+    for name in ("clicks_V", "exposures_V", *codes):
+        if name not in arrays:
+            raise Damaged(f"catalogue.npz has no array {name}")
+        if len(arrays[name]) != items or not np.issubdtype(arrays[name].dtype, np.integer):
+            raise Damaged(f"{name} of catalogue.npz is for {len(arrays[name]) - 1:,} items, not {items - 1:,}")
+        _in_range(arrays[name], codes.get(name, np.iinfo(np.int64).max), f"{name} of catalogue.npz")
+    if (arrays["clicks_V"] > arrays["exposures_V"]).any():
+        raise Damaged("catalogue.npz counts more clicks than exposures of an item")
+    for column in manifest["session_context"]:
+        name = f"context_{column['name']}_M"
+        if name not in arrays:
+            raise Damaged(f"catalogue.npz has no array {name}")
+        _in_range(arrays[name], column["values"] + 1, f"{name} of catalogue.npz")
+
+
+def check_log(manifest: dict[str, Any], arrays: Any) -> None:
+    """Raises Damaged if a whole decoded log (a FlatLog) does not have what the manifest counts."""
+    counts = {
+        "users": arrays.users,
+        "sessions": len(arrays.session_role_S),
+        "exposures": len(arrays.item_N),
+    }
+    for name, found in counts.items():
+        if found != manifest[name]:
+            raise Damaged(f"log/ has {found:,} {name}, and prepared.json counts {manifest[name]:,}")
+    lengths = len(arrays.session_items_S), len(arrays.session_seconds_S), len(arrays.session_role_S)
+    if len(set(lengths)) != 1 or len(arrays.feedback_N) != len(arrays.item_N):
+        raise Damaged("the records in log/ have arrays of different lengths")
+    if int(arrays.session_items_S.sum()) != len(arrays.item_N):
+        raise Damaged("the sessions in log/ do not add up to their exposures")
+    _in_range(arrays.item_N - 1, manifest["items"] - 1, "an item in log/")
+    _in_range(arrays.feedback_N, len(manifest["feedback_names"]) - 1, "a feedback code in log/")
+    _in_range(arrays.session_role_S, 2, "a session role in log/")
+
+
+def _in_range(codes: np.ndarray, highest: int, what: str) -> None:
+    if codes.size and not (codes.min() >= 0 and codes.max() <= highest):
+        raise Damaged(f"{what} is outside its range")
+
+
+@guarded
+def check_bytes(path: Path, manifest: dict[str, Any]) -> str:
+    """Reads every file and compares its checksum. Returns a sentence; raises Damaged."""
+    if FILES not in manifest:
+        return "an earlier release prepared this log, without checksums; only sizes and counts were compared"
+    found = checksums(path)
+    _compare(manifest[FILES], found, list, "bytes and checksum")
+    return f"{len(manifest[FILES])} files are as they were written"
+
+
+def _compare(wanted: Any, found: dict[str, Any], part: Callable[[Any], Any], what: str) -> None:
+    for name, entry in checked(wanted, {}, "the list of files in prepared.json").items():
+        if name not in found:
+            raise Damaged(f"{name} is missing")
+        if found[name] != part(entry):
+            raise Damaged(f"{name} has {found[name]} for its {what}, and was written with {part(entry)}")
