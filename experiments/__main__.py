@@ -3,8 +3,8 @@
 A command is imported only when it is called, so `sessionrec fit` and `report` work where jax is not installed.
 
 Exit codes: 0 done. 2 wrong input: one message, no traceback. 1 a bug (with its traceback), or one message about a run
-that diverged, a full disk or a lost process, where trying again may help. 143 and 130 stopped by SIGTERM and Ctrl-C;
-the same command resumes. 75 a worker lost its run to another.
+that diverged, a full disk or a lost process, where trying again may help. 143, 130 and 129 stopped by SIGTERM, Ctrl-C
+and a lost terminal; the same command resumes. 75 a worker lost its run to another.
 """
 
 from __future__ import annotations

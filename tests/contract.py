@@ -23,6 +23,7 @@ def check(exposures: pl.LazyFrame | pl.DataFrame, item_ids: pl.Series | None) ->
     facts = LogFacts()
     sound = facts.add(session_log.type_rows(exposures.lazy(), item_ids).collect())
     facts.refuse()
+    facts.refuse_no_click()
     copies = session_log.find_copies(sound)
     return Checked(sound.join(copies, on="row", how="anti"), pl.concat([facts.reasons, copies]))
 

@@ -20,7 +20,7 @@ from onestep import assert_same_bits
 from experiments.sweep.varying import varying
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, to_dict
-from sessionrec_jax.runfolder.stopping import StopSignals
+from sessionrec_jax.runfolder.stopping import STOPPING, StopSignals
 from sessionrec_jax.training.checkpoint import newest_whole, steps_in
 from sessionrec_jax.training.loop import train
 
@@ -127,6 +127,27 @@ def test_a_signal_that_nobody_asked_for_is_sent_again(received):
         os.kill(os.getpid(), signal.SIGTERM)
         assert received == []
     assert received == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_each_signal_of_a_scheduler_a_person_and_a_terminal_is_one_to_stop_at(number):
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with contextlib.suppress(RuntimeError), StopSignals(again=signal.SIG_IGN) as asked:
+            os.kill(os.getpid(), number)
+            assert asked() == number
+            raise RuntimeError
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.slow
+def test_a_lost_terminal_saves_and_the_run_goes_on_as_if_nothing_had_been(config, log, tmp_path):
+    process = start(config, log, tmp_path / "run")
+    said = die(process, tmp_path / "run", signal.SIGHUP)
+    assert process.returncode == 128 + signal.SIGHUP, said
+    assert re.search(r"stopped by SIGHUP at step \d+ of \d+, saved", said)
+    assert newest(tmp_path / "run") is not None
 
 
 def test_an_ignored_signal_stays_ignored():

@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_opened_says_why(folder, tmp_path):
     with pytest.raises(InputError, match="format version 99; this release reads 3"):
         store.open_log(copy)
     (copy / store.MANIFEST).write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="prepare the log again"):
         store.open_log(copy)
 
 

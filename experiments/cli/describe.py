@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     log = sr.open_log(command.data)
     if command.check:
         log.arrays()
-        say(f"{command.data}: {soundness.check_bytes(log.path, log.manifest)}")
+        say(f"{command.data}: {soundness.check_bytes(log.path)}")
     if command.json:
         print(json.dumps(log.card(), indent=1))
     else:

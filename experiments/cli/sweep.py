@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import tyro
 
+from doors.files import check_folder
 from doors.terminal import Terminal
 from experiments.plans import PLANS
 from experiments.sweep.halving import saved_flops
@@ -80,6 +81,8 @@ def main(argv: list[str]) -> int:
     command.options.check()
     command.own.check()
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
+    if not command.dry_run:
+        check_folder(command.out, "a sweep")
     base = replace(command.base, {"data.path": str(command.log.absolute())})
     layout = command.plan.lay_out(base, open_log(command.log))
     from experiments.sweep.cost import CostEstimate  # starts jax, which --help need not wait for

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from doors import tables
+from doors.state import Damaged, read_object
 from scaling.errors import InputError, near_miss
 from scaling.table.rules import NO_ROW, Excluded
 
@@ -89,21 +90,17 @@ def _load_folder(folder: Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
 def _planned(folder: Path) -> list[str]:
     """Returns the names of the runs in sweep.json: an empty list where there is no such file."""
     try:
-        return list(json.loads((folder / "sweep.json").read_text())["runs"])
+        return list(read_object(folder / "sweep.json", {"runs": dict})["runs"])
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}/sweep.json does not name a sweep's runs ({error}); was it edited?") from error
 
 
 def _row(path: Path) -> dict[str, Any] | None:
     """Reads a row, or returns None where the file is gone by now."""
     try:
-        row = json.loads(path.read_text())
+        row = read_object(path, {})
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); remove the folder and run it again") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{path} holds a {type(row).__name__}; wanted one JSON object, a run's row")
+    if not row:
+        raise Damaged(f"{path} is damaged: it is an empty object. Delete it, and run it again")
     return {name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in row.items()}

@@ -18,10 +18,10 @@ import polars as pl
 
 from doors import tables
 from doors.errors import no_room
-from doors.state import Damaged, Kinds, checked, checksums, sizes
+from doors.state import Damaged, Kinds, checked, checksums, read_object, sizes
 
-FILES = "files"
-"""The key of the manifest with bytes and CRC-32 of every other file. Logs of an earlier release do not have it."""
+CHECKSUMS = "checksums.json"
+"""The file with bytes and CRC-32 of every other file. Logs of an earlier release do not have it."""
 
 _NUMBER = (int, float)
 _KINDS: Kinds = {
@@ -73,8 +73,8 @@ def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
 @guarded
 def check_files(path: Path, manifest: dict[str, Any]) -> None:
     """Raises Damaged if a file is missing, has another size, or does not have a row for each user or item."""
-    if FILES in manifest:
-        _compare(manifest[FILES], sizes(path), lambda entry: entry[0], "bytes")
+    if (path / CHECKSUMS).exists():
+        _compare(path, sizes(path), lambda entry: entry[0], "bytes")
     _check_records(path / "log", manifest["users"])
     for name, rows in (("users", manifest["users"]), ("items", manifest["items"])):
         found = tables.scan_parquet(path / f"{name}.parquet").select(pl.len()).collect().item()
@@ -143,18 +143,19 @@ def _in_range(codes: np.ndarray, highest: int, what: str) -> None:
 
 
 @guarded
-def check_bytes(path: Path, manifest: dict[str, Any]) -> str:
+def check_bytes(path: Path) -> str:
     """Reads every file and compares its checksum. Returns a sentence; raises Damaged."""
-    if FILES not in manifest:
+    if not (path / CHECKSUMS).exists():
         return "an earlier release prepared this log, without checksums; only sizes and counts were compared"
-    found = checksums(path)
-    _compare(manifest[FILES], found, list, "bytes and checksum")
-    return f"{len(manifest[FILES])} files are as they were written"
+    return f"{_compare(path, checksums(path), list, 'bytes and checksum')} files are as they were written"
 
 
-def _compare(wanted: Any, found: dict[str, Any], part: Callable[[Any], Any], what: str) -> None:
-    for name, entry in checked(wanted, {}, "the list of files in prepared.json").items():
+def _compare(path: Path, found: dict[str, Any], part: Callable[[Any], Any], what: str) -> int:
+    """Compares what was found of each file with the list of the preparation; returns the number of files."""
+    wanted = read_object(path / CHECKSUMS, {})
+    for name, entry in wanted.items():
         if name not in found:
             raise Damaged(f"{name} is missing")
         if found[name] != part(entry):
             raise Damaged(f"{name} has {found[name]} for its {what}, and was written with {part(entry)}")
+    return len(wanted)

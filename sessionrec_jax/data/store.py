@@ -9,6 +9,7 @@
     DATA/side_NAME.parquet  code -> published value, or bounds, of a column of side information (side_information.py)
     DATA/context_NAME.parquet   the same for a column of session context
     DATA/rejected.parquet   the rejected rows, unchanged, with the reason
+    DATA/checksums.json     bytes and CRC-32 of every other file (soundness.py)
     DATA/card.json, .html   the manifest and the distributions of users, sessions and items (card.py)
 
 A dense id numbers users from 0 and items from 1. The folder appears under its name only when it is complete.
@@ -324,7 +325,7 @@ def _decoded(path: Path, users: int | None = None) -> FlatLog:
 
 def _model_codes(path: Path) -> dict[str, Int32[np.ndarray, " M"]]:
     """Reads, for each column of session context, the code of the training vocabulary of each code in the records."""
-    with np.load(path / "catalogue.npz") as catalogue:
+    with (path / "catalogue.npz").open("rb") as file, np.load(file) as catalogue:
         names = [name for name in catalogue.files if name.startswith(_CONTEXT)]
         return {name.removeprefix(_CONTEXT).removesuffix("_M"): catalogue[name] for name in names}
 
@@ -357,7 +358,7 @@ def open_log(path: str | Path) -> Prepared:
 @soundness.guarded
 def read_folder(path: Path, manifest: dict[str, Any]) -> Prepared:
     """Reads the arrays of a prepared folder that is known to be complete, up to its manifest."""
-    with np.load(path / "catalogue.npz") as catalogue:
+    with (path / "catalogue.npz").open("rb") as file, np.load(file) as catalogue:
         soundness.check_catalogue(manifest, catalogue)
         side = {column["name"]: catalogue[f"side_{column['name']}_VW"] for column in manifest["side_columns"]}
         id_row_V = catalogue["id_row_V"] if manifest["items_in_tail"] else None

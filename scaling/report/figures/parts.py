@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import numpy as np
 
+from doors.text import printable_values
 from scaling.fitting.result import Fit
 from scaling.laws.registry import Law
 from scaling.table.run_table import RunTable
@@ -275,7 +276,7 @@ def data(rows: list[dict]) -> alt.InlineData:
 
 
 def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else printable_values(value)
 
 
 def single(*layers: alt.Chart, title: str) -> Layers:
@@ -311,4 +312,4 @@ def as_dict(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """Returns the chart as Vega-Lite, without the web address of its schema: a page has no address."""
     spec = chart.to_dict(validate=False)
     del spec["$schema"]
-    return spec
+    return printable_values(spec)

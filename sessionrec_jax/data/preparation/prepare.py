@@ -113,8 +113,8 @@ def prepare(
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
         card.write(card.card(store.read_folder(folder, manifest), statistics.distributions()), folder)
-        manifest[soundness.FILES] = checksums(folder)
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (folder / soundness.CHECKSUMS).write_text(json.dumps(checksums(folder), indent=1))
     rejected.path_of(out).unlink(missing_ok=True)  # left by an earlier attempt that failed
     return store.open_log(out)
 

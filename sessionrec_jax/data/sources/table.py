@@ -105,7 +105,7 @@ def read(options: Options) -> RawLog:
 
 def _refuse_one_column_twice(options: Options) -> None:
     """Two flags that name one column are a slip: no column is both a user and an item, or an id and a time."""
-    flags = {name: getattr(options, name) for name in ("user", "item", "session", "time", "clicked")}
+    flags = {name: getattr(options, name) for name in ("user", "item", "time", "clicked")}
     by_column: dict[str, list[str]] = {}
     for flag, column in flags.items():
         if column is not None:
