@@ -56,7 +56,7 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = tyro.cli(Command, args=written_out(argv), prog="sessionrec pod", description=__doc__)
-    check_outputs(command.json)
+    check_outputs(command.json, command.page)
     topology = _checked(command)
     check_compiler(topology.chip)
     runs = _weak_scaling(command, topology) if command.weak_scaling else [(_title(command), _compiled(command))]

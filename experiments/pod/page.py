@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from doors.files import write_text
 from experiments.pod import verdict
 from experiments.pod.chips import Chip
 from scaling.report.document import document, figure
-from scaling.report.exports import replace
 from scaling.report.html import element, number, paragraph, table
 
 Run = tuple[str, dict[str, Any]]
@@ -44,7 +44,7 @@ def write(out: Path, runs: list[Run], chip: Chip) -> None:
         table(_HEADS, [_row(name, found, chip) for name, found in runs], range(1, len(_HEADS))),
         paragraph(f"Memory of a device: {chip.hbm_bytes / 1e9:g} GB. {chip.source}", "soft"),
     ]
-    replace(out, document(title, body, charts).encode())
+    write_text(out, document(title, body, charts))
 
 
 def bytes_by_kind(runs: list[Run]) -> list[dict[str, Any]]:
