@@ -38,5 +38,5 @@ def test_a_run_in_microbatches_is_the_same_run(config):
 def test_rows_that_do_not_spread_are_refused(config):
     with pytest.raises(InputError, match=r"16 does not spread over 2 devices in 3 microbatches; use .* such as 18"):
         shape_of(replace(config, {"data.rows": 16, "train.microbatches": 3}), 2)
-    with pytest.raises(InputError, match=r"--train.microbatches is 0; wanted at least 1"):
+    with pytest.raises(InputError, match=r"--train.microbatches is 0; wanted 1 to"):
         check(replace(config, {"train.microbatches": 0}))
