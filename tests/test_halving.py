@@ -161,7 +161,7 @@ def test_a_diverged_run_is_dropped_first_and_nobody_waits_for_it(tmp_path):
 
     def diverging(config, run_dir, plan, *, stop, write, part=1.0):
         if config.optim.learning_rate_peak == 0.004:
-            write(run_dir / "row.json", {"run_id": run_id(config), "status": "diverged"})
+            write(run_dir / "row.json", {"run_id": run_id(config), "status": "diverged", "reason": "nan"})
         else:
             scripted(config, run_dir, plan, stop=stop, write=write, part=part)
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from doors.files import write_json
+from doors.files import check_outputs, write_json
 from doors.terminal import Terminal
 from experiments.cli.devices import written_out
 from experiments.cli.output import print_whole

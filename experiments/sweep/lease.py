@@ -132,8 +132,8 @@ class Leases:
     def _now(self) -> float:
         """The time by the clock that stamps the heartbeats; by this host's clock if we may only read the folder."""
         try:
-            (self._folder / ".clock").touch()
-            return (self._folder / ".clock").stat().st_mtime
+            (self._folder / ".clock").touch()  # a cleaner may have deleted it
+            return _touched(self._folder / ".clock")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EROFS):
                 raise
