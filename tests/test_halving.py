@@ -101,7 +101,7 @@ def scripted(config, run_dir, plan, *, stop, write, part=1.0):
     path = run_dir / VALIDATED
     before = read_json(path) if path.exists() else {}
     assert str(part) not in before  # no part is trained twice
-    found = {"step": 100 * part, "steps": 100, "flops_spent": 1e6 * part, "validation_objective": objective}
+    found = {"step": round(100 * part), "steps": 100, "flops_spent": 1e6 * part, "validation_objective": objective}
     write(path, before | {str(part): found})
 
 

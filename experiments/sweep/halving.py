@@ -93,7 +93,7 @@ def _validated(sweep_dir: Path, name: str, part: float) -> dict[str, Any] | None
         return None  # the run validates again after this part
 
 
-_KINDS: Kinds = {"step": (int, float), "steps": int, "flops_spent": (int, float)}
+_KINDS: Kinds = {"step": int, "steps": int, "flops_spent": (int, float)}
 
 
 def _score(sweep_dir: Path, name: str, part: float) -> float | None:
