@@ -43,6 +43,11 @@ def resolve(config: Config, log: Prepared) -> Config:
             f"--loss.rank-labels is probability, but {log.path} was prepared without a column click_probability; "
             "prepare it with one, or use --loss.rank-labels clicks"
         )
+    if config.loss.alpha and log.manifest["click_rate"] == 1:
+        raise InputError(
+            f"every exposure of {log.path} is a click, so the rank loss has nothing to rank them against; wanted "
+            "--loss.alpha 0"
+        )
     items = config.data.items_per_row or items_per_row(config, log.arrays(), log.manifest["items_per_session_mean"])
     path = str(log.path.resolve())
     config = replace(config, {"data.path": path, "data.fingerprint": log.fingerprint, "data.items_per_row": items})

@@ -147,7 +147,18 @@ def as_id(schema: Schema, name: str) -> pl.Expr:
     if kind in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         text = pl.col(name).cast(pl.String)
         return pl.when((text != "") & ~text.str.contains(_UNREADABLE, literal=True)).then(text).alias(name)
-    raise InputError(f"column {name!r} has the type {kind}; wanted integers or strings")
+    raise InputError(f"column {name!r} has the type {kind}; wanted integers or strings{_flat(schema, kind)}")
+
+
+def _flat(schema: Schema, kind: Any) -> str:
+    """Returns the line that makes one row an exposure of a table whose rows are whole sessions."""
+    lists = [name for name, other in schema.items() if isinstance(other, pl.List | pl.Array)]
+    if isinstance(kind, pl.List | pl.Array):
+        return (
+            ", one row for each exposure. If a row is a whole session, flatten it first: pl.read_parquet(FILE)"
+            f".explode({lists}).write_parquet('flat.parquet')"
+        )
+    return ". Take the field that holds the ids first: pl.read_ndjson(FILE).unnest(...)" if kind == pl.Struct else ""
 
 
 def _category(schema: Schema, name: str) -> pl.Expr:
@@ -169,13 +180,15 @@ def _milliseconds(schema: Schema, name: str, unit: TimeUnit) -> pl.Expr:
     kind = schema[name]
     if isinstance(kind, pl.Datetime):
         return pl.col(name).dt.epoch("ms")
+    if kind == pl.Date:
+        return pl.col(name).cast(pl.Datetime("ms")).dt.epoch("ms")
     if kind.is_integer() and unit == "ms":
         return pl.col(name).cast(pl.Int64, strict=False)
     if kind.is_numeric() or kind in (pl.String, pl.Null):
         time = pl.col(name).cast(pl.Float64, strict=False) * UNIT_MS[unit]
         number = pl.when(time.is_finite()).then(time.round().clip(-_FURTHEST_MS, _FURTHEST_MS)).cast(pl.Int64)
         return (pl.coalesce(number, _iso_milliseconds(name)) if kind == pl.String else number).alias(name)
-    raise InputError(f"column {name!r} has the type {kind}; wanted numbers or a datetime, UTC")
+    raise InputError(f"column {name!r} has the type {kind}; wanted numbers, dates, or a datetime, UTC")
 
 
 def _iso_milliseconds(name: str) -> pl.Expr:

@@ -73,7 +73,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "clicks": f"{card['clicks']:,}, {card['click_rate']:.1%} of the labelled exposures"
         + (", each with a click probability" if PROBABILITY in card else ""),
         "feedback": ", ".join(card["feedback_names"]),
-        "split": settings["split"],
+        "split": settings["split"] + _leak(card),
         "sessions by role": _by_role(card["sessions_by_role"]),
         "to predict": f"{_by_role(card['target_sessions_by_role'])} (sessions with one before them)",
         "side information": side or "-",
@@ -82,9 +82,22 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         if padding is None
         else f"{padding['item_slots']:.1%} of the item slots and {padding['session_slots']:.1%} of the session slots "
         "of training batches at the default shapes",
-        "rejected": f"{rejected} of {card['rows']:,} rows, in rejected.parquet" if rejected else "no row",
+        "rejected": f"{rejected}{_lost(card)} of {card['rows']:,} rows, in rejected.parquet" if rejected else "no row",
         "note": card["note"] or "-",
     }
+
+
+def _leak(card: dict[str, Any]) -> str:
+    share = card.get("training_after_first_test")
+    if not share:
+        return ""
+    cure = "" if card["settings"]["split"] == "temporal" else "; --split temporal trains on the past alone"
+    return f"; {share:.1%} of the training exposures are later than the first test session{cure}"
+
+
+def _lost(card: dict[str, Any]) -> str:
+    lost = card.get("lost_clicks")
+    return f" ({lost:,} clicks are lost with what is past the longest length)" if lost else ""
 
 
 def _tail(card: dict[str, Any]) -> str:

@@ -50,6 +50,8 @@ class PreparedUsers(NamedTuple):
     """First and last exposure; None if all rows were rejected."""
     context_differs: dict[str, int]
     """For each column of session context, the number of sessions whose rows disagree."""
+    lost_clicks: int
+    """Clicks past the longest length of a session."""
 
 
 def prepare_users(rows: pl.DataFrame, rules: HistoryRules, first_user: int) -> PreparedUsers:
@@ -92,6 +94,7 @@ def prepare_users(rows: pl.DataFrame, rules: HistoryRules, first_user: int) -> P
         reasons=pl.concat(reasons),
         time_range_ms=time_range_ms,
         context_differs={name.removeprefix(OF_SESSION): int(sessions[f"{name} differs"].sum()) for name in context},
+        lost_clicks=int(too_long["clicked"].sum() or 0),
     )
 
 

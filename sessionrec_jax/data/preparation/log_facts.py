@@ -17,6 +17,7 @@ from sessionrec_jax.errors import InputError
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _TIMES_A_PART = 4096
 _MOST_PARTS = 32
+_COARSE_MS, _DAY_MS = 1_000_000, 86_400_000
 
 
 class LogFacts:
@@ -74,8 +75,9 @@ class LogFacts:
             known = self.session_context.get(name, values.clear())
             self.session_context[name] = pl.concat([known, values.drop_nulls().unique()]).unique().sort()
 
-    def refuse(self, time_unit: TimeUnit = "ms", times: str | None = None) -> None:
-        """Raises InputError on an empty log, and on times in another unit than `time_unit`.
+    def refuse(self, time_unit: TimeUnit = "ms", times: str | None = None, *, cuts_by_time: bool = False) -> None:
+        """Raises InputError on an empty log, on times in another unit than `time_unit`, and on times that have lost
+        their digits if sessions rest on them.
 
         `times` is that of sources.RawLog.
         """
@@ -83,6 +85,8 @@ class LogFacts:
             raise InputError("the log is empty: it has columns and no row. Check the path and the filters before it")
         if len(sample := pl.concat(self._times)):
             _refuse_other_unit(float(np.median(sample.to_numpy())), time_unit, times)
+            if cuts_by_time:
+                _refuse_coarse(sample.to_numpy())
 
     def refuse_no_click(self) -> None:
         """Raises InputError on a log without a click."""
@@ -110,6 +114,17 @@ class LogFacts:
     def time_quantile_ms(self, q: float) -> int:
         """Returns an estimate from a sample of evenly spaced rows."""
         return int(np.quantile(pl.concat(self._times).to_numpy(), q, method="lower"))
+
+
+def _refuse_coarse(times_ms: np.ndarray) -> None:
+    """Raises InputError if all times are whole multiples of a thousand seconds: numbers such as 1.70123E+12, which a
+    spreadsheet writes, have lost the rest. Whole days are another case: they were never more exact."""
+    if len(np.unique(times_ms)) > 1 and not (times_ms % _COARSE_MS).any() and (times_ms % _DAY_MS).any():
+        raise InputError(
+            "all times are whole multiples of 1,000 s, so they seem to have lost their last digits (1.70123E+12 is how "
+            "a spreadsheet writes them), and sessions cannot be cut by them. Export the times as whole numbers or as "
+            "text, or name a column of sessions"
+        )
 
 
 def _refuse_other_unit(median_ms: float, read_as: TimeUnit, times: str | None) -> None:

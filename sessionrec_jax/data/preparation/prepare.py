@@ -67,7 +67,8 @@ def prepare(
         say("reading the exposures")
         read = [*engine(partial(_read_piece, raw, item_ids, folder / "runs"), _pieces(raw, piece_rows))]
         facts = LogFacts().merge(piece_facts for piece_facts, _ in read)
-        facts.refuse(raw.time_unit, raw.times)
+        has_sessions = "session_id" in raw.exposures.lazy().collect_schema()
+        facts.refuse(raw.time_unit, raw.times, cuts_by_time=not has_sessions)
         refuse_many = partial(
             rejected.refuse_many, raw, rows=facts.rows, limit=settings.max_rejected_fraction, folder=folder, out=out
         )

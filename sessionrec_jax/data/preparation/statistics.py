@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from sessionrec_jax.data.codes import CLICKED, ROLES, TRAIN
+from sessionrec_jax.data.codes import CLICKED, ROLES, TEST, TRAIN
 from sessionrec_jax.data.preparation.histories import PreparedUsers
 from sessionrec_jax.data.session_context import ContextCounts
 from sessionrec_jax.data.store import FlatLog
@@ -20,6 +20,7 @@ from sessionrec_jax.errors import InputError
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 _RANKS = 100
+_HOUR_SECONDS = 3600
 
 
 class UserStatistics(NamedTuple):
@@ -36,6 +37,12 @@ class UserStatistics(NamedTuple):
     """items, sessions: the number of sessions by their number of exposures."""
     time_range_ms: tuple[int, int] | None
     session_context: dict[str, ContextCounts]
+    training_by_hour: pl.DataFrame
+    """hour (since 1970), exposures: the training exposures by the hour in which their session begins."""
+    first_test_hour: int | None
+    """The hour of the first session that is held out for test."""
+    lost_clicks: int
+    """Clicks past the longest length of a session."""
 
 
 def count_users(users: PreparedUsers, context_values: Mapping[str, pl.Series]) -> UserStatistics:
@@ -43,6 +50,7 @@ def count_users(users: PreparedUsers, context_values: Mapping[str, pl.Series]) -
     log = users.log
     is_train_N = np.repeat(log.session_role_S == TRAIN, log.session_items_S)
     is_click_N, is_labelled_N = log.feedback_N == CLICKED, log.feedback_N <= CLICKED
+    is_test_S = log.session_role_S == TEST
     by_exposure = {
         "item": log.item_N,
         "clicks": is_train_N & is_click_N,
@@ -58,7 +66,15 @@ def count_users(users: PreparedUsers, context_values: Mapping[str, pl.Series]) -
         sessions_by_items=_value_counts(log.session_items_S, "items", "sessions"),
         time_range_ms=users.time_range_ms,
         session_context={name: _context(users, name, len(values) + 1) for name, values in context_values.items()},
+        training_by_hour=_by_hour(log, log.session_role_S == TRAIN),
+        first_test_hour=int(log.session_seconds_S[is_test_S].min() // _HOUR_SECONDS) if is_test_S.any() else None,
+        lost_clicks=users.lost_clicks,
     )
+
+
+def _by_hour(log: FlatLog, chosen_S: np.ndarray) -> pl.DataFrame:
+    hours = {"hour": log.session_seconds_S[chosen_S] // _HOUR_SECONDS, "exposures": log.session_items_S[chosen_S]}
+    return pl.DataFrame(hours).group_by("hour").agg(pl.col("exposures").cast(pl.Int64).sum())
 
 
 def _context(users: PreparedUsers, name: str, codes: int) -> ContextCounts:
@@ -99,6 +115,9 @@ class LogStatistics:
         self._by_items: list[pl.DataFrame] = []
         self._clicks = self._labelled = 0
         self._ranges_ms: list[tuple[int, int]] = []
+        self._by_hour: list[pl.DataFrame] = []
+        self._test_hours: list[int] = []
+        self._lost_clicks = 0
         self.session_context: dict[str, ContextCounts] = {}
 
     def add(self, part: UserStatistics) -> None:
@@ -111,6 +130,11 @@ class LogStatistics:
         self._by_items.append(part.sessions_by_items)
         if part.time_range_ms is not None:
             self._ranges_ms.append(part.time_range_ms)
+        self._by_hour = [
+            pl.concat([*self._by_hour, part.training_by_hour]).group_by("hour").agg(pl.col("exposures").sum())
+        ]
+        self._test_hours += [] if part.first_test_hour is None else [part.first_test_hour]
+        self._lost_clicks += part.lost_clicks
         for name, counts in part.session_context.items():
             before = self.session_context.get(name)
             self.session_context[name] = counts if before is None else before.plus(counts)
@@ -160,8 +184,19 @@ class LogStatistics:
             "sessions_per_user_quantiles": {
                 str(q): int(np.quantile(sessions_U, q, method="inverted_cdf")) for q in _QUANTILES
             },
+            "training_after_first_test": self._training_after_first_test(),
+            "lost_clicks": self._lost_clicks,
             "time_range_ms": [min(first for first, _ in self._ranges_ms), max(last for _, last in self._ranges_ms)],
         }
+
+    def _training_after_first_test(self) -> float | None:
+        """Returns the share of the training exposures whose session begins in a later hour than the first test session;
+        None without test sessions or training exposures."""
+        by_hour = self._by_hour[0]
+        if not self._test_hours or not by_hour["exposures"].sum():
+            return None
+        later = by_hour.filter(pl.col("hour") > min(self._test_hours))["exposures"].sum()
+        return int(later) / int(by_hour["exposures"].sum())
 
     def distributions(self) -> dict[str, dict[str, list[int]]]:
         """Returns three tables by column: users by their sessions, sessions by their exposures, and the training clicks

@@ -7,15 +7,16 @@ file before the preparation, which also finds damage early.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from doors import tables
-from sessionrec_jax.data.session_log import MOST_WHOLE_FLOAT, PROBABILITY, TimeUnit
+from sessionrec_jax.data.session_log import EARLIEST_MS, MOST_WHOLE_FLOAT, PROBABILITY, TimeUnit
 from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.data.sources.files import IF_THERE, File, Types, collected, readable, session_context
 from sessionrec_jax.errors import InputError, near_miss
@@ -32,6 +33,10 @@ FILES = (
     File("--items", "the same, with side information", IF_THERE),
 )
 
+ALL = "all"
+"""The value of --clicked for a log of clicks alone."""
+_ZONE = r"\d:\d\d\S*?\s?([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
+_SEPARATORS = ";\t|,"
 _CURE = "Is it whole, in UTF-8, and every quote closed?"
 _PLAIN = {
     pl.Int64(): r"^(0|-?[1-9]\d*)$",
@@ -49,9 +54,14 @@ class Options:
     item: str = "item_id"
     """Column of item ids, in the exposures and in the item table."""
     time: str = "timestamp_ms"
-    """Column of times: numbers in --time-unit, datetimes, or text in ISO 8601. UTC where it names no offset."""
+    """Column of times: numbers in --time-unit, dates, datetimes, or text in ISO 8601. UTC where it names no offset."""
+    order: Literal["time", "row"] = "time"
+    """The order of the exposures of a user.
+    time: the column --time
+    row: the order of the rows, for a log without times; --session must name a column then"""
     clicked: str | None = "clicked"
-    """Column of true/false or 0/1; empty if the row is context, such as a query. None: --click-probability decides."""
+    """Column of true/false or 0/1; empty if the row is context, such as a query. None: --click-probability decides.
+    all: every exposure is a click, for a log that holds nothing else; train it with --loss.alpha 0."""
     click_probability: str | None = None
     """Column of numbers from 0 to 1 that a run may take as the labels of its rank loss (--loss.rank-labels
     probability). With --clicked None an exposure of at least .5 is clicked, and a row without one is context."""
@@ -75,9 +85,10 @@ def read(options: Options) -> RawLog:
     ids = {"user_id": options.user, "item_id": options.item}
     if options.session is not None:
         ids["session_id"] = options.session
-    columns = ids | {"timestamp_ms": options.time}
+    columns = ids | ({"timestamp_ms": options.time} if options.order == "time" else {})
     _refuse_one_column_twice(options)
-    if options.clicked is not None:
+    _refuse_unordered(options)
+    if options.clicked not in (None, ALL):
         columns["clicked"] = options.clicked
     if options.click_probability is not None:
         columns[PROBABILITY] = options.click_probability
@@ -85,8 +96,12 @@ def read(options: Options) -> RawLog:
         columns["feedback"] = options.feedback
     context = options.session_context
     exposures = scan(options.exposures, [*columns.values(), *context], inferred=[*ids.values(), *context])
+    note = " ".join(_notes(options, exposures))
     exposures = exposures.select(
-        *(pl.col(given).alias(name) for name, given in columns.items()), *session_context(dict.fromkeys(context))
+        *(pl.col(given).alias(name) for name, given in columns.items()),
+        *session_context(dict.fromkeys(context)),
+        *([pl.lit(value=True).alias("clicked")] if options.clicked == ALL else []),
+        *([(pl.int_range(pl.len()) + EARLIEST_MS).alias("timestamp_ms")] if options.order == "row" else []),
     )
     items = None
     if options.items is not None:
@@ -100,12 +115,38 @@ def read(options: Options) -> RawLog:
                 "use with --side, and leave 'item_id' out, or rename it"
             )
         items = items.rename({item: "item_id"})
-    return RawLog(source=NAME, exposures=exposures, items=items, time_unit=options.time_unit)
+    unit = "ms" if options.order == "row" else options.time_unit
+    return RawLog(source=NAME, exposures=exposures, items=items, time_unit=unit, note=note)
+
+
+def _notes(options: Options, exposures: pl.LazyFrame) -> Iterator[str]:
+    """Says how the log was read where that is not plain."""
+    if options.order == "row":
+        yield "The log has no times: exposures are in the order of its rows, and times between sessions mean nothing."
+    elif _names_no_zone(exposures, options.time):
+        yield "Times that name no zone are read as UTC."
+    if options.clicked == ALL:
+        yield "Every exposure is a click, and nothing was ignored: train with --loss.alpha 0, without a rank loss."
+
+
+def _names_no_zone(exposures: pl.LazyFrame, time: str) -> bool:
+    """Returns True for dates and datetimes without a zone; text is judged by its first value."""
+    kind = exposures.collect_schema()[time]
+    if kind == pl.String:
+        first = exposures.select(pl.col(time).drop_nulls().first()).collect().item()
+        return first is not None and re.search(r"\d[-:]\d", first) is not None and not re.search(_ZONE, first)
+    return kind == pl.Date or getattr(kind, "time_zone", "UTC") is None
+
+
+def _refuse_unordered(options: Options) -> None:
+    if options.order == "row" and options.session is None:
+        raise InputError("--order row has no times that could cut sessions; name the column of sessions with --session")
 
 
 def _refuse_one_column_twice(options: Options) -> None:
     """Two flags that name one column are a slip: no column is both a user and an item, or an id and a time."""
-    flags = {name: getattr(options, name) for name in ("user", "item", "time", "clicked")}
+    names = ("user", "item", "clicked", *(["time"] if options.order == "time" else []))
+    flags = {name: getattr(options, name) for name in names}
     by_column: dict[str, list[str]] = {}
     for flag, column in flags.items():
         if column is not None:
@@ -132,7 +173,7 @@ def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> 
             raise InputError(f"{path} and {paths[0]} do not have the same columns (only in one of them: {only})")
     for name in columns:
         if name not in names:
-            raise InputError(f"{pattern} has no column {name!r}; {near_miss(name, names)}")
+            raise InputError(f"{pattern} has no column {name!r}; {_other_separator(names) or near_miss(name, names)}")
     columns = list(dict.fromkeys(columns)) or names
     types = [_types(path, frame, inferred or columns) for path, frame in zip(paths, frames, strict=True)]
     text = {name: kind for file_types in types for name, kind in file_types.items() if kind == pl.String}
@@ -141,6 +182,16 @@ def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> 
     with readable(f"{pattern}: the files have columns of different types", "Write them alike"):
         whole.collect_schema()
     return whole
+
+
+def _other_separator(names: Sequence[str]) -> str | None:
+    """Returns a hint if the whole header was read as one column."""
+    found = [mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]]
+    if not found:
+        return None
+    kind, wanted = ("tsv", "tabs") if found[0] == "\t" else ("csv", "commas")
+    cure = "name the file .tsv" if kind == "tsv" else "name it .csv" if found[0] == "," else "write it with commas"
+    return f"its header is one column, {names[0]!r}: the columns are separated by {found[0]!r}, not by {wanted}; {cure}"
 
 
 def _kind(path: Path) -> str:
