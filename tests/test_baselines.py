@@ -4,6 +4,9 @@ full.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -155,7 +158,7 @@ def test_session_knn_equals_its_definition(small, decay, monkeypatch):
     ]
     session_S = np.flatnonzero(~is_trained_S)
     ks = (1, 5, 1_000)
-    votes = session_knn(small, is_trained_S, IDS).votes(session_S, decay, ks)
+    votes = list(session_knn(small, is_trained_S, IDS).votes(session_S, decay, ks))
     for row, session in enumerate(session_S):
         query_V = np.zeros(IDS)
         for past in range(small.user_session_offsets_U1[user_S[session]], session):
@@ -202,3 +205,36 @@ def test_what_is_chosen_and_counted_does_not_depend_on_the_sessions_that_are_sco
     for name in ("popularity_mrr", "repeat_last_mrr"):  # the choice of the others reads fewer validation users too
         np.testing.assert_allclose(sums.sums[name][0][few], of_few.sums[name][0][few])
         assert of_few.sums[name][1].sum() == of_few.sums[name][1][few].sum()
+
+
+@pytest.mark.slow
+def test_session_knn_of_rich_sessions_takes_less_than_a_gigabyte():
+    """2,438 users, 92,000 items, sessions of 18 clicks: the process is asked for its peak, with what it began with."""
+    program = """
+import resource, numpy as np
+from scipy.sparse import csr_array
+from sessionrec_jax.data.codes import CLICKED
+from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.evaluation import baselines
+from sessionrec_jax.evaluation.knn import DECAYS, NEIGHBOURS, session_knn
+users, sessions, clicks, ids = 2_438, 10, 18, 92_000
+rng = np.random.default_rng(0)
+n = users * sessions
+item = np.minimum((rng.pareto(0.7, n * clicks) * 20).astype(np.int64), ids - 2) + 1
+role = np.tile([0] * (sessions - 1) + [2], users).astype(np.int8)
+log = FlatLog(item.astype(np.int32), np.full(n * clicks, CLICKED, np.int8), np.full(n, clicks, np.int32),
+              np.sort(rng.integers(0, 10**6, n)), role, np.arange(0, n + 1, sessions))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+knn = session_knn(log, role == 0, ids)
+asked = np.flatnonzero(role == 2)
+row, of = np.nonzero(np.ones((len(asked), clicks)))
+target = item.reshape(n, clicks)[asked].reshape(-1)
+held = baselines.HeldOutSessions(asked, np.arange(users), row, target, csr_array((users, ids)))
+place = rng.permutation(ids)
+for block in held.blocks(knn.sessions_at_once):
+    for votes in knn.votes(block.session_S, 0.8, NEIGHBOURS):
+        assert baselines.ranks(block, baselines.Predictor(votes, place)).min() >= 0
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1024

@@ -11,6 +11,7 @@ Letters: S held-out sessions, N their clicked items, V ids, X entries of ragged 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,8 +35,6 @@ BASELINES = ("popularity", "recent_popularity", "repeat_last", "session_knn")
 RECENT_PARTS = (0.01, 0.03, 0.1, 0.3)
 """Shares of the training period that recent popularity may count the clicks of."""
 _CHOSEN_BY = "ndcg_at_50"
-_SESSIONS = 1024
-"""The number of held-out sessions that are scored at once."""
 
 
 def popularity_rank_nats(catalogue: Catalogue, item_N: np.ndarray, clicked_N: np.ndarray) -> np.ndarray:
@@ -56,10 +55,11 @@ class HeldOutSessions:
     seen_SV: csr_array
     """Items that are not candidates."""
 
-    def blocks(self) -> Iterator[HeldOutSessions]:
-        for first in range(0, len(self.session_S), _SESSIONS):
-            rows = slice(first, first + _SESSIONS)
-            terms = slice(*np.searchsorted(self.row_N, [first, first + _SESSIONS]))
+    def blocks(self, sessions: int) -> Iterator[HeldOutSessions]:
+        """Yields parts of at most `sessions` sessions."""
+        for first in range(0, len(self.session_S), sessions):
+            rows = slice(first, first + sessions)
+            terms = slice(*np.searchsorted(self.row_N, [first, first + sessions]))
             row_N, item_N = self.row_N[terms] - first, self.item_N[terms]
             yield HeldOutSessions(
                 session_S=self.session_S[rows], user_S=self.user_S[rows], row_N=row_N, item_N=item_N,
@@ -109,16 +109,18 @@ def measure_baselines(
                 yield Predictor(vote_SV, popular_V)
 
     validation = held_out(config, prepared, VALIDATION)
-    part = _best(log, validation, RECENT_PARTS, recents)
-    decay, neighbours = _best(log, validation, tuple(itertools.product(DECAYS, NEIGHBOURS)), knns)
+    measured = functools.partial(_measured, log, at_once=knn.sessions_at_once)
+    part = _best(measured(validation, RECENT_PARTS, recents), RECENT_PARTS)
+    choices = tuple(itertools.product(DECAYS, NEIGHBOURS))
+    decay, neighbours = _best(measured(validation, choices, knns), choices)
 
     def predictors(block: HeldOutSessions) -> Iterator[Predictor]:
         yield Predictor(nothing(block), popular_V)
         yield Predictor(nothing(block), recent[part])
         yield Predictor(last_session(log, block.session_S, ids), popular_V)
-        yield Predictor(knn.votes(block.session_S, decay, (neighbours,))[0], popular_V)
+        yield Predictor(next(knn.votes(block.session_S, decay, (neighbours,))), popular_V)
 
-    metrics = _measured(log, held_out(config, prepared, role), BASELINES, predictors)
+    metrics = measured(held_out(config, prepared, role), BASELINES, predictors)
     return metrics, {
         "recent_popularity_part": part, "session_knn_neighbours": neighbours, "session_knn_decay": decay,
     }  # fmt: skip
@@ -152,18 +154,27 @@ def ranks(block: HeldOutSessions, predictor: Predictor) -> Int[np.ndarray, " N"]
     score_SV, place_V = predictor
     score_SV = csr_array(score_SV - score_SV * (block.seen_SV > 0))
     score_SV.eliminate_zeros()
-    terms, place_N = len(block.item_N), place_V[block.item_N]
-    entry_X, term_X = spans(score_SV.indptr[block.row_N], score_SV.indptr[block.row_N + 1])
-    item_X, score_X = score_SV.indices[entry_X], score_SV.data[entry_X]
-    is_before_X = place_V[item_X] < place_N[term_X]
-    own_N = np.bincount(term_X, score_X * (item_X == block.item_N[term_X]), terms)
-    is_above_X = (score_X > own_N[term_X]) | ((score_X == own_N[term_X]) & is_before_X)
-    above_N = np.bincount(term_X[is_above_X], minlength=terms)
+    score_SV.sort_indices()
+    row_X, item_X, ids = _rows(score_SV), score_SV.indices, score_SV.shape[1]
+    position_X = _places(np.lexsort((place_V[item_X], -score_SV.data, row_X)))
+    own_N = block.row_N * ids + block.item_N
+    entry_N = np.searchsorted(row_X * ids + item_X, own_N)
+    is_scored_N = np.append(row_X * ids + item_X, -1)[entry_N] == own_N
+    first_N, scored_N = score_SV.indptr[block.row_N], np.diff(score_SV.indptr)[block.row_N]
+    place_N = place_V[block.item_N]
+    counted_N = sum(_before(items, place_V, block.row_N, place_N) for items in (score_SV, block.seen_SV))
+    return np.where(is_scored_N, np.append(position_X, 0)[entry_N] - first_N, scored_N + place_N - counted_N)
 
-    seen_Y, term_Y = spans(block.seen_SV.indptr[block.row_N], block.seen_SV.indptr[block.row_N + 1])
-    is_before_Y = place_V[block.seen_SV.indices[seen_Y]] < place_N[term_Y]
-    counted_N = np.bincount(term_X[is_before_X], minlength=terms) + np.bincount(term_Y[is_before_Y], minlength=terms)
-    return above_N + np.where(own_N > 0, 0, place_N - counted_N)
+
+def _rows(items_SV: csr_array) -> np.ndarray:
+    return np.repeat(np.arange(items_SV.shape[0]), np.diff(items_SV.indptr))
+
+
+def _before(items_SV: csr_array, place_V: np.ndarray, row_N: np.ndarray, place_N: np.ndarray) -> np.ndarray:
+    """Returns how many entries of each term's row have a place before the term's own."""
+    ids = len(place_V)
+    sorted_X = np.sort(_rows(items_SV) * ids + place_V[items_SV.indices])
+    return np.searchsorted(sorted_X, row_N * ids + place_N) - items_SV.indptr[row_N]
 
 
 def recent_popularity_rank(
@@ -194,23 +205,19 @@ def _measured(
     sessions: HeldOutSessions,
     names: Iterable[Any],
     predictors: Callable[[HeldOutSessions], Iterator[Predictor]],
+    *,
+    at_once: int,
 ) -> Metrics:
     """Returns NAME_recall_at_10 and so on of the predictors; `names` are in the same order."""
     metrics = Metrics(log.users)
-    for block in sessions.blocks():
+    for block in sessions.blocks(at_once):
         session_N, user_N = block.session_S[block.row_N], block.user_S[block.row_N]
         for name, predictor in zip(names, predictors(block), strict=True):
             add_ranking(metrics, ranks(block, predictor), session_N, user_N, prefix=f"{name}_")
     return metrics
 
 
-def _best(
-    log: FlatLog,
-    sessions: HeldOutSessions,
-    choices: tuple[Any, ...],
-    predictors: Callable[[HeldOutSessions], Iterator[Predictor]],
-) -> Any:
-    metrics = _measured(log, sessions, choices, predictors)
+def _best(metrics: Metrics, choices: tuple[Any, ...]) -> Any:
     return max(choices, key=lambda choice: metrics.mean(f"{choice}_{_CHOSEN_BY}") or 0.0)
 
 

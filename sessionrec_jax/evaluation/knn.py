@@ -6,6 +6,7 @@ Letters: S sessions, M transitions (a training session and its next one), V ids,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,8 +21,9 @@ from sessionrec_jax.evaluation.seen import users_of
 
 NEIGHBOURS = (100, 500, 2000)
 DECAYS = (0.5, 0.8, 1.0)
-_ENTRIES = 1 << 23
-"""The number of similarities that are held at once."""
+_ENTRIES = 1 << 22
+"""The number of similarities, and of votes, that are held at once."""
+_MOST_SESSIONS = 1024
 _DIGITS = 9
 """Similarities are rounded to this many decimal places, so that sums in another order stay equal."""
 
@@ -36,8 +38,15 @@ class SessionKnn:
     next_MV: csr_array
     """1 where the item was clicked in the later session."""
 
-    def votes(self, session_S: Int[np.ndarray, " S"], decay: float, neighbours: tuple[int, ...]) -> list[csr_array]:
-        """Returns, for each number of neighbours k, the score [S, V] of every item as the next click.
+    @property
+    def sessions_at_once(self) -> int:
+        """The number of sessions whose votes are held at once: each may vote for the clicks of all its neighbours."""
+        sessions, ids = self.next_MV.shape
+        most = min(ids, max(NEIGHBOURS) * self.next_MV.nnz // max(sessions, 1) + 1)
+        return min(max(_ENTRIES // most, 1), _MOST_SESSIONS)
+
+    def votes(self, session_S: Int[np.ndarray, " S"], decay: float, neighbours: tuple[int, ...]) -> Iterator[csr_array]:
+        """Yields, for each number of neighbours k, the score [S, V] of every item as the next click.
 
         The history ends before `session_S` (indices in the log). The score is a sum over the k transitions that are
         most similar to the history: the similarity, if the item was clicked in the later session. Similarity is the
@@ -51,15 +60,13 @@ class SessionKnn:
         similar = [_nearest(query_SV[a:b] @ self.clicked_MV.T, max(neighbours)) for a, b in pairwise(bounds)]
         sim_X, transition_X, place_X, row_X = (np.concatenate(parts) for parts in zip(*similar, strict=True))
         row_X = row_X + np.repeat(bounds[:-1], [len(part[0]) for part in similar])
-        votes = []
         for k in neighbours:
             near = place_X < k
             shape = (len(session_S), self.clicked_MV.shape[0])
             near_SM = csr_array((sim_X[near], (row_X[near], transition_X[near])), shape=shape)
             vote_SV = near_SM @ self.next_MV
             vote_SV.data = vote_SV.data.round(_DIGITS)
-            votes.append(vote_SV)
-        return votes
+            yield vote_SV
 
 
 def session_knn(log: FlatLog, trained_S: Bool[np.ndarray, " S"], ids: int) -> SessionKnn:
