@@ -31,7 +31,7 @@ from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
 from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.exact import exact_rank_nats
-from sessionrec_jax.evaluation.measure import measure, validated
+from sessionrec_jax.evaluation.measure import counted, measure, validated
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
 from sessionrec_jax.model.spec import Spec
@@ -196,6 +196,7 @@ def _measured(model: TrainedModel, run_dir: Path) -> Row:
     on_process_zero(lambda: _write_per_user(on_test.by_user(), run_dir))
     test = on_test.result()
     row: Row = {"seen_items": config.data.eval_seen, "eval_candidates": config.data.eval_candidates}
+    row |= counted(on_test, model.log)
     row |= {f"{name}{part}": test.get(f"{name}{part}") for name in _METRICS for part in ("", "_stderr")}
     row["loss_stderr"] = row[f"{LOSS}_stderr"]
     row |= {column.name: test.get(column.name) for column in REFERENCES}

@@ -112,6 +112,10 @@ REFERENCES = (
 DONE = (
     Column("seen_items", "str", "", "items the user saw before are candidates (kept) or not (masked)"),
     Column("eval_candidates", "str", "", "candidates of held-out sessions: catalogue or shown"),
+    Column("split", "str", "", "rule that chose the test sessions"),
+    Column("scored_clicks", "int", "clicks", "clicks of the test sessions that the loss is a mean over"),
+    Column("ranked_sessions", "int", "sessions", "test sessions with a click that recall, NDCG, hit and MRR count"),
+    Column("ordered_sessions", "int", "sessions", "test sessions with clicked and ignored exposures, which AUC counts"),
     *(
         column
         for metric in METRICS

@@ -5,6 +5,7 @@ sessionrec evaluate RUN --json metrics.json
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,8 @@ _SHOWN = (
     *((f"hit_at_{k}", f"Hit@{k}") for k in CUTOFFS),
     ("mrr", "MRR"),
 )
+
+FEWEST_CLICKS = 30
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,21 @@ def print_metrics(metrics: dict[str, Any], title: str) -> None:
     for name, label in _SHOWN:
         table.add_row(label, *("-" if (value := get(name)) is None else f"{value:.4f}" for get in columns.values()))
     Terminal().print(table)
+    for line in _measured_on(metrics):
+        Terminal(soft_wrap=True).print(line)
+
+
+def _measured_on(metrics: dict[str, Any]) -> Iterator[str]:
+    """Says over how many sessions and clicks the metrics are means, and when these are too few."""
+    clicks, ranked, ordered = (metrics.get(name) for name in ("scored_clicks", "ranked_sessions", "ordered_sessions"))
+    if clicks is None or ranked is None or ordered is None:  # a row of an older version
+        return
+    yield (
+        f"{clicks:,} clicks; recall, NDCG, hit and MRR over {ranked:,} sessions with a click, AUC over the {ordered:,} "
+        f"with clicked and ignored exposures; split {metrics.get('split')}"
+    )
+    if max(clicks, ranked) < FEWEST_CLICKS:
+        yield f"[yellow]warning:[/] with fewer than {FEWEST_CLICKS} clicks these numbers say next to nothing"
 
 
 def _with(name: str, word: str) -> str | None:

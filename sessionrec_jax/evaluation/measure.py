@@ -21,7 +21,7 @@ from sessionrec_jax.data.batches import Batch, eval_batches
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.codes import CLICKED
 from sessionrec_jax.data.ragged import spans
-from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.synthetic.known import anchors, known_truth, published_ids
 from sessionrec_jax.data.synthetic.truth import Truth
 from sessionrec_jax.devices.gathered_rows import encode
@@ -55,9 +55,20 @@ _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "ra
 
 
 def evaluate(model: TrainedModel, role: int) -> dict[str, float | str | None]:
-    """Returns the metrics of `measure` as plain numbers, NAME and NAME_stderr, and `seen_items`: kept or masked."""
+    """Returns the metrics of `measure` as plain numbers, NAME and NAME_stderr, `seen_items`: kept or masked, and what
+    they are measured on (`counted`)."""
     metrics = measure(model, role)
-    return {"seen_items": model.config.data.eval_seen, **metrics.result()}
+    return {"seen_items": model.config.data.eval_seen, **counted(metrics, model.log), **metrics.result()}
+
+
+def counted(metrics: Metrics, log: Prepared) -> dict[str, str | int]:
+    """Returns the split of the log, and over how many sessions and clicks the metrics are means."""
+    return {
+        "split": log.manifest["settings"]["split"],
+        "scored_clicks": metrics.terms("loss_nats_per_item"),
+        "ranked_sessions": metrics.terms("mrr"),
+        "ordered_sessions": metrics.terms("retrieval_auc"),
+    }
 
 
 def measure(model: TrainedModel, role: int) -> Metrics:

@@ -52,6 +52,11 @@ class Metrics:
         x_U, n_U = self.sums.get(name, (np.zeros(0), np.zeros(0)))
         return float(x_U.sum() / n_U.sum()) if n_U.any() else None
 
+    def terms(self, name: str) -> int:
+        """Returns the number of terms of a metric, or the sum of their weights; 0 if it has none."""
+        _, n_U = self.sums.get(name, (np.zeros(0), np.zeros(0)))
+        return round(float(n_U.sum()))
+
     def stderr(self, name: str) -> float | None:
         """Returns the standard error of the ratio by the delta method over users; None for fewer than two users."""
         mean = self.mean(name)
