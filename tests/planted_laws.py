@@ -48,6 +48,11 @@ FORMULA: dict[str, Callable[..., np.ndarray]] = {
     ),
     "repeated": repeated,
     "metric_sigmoid": lambda x, M_max, k, L_0: M_max / (1 + np.exp(k * (x["l"] - L_0))),
+    "metric_chance": lambda x, M_0, S, k, L_0: M_0 + (1 - M_0) * S / (1 + np.exp(k * (x["l"] - L_0))),
+    "shifted": lambda x, A, beta, D_0, E: E + A / (x["d"] + D_0) ** beta,
+    "data_exponent": lambda x, A, alpha, B, kappa, beta, delta, E: (
+        E + A / x["n"] ** alpha + B / (x["n"] ** kappa * x["d"] ** (beta * x["n"] ** delta))
+    ),
     "metric_exponential": lambda x, M_0, M_1, k: M_0 + M_1 * np.exp(-k * x["l"]),
 }
 SURFACE = {"A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.29}
@@ -62,6 +67,9 @@ PLANTED: dict[str, dict[str, float]] = {
     "kaplan": {"A": 8.0, "B": 6.0, "alpha": 0.09, "beta": 0.11},
     "repeated": SURFACE | {"R_N": 4.0, "R_D": 12.0, "E": 1.7},
     "metric_sigmoid": {"M_max": 0.8, "k": 2.5, "L_0": 2.4},
+    "metric_chance": {"M_0": 0.25, "S": 0.8, "k": 6.0, "L_0": 2.4},
+    "shifted": {"A": 30.0, "beta": 0.37, "D_0": 2e5, "E": 0.37},
+    "data_exponent": SURFACE | {"beta": 0.6, "kappa": 0.1, "delta": -0.04, "E": 1.7},
     "metric_exponential": {"M_0": 0.05, "M_1": 4.0, "k": 1.3},
 }
 """Maps each law to one point, with parameters as the formula writes them."""

@@ -161,8 +161,12 @@ def in_new_units(law: str, p: dict[str, float]) -> dict[str, float]:
     n, d, upstream, response = UNIT["n"], UNIT["d"], UNIT["l"], UNIT["response"]
     by_size, by_data = n ** p.get("alpha", 0.0), d ** p.get("beta", p.get("alpha", 0.0))
     factor = dict.fromkeys(("E", "M_max", "M_0", "M_1"), response)
-    factor |= {"D_b": d, "k": 1 / upstream, "L_0": upstream, "B": response * by_data}
+    factor |= {"D_b": d, "D_0": d, "k": 1 / upstream, "L_0": upstream, "B": response * by_data}
     factor["A"] = response * (by_data if registry.LAWS[law].axes == ("d",) else by_size)
+    if law == "data_exponent":
+        factor |= {"B": response * n ** p["kappa"], "beta": n ** -p["delta"]}
+    if law == "metric_chance":  # the skill is a part of what chance leaves
+        factor["S"] = response * (1 - p["M_0"]) / (1 - response * p["M_0"])
     return {name: value * factor.get(name, 1.0) for name, value in p.items()}
 
 
@@ -170,7 +174,8 @@ def in_new_units(law: str, p: dict[str, float]) -> dict[str, float]:
 def test_other_units_change_only_what_they_must(law):
     x = points(law)
     runs = planted(law, 3e-3, seed=5)
-    other = {axis: values * UNIT[axis] for axis, values in x.items()}
+    kept = {"d"} if law == "data_exponent" else set()  # its form depends on the unit of D, as its assumptions say
+    other = {axis: values * (1 if axis in kept else UNIT[axis]) for axis, values in x.items()}
     response = problem_of(runs, law).response * UNIT["response"]
     changed = table(other["l"], metric=response) if "l" in other else table(response, **other)
     fits = []

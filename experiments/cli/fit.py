@@ -31,9 +31,9 @@ class Args:
     table: tyro.conf.Positional[Path]
     """A file .csv, .parquet or .jsonl, or a sweep folder with runs/*/row.json."""
     law: str | None = None
-    """Laws of D: power, power_floor, broken. Laws of N and D: chinchilla, chinchilla_no_floor, tied, kaplan, gamma. A
-    law of N, D and unique data: repeated. Laws of a metric against the loss: metric_sigmoid, metric_exponential. best
-    takes the law that predicts held-out runs best."""
+    """Laws of D: power, power_floor, broken, shifted. Laws of N and D: chinchilla, chinchilla_no_floor, tied, kaplan,
+    gamma, data_exponent. A law of N, D and unique data: repeated. Laws of a metric against the loss: metric_sigmoid,
+    metric_exponential, metric_chance. best takes the law that predicts held-out runs best."""
     objective: Literal["huber", "lad", "ls"] = "huber"
     """The objective on residuals of log loss: Huber, least absolute deviation, or least squares."""
     delta: str = "auto"

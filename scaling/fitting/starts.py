@@ -33,6 +33,8 @@ def starts(
     grids = {name: grid for name, grid in _shapes(law, points, centre).items() if name in free}
     shape_GP = np.array([[shape.get(name, 0.0) for name in free] for shape in _grid(grids)])
     sizes = [free.index(size) for size in law.sizes if size in free]
+    if not sizes:
+        return shape_GP
     return _projected(bind(law, points, centre, known_floor), shape_GP, sizes, response_R)
 
 

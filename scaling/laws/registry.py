@@ -70,6 +70,11 @@ class Law:
         return frozenset(self.sizes).union(*(term.logs for term in self.terms))
 
     @property
+    def logits(self) -> frozenset[str]:
+        """The parameters between 0 and 1 that theta holds log(p / (1 - p)) of."""
+        return frozenset().union(*(term.logits for term in self.terms))
+
+    @property
     def has_floor(self) -> bool:
         return FLOOR in self.terms
 
@@ -170,10 +175,24 @@ def from_natural(law: Law, values: dict[str, float], centre: dict[str, float], k
             raise InputError(f"{law.name} ({law.formula}) needs {name}; {', '.join(values) or 'nothing'} came")
         if name in law.logs and not values[name] > 0:
             raise InputError(f"{name} is {values[name]}; {law.name} wants it above 0")
-    given_P = np.array([values[name] for name in free], float)
-    is_log_P = np.array([name in law.logs for name in free])
-    theta_P = np.where(is_log_P, np.log(np.where(is_log_P, given_P, 1.0)), given_P)
-    # `natural` shifts logs and places by what the exponents and the centre say, so its error is the shift
-    back = natural(law, theta_P[None], centre, known_floor)
-    back_P = np.array([back[name][0] for name in free])
-    return theta_P + np.where(is_log_P, theta_P - np.log(np.where(is_log_P, back_P, 1.0)), given_P - back_P)
+        if name in law.logits and not 0 < values[name] < 1:
+            raise InputError(f"{name} is {values[name]}; {law.name} wants it above 0 and below 1")
+
+    def scaled(natural_P: np.ndarray) -> np.ndarray:
+        return np.array([_scaled(law, name, value) for name, value in zip(free, natural_P, strict=True)])
+
+    given_P = scaled(np.array([values[name] for name in free], float))
+    theta_P = given_P
+    # `natural` shifts logs and places by what the exponents and the centre say, so its error is the shift. A shift may
+    # depend on another shifted parameter, so this is done twice
+    for _ in range(2):
+        back = natural(law, theta_P[None], centre, known_floor)
+        theta_P = theta_P + given_P - scaled(np.array([back[name][0] for name in free]))
+    return theta_P
+
+
+def _scaled(law: Law, name: str, value: float) -> float:
+    """Returns a parameter's value on theta's scale, without the shift to the centre."""
+    if name in law.logits:
+        return float(np.log(value / (1 - value)))
+    return float(np.log(value)) if name in law.logs else value

@@ -62,6 +62,11 @@ class Term:
         """Parameters that are not sizes, and that theta holds the log of."""
         return ()
 
+    @property
+    def logits(self) -> tuple[str, ...]:
+        """Parameters between 0 and 1 that theta holds log(p / (1 - p)) of."""
+        return ()
+
     def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
         """Returns everything that `log` and `derivatives` need of the points."""
         raise NotImplementedError
