@@ -25,7 +25,7 @@ def planted(law: str = "chinchilla", **natural: float) -> FittedLaw:
     values = {name: HOFFMANN.get(name, 1.0) for name in form.params} | natural
     centre = {axis: CENTRE[axis] for axis in form.axes}
     theta_P = registry.from_natural(form, values, centre, None)
-    return FittedLaw(form, theta_P, np.empty((0, len(theta_P))), centre, None, 6.0, RANGES)
+    return FittedLaw(form, theta_P, np.empty((0, len(theta_P))), centre, None, 6.0, RANGES, ())
 
 
 def with_cloud(law: FittedLaw, draws: list[FittedLaw]) -> FittedLaw:

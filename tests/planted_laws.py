@@ -53,6 +53,9 @@ FORMULA: dict[str, Callable[..., np.ndarray]] = {
     "data_exponent": lambda x, A, alpha, B, kappa, beta, delta, E: (
         E + A / x["n"] ** alpha + B / (x["n"] ** kappa * x["d"] ** (beta * x["n"] ** delta))
     ),
+    "sparse": lambda x, A, A_s, B, E, alpha, rho, beta: (
+        E + (A + A_s * x["s"] ** rho) / x["n"] ** alpha + B / x["d"] ** beta
+    ),
     "metric_exponential": lambda x, M_0, M_1, k: M_0 + M_1 * np.exp(-k * x["l"]),
 }
 SURFACE = {"A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.29}
@@ -70,6 +73,7 @@ PLANTED: dict[str, dict[str, float]] = {
     "metric_chance": {"M_0": 0.25, "S": 0.8, "k": 6.0, "L_0": 2.4},
     "shifted": {"A": 30.0, "beta": 0.37, "D_0": 2e5, "E": 0.37},
     "data_exponent": SURFACE | {"beta": 0.6, "kappa": 0.1, "delta": -0.04, "E": 1.7},
+    "sparse": SURFACE | {"A_s": 300.0, "rho": 0.8, "E": 1.7},
     "metric_exponential": {"M_0": 0.05, "M_1": 4.0, "k": 1.3},
 }
 """Maps each law to one point, with parameters as the formula writes them."""
@@ -85,9 +89,9 @@ def points(law: str) -> Points:
         return {"d": np.geomspace(1e4, 1e9, 24)}
     if axes == ("l",):
         return {"l": np.linspace(1.5, 3.5, 24)}
-    epochs, steps = (np.array([1.0, 6.0, 30.0]), 5) if "u" in axes else (np.ones(1), 7)
-    n, d, e = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, steps), np.geomspace(1e7, 1e10, steps), epochs))
-    x = {"n": n, "d": d, "u": d / e}
+    third, steps = (np.array([1.0, 6.0, 30.0]), 5) if {"u", "s"} & set(axes) else (np.ones(1), 7)
+    n, d, e = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, steps), np.geomspace(1e7, 1e10, steps), third))
+    x = {"n": n, "d": d, "u": d / e, "s": 1 / e}
     return {axis: x[axis] for axis in axes}
 
 
@@ -111,9 +115,11 @@ def planted(law: str, sigma: float = 0.0, seed: int = 0, x: Points | None = None
     return table(y, **x)
 
 
-def table(loss: np.ndarray, *, d=None, n=None, u=None, metric=None, cluster=None, drop_worst: int = 0) -> RunTable:
+def table(
+    loss: np.ndarray, *, d=None, n=None, u=None, s=None, metric=None, cluster=None, drop_worst: int = 0
+) -> RunTable:
     """Returns a RunTable of arrays [R]; each row has a seed of its own."""
-    given = {"loss": loss, "d": d, "n": n, "unique": u, "metric": metric, "cluster": cluster}
+    given = {"loss": loss, "d": d, "n": n, "unique": u, "density": s, "metric": metric, "cluster": cluster}
     named = {name: name for name, values in given.items() if values is not None}
     frame = pl.DataFrame({name: given[name] for name in named} | {"seed": np.arange(len(loss))})
     return from_frame(frame, Columns(**named), drop_worst)

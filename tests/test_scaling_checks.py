@@ -8,7 +8,8 @@ from scaling.errors import InputError, Refusal
 from scaling.fitting.noise import lack_of_fit, seed_noise
 from scaling.laws.registry import LAWS
 from scaling.table.checks import refuse
-from scaling.table.run_table import Columns, RunTable, from_frame
+from scaling.table.run_table import Columns, RunTable, from_frame, read
+from scaling.table.variation import refuse_rising
 
 POWER, POWER_FLOOR, CHINCHILLA = (LAWS[name] for name in ("power", "power_floor", "chinchilla"))
 REPEATED, BROKEN, OF_LOSS = (LAWS[name] for name in ("repeated", "broken", "metric_exponential"))
@@ -264,3 +265,58 @@ def test_every_fault_of_a_table_is_refused_or_listed():
                 except InputError:
                     outcomes["refused"] += 1
     assert min(outcomes.values()) > 50, outcomes
+
+
+def test_the_axis_that_hardly_varies_is_named():
+    wide, narrow = np.geomspace(1e7, 1e10, 24), 1e8 * np.exp(0.02 * np.random.default_rng(0).normal(size=24))
+    loss = 1.7 + 900 * wide**-0.29
+    for axes, name in ((("n", "d"), "N"), (("d", "n"), "D")):
+        runs = pl.DataFrame({axes[0]: narrow, axes[1]: wide, "loss": loss})
+        with pytest.raises(
+            Refusal, match=f"^{name} hardly varies, from .* cannot be measured.*or fit a law without it"
+        ):
+            refuse(table(runs), CHINCHILLA, None)
+    with pytest.raises(Refusal, match=r"^D hardly varies"):
+        refuse(table(pl.DataFrame({"d": narrow, "loss": loss}), n=None), POWER, None)
+
+
+@pytest.mark.parametrize(("unit", "message"), [(1e6, "N in thousands, millions"), (1e9, "less than one parameter")])
+def test_sizes_in_millions_or_billions_are_refused(unit, message):
+    runs = grid().with_columns(pl.col("n") / unit, pl.col("d") / (1e9 if unit == 1e9 else 1))
+    with pytest.raises(InputError, match=f"{message}.*Count both in ones"):
+        table(runs)
+
+
+def test_unusual_units_are_warned_of():
+    (small,) = table(grid().with_columns(pl.col("n").log10() * 10, pl.col("d") / 1e5)).warnings
+    assert "N is at most 90: if it is counted in millions" in small
+    (data,) = table(grid().filter(pl.col("n") < 1e8).with_columns(pl.col("d") / 1e5)).warnings
+    assert "if D is in millions, count it in ones" in data
+
+
+def test_a_loss_that_rises_is_refused_and_noise_is_not():
+    runs = grid()
+    refuse_rising(table(runs), CHINCHILLA)
+    with pytest.raises(Refusal, match=r"loss rises with D with all else equal in 100% of the pairs.*--metric"):
+        refuse_rising(table(runs.with_columns(loss=1 + 400 * pl.col("n") ** -0.34 + pl.col("d") ** 0.05)), CHINCHILLA)
+    with pytest.raises(Refusal, match=r"hit rises with loss in 100%.*Is it an error"):
+        refuse_rising(table(runs.with_columns(hit=pl.col("loss") / 100), metric="hit"), OF_LOSS)
+    flat = 1.7 * np.exp(0.01 * np.random.default_rng(0).normal(size=len(runs)))
+    refuse_rising(table(runs.with_columns(loss=flat)), CHINCHILLA)
+
+
+def test_a_floor_above_every_loss_is_refused_and_above_some_warned_of():
+    runs = table(grid())
+    with pytest.raises(Refusal, match="the known floor 50 is not below any loss, which is at most"):
+        refuse(runs, CHINCHILLA, 50.0)
+    (warning,) = refuse(runs, CHINCHILLA, float(np.median(runs.loss)))
+    assert "at or below the known floor" in warning
+
+
+def test_a_column_has_one_meaning_and_a_csv_one_column_of_a_name(tmp_path):
+    with pytest.raises(InputError, match="'d' is named by both --loss and --d"):
+        table(grid(), loss="d")
+    table(grid(), unique="d")  # one epoch: all data are distinct
+    (tmp_path / "runs.csv").write_text("d,loss,loss\n1,2,3\n2,3,4\n")
+    with pytest.raises(InputError, match=r"two columns named 'loss' \(--loss\); rename one"):
+        read(tmp_path / "runs.csv", d="d", loss="loss")

@@ -110,7 +110,7 @@ def table_of(design: Design, noise, random: np.random.Generator) -> RunTable:
 def planted(design: Design) -> FittedLaw:
     centre = centre_of(design.points)
     theta_P = from_natural(design.law, PLANTED[design.law.name], centre, None)
-    return FittedLaw(design.law, theta_P, np.empty((0, len(theta_P))), centre, None, 6.0, {})
+    return FittedLaw(design.law, theta_P, np.empty((0, len(theta_P))), centre, None, 6.0, {}, ())
 
 
 def quantities(fitted: FittedLaw) -> dict[str, float]:

@@ -93,8 +93,8 @@ def test_expected_errors_are_those_of_simulated_fits():
 
 
 def test_units_of_n_and_d_change_nothing_but_numbers_in_those_units():
-    other = {"n": GRID["n"] / 1e6, "d": GRID["d"] * 7}
-    in_units = PLANTED | {"A": 400.0 * 1e6**-0.34, "B": 900.0 * 7**0.29}
+    other = {"n": GRID["n"] / 1e2, "d": GRID["d"] * 7}
+    in_units = PLANTED | {"A": 400.0 * 1e2**-0.34, "B": 900.0 * 7**0.29}
     plain, scaled = (
         half_widths(check_plan("chinchilla", params, **points, sigma=0.003))
         for params, points in ((PLANTED, GRID), (in_units, other))

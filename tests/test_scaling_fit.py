@@ -152,7 +152,7 @@ def test_the_order_of_the_rows_changes_no_digit():
     assert found[0] == found[1]
 
 
-UNIT = {"n": 1e-3, "d": 50.0, "u": 50.0, "l": 4.0, "response": 0.5}
+UNIT = {"n": 0.1, "d": 50.0, "u": 50.0, "s": 1.0, "l": 4.0, "response": 0.5}
 """The number of new units in one old unit."""
 
 
@@ -163,6 +163,7 @@ def in_new_units(law: str, p: dict[str, float]) -> dict[str, float]:
     factor = dict.fromkeys(("E", "M_max", "M_0", "M_1"), response)
     factor |= {"D_b": d, "D_0": d, "k": 1 / upstream, "L_0": upstream, "B": response * by_data}
     factor["A"] = response * (by_data if registry.LAWS[law].axes == ("d",) else by_size)
+    factor["A_s"] = factor["A"]
     if law == "data_exponent":
         factor |= {"B": response * n ** p["kappa"], "beta": n ** -p["delta"]}
     if law == "metric_chance":  # the skill is a part of what chance leaves

@@ -158,7 +158,7 @@ def test_where_no_fraction_leaves_enough_nothing_is_chosen():
     assert fit.forms.spread is None
     assert all("distinct D" in row.refused or "at least" in row.refused for row in fit.forms.rows)
     assert fit.law.name == "power_floor"
-    assert any("No form could be held out" in warning for warning in fit.warnings)
+    assert any("best was not earned: no two forms" in warning for warning in fit.warnings)
 
 
 def test_the_target_is_ten_times_the_largest_run_and_the_spread_that_of_the_near_forms():

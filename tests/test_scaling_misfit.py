@@ -68,6 +68,71 @@ def test_a_law_is_not_called_wrong_on_its_own_runs(law, sigma):
     assert fit.misfit.sentences[0].startswith("These runs follow this law as far as they can show: ")
 
 
+def from_case(name: str, law: str, **options) -> scaling.Fit:
+    """Fits a planted table of the shared cases. The test is skipped where they are absent."""
+    if not CASES.is_dir():
+        pytest.skip("needs ../shared/cases/fits")
+    return scaling.fit(CASES / name, law, loss="loss", **({"d": "d"} | options))
+
+
+@pytest.mark.parametrize(("law", "named", "column"), [
+    ("chinchilla", {"n": "n"}, "V"), ("power_floor", {}, "n"), ("power_floor", {"n": "n"}, "n"),
+])  # fmt: skip
+def test_a_third_variable_is_pointed_out(law, named, column):
+    fit = from_case("s_thirdvar.csv", law, **named, **QUICK)
+    assert fit.misfit.verdict == "misfits"
+    assert f"the residuals vary with the column {column}, which the law does not have" in fit.misfit.sentences[0]
+
+
+def test_columns_that_move_nothing_are_not_pointed_out():
+    """Settings without effect, a function of N, results of the run, and a copy of the loss in another unit."""
+    rng = np.random.default_rng(3)
+    runs = planted("chinchilla", 0.01, 3)
+    rows = len(runs)
+    setting, result = rng.integers(0, 4, rows), runs.loss * noise(rows, 0.01, 4)
+    columns = {"batch": setting, "kind": [f"k{i % 3}" for i in range(rows)], "width": np.round(runs.n**0.3)}
+    frame = pl.DataFrame(
+        {"n": runs.n, "d": runs.d, "loss": runs.loss, **columns, "bits": result, "other": runs.loss / 2}
+    )
+    fit = scaling.fit(frame, "chinchilla", n="n", d="d", loss="loss", **QUICK)
+    assert fit.others == ()
+    moved = frame.with_columns(loss=pl.col("loss") * (1 + 0.02 * pl.Series(setting)))
+    (other,) = scaling.fit(moved, "chinchilla", n="n", d="d", loss="loss", **QUICK).others
+    assert other.name == "batch"
+
+
+def test_tables_that_no_law_can_describe_are_refused():
+    with pytest.raises(scaling.Refusal, match="loss rises with D in 100% of the pairs of runs"):
+        from_case("c_rising.csv", "power_floor", **QUICK)
+    with pytest.raises(scaling.InputError, match="Is N in thousands, millions or billions, and D not"):
+        from_case("s_nmega.csv", "chinchilla", n="n", **QUICK)
+    with pytest.raises(scaling.Refusal, match="the known floor 5 is not below any loss"):
+        from_case("c_exp.csv", "power_floor", floor=5.0, **QUICK)
+
+
+def test_where_no_two_forms_compete_best_is_the_simplest_with_a_floor(tmp_path):
+    fit = from_case("c_6points.csv", "best", bootstrap=100)
+    assert fit.law.name == "power_floor"
+    assert fit.forms.chosen is fit.forms.best is None
+    assert any("best was not earned: no two forms could be held out on the same runs" in text for text in fit.warnings)
+    value, low, high = fit.predict(D=10 * fit.table.d.max())
+    assert low < 1.05 < high
+    assert value == pytest.approx(1.05, rel=0.01)
+
+
+def test_the_band_of_best_reaches_to_the_forms_that_the_runs_cannot_tell_from_it(tmp_path):
+    fit = from_case("c_3clusters.csv", "best", cluster="run", bootstrap=50, full=False)
+    assert fit.law.name == "power_floor"
+    assert [rival.law.name for rival in fit.rivals] == ["broken"]
+    fit.to_json(tmp_path / "fit.json")
+    far = {"D": 1e4 * fit.table.d.max()}
+    (other,) = (rival.predict(**far)[0] for rival in fit.rivals)
+    for some in (fit, scaling.load(tmp_path / "fit.json")):
+        _, low, high = some.predict(**far)
+        assert low <= other <= high
+    assert from_case("c_3clusters.csv", "power_floor", cluster="run", bootstrap=0).rivals == ()
+
+
 @cache
 def p_values() -> np.ndarray:
     """Returns the p-values of 300 tables that follow a law of two parameters, with noise that grows tenfold."""

@@ -96,7 +96,7 @@ def test_it_holds_the_point_and_grows_with_the_noise(objective):
 
 def test_other_units_change_only_what_they_must():
     runs = planted("chinchilla", 0.01, seed=3)
-    other = table(2 * runs.loss, d=50 * runs.d, n=runs.n / 1000)
+    other = table(2 * runs.loss, d=50 * runs.d, n=runs.n / 10)
     _, _, plain = walked(runs, "chinchilla", HUBER)
     _, _, scaled = walked(other, "chinchilla", HUBER)
     for name, factor in {"A": 2, "B": 2, "E": 2, "alpha": 1, "beta": 1}.items():

@@ -250,7 +250,7 @@ def test_flops_and_metrics_are_named_by_flags(no_files, no_extras, tmp_path):
         (["--loss", "los", "--d", "d"], "did you mean 'loss'?"),
         (["--loss", "loss", "--d", "d", "--metric", "run_id"], "'run0'"),
         (["--loss", "loss", "--d", "d", "--law", "chinchila"], "did you mean 'chinchilla'?"),
-        (["--loss", "loss", "--d", "d", "--flops", "d"], "--n"),
+        (["--loss", "loss", "--d", "d", "--flops", "d"], "named by both --d and --flops"),
     ],
 )
 def test_wrong_input_is_one_message(arguments, message, tmp_path, capsys):

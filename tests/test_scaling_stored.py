@@ -17,7 +17,7 @@ CONTRACT = {
     "law", "objective_name", "delta", "objective", "n_rows", "excluded", "params", "interval95", "open_intervals",
     "minima", "heldout",
 }  # fmt: skip
-GIVEN = {"n": "N", "d": "D", "u": "U", "l": "L"}
+GIVEN = {"n": "N", "d": "D", "u": "U", "l": "L", "s": "density"}
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_a_run_without_a_row_is_listed(tmp_path):
         ({}, Columns(d="d"), "--loss, or a metric with --metric"),
         ({}, Columns(loss="loss"), "--d, or training FLOPs with --flops"),
         ({}, Columns(loss="loss", flops="d"), "needs --n"),
-        ({}, Columns(loss="loss", metric="d", unique="d"), "needs --d"),
+        ({}, Columns(loss="loss", metric="n", unique="d"), "needs --d"),
         ({}, Columns(loss="loss", d="d", recipe=("optimiser",)), "'optimiser' \\(--recipe\\)"),
         ({}, Columns(loss="loss", d="d", select_by="n"), "go together"),
         ({"floor": [1.0, 1, 1, 1, 1, 2]}, Columns(loss="loss", d="d", floor_column="floor"), "a law has one floor"),

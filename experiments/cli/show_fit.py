@@ -96,7 +96,7 @@ def _forms(forms: scaling.Forms, fitted: str) -> Table:
         errors = {row.fraction_held: row.rms_log_error for row in forms.rows if row.law == name}
         cells = ("-" if errors.get(part) is None else f"{errors[part]:.3%}" for part, _ in held)
         pooled = f"{forms.pooled[name]:.3%}" if name in forms.pooled else "-"
-        mark = " *" if name == forms.chosen else ""
+        mark = " *" if name == forms.best else ""
         target = f"{forms.at_target[name]:.5g}" if name in forms.at_target else "-"
         table.add_row((f"[bold]{name}[/]" if name == fitted else name) + mark, *cells, pooled, target)
     reach = ", ".join(f"{factor:.3g}x" for _, factor in held)
@@ -105,7 +105,8 @@ def _forms(forms: scaling.Forms, fitted: str) -> Table:
         if forms.spread is None
         else f"; the forms close to it differ by {forms.spread:.2%} at the target, 10 times the largest run"
     )
-    table.caption = f"* predicts the held-out runs best; extrapolated {reach}{spread}"
+    best = "* predicts the held-out runs best" if forms.best else "no two forms could be compared on the same runs"
+    table.caption = f"{best}; extrapolated {reach}{spread}"
     return table
 
 

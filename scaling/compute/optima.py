@@ -170,6 +170,11 @@ def check(fitted: FittedLaw, budgets_B: np.ndarray, unique: float | None) -> np.
             f"the law {law.name} ({law.formula}) has no {' and no '.join(missing)}: a budget leaves nothing to choose. "
             "Fit a law of N and D, such as chinchilla or gamma."
         )
+    if "s" in law.axes:
+        raise InputError(
+            f"the law {law.name} has the density of the parameters too, which no budget chooses: fit chinchilla to the "
+            "runs of one density"
+        )
     if ("u" in law.axes) != (unique is not None):
         raise InputError(
             f"the law {law.name} needs the amount of unique data: give `unique`"

@@ -15,7 +15,7 @@ from scaling.fitting.minimize import Objective, adaptive_delta
 from scaling.laws import registry
 from scaling.laws.registry import FLOOR, Law
 from scaling.laws.terms import Points
-from scaling.table import checks
+from scaling.table import variation
 from scaling.table.run_table import FLOPS_PER_ND, RunTable
 
 SIGMA_TYPICAL = 0.005
@@ -77,6 +77,7 @@ def assume(
         known_floor=known_floor,
         flops_per_nd=flops_per_nd,
         ranges={axis: (float(values.min()), float(values.max())) for axis, values in reached.items()},
+        rivals=(),
     )
 
 
@@ -99,7 +100,7 @@ def ray_slope(table: RunTable) -> float | None:
     log_nd = np.log(np.stack([table.n, table.d]))
     variance_2, axes = np.linalg.eigh(np.cov(log_nd, bias=True))
     slope = float(axes[1, 1] / axes[0, 1])
-    return slope if np.sqrt(max(variance_2[0], 0.0)) < checks.RAY_REFUSED and slope > 0 else None
+    return slope if np.sqrt(max(variance_2[0], 0.0)) < variation.RAY_REFUSED and slope > 0 else None
 
 
 def along_ray(table: RunTable, law: Law, slope: float, known_floor: float | None) -> tuple[Assumption, ...]:

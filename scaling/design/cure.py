@@ -15,7 +15,7 @@ from scaling.design.information import Z95, Expected, covariance, information, j
 from scaling.design.propose import NewRun, candidate_grid
 from scaling.fitting.fitted import FittedLaw
 from scaling.laws.terms import Points
-from scaling.table import checks
+from scaling.table import variation
 
 MOST_RUNS = 12
 PAIRS_AT_ONCE = 20_000
@@ -133,7 +133,7 @@ class _Search:
         width_K = np.concatenate([self.worst_width(self.added(self.known_PP, part)) for part in parts])
         promising = width_K < 1
         if set(self.fitted.law.axes) == {"n", "d"}:
-            promising &= self._off_ray(pairs_K2) >= checks.RAY_REFUSED
+            promising &= self._off_ray(pairs_K2) >= variation.RAY_REFUSED
         for pair in pairs_K2[promising]:
             if refusal(self.fitted, self.with_runs(tuple(pair)))[0] is None:
                 return tuple(pair), ""
@@ -150,7 +150,7 @@ class _Search:
         return f"No two runs do it: the best two ({places}) {near}."
 
     def _off_ray(self, pairs_K2: np.ndarray) -> np.ndarray:
-        """Returns the spread of log N and log D off their common line with each pair added, as `checks` does, [K]."""
+        """Returns [K] the spread of log N and log D off their line with each pair added, as in `variation`."""
 
         def moments(points: Points) -> np.ndarray:
             u, v = np.log(points["n"]), np.log(points["d"])

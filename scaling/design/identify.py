@@ -18,6 +18,7 @@ from scaling.laws.registry import FLOOR, Law
 from scaling.laws.terms import Points
 from scaling.table import checks
 from scaling.table.run_table import Columns, from_frame
+from scaling.table.variation import AXIS
 
 WANTED_WIDTH = 0.5
 """An exponent is identified if half its expected 95 % interval is below this part of its value."""
@@ -45,7 +46,7 @@ class Verdict:
 def check_axes(law: Law) -> None:
     """Raises InputError for a law of anything but N and D."""
     if not set(law.axes) <= {"n", "d"}:
-        axes = " and ".join(checks.AXIS[axis] for axis in law.axes)
+        axes = " and ".join(AXIS[axis] for axis in law.axes)
         raise InputError(f"{law.name} is a law of {axes}; a design is of N and D: name a law of these, as chinchilla")
 
 

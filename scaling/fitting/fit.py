@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from scaling.errors import InputError, Refusal, near_miss
-from scaling.fitting.forms import compare_forms
+from scaling.fitting.forms import Forms, compare_forms, indistinguishable
 from scaling.fitting.heldout import predict_heldout
 from scaling.fitting.influence import influences
 from scaling.fitting.intervals import intervals, sizes_at_centre, widened
 from scaling.fitting.minimize import Objective, Solution, robust_sigma
 from scaling.fitting.noise import lack_of_fit, seed_noise
+from scaling.fitting.other_columns import other_columns
 from scaling.fitting.problem import FREE_FLOOR, FULL_TABLE, Problem
 from scaling.fitting.profile import LikelihoodProfile, Profiles, profile
 from scaling.fitting.result import Fit, FreeFloor, Minimum
 from scaling.fitting.sensitivity import variants
 from scaling.fitting.trend import shift, trend
 from scaling.laws import registry
+from scaling.laws.fixed import with_fixed
 from scaling.laws.registry import FLOOR, LAWS, Law
 from scaling.table import checks
 from scaling.table.run_table import Columns, RunTable, read
+from scaling.table.variation import refuse_rising
 
-OBJECTIVES = ("huber", "ls", "lad")
+OBJECTIVES = ("huber", "ls", "lad", "ls_loss")
 BEST = "best"
 """The name that asks for the form which predicts the held-out runs best."""
+LARGEST_SEED = 2**32 - 1
+"""The largest seed of numpy's legacy generator, see `problem.resamplings`."""
 POLISH = 3
 """A fit starts again at most this often from a lower minimum that its profiles found."""
 
@@ -39,6 +45,7 @@ def fit(
     objective: str = "huber",
     delta: float | str = "auto",
     floor: float | None = None,
+    fix: Mapping[str, float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
     full: bool = True,
@@ -50,9 +57,11 @@ def fit(
       table: a RunTable; or the path of a table, or a Polars or pandas frame, which `read` reads.
       law: a name in `registry.LAWS`, or "best": the form that predicts the held-out largest runs best.
       columns: the names of the table's columns, where it is not a RunTable.
-      objective: "huber", "ls" (least squares) or "lad" (least absolute deviation), of residuals in log loss.
+      objective: "huber", "ls" (least squares) or "lad" (least absolute deviation), of residuals in log loss; "ls_loss":
+        least squares of the loss itself.
       delta: Huber's threshold in nats of log loss; "auto": 1.345 robust standard deviations of the fit's own residuals.
       floor: the known irreducible loss, in the table's unit. Default: the table's floor column, if it has one.
+      fix: {parameter: value as the formula writes it}, which are then not fitted: {"alpha": 0.35}. E is the floor.
       bootstrap: resamplings of whole clusters behind the intervals; 0 gives none.
       seed: the seed of the bootstrap.
       full: also walk the profile likelihood of each parameter (a parameter with an open profile has no value), refit
@@ -71,28 +80,58 @@ def fit(
         raise InputError(f"{' and '.join(names) or 'columns'} came with a table whose columns are named already")
     if law != BEST and law not in LAWS:
         raise InputError(f"unknown law {law!r}; {near_miss(law, [*LAWS, BEST])}")
+    fixed = dict(fix or {})
+    if FLOOR.size in fixed:
+        if floor is not None:
+            raise InputError(f"floor is {floor} and fix has {FLOOR.size} too; give one")
+        floor = fixed.pop(FLOOR.size)
     options = _Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed, profiles=full)
     given, table = table, table.in_order()  # no digit of the answer depends on the order of the rows
-    form = LAWS[_simplest(table) if law == BEST else law]
+    form = with_fixed(LAWS[_simplest(table) if law == BEST else law], fixed)
     known_floor = floor
     if floor is None and form.has_floor:
         known_floor = table.known_floor
     started = _start(table, form, options, known_floor)
     compared = compare_forms(table, form, started.goal, known_floor) if full or law == BEST else None
-    chosen = compared.chosen if law == BEST and compared is not None else form.name
-    if chosen not in (None, form.name):
-        form = LAWS[chosen]
-        known_floor = known_floor if form.has_floor else None
-        started = _start(table, form, options, known_floor)
-    done = _finish(started, options, FULL_TABLE)
+    if law == BEST and compared is not None:
+        started, done = _best(started, compared, options)
+        known_floor = started.problem.known_floor
+    else:
+        done = _finish(started, options, FULL_TABLE)
     warnings = list(done.warnings)
-    if chosen is None:
-        warnings.append(f"No form could be held out: {form.name} is the simplest with a floor, and not chosen.")
     free_floor = None if known_floor is None else _free_floor(table, done, known_floor, options, warnings=warnings)
     done = replace(done, forms=compared, free_floor=free_floor)
     if full:
         done = _checked(done, started, warnings)
     return replace(done, table=given, warnings=tuple(warnings))
+
+
+def _best(started: _Started, compared: Forms, options: _Options) -> tuple[_Started, Fit]:
+    """Fits the form that earned it on the held-out runs, else the simplest that the runs bound, first with a floor."""
+    table, known_floor = started.table, started.problem.known_floor
+    if compared.chosen is not None:
+        forms = [compared.whole[compared.chosen].law] if compared.chosen in compared.whole else [started.problem.law]
+    else:
+        forms = [fitted.law for fitted in compared.whole.values()] or [started.problem.law]
+        forms.sort(key=lambda form: (not form.has_floor, len(form.free_params(known_floor))))
+    tried = []
+    for form in forms:
+        if form != started.problem.law:
+            started = _start(table, form, options, known_floor if form.has_floor else None)
+        done = _finish(started, options, FULL_TABLE)
+        tried.append((started, replace(done, rivals=indistinguishable(table, compared, form))))
+        if not done.bounds:
+            break
+    else:
+        tried = tried[:1]
+    started, done = tried[-1]
+    if compared.chosen is None:
+        says = (
+            f"best was not earned: no two forms could be held out on the same runs. {done.law.name} is the simplest "
+            f"form{' with a floor' * done.law.has_floor} that the runs {'do not ' * bool(done.bounds)}bound."
+        )
+        done = replace(done, warnings=(*done.warnings, says))
+    return started, done
 
 
 def _checked(done: Fit, started: _Started, warnings: list[str]) -> Fit:
@@ -137,6 +176,8 @@ class _Options:
             raise InputError(f"delta is {self.delta!r}; wanted 'auto' or a number above 0, in nats of log loss")
         if self.bootstrap < 0:
             raise InputError(f"bootstrap is {self.bootstrap}; wanted 0 or more draws")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(f"seed is {self.seed}; wanted a whole number from 0 to {LARGEST_SEED}")
 
 
 class _Started(NamedTuple):
@@ -150,6 +191,7 @@ class _Started(NamedTuple):
 
 def _start(table: RunTable, law: Law, options: _Options, known_floor: float | None) -> _Started:
     warnings = list(checks.refuse(table, law, known_floor))
+    refuse_rising(table, law)
     problem = Problem.of(table, law, known_floor)
     if options.objective != "huber":
         return _Started(table, problem, Objective(options.objective), warnings)
@@ -168,8 +210,11 @@ def _finish(started: _Started, options: _Options, stream: int) -> Fit:
     minima, walked = _minima(started, options.profiles, usual=stream == FULL_TABLE)
     theta_P = minima.theta_SP[0]
     draws_SP = problem.bootstrap(goal, minima, table.cluster, draws=bootstrap, seed=options.seed, stream=stream)
-    if len(draws_SP) < 0.99 * bootstrap:
-        warnings.append(f"{bootstrap - len(draws_SP)} of {bootstrap} bootstrap draws did not converge and are dropped.")
+    if len(draws_SP) < bootstrap:
+        warnings.append(
+            f"{bootstrap - len(draws_SP)} of {bootstrap} bootstrap draws did not converge and are left out of the "
+            "intervals."
+        )
     cloud_SP = widened(problem, theta_P, draws_SP, len(np.unique(table.cluster)))
     params, interval95, bounds = intervals(problem, theta_P, cloud_SP, walked)
     sizes, sizes95 = sizes_at_centre(problem, theta_P, cloud_SP)
@@ -199,6 +244,8 @@ def _finish(started: _Started, options: _Options, stream: int) -> Fit:
         forms=None,
         variants=(),
         influences=(),
+        rivals=(),
+        others=other_columns(table, problem, theta_P),
         warnings=tuple(warnings),
         free_floor=None,
         residual_sigma=robust_sigma(residual),

@@ -11,6 +11,7 @@ import numpy as np
 
 from scaling.errors import InputError
 from scaling.laws import registry
+from scaling.laws.fixed import with_fixed
 from scaling.laws.registry import FLOOR, Law
 from scaling.laws.terms import Natural, Points
 
@@ -34,6 +35,9 @@ class FittedLaw:
     """Training FLOPs C = flops_per_nd * N * D."""
     ranges: dict[str, tuple[float, float]]
     """{axis, or "c" for C: (lowest, highest) of the fitted data}."""
+    rivals: tuple[FittedLaw, ...]
+    """Other forms that the runs cannot tell from this one. The band of a prediction reaches to theirs. Only a fit of
+    "best" has any."""
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -58,15 +62,19 @@ class FittedLaw:
         """The known floor, else the fitted one, else 0."""
         return float(self.natural()[FLOOR.size][0]) if self.law.has_floor else 0.0
 
-    def predict(self, N: Any = None, D: Any = None, U: Any = None, L: Any = None) -> tuple[np.ndarray, ...]:
-        """Predicts the response at size N, data D, unique data U, upstream loss L: numbers, or arrays that broadcast.
+    def predict(
+        self, N: Any = None, D: Any = None, U: Any = None, L: Any = None, density: Any = None
+    ) -> tuple[np.ndarray, ...]:
+        """Predicts the response at size N, data D, unique data U, upstream loss L and the density of the parameters.
+
+        They are numbers, or arrays that broadcast.
 
         Returns (value, low, high). The 95 % band comes from the bootstrap and is that of the law, not of a single run.
         It is NaN where the fit was made without bootstrap.
 
         Raises InputError if the law needs an axis that is not given, or a value is not a number above 0.
         """
-        given = {"n": N, "d": D, "u": U, "l": L}
+        given = {"n": N, "d": D, "u": U, "l": L, "s": density}
         missing = [axis.upper() for axis in self.law.axes if given[axis] is None]
         if missing:
             raise InputError(f"{self.law.name} ({self.law.formula}) needs {' and '.join(missing)} to predict")
@@ -87,18 +95,21 @@ class FittedLaw:
         if not len(self.cloud_SP):
             return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
         low, high = np.percentile(self.loss_at(points, self.cloud_SP), [2.5, 97.5], axis=0)
-        return value, low, high
+        others = [rival.loss_at(points)[0] for rival in self.rivals]
+        return value, np.min([low, *others], axis=0), np.max([high, *others], axis=0)
 
     def stored(self) -> dict[str, Any]:
         """Returns FIELDS in JSON's types."""
         return {
             "law": self.law.name,
+            "fixed": dict(self.law.fixed),
             "theta": self.theta_P.tolist(),
             "cloud": self.cloud_SP.tolist(),
             "centre": self.centre,
             "known_floor": self.known_floor,
             "flops_per_nd": self.flops_per_nd,
             "ranges": self.ranges,
+            "rivals": [rival.stored() for rival in self.rivals],
         }
 
 
@@ -114,8 +125,16 @@ def load(path: str | Path) -> FittedLaw:
     missing = [name for name in FIELDS if not isinstance(values, dict) or name not in values]
     if missing:
         raise InputError(f"{path} is not a fit of this version: it has no {', '.join(missing)}; fit again with --json")
-    stored = _Stored(path, values)
+    return _read(_Stored(path, values))
+
+
+def _read(stored: _Stored) -> FittedLaw:
+    values = stored.values
     law = registry.by_name(str(values["law"]))
+    if values.get("fixed"):  # files of before have no such key
+        law = with_fixed(
+            law, {name: float(stored.inside("fixed").numbers(name, (), "a number")) for name in values["fixed"]}
+        )
     known_floor = None if values["known_floor"] is None else stored.positive("known_floor")
     P = len(law.free_params(known_floor))
     return FittedLaw(
@@ -129,6 +148,7 @@ def load(path: str | Path) -> FittedLaw:
             axis: tuple(stored.inside("ranges").numbers(axis, (2,), "two numbers").tolist())
             for axis in stored.inside("ranges").values
         },
+        rivals=tuple(_read(rival) for rival in stored.each("rivals")),
     )
 
 
@@ -161,6 +181,13 @@ class _Stored:
         if not isinstance(self.values[name], dict):
             raise self._damaged(name, "an object with an entry for each axis")
         return _Stored(self.path, self.values[name], f"{name} of ")
+
+    def each(self, name: str) -> list[_Stored]:
+        """Returns the objects of a list with the keys FIELDS; an empty list where there is no such key."""
+        found = self.values.get(name, [])
+        if not isinstance(found, list) or not all(isinstance(one, dict) and set(FIELDS) <= set(one) for one in found):
+            raise self._damaged(name, "a list of fits")
+        return [_Stored(self.path, one, f"{self.within}{name}: ") for one in found]
 
     def _damaged(self, name: str, wanted: str) -> InputError:
         came = str(self.values.get(name))[:60]

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scaling.errors import Refusal
+from scaling.fitting.fitted import FittedLaw
 from scaling.fitting.heldout import reach, without
 from scaling.fitting.minimize import Objective
+from scaling.laws.fixed import fixed_where_it_has
 from scaling.laws.registry import LAWS, Law
 from scaling.laws.terms import Points
 from scaling.table.run_table import RunTable
@@ -20,6 +22,8 @@ TARGET = 10.0
 """The forms' predictions are compared at this many times the largest run."""
 NEAR = 1.5
 """A form is near the best one if its pooled error is at most this many times the best one's."""
+EXACT = 1e-9
+"""Errors below this, in log response, are rounding: the form is exact."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,19 @@ class Forms:
     pooled: dict[str, float]
     """{form: root mean square of its rms over the fractions that all these forms could carry}."""
     chosen: str | None
-    """The form of lowest `pooled`; None where no fraction left enough."""
+    """The form of lowest `pooled` among those near the best, one with a floor if there is one: it extrapolates more
+    safely. None where no two forms of the family could be held out on the same runs."""
     target: dict[str, float]
     """{axis: x} of a run 10 times the largest; empty for laws of a metric over a loss."""
     at_target: dict[str, float]
     """{form: its prediction at the target, fitted to all runs}."""
+    whole: dict[str, FittedLaw]
+    """{form: its fit to all runs, without intervals}, for those that all runs can carry."""
+
+    @property
+    def best(self) -> str | None:
+        """The form that predicts the held-out runs best, None where there is no other to compare it with."""
+        return min(self.pooled, key=lambda name: self.pooled[name]) if len(self.pooled) > 1 else None
 
     @property
     def near(self) -> tuple[str, ...]:
@@ -67,8 +79,15 @@ class Forms:
 
 
 def family(law: Law, known_floor: float | None) -> tuple[Law, ...]:
-    """Returns the forms that compete with `law`: those of its family, but only those with a floor where it is known."""
-    forms = [form for form in LAWS.values() if form.family == law.family] if law.family else [law]
+    """Returns the forms that compete with `law`: those of its family, but only those with a floor where it is known.
+
+    What is fixed in `law` is fixed in every form that has the parameter.
+    """
+    named = [form for form in LAWS.values() if form.family == law.family and form.name != law.name]
+    fixed = dict(law.fixed)
+    forms = [law, *(fixed_where_it_has(form, fixed) for form in named)] if law.family else [law]
+    order = list(LAWS)
+    forms.sort(key=lambda form: order.index(form.name) if form.name in order else 0)
     return tuple(form for form in forms if known_floor is None or form.has_floor)
 
 
@@ -85,19 +104,49 @@ def compare_forms(table: RunTable, law: Law, objective: Objective, known_floor: 
         masks.append(held)
         rows += [_error(table, held, form, objective=objective, known_floor=known_floor) for form in forms]
     pooled = _pooled(rows)
-    target, at_target = _target(table, law, size), {}
-    for form in forms if target else ():
+    target, whole = _target(table, law, size), {}
+    for form in forms:
         try:
-            at_target[form.name] = float(without(table, form, objective, known_floor).loss_at(target)[0, 0])
+            whole[form.name] = without(table, form, objective, known_floor)
         except Refusal:
             continue  # its row says why
     return Forms(
         rows=tuple(rows),
         pooled=pooled,
-        chosen=min(pooled, key=lambda name: pooled[name]) if pooled else None,
+        chosen=_chosen(pooled) if len(pooled) >= min(2, len(forms)) else None,
         target={axis: float(x[0]) for axis, x in target.items()},
-        at_target=at_target,
+        at_target={name: float(fit.loss_at(target)[0, 0]) for name, fit in whole.items() if target},
+        whole=whole,
     )
+
+
+def _chosen(pooled: dict[str, float]) -> str:
+    """Returns the form of lowest error, or the best one with a floor that is near it."""
+    lowest = min(pooled.values())
+    near = [
+        name for name, error in pooled.items() if error <= NEAR * lowest and lowest > EXACT and LAWS[name].has_floor
+    ]
+    return min(near or pooled, key=lambda name: pooled[name])
+
+
+def indistinguishable(table: RunTable, forms: Forms, law: Law) -> tuple[FittedLaw, ...]:
+    """Returns the other forms that the runs cannot tell from `law`, fitted to all runs.
+
+    They predict the held-out runs nearly as well or, where no forms could be compared so, fit all runs nearly as well.
+    """
+    fits = {name: fit for name, fit in forms.whole.items() if name != law.name}
+    if law.name in forms.pooled and len(forms.pooled) > 1:
+        return tuple(fit for name, fit in fits.items() if name in forms.near)
+    if law.name not in forms.whole:
+        return ()
+    own = _scatter(table, forms.whole[law.name])
+    return tuple(fit for fit in fits.values() if _scatter(table, fit) <= NEAR * own)
+
+
+def _scatter(table: RunTable, fit: FittedLaw) -> float:
+    """Returns the standard deviation of the log response around the fit, with its parameters counted."""
+    residual_R = np.log(table.response(fit.law)) - fit.bind(table.points(fit.law)).log(fit.theta_P[None])[0]
+    return float(np.sqrt((residual_R**2).sum() / max(len(residual_R) - len(fit.theta_P), 1)))
 
 
 def _top(size: np.ndarray, fraction: float) -> np.ndarray:

@@ -158,4 +158,5 @@ def without(
         known_floor=known_floor,
         flops_per_nd=train.flops_per_nd,
         ranges={},
+        rivals=(),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.errors import Refusal
-from scaling.fitting.minimize import Objective, robust_sigma
+from scaling.fitting.minimize import Objective, robust_sigma, row_weights
 from scaling.fitting.problem import Problem
 from scaling.fitting.profile import local_errors, noise_scale
 from scaling.fitting.sensitivity import Variant, variant
@@ -67,7 +67,8 @@ def influences(
     residual_R = problem.residual(theta_P)
     if not len(shapes_K) or np.abs(residual_R).max() < EXACT:
         return ()
-    scale = noise_scale(objective, residual_R, table.cluster, len(theta_P))
+    weight_R = row_weights(objective, np.log(problem.response))
+    scale = noise_scale(objective, residual_R, table.cluster, len(theta_P), weight_R)
     error_K = local_errors(problem, theta_P, scale)[0][shapes_K]
     fitted = _Fitted(table, problem, objective, theta_P, shapes_K, error_K)
     far_R, deviation_R = fitted.far()

@@ -45,7 +45,8 @@ GAUSSIAN_EFFICIENCY = 1.345
 class Objective:
     """A weighted sum over rows of rho(log loss - log law).
 
-    huber: r^2/2 within delta, delta |r| - delta^2/2 beyond. ls: r^2/2. lad: |r|.
+    huber: r^2/2 within delta, delta |r| - delta^2/2 beyond. ls: r^2/2. lad: |r|. ls_loss: (1 - exp(-r))^2 / 2, which
+    with weights of loss^2 (`row_weights`) is (loss - law)^2 / 2.
     """
 
     name: str
@@ -60,6 +61,12 @@ class Objective:
 
     def rho(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Returns rho, its first and second derivative, and derivative / residual. LAD is smoothed by `delta`."""
+        if self.name == "ls_loss":
+            part = -np.expm1(-residual)
+            left = 1 - part  # law / loss
+            slope = part * left
+            by_residual = np.divide(slope, residual, out=np.ones_like(slope), where=residual != 0)
+            return part * part / 2, slope, left * (2 * left - 1), by_residual
         if self.name == "lad":
             smooth = np.hypot(residual, self.delta)
             return smooth, residual / smooth, (self.delta / smooth) ** 2 / smooth, 1 / smooth
@@ -67,6 +74,11 @@ class Objective:
             by_residual = np.minimum(self.delta / np.abs(residual), 1)
         slope = residual * by_residual
         return slope * (residual - slope / 2), slope, (by_residual == 1).astype(float), by_residual
+
+
+def row_weights(objective: Objective, log_response_R: np.ndarray) -> np.ndarray:
+    """Returns the weight of each row in the objective, [R]: 1, but loss^2 for least squares of the loss itself."""
+    return np.exp(2 * log_response_R) if objective.name == "ls_loss" else np.ones_like(log_response_R)
 
 
 def robust_sigma(residual_R: np.ndarray, weight_R: np.ndarray | None = None) -> float:
@@ -128,6 +140,8 @@ def minimize(
     """
     log_response_SR = np.atleast_2d(log_response)
     weight_SR = np.ones((1, log_response_SR.shape[1])) if weight_SR is None else weight_SR
+    if objective.name == "ls_loss":
+        weight_SR = weight_SR * row_weights(objective, log_response_SR)
     fixed_SP = np.broadcast_to(np.zeros((1, 1), bool) if fixed_SP is None else fixed_SP, theta_SP.shape)
     task = _Task(bound, log_response_SR, objective, weight_SR, fixed_SP)
     # glibc returns the pages of freed arrays to the system and gets them again for the next arrays, which doubles the

@@ -14,9 +14,10 @@ from scaling.fitting.forms import Forms
 from scaling.fitting.heldout import HeldOutRun, count_inside, rms_log_error
 from scaling.fitting.influence import Influence
 from scaling.fitting.noise import LackOfFit
+from scaling.fitting.other_columns import OtherColumn
 from scaling.fitting.trend import EXACT, Trend
 from scaling.laws.registry import Law
-from scaling.table.checks import AXIS
+from scaling.table.variation import AXIS
 
 SURE = 0.005
 """The p-value below which a single check says that the law misfits."""
@@ -77,6 +78,7 @@ def judge(
     shift: Trend | None,
     forms: Forms | None,
     influences: Sequence[Influence],
+    others: Sequence[OtherColumn],
 ) -> Misfit:
     """Returns the verdict on a fit of `law`.
 
@@ -88,12 +90,14 @@ def judge(
       shift: the test of the held-out runs against the others.
       forms: every form's error on held-out runs, None if they were not compared.
       influences: single runs that decide the fit.
+      others: columns that the law does not have and that the residuals vary with.
     """
     found = [_residuals(law, trend), _held_out(held, shift)]
     if forms is not None and forms.pooled:
         found.append(_other_forms(law, forms, [one.p_value for one in (trend, shift) if one is not None]))
     if repeats is not None:
         found.append(_repeats(repeats))
+    found += [_other_column(column) for column in others]
     verdict: Verdict = "cannot tell" if trend is None else "follows"
     if any(one.misfits for one in found):
         verdict = "misfits"
@@ -126,8 +130,8 @@ def _held_out(held: Sequence[HeldOutRun], shift: Trend | None) -> Evidence:
 
 
 def _other_forms(law: Law, forms: Forms, p_values: Sequence[float]) -> Evidence:
-    own, best = forms.pooled.get(law.name), forms.chosen
-    if own is None or best is None or best == law.name or len(forms.pooled) < 2:
+    own, best = forms.pooled.get(law.name), forms.best
+    if own is None or best is None or best == law.name:
         others = len(forms.pooled) - (law.name in forms.pooled)
         if own is None or not others:
             return Evidence("other forms", None, "no other form could be compared on the same held-out runs")
@@ -135,6 +139,15 @@ def _other_forms(law: Law, forms: Forms, p_values: Sequence[float]) -> Evidence:
     better = own / max(forms.pooled[best], 1e-300)
     misfits = better >= SEVERAL and own > EXACT and min(p_values, default=1.0) <= UNSURE
     return Evidence("other forms", misfits, f"{best} predicts the held-out runs {better:.2g} times better")
+
+
+def _other_column(column: OtherColumn) -> Evidence:
+    says = (
+        f"the residuals vary with the column {column.name}, which the law does not have: it explains "
+        f"{column.share:.0%} of their variance (p = {column.p_value:.2g}), so fit the runs of one {column.name} at a "
+        "time"
+    )
+    return Evidence("other columns", True, says, column.p_value)
 
 
 def _repeats(repeats: LackOfFit) -> Evidence:

@@ -12,9 +12,10 @@ import numpy as np
 from scaling.errors import Refusal
 from scaling.fitting import progress
 from scaling.fitting.least_absolute import least_absolute
-from scaling.fitting.minimize import CLOSE_DAMPING, Objective, Solution, adaptive_delta, minimize
+from scaling.fitting.minimize import CLOSE_DAMPING, Objective, Solution, adaptive_delta, minimize, row_weights
 from scaling.fitting.starts import starts
 from scaling.laws import registry
+from scaling.laws.fixed import centre_of_fixed
 from scaling.laws.registry import Bound, Law
 from scaling.laws.terms import Points
 from scaling.table.run_table import RunTable
@@ -62,7 +63,7 @@ class Problem:
     ) -> Problem:
         """Returns the problem of `law` on `table`. Default: the centre of the data."""
         points = table.points(law)
-        centre = centre_of(points) if centre is None else centre
+        centre = centre_of_fixed(law, centre_of(points)) if centre is None else centre
         bound = registry.bind(law, points, centre, known_floor)
         return cls(law, law.free_params(known_floor), points, centre, known_floor, bound, table.response(law))
 
@@ -108,7 +109,7 @@ class Problem:
     def _starts(self, usual: bool) -> np.ndarray:
         """Returns the grid of starts [S, P]; with `usual` those of the literature too."""
         begin = starts(self.law, self.points, self.centre, known_floor=self.known_floor, response_R=self.response)
-        if usual and self.law.more_starts is not None and self.known_floor is None:
+        if usual and self.law.more_starts is not None and self.known_floor is None and not self.law.fixed:
             return np.concatenate([begin, self.law.more_starts(self.centre)])
         return begin
 
@@ -127,7 +128,7 @@ class Problem:
         """Returns the `kept` starts of lowest objective, the lowest first."""
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # starts out of the law's domain
             residual_SR = np.log(self.response) - self.bound.log(theta_SP)
-            value_S = objective.total(residual_SR, np.ones((1, len(self.response))))
+            value_S = objective.total(residual_SR, row_weights(objective, np.log(self.response))[None])
         return theta_SP[np.argsort(np.where(np.isfinite(value_S), value_S, np.inf), kind="stable")[:kept]]
 
     def _screened(
@@ -225,11 +226,14 @@ class Problem:
             [np.abs(self.bound.expand(some).jacobian()).max(axis=2) for some in in_blocks(theta_SP, len(self.response))]
         )
         for name, (low, high) in limits.items():
+            if name not in ends:
+                continue
             value = theta_SP[:, self.free.index(name)]
             ends[name] = value <= low, value >= high
         for size, others in self.law.sizes.items():
             if size not in self.free:
                 continue
+            others = [name for name in others if name in ends]
             gone = share_SP[:, self.free.index(size)] < NEGLIGIBLE_SHARE
             steep = np.any([ends[name][1] for name in others], axis=0) if others else np.zeros(S, bool)
             ends[size] = gone, steep

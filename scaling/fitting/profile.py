@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.fitting import progress
-from scaling.fitting.minimize import Objective, robust_sigma
+from scaling.fitting.minimize import Objective, robust_sigma, row_weights
 from scaling.fitting.problem import NEGLIGIBLE_SHARE, Problem
 from scaling.laws.registry import natural
 
@@ -42,20 +42,23 @@ class Profiles:
     """A theta with a lower objective that the walks found, if any."""
 
 
-def noise_scale(objective: Objective, residual_R: np.ndarray, cluster: np.ndarray, P: int) -> float:
+def noise_scale(
+    objective: Objective, residual_R: np.ndarray, cluster: np.ndarray, P: int, weight_R: np.ndarray | float = 1.0
+) -> float:
     """Rise of the objective that is worth one unit of log likelihood.
 
     E[psi^2] / E[psi'] of the objective's slope psi (Heritier & Ronchetti 1994, for M-estimators; sigma^2 for least
     squares), times the design effect of rows that share a cluster, and G / (G - P) for G clusters.
     """
     R = len(residual_R)
-    psi = np.sign(residual_R) if objective.name == "lad" else objective.rho(residual_R)[1]
+    psi = weight_R * (np.sign(residual_R) if objective.name == "lad" else objective.rho(residual_R)[1])
     # a finite difference, since psi' is a count of few rows under a small delta, and a point mass under LAD
     width = max(1.06 * robust_sigma(residual_R) * R**-0.2, 1e-300)
     if objective.name == "lad":
         slope = (np.sign(residual_R + width) - np.sign(residual_R - width)).mean() / (2 * width)
     else:
-        slope = (objective.rho(residual_R + width)[1] - objective.rho(residual_R - width)[1]).mean() / (2 * width)
+        change_R = objective.rho(residual_R + width)[1] - objective.rho(residual_R - width)[1]
+        slope = (weight_R * change_R).mean() / (2 * width)
     _, member = np.unique(cluster, return_inverse=True)
     effect = max((np.bincount(member, psi) ** 2).sum() / max((psi**2).sum(), 1e-300), 1.0)
     G = int(member.max()) + 1
@@ -71,7 +74,9 @@ def profile(problem: Problem, objective: Objective, theta_P: np.ndarray, cluster
 
     progress.step(f"{problem.law.name}: the profiles of {len(theta_P)} parameters")
     P = len(theta_P)
-    scale = noise_scale(objective, problem.residual(theta_P), cluster, P)
+    scale = noise_scale(
+        objective, problem.residual(theta_P), cluster, P, row_weights(objective, np.log(problem.response))
+    )
     spare = max(len(np.unique(cluster)) - P, 1)
     unit = scale * stdtrit(spare, 0.975) ** 2 / 2 / HALF_CHI_SQUARE95
     best = float(problem.minimize(objective, theta_P[None]).objective_S[0])

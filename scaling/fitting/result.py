@@ -17,6 +17,7 @@ from scaling.fitting.intervals import Interval
 from scaling.fitting.minimize import Objective
 from scaling.fitting.misfit import Misfit, judge
 from scaling.fitting.noise import LackOfFit, SeedNoise
+from scaling.fitting.other_columns import OtherColumn
 from scaling.fitting.profile import LikelihoodProfile
 from scaling.fitting.sensitivity import Variant
 from scaling.fitting.trend import Trend
@@ -72,6 +73,8 @@ class Fit(FittedLaw):
     """The same law under other objectives, with the dropped runs back, and without the runs of `influences`."""
     influences: tuple[Influence, ...]
     """Single runs that decide the fit."""
+    others: tuple[OtherColumn, ...]
+    """Columns that the law does not have and that the residuals vary with."""
     warnings: tuple[str, ...]
     free_floor: FreeFloor | None
     residual_sigma: float
@@ -100,6 +103,7 @@ class Fit(FittedLaw):
             shift=self.shift,
             forms=self.forms,
             influences=self.influences,
+            others=self.others,
         )
 
     def standard_error(self) -> dict[str, float]:
@@ -123,6 +127,8 @@ class Fit(FittedLaw):
         """Returns a parameter with its interval, or its bounds, as text."""
         if name == FLOOR.size and self.known_floor is not None:
             return f"{self.known_floor:.7g}  (known)"
+        if name not in self.free:
+            return f"{self.params[name]:.7g}  (fixed)"
         if name in self.bounds:
             low, high = self.bounds[name]
             ends = ([] if low is None else [f"above {low:.4g}"]) + ([] if high is None else [f"below {high:.4g}"])
@@ -160,7 +166,8 @@ class Fit(FittedLaw):
             "heldout_inside_band": count_inside(self.heldout),
             "forms": None
             if self.forms is None
-            else vars(self.forms) | {"near": self.forms.near, "spread": self.forms.spread},
+            else {name: value for name, value in vars(self.forms).items() if name != "whole"}
+            | {"near": self.forms.near, "spread": self.forms.spread},
             "variants": self.variants,
             "warnings": self.warnings,
             "free_floor": self.free_floor,

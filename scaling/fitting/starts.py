@@ -9,6 +9,7 @@ import itertools
 
 import numpy as np
 
+from scaling.laws.fixed import fixed_where_it_has
 from scaling.laws.registry import LAWS, Bound, Law, bind
 from scaling.laws.terms import Points
 
@@ -22,13 +23,14 @@ def starts(
     """Returns [S, P] starts of `law` for the response at `points`."""
     free = law.free_params(known_floor)
     if law.simpler is not None:
-        simple = LAWS[law.simpler]
+        simple = fixed_where_it_has(LAWS[law.simpler], dict(law.fixed))
         bound = bind(simple, points, centre, known_floor)
         begin_SP = starts(simple, points, centre, known_floor=known_floor, response_R=response_R)
         miss_S = np.abs(np.log(response_R) - bound.log(begin_SP)).sum(axis=1)
         begin_SP = begin_SP[np.argsort(miss_S)[:KEPT]]
         names = simple.free_params(known_floor)
-        more = _grid(law.shapes(points, centre) if law.shapes else {})
+        shapes = law.shapes(points, centre) if law.shapes else {}
+        more = _grid({name: grid for name, grid in shapes.items() if name in free})
         return np.concatenate([_extended(begin_SP, names, free, added) for added in more])
     grids = {name: grid for name, grid in _shapes(law, points, centre).items() if name in free}
     shape_GP = np.array([[shape.get(name, 0.0) for name in free] for shape in _grid(grids)])
@@ -57,7 +59,7 @@ def _projected(bound: Bound, shape_GP: np.ndarray, sizes: list[int], response_R:
     The sizes come from weighted least squares (those below 0 are set small), are equal, or are mostly the last one's.
     So there is a start on either side of a floor near zero.
     """
-    free = [t for t, index in enumerate(bound.index_T) if index]
+    free = [t for t, index in enumerate(bound.index_T) if set(index) & set(sizes)]
     unit_TGR = np.stack([np.broadcast_to(x, (len(shape_GP), len(response_R))) for x in bound.log_terms(shape_GP)])
     unit_TGR = np.exp(np.minimum(unit_TGR, 300)) / response_R
     known_GR = sum((unit_TGR[t] for t in range(len(unit_TGR)) if t not in free), np.zeros_like(unit_TGR[0]))

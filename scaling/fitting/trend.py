@@ -64,6 +64,17 @@ def shift(problem: Problem, theta_P: np.ndarray, cluster: np.ndarray, some_R: np
     return _along(_apart(direction_R1, own_RP), problem.residual(theta_P), own_RP, cluster)
 
 
+def along(problem: Problem, theta_P: np.ndarray, cluster: np.ndarray, columns_RK: np.ndarray) -> Trend | None:
+    """Tests if the residuals go along other columns, less what a smooth function of the law's axes can explain.
+
+    Returns None where there are too few independent runs, or where nothing of the columns is left.
+    """
+    own_RP = _own(problem, theta_P)
+    known_RP = np.concatenate([own_RP, _smooth(problem, own_RP, len(np.unique(cluster)))], axis=1)
+    direction_RK = _apart(_normalised(columns_RK - columns_RK.mean(axis=0)), known_RP)
+    return _along(direction_RK, problem.residual(theta_P), own_RP, cluster)
+
+
 def _along(direction_RK: np.ndarray, residual_R: np.ndarray, own_RP: np.ndarray, cluster: np.ndarray) -> Trend | None:
     """Does a score test with a wild bootstrap.
 

@@ -4,6 +4,6 @@
 says about the loss. One file for each family of laws registers them; a law of your own calls `scaling.register_law`.
 """
 
-from scaling.laws import chance, data, data_exponent, metric, repeats, shifted, size_and_data
+from scaling.laws import chance, data, data_exponent, metric, repeats, shifted, size_and_data, sparse
 
-__all__ = ["chance", "data", "data_exponent", "metric", "repeats", "shifted", "size_and_data"]
+__all__ = ["chance", "data", "data_exponent", "metric", "repeats", "shifted", "size_and_data", "sparse"]

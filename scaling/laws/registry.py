@@ -14,7 +14,7 @@ import numpy as np
 
 from scaling.errors import InputError, near_miss
 from scaling.laws.expansion import Expansion, log_sum
-from scaling.laws.terms import Constant, Covariates, Known, Natural, Points, Term
+from scaling.laws.terms import Constant, Covariates, Known, Natural, Points, Term, pin
 
 FLOOR = Constant("E")
 ShapeGrids = Callable[[Points, dict[str, float]], dict[str, np.ndarray]]
@@ -42,6 +42,8 @@ class Law:
     """(centre) -> starts [S, P] from the literature, for a fit of the full table without a known floor."""
     distinct_to_spare: int = 1
     """A law of one axis needs this many distinct values more than it has free parameters."""
+    fixed: tuple[tuple[str, float], ...] = ()
+    """Parameters that are not fitted, with their values as the formula writes them. `pinned.with_fixed` sets them."""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -80,7 +82,8 @@ class Law:
 
     def free_params(self, known_floor: float | None) -> tuple[str, ...]:
         """The P parameters that are fitted, in the order of theta: all but a known floor."""
-        return tuple(p for p in self.params if known_floor is None or p != FLOOR.size)
+        known = {name for name, _ in self.fixed} | ({FLOOR.size} if known_floor is not None else set())
+        return tuple(p for p in self.params if p not in known)
 
 
 LAWS: dict[str, Law] = {}
@@ -138,6 +141,7 @@ def bind(law: Law, points: Points, centre: dict[str, float], known_floor: float 
     """Returns `law` at `points` {axis: [R]}, with its sizes taken at `centre` {axis: x}."""
     free = law.free_params(known_floor)
     terms = tuple(Known(known_floor) if t == FLOOR and known_floor is not None else t for t in law.terms)
+    terms = pin(terms, fixed_theta(law, centre))
     return Bound(
         terms,
         tuple(tuple(free.index(name) for name in term.params) for term in terms),
@@ -146,12 +150,27 @@ def bind(law: Law, points: Points, centre: dict[str, float], known_floor: float 
     )
 
 
+def fixed_theta(law: Law, centre: dict[str, float], others: float = 0.0) -> dict[str, float]:
+    """Returns the theta of the fixed parameters where all others are `others`, on which it must not depend."""
+    if not law.fixed:
+        return {}
+    theta = {name: np.full(1, others) for name in law.params}
+    found = {}
+    for name, value in law.fixed:
+        back: Natural = {}
+        for term in law.terms:
+            back |= term.natural(theta | {name: np.zeros(1)}, centre)
+        found[name] = _scaled(law, name, value) - _scaled(law, name, float(back[name][0]))
+    return found
+
+
 def natural(law: Law, theta_SP: np.ndarray, centre: dict[str, float], known_floor: float | None) -> Natural:
     """Returns the parameters as the formula writes them, {name: [S]}. A size is 0 where its log has run away.
 
     A size and its exponent are almost perfectly correlated in this form: compare sizes at the centre instead.
     """
     theta = {name: theta_SP[:, p] for p, name in enumerate(law.free_params(known_floor))}
+    theta |= {name: np.full(len(theta_SP), value) for name, value in fixed_theta(law, centre).items()}
     values: Natural = {}
     for term in law.terms:
         if term == FLOOR and known_floor is not None:

@@ -138,6 +138,46 @@ class Known(Term):
 
 
 @dataclass(frozen=True)
+class Pinned(Term):
+    """Another term, some of whose parameters have given values."""
+
+    term: Term
+    theta_k: tuple[float | None, ...]
+    """The given values in theta's units, None for parameters that are fitted."""
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        return tuple(name for name, value in zip(self.term.params, self.theta_k, strict=True) if value is None)
+
+    def covariates(self, points: Points, centre: dict[str, float]) -> Covariates:
+        return self.term.covariates(points, centre)
+
+    def _whole(self, theta_Sk: np.ndarray) -> np.ndarray:
+        free = iter(columns(theta_Sk))
+        parts = [next(free) if value is None else np.full((len(theta_Sk), 1), value) for value in self.theta_k]
+        return np.concatenate(parts, axis=1)
+
+    def log(self, theta_Sk: np.ndarray, at: Covariates) -> np.ndarray:
+        return self.term.log(self._whole(theta_Sk), at)
+
+    def derivatives(self, theta_Sk: np.ndarray, at: Covariates) -> Derivatives:
+        found = self.term.derivatives(self._whole(theta_Sk), at)
+        free = [k for k, value in enumerate(self.theta_k) if value is None]
+        curvature = {
+            (free.index(i), free.index(j)): bend for (i, j), bend in found.curvature.items() if {i, j} <= set(free)
+        }
+        return Derivatives(found.log_SR, [found.slope_k[k] for k in free], curvature)
+
+
+def pin(terms: Sequence[Term], theta: dict[str, float]) -> tuple[Term, ...]:
+    """Returns the terms with the parameters in `theta` given."""
+    return tuple(
+        Pinned(term, tuple(theta.get(name) for name in term.params)) if theta.keys() & set(term.params) else term
+        for term in terms
+    )
+
+
+@dataclass(frozen=True)
 class Power(Term):
     """size * x^-exponent, or size * exp(-exponent * x) if `of_log` is False."""
 

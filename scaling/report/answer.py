@@ -124,7 +124,9 @@ def forms_sentence(forms: Forms) -> str:
     """Says which form predicts the held-out runs best, and how far the forms differ at the most distant point."""
     tried = {row.law for row in forms.rows if row.refused is None}
     says = f"{len(tried)} forms were fitted without the largest runs"
-    says += f"; {forms.chosen} predicts them best." if forms.chosen else "; none could be fitted at every share."
+    says += f"; {forms.best} predicts them best." if forms.best else "; no two could be compared on the same runs."
+    if forms.best and forms.chosen != forms.best:
+        says += f" {forms.chosen} does nearly as well and has a floor, which is safer far beyond the data."
     if forms.spread is None:
         return says
     target = ", ".join(f"{axis.upper()} = {value:.3g}" for axis, value in forms.target.items())

@@ -48,4 +48,4 @@ def frontier_of(table: RunTable, fit: Fit | None) -> Frontier | None:
 
 
 def _is_of_both(fit: Fit) -> bool:
-    return {"n", "d"} <= set(fit.law.axes)
+    return {"n", "d"} <= set(fit.law.axes) and "s" not in fit.law.axes

@@ -8,17 +8,12 @@ from scaling.errors import InputError, Refusal
 from scaling.laws.registry import Law
 from scaling.table.rules import LOST
 from scaling.table.run_table import RunTable
+from scaling.table.variation import refuse_constant_axes
 
 SPARE = 3
 """A fit needs this many runs more than it has parameters, or it says nothing about its own error."""
 REPEATED_ABOVE = 1.05
 """A run has repeated data if its D is more than this many times its distinct data."""
-RAY_REFUSED = 0.1
-"""N and D are one variable if log N and log D spread less off their line (standard deviation, nats)."""
-RAY_WARNED = 0.35
-METRIC_SPAN_WARNED = 0.1
-"""A law of the loss is only a tangent if the highest loss over the lowest, minus 1, is less than this."""
-AXIS = {"n": "N", "d": "D", "u": "unique D", "l": "loss"}
 
 
 def refuse(table: RunTable, law: Law, known_floor: float | None) -> tuple[str, ...]:
@@ -28,7 +23,8 @@ def refuse(table: RunTable, law: Law, known_floor: float | None) -> tuple[str, .
       InputError: the law needs a column that was not named, or the floor does not fit the law.
       Refusal: the table cannot carry the law.
     """
-    points, response = table.points(law), table.response(law)
+    table.points(law)  # names the axis that has no column
+    response = table.response(law)
     if known_floor is not None:
         _check_floor(law, known_floor)
     P = len(law.free_params(known_floor))
@@ -44,8 +40,8 @@ def refuse(table: RunTable, law: Law, known_floor: float | None) -> tuple[str, .
     return (
         *table.warnings,
         *_few(table, P),
-        *(_two_axes(points) if "n" in points else _one_axis(table, law, points, P)),
-        *_beaten_floor(response, known_floor),
+        *refuse_constant_axes(table, law, P),
+        *_beaten_floor(table, response, known_floor),
     )
 
 
@@ -147,57 +143,11 @@ def _few(table: RunTable, P: int) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _distinct(values: np.ndarray) -> int:
-    """Returns how many values differ by more than rounding."""
-    return len(np.unique(np.round(np.log(values), 6)))
-
-
-def _one_axis(table: RunTable, law: Law, points: dict[str, np.ndarray], P: int) -> tuple[str, ...]:
-    (axis, values), *_ = points.items()
-    distinct = _distinct(values)
-    wanted = P + law.distinct_to_spare
-    if distinct < wanted:
-        cure = "Run more data sizes, over two decades if you can." if axis == "d" else "Add runs of other losses."
-        raise Refusal(
-            f"{distinct} distinct {AXIS[axis]} for {P} free parameters; at least {wanted} are needed to see a misfit. "
-            f"{cure}"
-        )
-    if axis == "l":
-        span = values.max() / values.min() - 1
-        if span < METRIC_SPAN_WARNED:
-            return (f"The loss spans only {span:.1%}: the law can hardly be distinguished from a straight line.",)
-        return ()
-    sizes = 0 if table.n is None else _distinct(table.n)
-    if sizes > 1:
-        return (f"The runs have {sizes} different N and the law sees only D: right where N is no bottleneck.",)
-    return ()
-
-
-def _two_axes(points: dict[str, np.ndarray]) -> tuple[str, ...]:
-    for axis, values in points.items():
-        if axis != "u" and _distinct(values) < 3:
-            raise Refusal(
-                f"{_distinct(values)} distinct {AXIS[axis]}; a power of {AXIS[axis]} with a floor needs at least 3. "
-                f"Run more values of {AXIS[axis]}, or fit a law without it."
-            )
-    # repeated data may be on a ray of N and D, if its distinct part is not
-    spread, slope = max(_off_line(points["n"], points[axis]) for axis in points if axis != "n")
-    if spread < RAY_REFUSED:
-        raise Refusal(
-            f"N and D are on a single ray (D grows as N^{slope:.3g}; spread off that line {spread:.2g} in log): alpha "
-            "and beta cannot be separated. Add runs of the same N at several D (a grid or IsoFLOP design)."
-        )
-    if spread < RAY_WARNED:
-        return (f"N and D are almost on one line (spread off it {spread:.2g} in log): alpha and beta trade off.",)
-    return ()
-
-
-def _off_line(n: np.ndarray, d: np.ndarray) -> tuple[float, float]:
-    """Returns the standard deviation of log N and log D off their common line, and the line's slope."""
-    covariance = np.cov(np.log(n), np.log(d), bias=True)
-    return float(np.sqrt(max(np.linalg.eigvalsh(covariance)[0], 0.0))), float(covariance[0, 1] / covariance[0, 0])
-
-
-def _beaten_floor(response: np.ndarray, known_floor: float | None) -> tuple[str, ...]:
+def _beaten_floor(table: RunTable, response: np.ndarray, known_floor: float | None) -> tuple[str, ...]:
     below = 0 if known_floor is None else int((response <= known_floor).sum())
+    if known_floor is not None and below == len(response):
+        raise Refusal(
+            f"the known floor {known_floor:g} is not below any {table.columns.response}, which is at most "
+            f"{response.max():.6g}: is it in another unit, or of another loss?"
+        )
     return (f"{below} runs have a loss at or below the known floor: is it the floor of this loss?",) if below else ()

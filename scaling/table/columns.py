@@ -30,6 +30,10 @@ class Columns:
     """Column of the distinct data within D, for runs of several epochs."""
     flops: str | None = None
     """Column of the training FLOPs C. In a table without D, D = C / (6 N)."""
+    n_from_flops: str | None = None
+    """Column of the training FLOPs C in a table without N: N = C / (6 D)."""
+    density: str | None = None
+    """Column of the part of the parameters that are not zero, or active: 1 - sparsity, above 0 and at most 1."""
     baseline: str | None = None
     """Column of a trivial predictor's loss (or metric, without a loss). Runs that do not beat it are excluded."""
     floor_column: str | None = None
@@ -57,6 +61,14 @@ class Columns:
     def response(self) -> str:
         """The column that is fitted: the loss, else the metric."""
         return self.loss or self.metric or ""
+
+
+ONE_MEANING = (
+    "loss", "metric", "n", "d", "unique", "flops", "n_from_flops", "density", "baseline", "floor_column", "progress",
+)  # fmt: skip
+"""Fields of Columns that must name different columns."""
+CSV_COPY = "_duplicated_0"
+"""Polars adds this to the second of two columns of a csv that have one name."""
 
 
 def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -90,6 +102,7 @@ def resolve(frame: pl.DataFrame, columns: Columns, defaults: Columns, source: st
                 raise InputError(
                     f"{source} has no column {name!r} ({flag(field.name)}); {near_miss(name, frame.columns)}"
                 )
+    _refuse_twice(frame, columns, source)
     if columns.loss is None and columns.metric is None:
         raise InputError("nothing to fit is named; name the loss column with --loss, or a metric with --metric")
     if columns.d is None and columns.flops is None and (columns.loss is None or columns.metric is None):
@@ -99,11 +112,27 @@ def resolve(frame: pl.DataFrame, columns: Columns, defaults: Columns, source: st
         )
     if columns.flops is not None and columns.n is None:
         raise InputError("--flops is read as D = C / (6 N), or with --d as C / (N D), and so needs --n")
+    if columns.n_from_flops is not None and (columns.n is not None or columns.flops is not None or columns.d is None):
+        raise InputError("--n-from-flops is read as N = C / (6 D): it needs --d, and goes with neither --n nor --flops")
     if columns.unique is not None and columns.d is None:
         raise InputError("--unique is the distinct part of D, and so needs --d")
     if (columns.select_by is None) != (not columns.select_within):
         raise InputError("--select-by and --select-within go together: what is tuned, and within which cells")
     return _completed(columns, defaults, frame.columns)
+
+
+def _refuse_twice(frame: pl.DataFrame, columns: Columns, source: str) -> None:
+    """Raises InputError where one column has two meanings, or two columns of a csv have one name."""
+    meaning: dict[str, str] = {}
+    for field in ONE_MEANING:
+        name = getattr(columns, field)
+        if name is None:
+            continue
+        if name in meaning and (meaning[name], field) != ("d", "unique"):  # all data of one epoch are distinct
+            raise InputError(f"column {name!r} is named by both {flag(meaning[name])} and {flag(field)}; give one each")
+        if name + CSV_COPY in frame.columns:
+            raise InputError(f"{source} has two columns named {name!r} ({flag(field)}); rename one of them")
+        meaning[name] = field
 
 
 def _completed(columns: Columns, defaults: Columns, present: Sequence[str]) -> Columns:

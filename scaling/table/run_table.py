@@ -26,11 +26,15 @@ from scaling.table.rules import Excluded, Exclusions
 FLOPS_PER_ND = 6.0
 """C / (N D) of a table without C: two FLOPs a parameter in the forward pass, four in the backward (2001.08361, 2.1)."""
 FLOPS_SPREAD_WARNED = 0.1
-LEAST_D_PER_N = 1e-6
-"""Below this ratio D and N cannot be counted in the same unit."""
-NUMBERS = ("n", "d", "unique", "loss", "metric")
+LEAST_D_PER_N, MOST_D_PER_N = 1e-6, 1e8
+"""Outside these ratios D and N cannot be counted in the same unit."""
+USUAL_D_PER_N = (1e-3, 1e5)
+"""A median ratio outside these makes one ask for the unit."""
+LEAST_N = 1e3
+"""If every N is below this, N may be counted in millions or billions."""
+NUMBERS = ("n", "d", "unique", "density", "loss", "metric")
 """The fields of RunTable that are fitted."""
-_FIELD = {"n": "n", "d": "d", "u": "unique", "l": "loss"}
+_FIELD = {"n": "n", "d": "d", "u": "unique", "s": "density", "l": "loss"}
 """{axis of a law: its field in RunTable and in Columns}."""
 
 
@@ -46,7 +50,7 @@ class RunTable:
     """The excluded rows with all columns."""
     row_id: tuple[str, ...]
     loss: np.ndarray | None
-    """[R], in the table's unit (nats). This field and the next four are empty where no column is named."""
+    """[R], in the table's unit (nats). This field and the next five are empty where no column is named."""
     metric: np.ndarray | None
     """[R], above 0 and below 1."""
     d: np.ndarray | None
@@ -55,6 +59,8 @@ class RunTable:
     """[R]."""
     unique: np.ndarray | None
     """[R], the distinct data within D. It is at most D, because a run may stop before the end of its first epoch."""
+    density: np.ndarray | None
+    """[R], the part of the parameters that are not zero, or active; at most 1."""
     cluster: np.ndarray
     """[R] integers, a different one for each row where no cluster column is named."""
     flops_per_nd: float
@@ -108,7 +114,7 @@ class RunTable:
         return dataclasses.replace(self, cluster=cluster_R)._at(np.lexsort((rank_R, cluster_R)))
 
     def _at(self, rows: np.ndarray) -> RunTable:
-        fields = ("loss", "metric", "d", "n", "unique", "cluster")
+        fields = ("loss", "metric", "d", "n", "unique", "density", "cluster")
         arrays = {name: getattr(self, name) for name in fields}
         return dataclasses.replace(
             self,
@@ -186,6 +192,9 @@ def from_frame(
     row_id = row_ids(frame, columns)
     rules = Exclusions(frame, columns, row_id, drop_worst)
     n, d, unique = (_counts(rules, getattr(columns, name)) for name in ("n", "d", "unique"))
+    given = _counts(rules, columns.n_from_flops)
+    if given is not None and d is not None:
+        n = given / (FLOPS_PER_ND * d)
     flops = _counts(rules, columns.flops, missing=d is not None)
     flops_per_nd, warnings = FLOPS_PER_ND, ()
     if flops is not None and n is not None:
@@ -193,7 +202,7 @@ def from_frame(
             d = flops / (FLOPS_PER_ND * n)
         else:
             flops_per_nd, warnings = _flops_per_nd(flops / (n * d), columns)
-    _same_unit(n, d, columns, row_id)
+    warnings = (*warnings, *_units(n, d, columns, row_id))
     table = RunTable(
         source=source,
         columns=columns,
@@ -205,6 +214,7 @@ def from_frame(
         d=d,
         n=n,
         unique=None if unique is None or d is None else np.minimum(unique, d),
+        density=_density(rules, columns),
         cluster=_clusters(rules, columns),
         flops_per_nd=flops_per_nd,
         known_floor=_known_floor(rules, columns),
@@ -224,6 +234,16 @@ def _counts(rules: Exclusions, name: str | None, missing: bool = False) -> np.nd
     return np.where(rules.keep, values, np.nan)
 
 
+def _density(rules: Exclusions, columns: Columns) -> np.ndarray | None:
+    density = _counts(rules, columns.density)
+    if density is not None and np.nanmax(density, initial=0.0) > 1:
+        raise InputError(
+            f"column {columns.density!r} (--density) goes up to {np.nanmax(density):g}; wanted the part of the "
+            "parameters that are not zero or active, above 0 and at most 1. Of experts: the active ones over all."
+        )
+    return density
+
+
 def _flops_per_nd(ratio: np.ndarray, columns: Columns) -> tuple[float, tuple[str, ...]]:
     ratio = ratio[np.isfinite(ratio)]
     if not len(ratio):
@@ -238,16 +258,30 @@ def _flops_per_nd(ratio: np.ndarray, columns: Columns) -> tuple[float, tuple[str
     )
 
 
-def _same_unit(n: np.ndarray | None, d: np.ndarray | None, columns: Columns, row_id: list[str]) -> None:
-    if n is None or d is None:
-        return
-    bad = d < n * LEAST_D_PER_N
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise InputError(
-            f"D is {d[at]:g} ({columns.d or columns.flops}) and N {n[at]:g} ({columns.n}) in {row_id[at]}: no run has "
-            "so little data for its size. Is D in millions or billions, and N not? Count both in ones."
-        )
+def _units(n: np.ndarray | None, d: np.ndarray | None, columns: Columns, row_id: list[str]) -> tuple[str, ...]:
+    """Returns warnings about the units of N and D. Raises InputError where they cannot both be counted in ones."""
+    if n is None or d is None or not np.isfinite(n * d).any():
+        return ()
+    ratio = d / n
+    for bad, what, cure in (
+        (ratio < LEAST_D_PER_N, "so little data for its size", "Is D in millions or billions, and N not?"),
+        (ratio > MOST_D_PER_N, "so much data for its size", "Is N in thousands, millions or billions, and D not?"),
+        (n < 1, "less than one parameter", "Is N in millions or billions?"),
+    ):
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise InputError(
+                f"D is {d[at]:g} ({columns.d or columns.flops}) and N {n[at]:g} ({columns.n}) in {row_id[at]}: no run "
+                f"has {what}. {cure} Count both in ones."
+            )
+    low, high = USUAL_D_PER_N
+    middle = float(np.nanmedian(ratio))
+    if np.nanmax(n) < LEAST_N:
+        return (f"N is at most {np.nanmax(n):g}: if it is counted in millions or billions, count it in ones.",)
+    if not low <= middle <= high:
+        which = "D" if middle < low else "N"
+        return (f"D / N is {middle:.2g} in the middle of the runs: if {which} is in millions, count it in ones.",)
+    return ()
 
 
 def _clusters(rules: Exclusions, columns: Columns) -> np.ndarray:
@@ -286,7 +320,8 @@ def _unknown_progress(table: RunTable) -> tuple[str, ...]:
 
 
 def _repeats(table: RunTable) -> tuple[str, ...]:
-    parts = {name: getattr(table, name) for name in ("d", "n", "unique") if getattr(table, name) is not None}
+    axes = ("d", "n", "unique", "density")
+    parts = {name: getattr(table, name) for name in axes if getattr(table, name) is not None}
     if table.columns.cluster is not None or not parts:
         return ()
     if table.columns.seed_column is not None:

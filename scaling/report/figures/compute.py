@@ -101,7 +101,7 @@ def _mark(budget: Budget, minimum: BestN) -> dict[str, Any]:
 def _curve(budget: Budget, name: str, flops_per_nd: float, fit: Fit | None) -> list[dict[str, float]]:
     n = np.geomspace(budget.curve.n_G[0] / 1.1, budget.curve.n_G[-1] * 1.1, CURVE_POINTS)
     if name == "law":
-        if fit is None or "u" in fit.law.axes:
+        if fit is None or {"u", "s"} & set(fit.law.axes):
             return []
         loss = fit.loss_at({"n": n, "d": budget.flops / flops_per_nd / n})[0]
     else:

@@ -131,7 +131,7 @@ def points(
 def law_over_data(fit: Fit, x: alt.X, y: alt.Y, floor: float) -> list[alt.Chart]:
     """Draws the law over D less `floor`, one line for each N of a law of both, with a band unless the floor is fitted.
 
-    A law of repeated data is drawn as if no datum came twice.
+    A law of repeated data is drawn as if no datum came twice, and one of density at the median density.
     """
     table = fit.table
     seen_R = table.need("d")
@@ -140,6 +140,7 @@ def law_over_data(fit: Fit, x: alt.X, y: alt.Y, floor: float) -> list[alt.Chart]
     rows = []
     for n in spread(np.unique(table.need("n"))) if by_size else [None]:
         at = {"d": d} | ({} if n is None else {"n": np.full_like(d, n)}) | ({"u": d} if "u" in fit.law.axes else {})
+        at |= {"s": np.full_like(d, np.median(table.need("density")))} if "s" in fit.law.axes else {}
         value, low, high = (v - floor for v in fit.band(at))
         rows += [
             {"d": d[i], "response": value[i], "low": low[i], "high": high[i]} | ({"colour": n} if by_size else {})

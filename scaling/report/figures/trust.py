@@ -118,7 +118,7 @@ def forms(of: Forms) -> Layers:
     palette = ["#b3342d", "#1b6ca8", "#2e8b57", "#8a5a00", "#6f4aa1", "#444c56", "#c2589b", "#5aa1a8"]
     scale = alt.Scale(domain=names, range=[palette[i % len(palette)] for i in range(len(names))])
     colour = alt.Color("form:N", title="form", scale=scale, legend=alt.Legend(symbolType="circle", symbolSize=80))
-    width = alt.condition(alt.datum.form == of.chosen, alt.value(3.2), alt.value(1.5))
+    width = alt.condition(alt.datum.form == of.best, alt.value(3.2), alt.value(1.5))
     base = alt.Chart(parts.data(rows))
     tooltip = [
         "form:N", alt.Tooltip("held:Q", title="held out", format=".0%"), alt.Tooltip("runs:Q", title="runs held out"),
