@@ -6,14 +6,16 @@ print(fit.summary())
 """
 
 from scaling.errors import InputError, Refusal
-from scaling.fitting.fit import fit
+from scaling.fitting.fit import BEST, fit
 from scaling.fitting.fitted import FittedLaw, load
 from scaling.fitting.forms import Forms
+from scaling.fitting.lead import default_law
 from scaling.fitting.result import Fit
 from scaling.laws.registry import LAWS, Law, register_law
 from scaling.table.run_table import Columns, Excluded, RunTable, read
 
 __all__ = [
+    "BEST",
     "LAWS",
     "Columns",
     "Excluded",
@@ -24,6 +26,7 @@ __all__ = [
     "Law",
     "Refusal",
     "RunTable",
+    "default_law",
     "fit",
     "load",
     "read",

@@ -99,8 +99,7 @@ def test_fit_takes_its_columns_from_the_sweep_and_frees_a_known_floor(sweep, csv
     assert fitted(sweep, "--floor", "0.36")["params"]["E"] == 0.36
     capsys.readouterr()
     (sweep / "report.json").unlink()
-    assert main(["fit", str(sweep), "--d", "sessions_unique", "--loss", "rank"]) == 2
-    assert "no law is named; name one with --law" in capsys.readouterr().err
+    assert fitted(sweep, "--d", "sessions_unique", "--loss", "rank")["law"] == "power_floor"
 
 
 def test_report_of_too_few_runs_shows_the_refusal(csv, tmp_path, capsys):
@@ -118,6 +117,11 @@ def test_report_of_too_few_runs_shows_the_refusal(csv, tmp_path, capsys):
         (["--d", "sessions_unique", "--loss", "rank", "--law", "powr"], "did you mean 'power'?"),
         (["--d", "sessions_unique", "--loss", "rank", "--law", "chinchilla"], "--n"),
         ([*FIT, "--delta", "small"], "expected auto or a number"),
+        ([*FIT, "--fix", "beta"], "--fix is 'beta'; expected NAME=NUMBER"),
+        ([*FIT, "--fix", "alpha=1"], "no parameter 'alpha'"),
+        ([*FIT[:5], "power_floor,chinchilla"], "needs N; name its column with --n"),
+        ([*FIT[:5], "power_floor,powr"], "did you mean 'power'?"),
+        (["--d", "sessions", "--loss", "rank", "--law", "powr"], "no column 'sessions' (--d)"),
         ([*FIT, "--floor", "0.3", "--floor-column", "base"], "give one"),
         ([*FIT, "--drop-worst", "14"], "14 among the 14 highest losses"),
         ([*FIT, "--n", "sessions_unique"], "named by both --n and --d"),

@@ -67,8 +67,6 @@ def test_a_run_without_a_row_is_listed(tmp_path):
         ({"loss": [1.0, 2, -3, 4, 5, 6]}, COLUMNS, "'loss' is -3 in c"),
         ({"loss": [True] * 6}, COLUMNS, "needs numbers"),
         ({}, Columns(loss="lost", d="d"), "did you mean 'loss'"),
-        ({}, Columns(d="d"), "--loss, or a metric with --metric"),
-        ({}, Columns(loss="loss"), "--d, or training FLOPs with --flops"),
         ({}, Columns(loss="loss", flops="d"), "needs --n"),
         ({}, Columns(loss="loss", metric="n", unique="d"), "needs --d"),
         ({}, Columns(loss="loss", d="d", recipe=("optimiser",)), "'optimiser' \\(--recipe\\)"),
@@ -217,8 +215,18 @@ def test_a_pandas_frame_reads_like_a_polars_one():
     assert pandas.frame["name"].to_list() == ["x", None, "y", "x"]
 
 
+def test_what_has_no_usual_name_must_be_named():
+    other = frame().rename({"n": "x", "d": "y", "loss": "z"})
+    with pytest.raises(InputError, match="--loss, or a metric with --metric"):
+        from_frame(other, Columns(d="y"))
+    with pytest.raises(InputError, match="--d, or training FLOPs with --flops"):
+        from_frame(other, Columns(loss="z"))
+
+
 def test_a_table_that_is_none_and_a_misspelled_name_are_refused():
-    with pytest.raises(InputError, match="the table is a list; expected a path, or a Polars or pandas frame"):
+    with pytest.raises(
+        InputError, match="the table is a list; expected a path, a Polars or pandas frame, or a list of dicts"
+    ):
         read([1, 2], loss="loss", d="d")
     with pytest.raises(InputError, match=r"unknown argument 'los'; did you mean 'loss'\?"):
         read(frame(), los="loss", d="d")

@@ -31,9 +31,14 @@ def named_by(columns: scaling.Columns, law: str | None) -> dict[str, Any]:
 def completed(named: dict[str, Any], sweep: Path, present: list[str]) -> dict[str, Any]:
     """Adds to `named` what SWEEP/report.json names, then the default names of a row as far as they are `present`.
 
-    Raises InputError if report.json cannot be read.
+    In a sweep folder the loss and the data have their default names even where no row has them, so that an error names
+    them. Raises InputError if report.json cannot be read.
     """
-    return with_defaults(_report_json(sweep / "report.json") | named, present)
+    chosen = _report_json(sweep / "report.json") | named
+    if {"n", "d", "flops", "n_from_flops"} & named.keys() and not sweep.is_dir():
+        return chosen  # who names the axes of a file has named all that count
+    found = with_defaults(chosen, present)
+    return {key: name for key, name in found.items() if key in chosen or sweep.is_dir() or name in present}
 
 
 def columns_of(named: dict[str, Any]) -> scaling.Columns:

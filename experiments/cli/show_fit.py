@@ -18,6 +18,8 @@ def show_fit(fit: scaling.Fit, console: Terminal) -> None:
     def line(text: str) -> None:
         console.print(text, highlight=False)
 
+    for note in fit.table.notes:
+        line(escape(note))
     style = "[bold red]" if fit.misfit.verdict == "misfits" else "[bold]"
     for sentence in fit.misfit.sentences:
         line(f"{style}{markup(sentence)}[/]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from scaling.fitting.forms import Forms, compare_forms, indistinguishable
 from scaling.fitting.heldout import predict_heldout
 from scaling.fitting.influence import influences
 from scaling.fitting.intervals import intervals, sizes_at_centre, widened
+from scaling.fitting.lead import default_law
 from scaling.fitting.minimize import Objective, Solution, robust_sigma
 from scaling.fitting.noise import lack_of_fit, seed_noise
 from scaling.fitting.other_columns import other_columns
@@ -29,6 +30,8 @@ from scaling.table.run_table import Columns, RunTable, read
 from scaling.table.variation import refuse_rising
 
 OBJECTIVES = ("huber", "ls", "lad", "ls_loss")
+FREE = "free"
+"""The floor that is fitted although the table knows it."""
 BEST = "best"
 """The name that asks for the form which predicts the held-out runs best."""
 LARGEST_SEED = 2**32 - 1
@@ -39,12 +42,12 @@ POLISH = 3
 
 def fit(
     table: Any,
-    law: str = "chinchilla",
+    law: str | None = None,
     *,
     columns: Columns | None = None,
     objective: str = "huber",
     delta: float | str = "auto",
-    floor: float | None = None,
+    floor: float | Literal["free"] | None = None,
     fix: Mapping[str, float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -54,13 +57,15 @@ def fit(
     """Fits a law to the log of the loss (or of a metric).
 
     Args:
-      table: a RunTable; or the path of a table, or a Polars or pandas frame, which `read` reads.
-      law: a name in `registry.LAWS`, or "best": the form that predicts the held-out largest runs best.
+      table: a RunTable; or what `read` reads: the path of a table, a Polars or pandas frame, or a list of dicts.
+      law: a name in `registry.LAWS`, or "best": the form that predicts the held-out largest runs best. Default: that of
+        `default_law`.
       columns: the names of the table's columns, where it is not a RunTable.
       objective: "huber", "ls" (least squares) or "lad" (least absolute deviation), of residuals in log loss; "ls_loss":
         least squares of the loss itself.
       delta: Huber's threshold in nats of log loss; "auto": 1.345 robust standard deviations of the fit's own residuals.
-      floor: the known irreducible loss, in the table's unit. Default: the table's floor column, if it has one.
+      floor: the known irreducible loss, in the table's unit; "free" fits it. Default: the table's floor column, if it
+        has one.
       fix: {parameter: value as the formula writes it}, which are then not fitted: {"alpha": 0.35}. E is the floor.
       bootstrap: resamplings of whole clusters behind the intervals; 0 gives none.
       seed: the seed of the bootstrap.
@@ -78,6 +83,8 @@ def fit(
         table = read(table, columns, **names)
     elif columns is not None or names:
         raise InputError(f"{' and '.join(names) or 'columns'} came with a table whose columns are named already")
+    asked = {"law": law, "objective": objective, "delta": delta, "floor": floor, "fix": dict(fix or {})}
+    law = default_law(table) if law is None else law
     if law != BEST and law not in LAWS:
         raise InputError(f"unknown law {law!r}; {near_miss(law, [*LAWS, BEST])}")
     fixed = dict(fix or {})
@@ -85,10 +92,12 @@ def fit(
         if floor is not None:
             raise InputError(f"floor is {floor} and fix has {FLOOR.size} too; give one")
         floor = fixed.pop(FLOOR.size)
+    if isinstance(floor, str) and floor != FREE:
+        raise InputError(f"floor is {floor!r}; wanted a number, or {FREE!r}")
     options = _Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed, profiles=full)
     given, table = table, table.in_order()  # no digit of the answer depends on the order of the rows
-    form = with_fixed(LAWS[_simplest(table) if law == BEST else law], fixed)
-    known_floor = floor
+    form = with_fixed(LAWS[default_law(table) if law == BEST else law], fixed)
+    known_floor = None if isinstance(floor, str) else floor
     if floor is None and form.has_floor:
         known_floor = table.known_floor
     started = _start(table, form, options, known_floor)
@@ -103,7 +112,7 @@ def fit(
     done = replace(done, forms=compared, free_floor=free_floor)
     if full:
         done = _checked(done, started, warnings)
-    return replace(done, table=given, warnings=tuple(warnings))
+    return replace(done, table=given, warnings=tuple(warnings), asked=asked)
 
 
 def _best(started: _Started, compared: Forms, options: _Options) -> tuple[_Started, Fit]:
@@ -150,12 +159,6 @@ def _checked(done: Fit, started: _Started, warnings: list[str]) -> Fit:
         ),
         influences=tuple(influence for influence, _ in without),
     )
-
-
-def _simplest(table: RunTable) -> str:
-    if table.metric is not None and table.loss is not None:
-        return "metric_sigmoid"
-    return "power_floor" if table.n is None else "chinchilla"
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,7 @@ def _finish(started: _Started, options: _Options, stream: int) -> Fit:
         lack_of_fit=lack_of_fit(residual, table, problem.law, problem.known_floor),
         bootstrap=bootstrap,
         seed=options.seed,
+        asked={},
     )
 
 

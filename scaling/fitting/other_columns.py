@@ -23,7 +23,8 @@ columns are tested, so the p-value is small."""
 MOST_GROUPS = 12
 """A column of texts with more values names runs and is no setting."""
 OUTCOME = re.compile(
-    "loss|entropy|perplex|ppl|nats|bits|bpb|acc|error|score|recall|ndcg|auc|grad|time|second|hour|status|stderr", re.I
+    "loss|objective|entropy|perplex|ppl|nats|bits|bpb|acc|error|score|recall|ndcg|auc|grad|time|second|hour|status|stderr",
+    re.I,
 )
 """Columns with such a name are results of a run and no settings."""
 ANOTHER_LOSS = 0.98

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from scaling.fitting.intervals import Interval
 from scaling.fitting.minimize import Objective
 from scaling.fitting.misfit import Misfit, judge
 from scaling.fitting.noise import LackOfFit, SeedNoise
+from scaling.fitting.notebook import as_html
 from scaling.fitting.other_columns import OtherColumn
 from scaling.fitting.profile import LikelihoodProfile
 from scaling.fitting.sensitivity import Variant
@@ -87,6 +89,18 @@ class Fit(FittedLaw):
     bootstrap: int
     """The number of draws that was asked for."""
     seed: int
+    asked: dict[str, Any]
+    """The arguments `law`, `objective`, `delta`, `floor` and `fix` that the fit was called with."""
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {self.describe(name)}" for name in self.params)
+        return f"<Fit of {self.law.name}, {len(self.table)} runs, {self.misfit.verdict}: {values}>"
+
+    def _repr_html_(self) -> str:
+        formula = f"{self.law.name}: {self.law.formula}"
+        values = {name: self.describe(name) for name in self.params}
+        notes = [*self.table.notes, *(f"Warning: {text}" for text in self.warnings)]
+        return as_html(self.misfit.sentences, formula, values, notes)
 
     @property
     def open_intervals(self) -> tuple[str, ...]:
@@ -117,7 +131,7 @@ class Fit(FittedLaw):
 
     def summary(self) -> str:
         """Returns plain text: verdict, parameters, intervals, warnings. Compare sizes at the centre between fits."""
-        lines = list(self.misfit.sentences)
+        lines = [*self.table.notes, *self.misfit.sentences]
         lines.append(f"{self.law.name}: {self.law.formula}   [{self.objective.name}, {len(self.table)} runs]")
         lines += [f"  {name:6s} {self.describe(name)}" for name in self.params]
         lines += [f"  {name} term at the centre: {value:.5g}" for name, value in self.sizes_at_centre.items()]
@@ -173,6 +187,10 @@ class Fit(FittedLaw):
             "free_floor": self.free_floor,
             "bootstrap": {"draws": self.bootstrap, "converged": len(self.cloud_SP)},
             "seed": self.seed,
+            "asked": self.asked,
+            "columns": dataclasses.asdict(self.table.columns),
+            "drop_worst": self.table.drop_worst,
+            "notes": self.table.notes,
             "source": self.table.source,
             "data_hash": self.table.data_hash(),
         }

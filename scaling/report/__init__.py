@@ -12,6 +12,7 @@ from pathlib import Path
 
 from doors.files import check_outputs, make_folder, write_text
 from scaling.errors import InputError, Refusal
+from scaling.fitting.lead import lead_first
 from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
 from scaling.report.checklist import checklist
@@ -33,7 +34,8 @@ def write(
     Args:
       out: the .html file; its folder must exist.
       table: the runs.
-      fits: (law's name, its fit or the reason for the refusal); the first fit is drawn.
+      fits: (law's name, its fit or the reason for the refusal). The form that the held-out runs chose is the answer and
+        is drawn, if it is among them, else the first fit.
       theory: what is known about the truth, if anything.
       columns: the names of the columns that are shown besides the fitted ones.
 
@@ -53,6 +55,7 @@ def write(
         raise InputError(f"the report is {out}; wanted a name that ends in .html")
     check_outputs(out)
     columns = ReportColumns() if columns is None else columns
+    fits = lead_first(fits)
     drawn = next((fit for _, fit in fits if isinstance(fit, Fit)), None)
     isoflop, frontier = isoflop_of(table, drawn), frontier_of(table, drawn)
     charts = {}

@@ -47,13 +47,18 @@ def load(path: str | Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
 
 
 def to_polars(frame: Any) -> pl.DataFrame:
-    """Returns a Polars or pandas frame as a Polars frame. Raises InputError for anything else."""
+    """Returns a Polars or pandas frame, or a list of dicts, as a Polars frame. Raises InputError for anything else."""
     if isinstance(frame, pl.DataFrame):
         return frame
+    if isinstance(frame, list) and all(isinstance(row, dict) for row in frame):
+        names = list(dict.fromkeys(str(name) for row in frame for name in row))
+        return pl.DataFrame([pl.Series(name, [row.get(name) for row in frame], strict=False) for name in names])
     if not (hasattr(frame, "columns") and hasattr(frame, "isna")):
-        raise InputError(f"the table is a {type(frame).__name__}; expected a path, or a Polars or pandas frame")
+        kind = type(frame).__name__
+        raise InputError(f"the table is a {kind}; expected a path, a Polars or pandas frame, or a list of dicts")
+    pandas: Any = frame
     # column by column through numpy: polars.from_pandas needs pyarrow
-    return pl.DataFrame([pl.Series(str(name), _values(frame[name]), strict=False) for name in frame.columns])
+    return pl.DataFrame([pl.Series(str(name), _values(pandas[name]), strict=False) for name in pandas.columns])
 
 
 def _values(series: Any) -> Any:

@@ -22,6 +22,7 @@ from scaling.laws.registry import Law
 from scaling.table.columns import Columns, columns_from, flag, numbered, numbers, resolve, row_ids
 from scaling.table.files import load, to_polars
 from scaling.table.rules import Excluded, Exclusions
+from scaling.table.usual import from_wandb, recognised
 
 FLOPS_PER_ND = 6.0
 """C / (N D) of a table without C: two FLOPs a parameter in the forward pass, four in the backward (2001.08361, 2.1)."""
@@ -68,6 +69,8 @@ class RunTable:
     known_floor: float | None
     excluded: tuple[Excluded, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    """Sentences on what was recognised in the table without being named."""
     drop_worst: int
     """The number of rows of highest loss that were excluded on request."""
 
@@ -149,8 +152,8 @@ def read(table: Any, columns: Columns | None = None, *, drop_worst: int = 0, **n
 
     Args:
       table: the path of a .csv, .parquet, .jsonl or .ndjson file or of a folder with runs/*/row.json or */row.json;
-        or a Polars or pandas frame.
-      columns: the names of the table's columns.
+        or a Polars or pandas frame, or a list of dicts with one run each.
+      columns: the names of the table's columns. Usual names, such as params, tokens and loss, are recognised.
       drop_worst: how many rows of highest loss (lowest metric) are excluded, after all other rules.
       **names: fields of Columns, as in `read(frame, n="params", d="tokens", loss="loss")`. They win over `columns`.
 
@@ -188,6 +191,8 @@ def from_frame(
         raise InputError(f"{source} has no rows; a fit needs one row a run")
     if drop_worst < 0:
         raise InputError(f"--drop-worst is {drop_worst}; wanted 0 or more rows")
+    frame, of_wandb = from_wandb(frame)
+    columns, of_names = recognised(columns, frame.columns)
     columns = resolve(frame, columns, defaults, source)
     row_id = row_ids(frame, columns)
     rules = Exclusions(frame, columns, row_id, drop_worst)
@@ -220,6 +225,7 @@ def from_frame(
         known_floor=_known_floor(rules, columns),
         excluded=tuple(rules.excluded) + unfinished,
         warnings=(),
+        notes=of_wandb + of_names,
         drop_worst=drop_worst,
     ).take(rules.keep)
     return dataclasses.replace(table, warnings=(*warnings, *_unknown_progress(table), *_repeats(table)))

@@ -1,0 +1,166 @@
+"""The flags that `sessionrec fit` and `report` share, and the one function that answers for both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+import scaling
+from doors import bounds
+from doors.bounds import SEED, Between
+from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
+from experiments.cli.output import fit_progress
+from scaling.errors import InputError, Refusal
+from scaling.fitting.lead import lead_first
+from scaling.laws.registry import by_name
+from scaling.table import run_table
+
+DEFAULT: dict[str, Any] = scaling.fit.__kwdefaults__ or {}
+IN_MEMORY = "table"
+"""The source of a fit whose table was a frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitFlags:
+    law: str | None = None
+    """Laws of D: power, power_floor, broken, shifted. Laws of N and D: chinchilla, chinchilla_no_floor, tied, kaplan,
+    gamma, data_exponent. A law of N, D and unique data: repeated; of N, D and density: sparse. Laws of a metric against
+    the loss: metric_sigmoid, metric_exponential, metric_chance. best takes the law that predicts held-out runs best. Of
+    several, as A,B, the one that predicts them best is the answer. The default is that of report.json; else chinchilla
+    if N varies fourfold, else power_floor, and metric_sigmoid for a metric against a loss."""
+    objective: Literal["huber", "lad", "ls", "ls_loss"] = DEFAULT["objective"]
+    """The objective on residuals of log loss: Huber, least absolute deviation, or least squares; ls_loss is least
+    squares of the loss itself."""
+    delta: str = DEFAULT["delta"]
+    """The threshold of Huber in nats of log loss; auto is 1.345 robust standard deviations of the residuals."""
+    drop_worst: Annotated[int, Between(0, 2**31)] = 0
+    """Leave out this number of runs of highest loss; the fit with them is shown too."""
+    floor: float | Literal["free"] | None = DEFAULT["floor"]
+    """The known irreducible loss, which is then not fitted. free fits it although the sweep knows it."""
+    fix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Parameters that are not fitted, with their values as the formula writes them: alpha=0.35."""
+    bootstrap: Annotated[int, Between(0, 100_000)] = DEFAULT["bootstrap"]
+    """The number of bootstrap resamplings for the intervals; 0 gives none."""
+    seed: Annotated[int, SEED] = DEFAULT["seed"]
+    """The seed of the resampling."""
+    columns: ColumnFlags = field(default_factory=scaling.Columns)
+
+
+class Answered(NamedTuple):
+    table: scaling.RunTable
+    fits: list[tuple[str, scaling.Fit | Refusal]]
+    """(law's name, its fit or the reason for the refusal); the first is the answer."""
+
+
+def answer(source: Path, flags: FitFlags, *, all_columns_named: bool = False) -> Answered:
+    """Fits the laws that the flags, report.json or the table ask for.
+
+    Args:
+      source: a table or a sweep folder.
+      flags: the options of the fit.
+      all_columns_named: the columns are those of a finished fit: nothing is added to them.
+
+    Raises InputError before anything is computed where a column, an option or one of the laws is wrong.
+    """
+    bounds.check(flags)
+    if flags.floor is not None and flags.columns.floor_column is not None and not all_columns_named:
+        raise InputError("--floor and --floor-column both name the floor; give one")
+    options = {
+        "objective": flags.objective,
+        "delta": _delta(flags.delta),
+        "floor": flags.floor,
+        "fix": _fixed(flags.fix),
+        "bootstrap": flags.bootstrap,
+        "seed": flags.seed,
+    }
+    frame, unfinished = run_table.load(source)
+    named = named_by(flags.columns, flags.law)
+    if not all_columns_named:
+        named = completed(named, source, frame.columns)
+    runs = table_of(source, frame, columns_of(named), unfinished, drop_worst=flags.drop_worst)
+    if isinstance(flags.floor, float):
+        _refuse_floor(flags.floor, runs)
+    laws: list[str | None] = [*laws_of(named)] or [None]
+    for law in laws:
+        if law is not None and law != scaling.BEST:
+            runs.points(by_name(law))
+            runs.response(by_name(law))
+    with fit_progress():
+        fits = [_fit(runs, law, options, is_alone=len(laws) == 1) for law in laws]
+    return Answered(runs, lead_first(fits))
+
+
+def _fit(
+    runs: scaling.RunTable, law: str | None, options: dict[str, Any], is_alone: bool
+) -> tuple[str, scaling.Fit | Refusal]:
+    if not is_alone and law not in (None, scaling.BEST) and not by_name(law).has_floor:
+        options = options | {"floor": None}  # the floor is that of the other laws
+    try:
+        fit = scaling.fit(runs, law, **options)
+    except Refusal as refusal:
+        return law or scaling.default_law(runs), refusal
+    return fit.law.name, fit
+
+
+def asked_in(path: Path, table: Path | None) -> tuple[Path, FitFlags, str]:
+    """Returns the table, the flags and the hash of the data of a finished fit.
+
+    Args:
+      path: the fit.json.
+      table: the table, in place of the one that the file names.
+
+    Raises InputError where the file or its table is missing or damaged.
+    """
+    scaling.load(path)  # names what is damaged
+    stored = json.loads(path.read_text())
+    try:
+        asked, columns = dict(stored["asked"]), scaling.Columns(**stored["columns"])
+        flags = FitFlags(
+            law=asked["law"],
+            objective=asked["objective"],
+            delta=str(asked["delta"]),
+            drop_worst=int(stored["drop_worst"]),
+            floor=asked["floor"],
+            fix=tuple(f"{name}={value!r}" for name, value in asked["fix"].items()),
+            bootstrap=int(stored["bootstrap"]["draws"]),
+            seed=int(stored["seed"]),
+            columns=columns,
+        )
+        source, data_hash = str(stored["source"]), str(stored["data_hash"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not say how it was fitted ({error!r}); fit again with --json") from error
+    if table is None and source == IN_MEMORY and not Path(source).exists():
+        raise InputError(f"{path} was fitted to a table in memory; name a file with the same table before --from")
+    found = table or next((at for at in (Path(source), path.parent / Path(source).name) if at.exists()), None)
+    if found is None:
+        raise InputError(f"{path} was fitted to {source}, which is not there; name the table before --from")
+    return found, flags, data_hash
+
+
+def _refuse_floor(floor: float, runs: scaling.RunTable) -> None:
+    if runs.loss is not None and len(runs) and not (runs.loss > floor).any():
+        raise InputError(
+            f"--floor is {floor:g}, and no run has a loss above it (the highest is {runs.loss.max():g}); an "
+            "irreducible loss is below the losses of the runs. Give the floor of this table, in its unit"
+        )
+
+
+def _delta(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--delta is {text!r}; expected auto or a number in nats of log loss, such as 1e-3") from error
+
+
+def _fixed(texts: tuple[str, ...]) -> dict[str, float]:
+    try:
+        pairs = [part.split("=") for text in texts for part in text.split(",")]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise InputError(f"--fix is {' '.join(texts)!r}; expected NAME=NUMBER, such as alpha=0.35") from error
