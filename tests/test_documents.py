@@ -141,7 +141,7 @@ def readers_folder(tmp_path):
         json.dumps({"user": 7, "sessions": [session], "times": [1_714_555_000]}) + "\n"
     )
     grid = [(n, d) for n in (1e6, 1e7, 1e8) for d in (1e7, 1e8, 1e9, 1e10)]
-    rows = [{"N": n, "D": d, "LOSS": 1.7 + 400 / n**0.34 + 400 / d**0.28} for n, d in grid]
+    rows = [{"N": n, "D": d, "C": 6 * n * d, "LOSS": 1.7 + 400 / n**0.34 + 400 / d**0.28} for n, d in grid]
     pl.DataFrame(rows).write_csv(tmp_path / "runs.csv")
     return tmp_path
 
