@@ -15,11 +15,12 @@ from doors.bounds import SEED, Between
 from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
 from experiments.cli.output import fit_progress
 from scaling.errors import InputError, Refusal
+from scaling.fitting.fit import fit
 from scaling.fitting.lead import lead_first
 from scaling.laws.registry import by_name
 from scaling.table import run_table
 
-DEFAULT: dict[str, Any] = scaling.fit.__kwdefaults__ or {}
+DEFAULT: dict[str, Any] = fit.__kwdefaults__ or {}
 IN_MEMORY = "table"
 """The source of a fit whose table was a frame."""
 
@@ -100,10 +101,10 @@ def _fit(
     if not is_alone and law not in (None, scaling.BEST) and not by_name(law).has_floor:
         options = options | {"floor": None}  # the floor is that of the other laws
     try:
-        fit = scaling.fit(runs, law, **options)
+        found = scaling.fit(runs, law, **options)
     except Refusal as refusal:
         return law or scaling.default_law(runs), refusal
-    return fit.law.name, fit
+    return found.law.name, found
 
 
 def asked_in(path: Path, table: Path | None) -> tuple[Path, FitFlags, str]:
