@@ -329,7 +329,7 @@ def test_wrong_requests(options, message):
 
 def test_a_path_or_a_frame_is_read_with_the_names_of_its_columns(tmp_path):
     with pytest.raises(InputError, match="name the loss column with --loss"):
-        scaling.fit(line().frame)
+        scaling.fit(line().frame.rename({"loss": "y"}))
     with pytest.raises(InputError, match="loss came with a table whose columns are named already"):
         scaling.fit(line(), loss="loss")
     line().frame.write_csv(tmp_path / "runs.csv")

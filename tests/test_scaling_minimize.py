@@ -33,7 +33,7 @@ def problem() -> Problem:
 @pytest.mark.parametrize("name", LAWS)
 def test_sums_without_a_jacobian_are_those_with_it(name):
     law, rng = LAWS[name], np.random.default_rng(1)
-    ends = {"n": (17, 23), "d": (22, 26), "u": (20, 22), "l": (0.5, 1.5)}
+    ends = {"n": (17, 23), "d": (22, 26), "u": (20, 22), "l": (0.5, 1.5), "s": (-3, -0.1)}
     points = {axis: np.exp(rng.uniform(*ends[axis], 30)) for axis in law.axes}
     bound = bind(law, points, centre_of(points), None)
     theta_SP = rng.uniform(0.2, 0.9, (4, len(law.free_params(None))))
