@@ -125,7 +125,7 @@ def test_report_of_too_few_runs_shows_the_refusal(csv, tmp_path, capsys):
         ([*FIT, "--floor", "0.3", "--floor-column", "base"], "give one"),
         ([*FIT, "--drop-worst", "14"], "14 among the 14 highest losses"),
         ([*FIT, "--n", "sessions_unique"], "named by both --n and --d"),
-        ([*FIT, "--seed", "-1"], "seed is -1; wanted a whole number from 0 to 4294967295"),
+        ([*FIT, "--seed", "-1"], "--seed is -1; wanted 0 to 4,294,967,295"),
         ([*FIT, "--seed", "4294967296"], "seed is 4294967296"),
         ([*FIT, "--floor", "5"], "the known floor 5 is not below any rank"),
         ([*FIT, "--json", "no/such/folder/fit.json"], "there is no folder"),

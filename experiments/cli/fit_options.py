@@ -83,8 +83,6 @@ def answer(source: Path, flags: FitFlags, *, all_columns_named: bool = False) ->
     if not all_columns_named:
         named = completed(named, source, frame.columns)
     runs = table_of(source, frame, columns_of(named), unfinished, drop_worst=flags.drop_worst)
-    if isinstance(flags.floor, float):
-        _refuse_floor(flags.floor, runs)
     laws: list[str | None] = [*laws_of(named)] or [None]
     for law in laws:
         if law is not None and law != scaling.BEST:
@@ -140,14 +138,6 @@ def asked_in(path: Path, table: Path | None) -> tuple[Path, FitFlags, str]:
     if found is None:
         raise InputError(f"{path} was fitted to {source}, which is not there; name the table before --from")
     return found, flags, data_hash
-
-
-def _refuse_floor(floor: float, runs: scaling.RunTable) -> None:
-    if runs.loss is not None and len(runs) and not (runs.loss > floor).any():
-        raise InputError(
-            f"--floor is {floor:g}, and no run has a loss above it (the highest is {runs.loss.max():g}); an "
-            "irreducible loss is below the losses of the runs. Give the floor of this table, in its unit"
-        )
 
 
 def _delta(text: str) -> float | str:

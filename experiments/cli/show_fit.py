@@ -19,7 +19,7 @@ def show_fit(fit: scaling.Fit, console: Terminal) -> None:
         console.print(text, highlight=False)
 
     for note in fit.table.notes:
-        line(escape(note))
+        line(markup(note))
     style = "[bold red]" if fit.misfit.verdict == "misfits" else "[bold]"
     for sentence in fit.misfit.sentences:
         line(f"{style}{markup(sentence)}[/]")
