@@ -31,6 +31,7 @@ from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
 from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.exact import exact_rank_nats
+from sessionrec_jax.evaluation.history_spread import history_spread_nats, stuck
 from sessionrec_jax.evaluation.measure import counted, measure, validated
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
@@ -69,7 +70,8 @@ def run(
     part: float = 1.0,
 ) -> Row:
     """Returns the row of `config`, trained in `run_dir`. Resumes a run that has a checkpoint there; reads the row of a
-    run that is done. A run whose loss is no longer a number gets a row with status diverged. With a `part` below 1 the
+    run that is done. A run whose loss is no longer a number gets a row with status diverged, and one that never learned
+    (evaluation/history_spread.py) status stuck, with its metrics. With a `part` below 1 the
     run stops there, and the result is its validation.
 
     Raises InputError for settings that cannot run, and Stopped if `stop` asked, after the checkpoint is written.
@@ -120,7 +122,7 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
                 rows[job.run_dir] = _validated_so_far(model)
                 on_process_zero(functools.partial(_add_validation, job, rows[job.run_dir]))
             else:
-                end(job, {"status": "done"} | _measured(model, job.run_dir))
+                end(job, _measured(model, job.run_dir))
         return [rows[job.run_dir] for job in jobs]
 
 
@@ -209,7 +211,10 @@ def _measured(model: TrainedModel, run_dir: Path) -> Row:
     row["loss_paired_nats_per_item"] = _paired(row, "loss_{}nats_per_item")
     row["rank_paired_nats_per_exposure"] = _paired(row, "rank_{}nats_per_exposure")
     row["rank_exact_nats_per_exposure"] = exact_rank_nats(model)
-    return row | _counted(model)
+    row["history_spread_nats"] = spread = history_spread_nats(model)
+    why = stuck(history.steps, spread)
+    outcome = {"status": "done"} if why is None else {"status": "stuck", "reason": why}
+    return outcome | row | _counted(model)
 
 
 def _paired(row: Row, name: str) -> float | None:

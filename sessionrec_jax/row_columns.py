@@ -60,7 +60,7 @@ EVERY_ROW = (
     Column("alpha", "float", "", "weight of the rank loss"),
     Column("dataset_fingerprint", "str", "", "hash of the prepared log"),
     Column("eval_users", "int", "users", "held-out users that are scored; 0: all"),
-    Column("status", "str", "", "done, diverged, failed, or dropped by halving"),
+    Column("status", "str", "", "done, diverged, failed, dropped by halving, or stuck: it never learned"),
 )
 
 DROPPED = (
@@ -133,6 +133,13 @@ DONE = (
         )
     ),
     Column("validation_objective", "float", "nats", "objective on validation; runs are chosen by it", optional=True),
+    Column(
+        "history_spread_nats",
+        "float",
+        "nats",
+        "deviation of a score over histories; 0: popularity",
+        optional=True,
+    ),
     Column("best_step", "int", "steps", "step of the best validation; null: validated at the end only", optional=True),
     Column("parameters_step", "int", "steps", "step whose parameters were evaluated"),
     Column("schedule_fraction", "float", "", "parameters_step over steps; below 1: the schedule had not ended"),

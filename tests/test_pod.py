@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.__main__ import main
 from experiments.cli import pod
+from experiments.cli.show_pod import warnings
 from experiments.pod import hlo, page, topology, verdict
 from experiments.pod.child import found, used_bytes
 from experiments.pod.chips import CHIPS
@@ -238,6 +239,13 @@ def test_a_state_too_large_for_any_microbatch_wants_more_chips(of_small):
     assert not verdict.fits({"peak_bytes": 17e9}, CHIPS["v5e"])
 
 
+def test_a_copy_of_narrow_rows_names_the_width_that_needs_none(of_small):
+    move = {"kind": "copy", "bytes": 1e9, "times": 1, "name": "copy.1", "line": None}
+    moved = of_small | {"id_width": 200, "programs": {"step": of_small["programs"]["step"] | {"moves": [move]}}}
+    assert [line for line in warnings(moved, CHIPS["v5e"]) if "--model.id-width 256" in line]
+    assert len(warnings(moved | {"id_width": 256}, CHIPS["v5e"])) == len(warnings(moved, CHIPS["H100"])) == 1
+
+
 def test_bytes_of_a_refusal():
     assert used_bytes("Ran out of memory in memory space hbm. Used 28.50G of 15.75G hbm.") == 28.5 * 2**30
     assert used_bytes("the total memory required for HLO temporaries (80.37G) exceeds") == 80.37 * 2**30
@@ -334,12 +342,15 @@ def test_the_compiler_of_tpus(small, tmp_path):
     pytest.importorskip("libtpu")
     file, sizes = tmp_path / "pod.json", small.config.model
     argv = ["pod", "--topology", "v5e:4x4", "--mesh", "data=8,model=2", "--items", "200000", "--json", str(file)]
-    argv += ["--model.width", str(sizes.width), "--model.layers", "1", "--model.id-width", "8"]
+    argv += ["--model.width", str(sizes.width), "--model.layers", "1", "--model.id-width", "128"]
     argv += ["--optim.table-update", "sparse"]
     assert main(argv) == 0
     (run,) = json.loads(file.read_text())
     step = run["programs"]["step"]
     assert run["devices"] == 16
     assert step["cycles"] > 0
+    assert not step["moves"]
+    largest = max(one["sent_bytes"] / one["times"] for one in step["collectives"])
+    assert largest < 200_000 / 16 * 128 * 4, "a collective is as large as a device's part of the ID table"
     assert np.isclose(step["arguments_bytes"], run["state_bytes"], rtol=1.0)
     assert any("devices/exchange.py" in line for line in step["unknown_loops"])

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from doors.files import check_outputs, write_json, write_text
 from doors.terminal import Terminal
-from experiments.sweep.comparison import ArmResult, compare
+from experiments.sweep.comparison import ArmResult, compare, left_out
 
 LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC"}
 
@@ -51,6 +51,8 @@ def main(argv: list[str]) -> int:
             table.add_row(*_cells(line))
         console.print(table)
     console.print(_LEGEND)
+    for status, runs in left_out(command.sweep).items():
+        console.print(f"[yellow]warning:[/] {runs} runs are left out, because they are {status}")
     return 0
 
 

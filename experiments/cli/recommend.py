@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     bounds.check(command)
     check_outputs(command.out, inputs=[command.histories])
     run = sr.load(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
-    if run.row is None or run.row["status"] != "done":
+    if run.row is None or run.row["status"] not in ("done", "stuck"):
         say = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False).print
         say(f"{command.run} has not finished training; its newest checkpoint, step {run.model.step}, answers")
     histories = command.histories or "log"

@@ -34,7 +34,7 @@ def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int) -> No
         print_whole(_collectives(step))
         for line in (*_traffic(step, chip), *_time(found, chip)):
             say(line, markup=False)
-    for warning in warnings(found):
+    for warning in warnings(found, chip):
         say(f"[yellow]warning:[/] {markup(warning)}")
 
 
@@ -100,9 +100,9 @@ def _time(found: dict[str, Any], chip: Chip) -> list[str]:
     ]
 
 
-def warnings(found: dict[str, Any]) -> list[str]:
+def warnings(found: dict[str, Any], chip: Chip) -> list[str]:
     """Returns a sentence for each copy of an array as large as a device's part of an item table, if it takes time."""
-    lines = []
+    lines, narrow = [], found["id_width"] % chip.lanes
     for name, program in found["programs"].items():
         for move in program.get("moves", []):
             if move["bytes"] < _WORTH_A_WARNING_BYTES:
@@ -113,6 +113,11 @@ def warnings(found: dict[str, Any]) -> list[str]:
                 f"the {name} has a {move['kind']} of {move['bytes'] / 1e6:,.1f} MB, as large as a device's part of an "
                 f"item table ({move['name']}{at}){times}"
             )
+    if lines and narrow:
+        lines.append(
+            f"{chip.name} keeps rows narrower than {chip.lanes} numbers in another order than it reads them; "
+            f"--model.id-width {found['id_width'] - narrow + chip.lanes} needs no such copy"
+        )
     return lines
 
 

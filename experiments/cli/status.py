@@ -34,7 +34,7 @@ from sessionrec_jax.row_columns import FLOPS, FLOPS_SPENT, LOSS, RANK_LOSS, base
 _FOLLOW_SECONDS = 2.0
 _WIDE = 1000
 """Width of the output where it is not a terminal, so that no number is cut."""
-_STATUSES = ("running", "stale", "started", "waiting", "done", "dropped", "diverged", "failed", "damaged")
+_STATUSES = ("running", "stale", "started", "waiting", "done", "dropped", "stuck", "diverged", "failed", "damaged")
 
 
 @dataclass(frozen=True)

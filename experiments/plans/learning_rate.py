@@ -45,7 +45,7 @@ class Plan(ScalingPlan):
     def conclude(self, sweep_dir: Path, runs: Sequence[RunState]) -> str:
         """Writes the best rates and rows. Raises InputError, and writes nothing, where a run failed or a size has its
         lowest objective at the lowest or the highest rate."""
-        unknown = [run.run_id for run in runs if run.status not in ("done", "diverged", "dropped")]
+        unknown = [run.run_id for run in runs if run.status not in ("done", "diverged", "dropped", "stuck")]
         if unknown:
             raise InputError(
                 f"{len(unknown)} runs failed ({unknown[0]}, ...), so the best rates are not known; try again"
@@ -57,7 +57,8 @@ class Plan(ScalingPlan):
             if run.status == "dropped":
                 dropped[size_of(config)].append((config.data.rows, config.optim.learning_rate_peak))
                 continue
-            tried = config.data.rows, config.optim.learning_rate_peak, run.row.get(OBJECTIVE)
+            objective = run.row.get(OBJECTIVE) if run.status == "done" else None
+            tried = config.data.rows, config.optim.learning_rate_peak, objective
             by_size[size_of(config)].append(tried)
         found, refused = {}, []
         for size, tried_runs in by_size.items():

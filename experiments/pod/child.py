@@ -47,6 +47,7 @@ def found(job: Job, devices: Sequence[Any]) -> dict[str, Any]:
         "device_kind": mesh.devices.flat[0].device_kind,
         "mesh": dict(mesh.shape),
         "rows": programs.config.data.rows,
+        "id_width": programs.spec.model.id_width,
         "rows_per_device": programs.config.data.rows / mesh.size,
         "flops": programs.flops,
         "state_bytes": programs.state_bytes,

@@ -29,6 +29,11 @@ class Chip(NamedTuple):
     def is_gpu(self) -> bool:
         return not self.dimensions
 
+    @property
+    def lanes(self) -> int:
+        """The width of a register in numbers: rows of a multiple of them are read without a copy."""
+        return 1 if self.is_gpu else 128
+
 
 _MXU = "The clock is the one that the peak and the number and size of the matrix units imply."
 CHIPS = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,14 @@ def compare(sweep_dir: Path, metrics: tuple[str, ...]) -> list[ArmResult]:
         for arms, rows in zip(groups, chosen, strict=True)
     )
     return list(itertools.chain.from_iterable(tables))
+
+
+def left_out(sweep_dir: Path) -> dict[str, int]:
+    """Returns the number of finished runs that no arm can choose, by their status: stuck, diverged, failed."""
+    plan = read_object(sweep_dir / "comparison.json", {"arms": list, "select_by": str})
+    names = {name for arm in plan["arms"] for of_seed in arm["runs"].values() for name in of_seed}
+    rows = [read_row(sweep_dir / "runs" / name) for name in sorted(names)]
+    return dict(Counter(row["status"] for row in rows if row and row["status"] not in ("done", "dropped")))
 
 
 def _groups(arms: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -24,6 +24,7 @@ _KINDS_OF_STATUS: dict[str, dict[str, Any]] = {
     "done": {},
     "diverged": {"reason": str},
     "failed": {"reason": str},
+    "stuck": {"reason": str},
     "dropped": {"reason": str, "flops_saved": (int, float), "flops_spent": (int, float)},
 }
 """The fields that readers of a row of each status rely on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +84,9 @@ def train(
         config = without_facts_of_log(config)
     is_main = threading.current_thread() is threading.main_thread()  # no other thread may handle signals
     row = train_and_measure(config, Path(out), "train", quiet=quiet, stop=StopSignals() if is_main else NEVER)
-    if row["status"] != "done":
+    if row["status"] == "stuck" and not quiet:
+        print(f"warning: {row['reason']}", file=sys.stderr, flush=True)
+    elif row["status"] not in ("done", "stuck"):
         raise TrainingFailed(f"{out}: {row['reason']}")
     return Run(Path(out), prepared)
 
