@@ -318,5 +318,5 @@ def test_a_column_has_one_meaning_and_a_csv_one_column_of_a_name(tmp_path):
         table(grid(), loss="d")
     table(grid(), unique="d")  # one epoch: all data are distinct
     (tmp_path / "runs.csv").write_text("d,loss,loss\n1,2,3\n2,3,4\n")
-    with pytest.raises(InputError, match=r"two columns named 'loss' \(--loss\); rename one"):
+    with pytest.raises(InputError, match=r"has the column 'loss' twice; give each column a name of its own"):
         read(tmp_path / "runs.csv", d="d", loss="loss")

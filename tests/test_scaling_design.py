@@ -333,7 +333,7 @@ def test_command(files, tmp_path, capsys, arguments, code, proposed):
         (["grid.csv", "--law", "metric_sigmoid"], "a design is of N and D"),
         (["grid.csv", "--floor", "1.7"], "has the unit of the loss"),
         (["grid.csv", "--sigma", "-1"], "wanted the standard deviation"),
-        (["grid.csv", "--loss", "loss", "--runs", "0"], "at least 1"),
+        (["grid.csv", "--loss", "loss", "--runs", "0"], "--runs is 0; wanted 1 to 1,000"),
         (["grid.csv", "--loss", "lss"], "did you mean 'loss'"),
         (["grid.csv", "--json", "no/folder.json"], "there is no folder"),
     ],

@@ -24,7 +24,7 @@ from sessionrec_jax.serving.load import restore
 from sessionrec_jax.training.checkpoint import newest_whole
 from sessionrec_jax.training.loop import train, train_together
 
-WILD = {"optim.learning_rate_peak": 1e30}
+WILD = {"optim.learning_rate_peak": 1e3}
 LOSSES = ("retrieval_nats_per_item", "rank_nats_per_term", "validation_objective")
 
 

@@ -93,6 +93,7 @@ def test_a_short_run_beats_popularity_and_not_the_truth(whole, log):
     params = put_replicated(jax.device_get(trained.params), mesh)
     elsewhere = evaluate(dataclasses.replace(trained, params=params, mesh=mesh), TEST)
     assert elsewhere.pop("seen_items") == "kept"
+    assert elsewhere.pop("split") == metrics["split"]
     for name, value in elsewhere.items():
         assert (value is None) == (metrics[name] is None), name
         assert value is None or value == pytest.approx(metrics[name], rel=1e-4), name
@@ -160,10 +161,10 @@ def test_a_finished_run_started_again_does_nothing(whole, log):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(config, log, tmp_path):
-    wild = replace(config, {"optim.learning_rate_peak": 1e30})
+    wild = replace(config, {"optim.learning_rate_peak": 1e3})
     with pytest.raises(Diverged, match=r"not a number at step \d+; lower --optim.learning-rate-peak") as error:
         train(wild, log, tmp_path / "run", quiet=True)
-    assert 0 < error.value.step < 5
+    assert 0 < error.value.step < 10
 
 
 # What is refused.

@@ -80,7 +80,7 @@ def test_a_poll_returns_what_is_new_and_says_what_was_rewritten(sweep):
     news = run.poll()
     assert news.rewritten
     assert [line["step"] for line in news.lines] == [4, 9, 9, 14, 19, 19, 24]
-    finish(folder, status="failed")
+    finish(folder, status="failed", reason="no memory")
     assert run.poll().row["status"] == "failed"
     (folder / "row.json").unlink()  # it is tried again
     assert run.poll() is None
@@ -140,7 +140,7 @@ def test_event_files_hold_what_the_runs_hold(sweep, tmp_path, capsys):
         same(curves(shown(runs[0]))(), held(runs[0]))
     finish(runs[0])
     train(runs[1], 0, 12)
-    finish(runs[1], status="diverged", loss_nats_per_item=None)
+    finish(runs[1], status="diverged", reason="nan", loss_nats_per_item=None)
     watch()
     test_metrics = {"loss_nats_per_item": {STEPS: 2.5}}
     same(curves(shown(runs[0]))(), held(runs[0]) | test_metrics)
