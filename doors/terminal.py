@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -22,6 +23,11 @@ class Terminal(Console):
         for segment in super().render(*args, **kwargs):
             text, style, control = segment
             yield segment if control or (text.isascii() and text.isprintable()) else Segment(printable(text), style)
+
+    def on_broken_pipe(self) -> None:
+        """Raises BrokenPipeError, which is no failure of a command, where rich would exit with 1."""
+        self.quiet = True
+        raise BrokenPipeError(errno.EPIPE, "the reader of this output has closed it")
 
 
 def print_error(message: object) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from rich.table import Table
@@ -23,19 +24,22 @@ from scaling.errors import InputError, near_miss
 
 COMMANDS = (
     "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "worker", "status", "watch", "compare",
-    "fit", "plan", "design", "report", "demo", "pod",
+    "fit", "plan", "design", "report", "demo", "pod", "config",
 )  # fmt: skip
+_HELP = ("-h", "--help", "--help-all", "help")
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        return _help()
-    return exit_code(lambda: _call(import_and_remove(argv)))
+    return exit_code(lambda: _call(argv))
 
 
 def _call(argv: list[str]) -> int | None:
-    if not argv:
+    if argv and argv[0] in ("-V", "--version"):
+        print(f"sessionrec {metadata.version('sessionrec-jax')}")
+        return 0
+    argv = argv if not argv or argv[0] in _HELP else import_and_remove(argv)
+    if not argv or argv[0] in _HELP:
         return _help()
     command, *rest = argv
     if command not in COMMANDS:
@@ -54,7 +58,8 @@ def _help() -> int:
         docstring = ast.get_docstring(ast.parse((folder / f"{command}.py").read_text())) or ""
         table.add_row(f"  [bold]{command}[/]", docstring.partition("\n")[0])
     console.print(table)
-    console.print("\n`sessionrec COMMAND --help` explains every option.")
+    console.print("\n`sessionrec COMMAND --help` has examples and explains the options.")
+    console.print("`--help-all` also explains every setting of a run. `sessionrec --version` prints the version.")
     console.print("`--plugin MODULE`, on any command, first imports a module of yours that registers extensions.")
     return 0
 

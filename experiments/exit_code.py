@@ -18,16 +18,20 @@ _SIGNALS = 128
 def exit_code(call: Callable[[], int | None]) -> int:
     """Returns the exit code of `call`. An error that has an `exit_code` becomes one message without a traceback, and so
     does a full disk and a path that cannot be used; any other error is raised."""
+    code = 0
     try:
-        code = call() or 0
-        sys.stdout.flush()  # here, where a full disk behind it is reported
+        try:
+            code = call() or 0
+        except SystemExit as stopped:  # tyro, after a help or on wrong flags
+            code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+        sys.stdout.flush()  # here, where a full disk or a closed pipe behind it is reported
         return code
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `sessionrec ... | head` is no failure
-        return 0
+        return code
     except Exception as error:
         shown = error if hasattr(error, "exit_code") else _of_the_world(error)
         if shown is None:

@@ -57,11 +57,8 @@ def write_runs(
 
 
 def sessionrec(command: str) -> int:
-    """Runs a command in this process and returns its exit code; a wrong flag exits by itself."""
-    try:
-        return main(shlex.split(command))
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    """Runs a command in this process and returns its exit code."""
+    return main(shlex.split(command))
 
 
 def everything(folder: Path) -> set[str]:

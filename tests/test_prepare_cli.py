@@ -35,10 +35,7 @@ def run(tmp_path, monkeypatch, capsys):
             (tmp_path / "log.csv").write_text(table)
         elif table is not None:
             table.write_csv(tmp_path / "log.csv")
-        try:
-            code = main(list(argv))
-        except SystemExit as stopped:  # tyro, on its own errors
-            code = stopped.code
+        code = main(list(argv))
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -1,6 +1,7 @@
 """Compare the arms of a sweep: means with intervals, and differences paired by user and seed.
 
-sessionrec compare SWEEP --out paradigm.md
+    sessionrec compare SWEEP
+    sessionrec compare SWEEP --metrics ndcg_at_50 rank_auc --out paradigm.md
 
 The command reads the sweeps of the plans `paradigm` and `ablation`. For each arm and seed it takes the run that is best
 on the validation sessions; the numbers come from the test sessions.
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from doors.files import check_outputs, write_json, write_text
 from doors.terminal import Terminal
+from experiments.cli.parsing import OutputFile, parse_flags
 from experiments.sweep.comparison import ArmResult, compare, left_out
 
 LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC"}
@@ -26,18 +28,18 @@ LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc":
 
 @dataclass(frozen=True)
 class Command:
-    sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
+    sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP", metavar="SWEEP")]
     """The sweep folder."""
     metrics: tuple[str, ...] = ("ndcg_at_50", "recall_at_50", "recall_at_500", "rank_auc", "retrieval_auc")
     """The columns of the rows to compare; each needs a standard error over users."""
-    out: Path | None = None
+    out: OutputFile = None
     """Also write the tables as Markdown to this file."""
-    json: Path | None = None
+    json: OutputFile = None
     """Also write every number to this file."""
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=argv, prog="sessionrec compare", description=__doc__)
+    command = parse_flags(Command, argv, prog="sessionrec compare", description=__doc__)
     check_outputs(command.out, command.json)
     lines = compare(command.sweep, command.metrics)
     if command.json is not None:

@@ -1,6 +1,7 @@
 """Recover two laws on data whose truth is known, from nothing: logs, sweeps, fits, one report.
 
-sessionrec demo --out DEMO
+    sessionrec demo --out DEMO
+    sessionrec demo --size smallest --out DEMO
 
 The law of data: loss against the number of training sessions. The law of body size: loss against parameters. Each
 fitted exponent is printed next to the exact one. A demo that was stopped goes on where it was.
@@ -12,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
 import scaling
 from doors import bounds
 from doors.bounds import SEED
 from doors.terminal import Terminal
 from experiments.cli.columns import columns_of, completed, laws_of, table_of
+from experiments.cli.parsing import parse_flags
 from experiments.cli.report_columns import REPORT_COLUMNS
 from experiments.demo import SizeName
 from experiments.sweep.launch import local
@@ -44,7 +44,7 @@ class Command:
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=argv, prog="sessionrec demo", description=__doc__)
+    command = parse_flags(Command, argv, prog="sessionrec demo", description=__doc__)
     bounds.check(command)
     from experiments.demo.axes import axes
     from experiments.demo.make_runs import make_runs

@@ -1,10 +1,15 @@
-"""Show the facts of a prepared folder: users, sessions, clicks, splits, padding."""
+"""Show the facts of a prepared folder: users, sessions, clicks, splits, padding.
+
+sessionrec describe DATA
+sessionrec describe DATA --check --json
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.table import Table
@@ -12,13 +17,14 @@ from rich.table import Table
 import sessionrec_jax as sr
 from doors.terminal import Terminal, say
 from doors.text import markup
+from experiments.cli.parsing import parse_flags
 from sessionrec_jax.data import soundness
 from sessionrec_jax.data.preparation.card import lines
 
 
 @dataclass(frozen=True)
 class Command:
-    data: tyro.conf.Positional[Path]
+    data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """The prepared folder that `sessionrec prepare` wrote."""
     check: bool = False
     """Read every file again and compare its checksum with that of the preparation."""
@@ -27,7 +33,7 @@ class Command:
 
 
 def main(argv: list[str]) -> None:
-    command = tyro.cli(Command, args=argv, prog="sessionrec describe", description=__doc__)
+    command = parse_flags(Command, argv, prog="sessionrec describe", description=__doc__)
     log = sr.open_log(command.data)
     if command.check:
         log.arrays()

@@ -1,7 +1,7 @@
 """Which runs to make next, or whether planned runs can identify their law at all.
 
-sessionrec design runs.csv --n params --d tokens --loss loss --quantity beta --runs 4
-sessionrec design plan.csv --n params --d tokens --planned
+    sessionrec design runs.csv --n params --d tokens --loss loss --quantity beta --runs 4
+    sessionrec design plan.csv --n params --d tokens --planned
 
 For planned runs the exit code is 0 if they identify the law, and 2 with the reason if they do not.
 """
@@ -22,6 +22,7 @@ from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.columns import ColumnFlags, table_of
 from experiments.cli.output import narrow_table
+from experiments.cli.parsing import OutputFile, parse_flags
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
 from scaling.design.cure import cure
 from scaling.design.identify import Verdict, check_axes, identify
@@ -37,7 +38,7 @@ from scaling.table.run_table import RunTable
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    table: tyro.conf.Positional[Path]
+    table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
     """A file .csv, .parquet or .jsonl, or a sweep folder with runs/*/row.json."""
     planned: bool = False
     """The runs are planned only: show whether they can identify the law. This is the default if no loss is named."""
@@ -63,15 +64,15 @@ class Args:
     """The lowest and highest N of a proposed run. The default is one step beyond the table's."""
     d_limits: tuple[float, float] | None = None
     """The lowest and highest D of a proposed run. The default is one step beyond the table's."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    json: OutputFile = None
     """Write everything to this file."""
     columns: ColumnFlags = field(default_factory=scaling.Columns)
 
 
 def main(argv: list[str]) -> int:
-    args = tyro.cli(
+    args = parse_flags(
         Args,
-        args=argv,
+        argv,
         prog="sessionrec design",
         description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),

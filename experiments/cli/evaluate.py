@@ -1,6 +1,7 @@
 """Evaluate a trained run against the whole catalogue, next to its baselines.
 
 sessionrec evaluate RUN --json metrics.json
+sessionrec evaluate RUN --split validation --seen masked
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sessionrec_jax as sr
 from doors.files import check_outputs, write_json
 from doors.terminal import Terminal
 from experiments.cli.devices import mesh_of
+from experiments.cli.parsing import OutputFile, parse_flags
 from sessionrec_jax.evaluation.metrics import CUTOFFS
 
 _SHOWN = (
@@ -37,24 +39,24 @@ FEWEST_CLICKS = 30
 
 @dataclass(frozen=True)
 class Command:
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN", metavar="RUN")]
     """The run folder of `sessionrec train` or of a sweep."""
     split: Literal["validation", "test"] = "test"
     """The held-out sessions to evaluate on."""
     seen: Literal["kept", "masked"] | None = None
     """Items that a user was shown before are candidates and targets of the ranking metrics (kept), or neither (masked).
     The default is the run's data.eval_seen."""
-    data: Path | None = None
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DATA")] = None
     """The prepared log, if it has moved since training."""
     mesh: str | None = None
     """The devices, such as data=4,model=2; the axis model shards the item tables by rows. The default is as many as the
     run had, or as there are."""
-    json: Path | None = None
+    json: OutputFile = None
     """Also write the metrics, with their standard errors over users, to this file."""
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=argv, prog="sessionrec evaluate", description=__doc__)
+    command = parse_flags(Command, argv, prog="sessionrec evaluate", description=__doc__)
     check_outputs(command.json)
     run = sr.load(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     metrics = run.evaluate(command.split, command.seen)

@@ -1,6 +1,7 @@
 """The best N and D for a budget, the loss with its interval, and the cost of being wrong.
 
-sessionrec plan --from fit.json --budget 1e18 1e19
+sessionrec plan --from fit.json --budget 1e18
+sessionrec plan --from fit.json --budget 1e18 1e19 --json plan.json
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from doors.files import check_outputs
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.output import narrow_table
+from experiments.cli.parsing import OutputFile, parse_flags
 from scaling.compute.budget import BudgetAdvice, advise
 from scaling.errors import InputError
 from scaling.fitting.export import plain, write_json
@@ -30,12 +32,12 @@ class Args:
     """One or several budgets in training FLOPs, such as 1e18."""
     unique: float | None = None
     """The amount of unique data, for a law of repeated data."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    json: OutputFile = None
     """Write everything to this file."""
 
 
 def main(argv: list[str]) -> int:
-    args = tyro.cli(Args, args=argv, prog="sessionrec plan", description=__doc__)
+    args = parse_flags(Args, argv, prog="sessionrec plan", description=__doc__)
     check_outputs(args.json, inputs=[args.from_])
     fitted = scaling.load(args.from_)
     found = advise(fitted, args.budget, open_params=_stored(args.from_, "open_intervals"), unique=args.unique)

@@ -1,9 +1,9 @@
 """Compile a run for a pod that is not here: does it fit, what does it send, how long does it compute.
 
-sessionrec pod --topology v5e:4x4 --mesh data=4,model=4 --items 10000000
-sessionrec pod --topology v5p:16x16x16 --slices 2 --mesh data=1024,model=8 --items 1000000000 --model.width 1024
-sessionrec pod --topology v5p:4x4x4 --mesh model=8 --items 10000000 --weak-scaling
-sessionrec pod --topology H100:32x8 --mesh data=256 --items 10000000
+    sessionrec pod --topology v5e:4x4 --mesh data=4,model=4 --items 10000000
+    sessionrec pod --topology v5p:16x16x16 --slices 2 --mesh data=1024,model=8 --items 1000000000 --model.width 1024
+    sessionrec pod --topology v5p:4x4x4 --mesh model=8 --items 10000000 --weak-scaling
+    sessionrec pod --topology H100:32x8 --mesh data=256 --items 10000000
 
 It takes the flags of `sessionrec train`, and needs neither a log nor an accelerator: the programs are compiled on
 shapes alone, by the compiler of the chip. Nothing is measured. A program takes minutes on a CPU.
@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -23,6 +22,7 @@ from doors.files import check_outputs, write_json
 from doors.terminal import Terminal
 from experiments.cli.devices import written_out
 from experiments.cli.output import print_whole
+from experiments.cli.parsing import OutputFile, parse_flags
 from experiments.cli.show_pod import show, weak_scaling_table
 from experiments.pod import page, verdict
 from experiments.pod.job import PROGRAMS, Job, Shapes
@@ -47,15 +47,15 @@ class Command:
     weak_scaling: bool = False
     """Compile the step for slices of 16, 64, 256, 1,024 and 4,096 chips, as far as the family goes, with the same rows
     a device."""
-    json: Path | None = None
+    json: OutputFile = None
     """A file for everything that was found."""
-    page: Path | None = None
+    page: OutputFile = None
     """An HTML file with the findings and two figures: bytes sent, and milliseconds, by kind."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=written_out(argv), prog="sessionrec pod", description=__doc__)
+    command = parse_flags(Command, written_out(argv), prog="sessionrec pod", description=__doc__)
     check_outputs(command.json, command.page)
     topology = _checked(command)
     check_compiler(topology.chip)

@@ -1,7 +1,7 @@
 """Turn a published log, any table, or the known-truth process into a prepared folder.
 
 sessionrec prepare kuairand SRC --out DATA
-sessionrec prepare table --exposures 'logs/*.parquet' --user user_id --item item_id --time ts --clicked label --out DATA
+sessionrec prepare table --exposures 'logs/*.parquet' --user user --item item --time ts --clicked label --out DATA
 sessionrec prepare recflow SRC --out DATA --beam runner=FlinkRunner flink_master=HOST:8081
 sessionrec prepare synthetic --users 20000 --alpha 0.5 --seed 1 --out DATA
 """
@@ -17,6 +17,7 @@ import tyro
 import sessionrec_jax as sr
 from doors.terminal import Terminal
 from experiments.cli.describe import summary
+from experiments.cli.parsing import HELP_ALL, parse_flags
 from sessionrec_jax.data.preparation.prepare import Settings
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.registry import SOURCES
@@ -28,7 +29,7 @@ Options = TypeVar("Options")
 class Command(Generic[Options]):
     source: Annotated[Options, tyro.conf.arg(name="")]
     settings: Annotated[Settings, tyro.conf.arg(name="")]
-    out: Path
+    out: Annotated[Path, tyro.conf.arg(metavar="DATA")]
     """The prepared folder to write. It appears when it is complete."""
     overwrite: bool = False
     """Replace a prepared folder that is already there, once the new one is complete."""
@@ -40,14 +41,14 @@ def main(argv: list[str]) -> None:
     names = ", ".join(SOURCES)
     if not argv:
         raise InputError(f"which source? expected one of {names}; `sessionrec prepare --help` has examples")
-    if argv[0] in ("-h", "--help"):
+    if argv[0] in ("-h", "--help", HELP_ALL):
         print(f"{__doc__}\nsources: {names}; `sessionrec prepare SOURCE --help` explains the options")
         return
     name, *rest = argv
     source = SOURCES.find(name)
-    command = tyro.cli(
+    command = parse_flags(
         Command[source.Options],
-        args=rest,
+        rest,
         prog=f"sessionrec prepare {name}",
         description=source.TITLE,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),

@@ -1,13 +1,12 @@
 """Recommend the top-K items after a user's last session, in the publisher's ids.
 
-sessionrec recommend RUN --histories users.jsonl --k 50 --out top50.jsonl
-
-sessionrec recommend RUN --log-users 100 --seen masked
+    sessionrec recommend RUN --histories users.jsonl --k 50 --out top50.jsonl
+    sessionrec recommend RUN --log-users 100 --seen masked
 
 A line of users.jsonl is one user, oldest session first:
 
-{"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...], "times": [1700000000, ...],
- "context": [{"device": "phone"}, ...]}
+    {"user": 7, "sessions": [[{"item": 31, "clicked": true}, ...], ...], "times": [1700000000, ...],
+     "context": [{"device": "phone"}, ...]}
 
 clicked is true, false, or null for context; "feedback" then names its kind. times is the start of each session in UTC
 seconds; models that read time need it (positions relative_time, the default of HSTU, or hours and days as session
@@ -33,14 +32,15 @@ from doors.bounds import Between
 from doors.files import check_outputs, writing
 from doors.terminal import Terminal
 from experiments.cli.devices import mesh_of
+from experiments.cli.parsing import OutputFile, parse_flags
 from sessionrec_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Command:
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN", metavar="RUN")]
     """The run folder of `sessionrec train` or of a sweep."""
-    histories: Path | None = None
+    histories: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A file of JSON lines, one user each."""
     log_users: Annotated[int | None, Between(0, 10**15)] = None
     """Instead of --histories: the first N users of the run's log with all their stored sessions. 0 takes all users."""
@@ -50,9 +50,9 @@ class Command:
     """Items that the history shows as clicked or ignored.
     kept: recommended like any other
     masked: left out; an answer is shorter if fewer than k items are left"""
-    out: Path | None = None
+    out: OutputFile = None
     """The file for the answers, written whole or not at all. The default is standard output."""
-    data: Path | None = None
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DATA")] = None
     """The prepared log, if it has moved since training."""
     mesh: str | None = None
     """The devices, such as data=4,model=2; the axis model shards the item tables by rows. The default is as many as the
@@ -60,7 +60,7 @@ class Command:
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=argv, prog="sessionrec recommend", description=__doc__)
+    command = parse_flags(Command, argv, prog="sessionrec recommend", description=__doc__)
     if (command.histories is None) == (command.log_users is None):
         raise InputError("whose histories? expected either --histories users.jsonl or --log-users N")
     bounds.check(command)

@@ -1,7 +1,7 @@
 """Write one self-contained HTML page about a sweep: the answer, figures, how far to trust it, all runs and exclusions.
 
-sessionrec report SWEEP
-sessionrec report --from fit.json
+    sessionrec report SWEEP
+    sessionrec report --from fit.json
 
 Without flags the columns are those of a sweep's rows, if the table has them: loss_nats_per_item (with its baseline and
 floor), sessions_unique, params_body, flops_train; else usual names, such as params, tokens and loss. SWEEP/report.json
@@ -21,6 +21,7 @@ from doors.files import check_outputs
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.fit_options import FitFlags, answer, asked_in
+from experiments.cli.parsing import OutputFile, parse_flags
 from experiments.cli.report_columns import REPORT_COLUMNS
 from experiments.cli.show_fit import show_fit
 from scaling import report
@@ -30,17 +31,17 @@ from scaling.laws.theory import read_theory
 
 @dataclass(frozen=True, kw_only=True)
 class Args(FitFlags):
-    sweep: tyro.conf.Positional[Path | None] = None
+    sweep: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")] = None
     """A sweep folder with runs/*/row.json, or a file .csv, .parquet or .jsonl. The default is the table of --from."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FIT.JSON")] = None
     """Report the fit that `sessionrec fit ... --json` wrote, with its table, columns and options."""
-    out: Path | None = None
+    out: OutputFile = None
     """The page to write, *.html. The default is next to the sweep, with its name. The figures go to a folder next to
     it."""
 
 
 def main(argv: list[str]) -> int:
-    args = tyro.cli(Args, args=argv, prog="sessionrec report", description=__doc__)
+    args = parse_flags(Args, argv, prog="sessionrec report", description=__doc__)
     console = Terminal()
     if args.out is not None and args.out.suffix in (".html", ".htm"):  # else `report.write` refuses it
         check_outputs(args.out, inputs=[path for path in (args.sweep, args.from_) if path is not None])

@@ -1,13 +1,16 @@
-"""List the logs that `sessionrec prepare` reads: licence, size, where to download them, and the expected files."""
+"""List the logs that `sessionrec prepare` reads: licence, size, where to download them, and the expected files.
+
+sessionrec sources
+sessionrec sources --json
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 
-import tyro
-
 from doors.terminal import Terminal
+from experiments.cli.parsing import parse_flags
 from sessionrec_jax.data.sources.files import layout
 from sessionrec_jax.registry import SOURCES
 
@@ -21,7 +24,7 @@ class Command:
 
 
 def main(argv: list[str]) -> None:
-    command = tyro.cli(Command, args=argv, prog="sessionrec sources", description=__doc__)
+    command = parse_flags(Command, argv, prog="sessionrec sources", description=__doc__)
     modules = {name: SOURCES.find(name) for name in SOURCES}
     found = {name: {fact: getattr(module, at) for fact, at in _FACTS.items()} for name, module in modules.items()}
     if command.json:

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from doors.terminal import Terminal
 from doors.text import markup
+from experiments.cli.parsing import parse_flags
 from experiments.sweep.halving import saved_flops
 from experiments.sweep.sweep_folder import RunState, states
 from experiments.sweep.varying import short, varying
@@ -39,7 +40,7 @@ _STATUSES = ("running", "stale", "started", "waiting", "done", "dropped", "stuck
 
 @dataclass(frozen=True)
 class Command:
-    sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
+    sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP", metavar="SWEEP")]
     """The sweep folder."""
     follow: bool = False
     """Show the progress until every run has a row: on a terminal the runs that are neither waiting nor done, elsewhere
@@ -49,8 +50,8 @@ class Command:
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(
-        Command, args=argv, prog="sessionrec status", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
+    command = parse_flags(
+        Command, argv, prog="sessionrec status", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
     )
     console = Terminal(width=None if sys.stdout.isatty() else _WIDE)
     plan, runs = _followed(command.sweep, console) if command.follow else states(command.sweep)

@@ -1,6 +1,7 @@
 """Run a plan: every run without a row, in worker processes here, or by Ray or SLURM.
 
-sessionrec sweep grid --data DATA --out SWEEP --users 500 1000 2000 4000 8000 16000 --sizes xs s
+    sessionrec sweep isoflop --data DATA --out SWEEP --dry-run
+    sessionrec sweep grid --data DATA --out SWEEP --users 500 1000 2000 4000 8000 16000 --sizes xs s
 
 The same command resumes a sweep that was killed, and tries failed runs again. Typed on another host too, or together
 with `sessionrec worker SWEEP` there, it shares the runs. A plan is a list of runs; --dry-run shows each with its cost.
@@ -23,6 +24,7 @@ import tyro
 
 from doors.files import check_folder
 from doors.terminal import Terminal
+from experiments.cli.parsing import HELP_ALL, parse_flags
 from experiments.plans import PLANS
 from experiments.sweep.halving import saved_flops
 from experiments.sweep.launch import LAUNCHERS, Launcher, by_name
@@ -46,9 +48,9 @@ P, L = TypeVar("P"), TypeVar("L")
 @dataclass(frozen=True)
 class Command(Generic[P, L]):
     plan: Annotated[P, tyro.conf.arg(name="")]
-    log: Annotated[Path, tyro.conf.arg(name="data")]
+    log: Annotated[Path, tyro.conf.arg(name="data", metavar="DATA")]
     """The prepared log, a folder that `sessionrec prepare` wrote."""
-    out: Path
+    out: Annotated[Path, tyro.conf.arg(metavar="SWEEP")]
     """The sweep folder. It gets sweep.json, report.json or comparison.json, and runs/RUN_ID/."""
     own: Annotated[L, tyro.conf.arg(name="")]
     launcher: Literal[LAUNCHERS] = "local"
@@ -63,7 +65,7 @@ class Command(Generic[P, L]):
 
 
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", HELP_ALL):
         print(f"{__doc__}\nplans: {', '.join(PLANS)}; `sessionrec sweep PLAN --help` explains the options")
         if not argv:
             raise InputError(f"which plan? expected one of {', '.join(PLANS)}")
@@ -71,9 +73,9 @@ def main(argv: list[str]) -> int:
     name, *rest = argv
     plan = PLANS.find(name)
     launcher = _launcher(rest)
-    command = tyro.cli(
+    command = parse_flags(
         Command[plan, launcher],
-        args=rest,
+        rest,
         prog=f"sessionrec sweep {name}",
         description=f"{sys.modules[plan.__module__].__doc__}\n\n{launcher.__doc__}",
         config=(tyro.conf.FlagCreatePairsOff,),

@@ -1,15 +1,18 @@
 """Train one model on a prepared log and write its row.
 
-sessionrec train DATA --out RUN --model.width 128 --model.layers 4
-sessionrec train DATA --out RUN --mesh data=4,model=2
-srun sessionrec train DATA --out RUN --hosts auto
-sessionrec train DATA --out RUN --hosts coordinator=10.0.0.1:8476,count=2,index=0   # and index=1 on the other machine
+    sessionrec train DATA --out RUN --model.width 128 --model.layers 4
+    sessionrec train DATA --out RUN --config settings.toml --train.seed 1
+    sessionrec train DATA --out RUN --mesh data=4,model=2
+    srun sessionrec train DATA --out RUN --hosts auto
+    sessionrec train DATA --out RUN --hosts coordinator=10.0.0.1:8476,count=2,index=0  # index=1 on the other host
 
 The same command resumes a run that was stopped. SIGTERM and Ctrl-C save first; a second one ends the command at once.
 """
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,23 +23,31 @@ import sessionrec_jax as sr
 from doors.private import check_compile_cache
 from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
+from experiments.cli.parsing import parse_flags
 from sessionrec_jax.config.rules import check_hosts
 from sessionrec_jax.config.settings import Config, Hosts
+from sessionrec_jax.config.settings_file import read_settings
 from sessionrec_jax.config.values import run_id
+from sessionrec_jax.data.resolve import without_facts_of_log
+from sessionrec_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Command:
-    data_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="DATA")]
+    data_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="DATA", metavar="DATA")]
     """The prepared log, a folder that `sessionrec prepare` wrote."""
-    out: Path
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """The run folder. It gets config.json, metrics.jsonl, checkpoints/ and row.json."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """A file of settings (TOML, YAML, JSON) or a run folder. Flags win over it. `sessionrec config` prints a file."""
     hosts: Hosts = field(default_factory=Hosts)
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=written_out(argv), prog="sessionrec train", description=__doc__)
+    words = written_out(argv)
+    start = Command(data_path=tyro.MISSING, out=tyro.MISSING, config=_settings_of_file(words))
+    command = parse_flags(Command, words, prog="sessionrec train", description=__doc__, default=start)
     check_hosts(command.hosts)
     check_compile_cache()
     from sessionrec_jax.devices.processes import is_process_zero, joined  # starts jax, which --help need not wait for
@@ -46,3 +57,14 @@ def main(argv: list[str]) -> int:
         if is_process_zero():
             print_metrics(run.row, f"{command.out}, held-out sessions")
     return 0
+
+
+def _settings_of_file(argv: Sequence[str]) -> Config:
+    """Returns the settings of --config, to which the flags are changes. What its run took from its log is left out."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    try:
+        path = parser.parse_known_args(argv)[0].config
+    except argparse.ArgumentError:
+        raise InputError("--config names no file; wanted --config FILE, such as --config settings.toml") from None
+    return Config() if path is None else without_facts_of_log(read_settings(path))

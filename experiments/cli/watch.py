@@ -1,7 +1,7 @@
 """Mirror the curves of a sweep, or of one run, in TensorBoard or Weights & Biases, while it runs or afterwards.
 
-sessionrec watch SWEEP --to tensorboard --follow
-sessionrec watch RUN --to wandb --project PROJECT
+    sessionrec watch SWEEP --to tensorboard --follow
+    sessionrec watch RUN --to wandb --project PROJECT
 
 The command only reads what runs write anyway (metrics.jsonl, config.json, row.json), on any host that has the folder:
 workers need no extra and no login. The curves are over training steps and have the names of metrics.jsonl. The test
@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 import tyro
 
 from doors.terminal import Terminal
+from experiments.cli.parsing import parse_flags
 from experiments.watch.runs import Mirror, WatchedRun, runs_of
 from experiments.watch.tensorboard import TensorBoard
 from experiments.watch.wandb import WandB
@@ -35,7 +36,7 @@ _PROJECT = "sessionrec"
 
 @dataclass(frozen=True)
 class Command:
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP|RUN")]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP|RUN", metavar="SWEEP|RUN")]
     """The sweep folder or run folder."""
     to: Literal["tensorboard", "wandb"]
     """The program that shows the curves."""
@@ -49,8 +50,8 @@ class Command:
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(
-        Command, args=argv, prog="sessionrec watch", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
+    command = parse_flags(
+        Command, argv, prog="sessionrec watch", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
     )
     if command.project is not None and command.to != "wandb":
         raise InputError(f"--project belongs to --to wandb, and --to is {command.to}; leave it out, or give --to wandb")

@@ -1,6 +1,7 @@
 """Work on a sweep folder from any host that mounts it, together with its other workers.
 
-sessionrec worker SWEEP
+    sessionrec worker SWEEP
+    CUDA_VISIBLE_DEVICES=1 sessionrec worker SWEEP
 
 A worker takes the costliest run that nobody holds, then the next, until every run has a row. It then exits with 0.
 Workers may come and go at any time. Start one for each machine or each GPU (CUDA_VISIBLE_DEVICES) by any means: ssh, a
@@ -23,6 +24,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.cli.parsing import parse_flags
 from experiments.sweep.ticker import Ticker
 from experiments.sweep.worker import work
 from experiments.sweep.worker_options import DEFAULT_OPTIONS, WorkerOptions
@@ -30,13 +32,13 @@ from experiments.sweep.worker_options import DEFAULT_OPTIONS, WorkerOptions
 
 @dataclass(frozen=True)
 class Command:
-    sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP")]
+    sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP", metavar="SWEEP")]
     """The sweep folder that `sessionrec sweep` wrote."""
     options: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=argv, prog="sessionrec worker", description=__doc__)
+    command = parse_flags(Command, argv, prog="sessionrec worker", description=__doc__)
     command.options.check()
     with Ticker(command.sweep) as ticker:
         work(command.sweep, options=command.options, refresh=ticker.refresh)

@@ -17,7 +17,8 @@ from jaxtyping import Float32
 
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config, Mesh
-from sessionrec_jax.config.values import from_dict, replace
+from sessionrec_jax.config.settings_file import read_settings
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.codes import TEST, VALIDATION
 from sessionrec_jax.data.resolve import without_facts_of_log
 from sessionrec_jax.data.store import Prepared, open_log
@@ -28,7 +29,7 @@ from sessionrec_jax.evaluation.measure import evaluate
 from sessionrec_jax.evaluation.scoring import item_table
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.row import run as train_and_measure
-from sessionrec_jax.runfolder.files import read_json, read_row
+from sessionrec_jax.runfolder.files import read_row
 from sessionrec_jax.runfolder.stopping import NEVER, StopSignals
 from sessionrec_jax.serving.frames import is_frame, users_of_frame
 from sessionrec_jax.serving.histories import Histories, histories_of, log_histories, read_histories
@@ -63,9 +64,10 @@ def train(
     """Trains a model on a prepared log in the run folder `out`, measures it and returns the run.
 
     `log` is what `prepare` or `open_log` returned, or the folder. `settings` is a dict of dotted names (as `sessionrec
-    train --help` lists them, with _ for -), a Config, the path of a run's config.json, or None for the defaults. The
-    folder gets config.json, metrics.jsonl, checkpoints and row.json. A call that was stopped or killed resumes when it
-    is made again; one that finished only reads the run. Ctrl-C and SIGTERM save first and raise Stopped.
+    train --help-all` lists them, with _ for -), a Config, the path of a file of settings (TOML, YAML, JSON, a run's
+    config.json), or None for the defaults. The folder gets config.json, metrics.jsonl, checkpoints and row.json. A call
+    that was stopped or killed resumes when it is made again; one that finished only reads the run. Ctrl-C and SIGTERM
+    save first and raise Stopped.
 
     >>> run = train("DATA", "RUN", {"model.width": 8, "data.rows": 8, "train.epochs": 4}, quiet=True)
     >>> run.config.model.width, run.row["status"]
@@ -96,9 +98,7 @@ def _config(settings: Config | dict[str, Any] | str | Path | None) -> Config:
         return settings or Config()
     if isinstance(settings, dict):
         return replace(Config(), settings)
-    path = Path(settings)
-    path = path / "config.json" if path.is_dir() else path
-    return from_dict(read_json(path), str(path))
+    return read_settings(Path(settings))
 
 
 def load(
