@@ -18,7 +18,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = (
     *("sessionrec_jax/**/*.py", "scaling/**/*.py", "experiments/**/*.py", "benchmarks/**/*.py"),
-    *("README.md", "LOG.md", "docs/**/*.md", "experiments/results/*.md", "benchmarks/*.md"),
+    *(
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "LOG.md",
+        "docs/**/*.md",
+        "experiments/results/*.md",
+        "benchmarks/*.md",
+    ),
 )
 # A docstring is a sentence with a subject and a verb. These openings make it a fragment.
 OPENING = re.compile(r"\s*(Of|What|Whatever|Whether|Where|How|Who|Whoever|Whence)\b")

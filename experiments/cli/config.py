@@ -19,7 +19,6 @@ from experiments.cli.parsing import parse_flags
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.settings_file import to_toml
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data.resolve import without_facts_of_log
 from sessionrec_jax.runfolder.files import read_config
 
 
@@ -31,6 +30,12 @@ class Command:
 
 def main(argv: list[str]) -> int:
     command = parse_flags(Command, argv, prog="sessionrec config", description=__doc__)
-    config = Config() if command.run is None else without_facts_of_log(read_config(command.run))
-    print(to_toml(replace(config, {"data.path": ""})), end="")
+    config = Config() if command.run is None else _without_log(read_config(command.run))
+    print(to_toml(config), end="")
     return 0
+
+
+def _without_log(config: Config) -> Config:
+    from sessionrec_jax.data.resolve import without_facts_of_log  # starts jax, which --help need not wait for
+
+    return replace(without_facts_of_log(config), {"data.path": ""})

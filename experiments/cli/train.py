@@ -28,7 +28,6 @@ from sessionrec_jax.config.rules import check_hosts
 from sessionrec_jax.config.settings import Config, Hosts
 from sessionrec_jax.config.settings_file import read_settings
 from sessionrec_jax.config.values import run_id
-from sessionrec_jax.data.resolve import without_facts_of_log
 from sessionrec_jax.errors import InputError
 
 
@@ -67,4 +66,8 @@ def _settings_of_file(argv: Sequence[str]) -> Config:
         path = parser.parse_known_args(argv)[0].config
     except argparse.ArgumentError:
         raise InputError("--config names no file; wanted --config FILE, such as --config settings.toml") from None
-    return Config() if path is None else without_facts_of_log(read_settings(path))
+    if path is None:
+        return Config()
+    from sessionrec_jax.data.resolve import without_facts_of_log  # starts jax, which --help need not wait for
+
+    return without_facts_of_log(read_settings(path))
