@@ -47,7 +47,7 @@ SMALLER = {
 NOT_RUN = {
     "make demo": "both targets install everything, and CI runs them",
     " a published log": "a figure",
-    "sessionrec_jax/ ": "the map of the code; test_layout.py reads it",
+    "doors/ ": "the map of the code; test_layout.py reads it",
     "# by hand, one line for each machine": "several machines; test_hosts.py runs processes on one",
     "#!/bin/bash": "a job of SLURM over four nodes",
     "gcloud compute": "TPU VMs",

@@ -1,4 +1,4 @@
-"""How far the retrieval scores of a model depend on the history: a run for which they do not has never learned.
+"""The measure by which retrieval scores depend on the history: where they do not, a run has never learned.
 
 The heads begin at zero, so every history has the scores of popularity. Where a prior shrinks the ID table faster than
 the heads grow, both stay at zero, and the loss looks like that of a poor model.
