@@ -24,7 +24,7 @@ from scaling.errors import InputError, near_miss
 
 COMMANDS = (
     "sources", "prepare", "describe", "train", "evaluate", "recommend", "sweep", "worker", "status", "watch", "compare",
-    "fit", "plan", "design", "report", "demo", "pod", "config",
+    "fit", "predict", "forecast", "plan", "design", "report", "demo", "pod", "config",
 )  # fmt: skip
 _HELP = ("-h", "--help", "--help-all", "help")
 

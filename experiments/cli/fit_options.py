@@ -133,10 +133,10 @@ def asked_in(path: Path, table: Path | None) -> tuple[Path, FitFlags, str]:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not say how it was fitted ({error!r}); fit again with --json") from error
     if table is None and source == IN_MEMORY and not Path(source).exists():
-        raise InputError(f"{path} was fitted to a table in memory; name a file with the same table before --from")
+        raise InputError(f"{path} was fitted to a table in memory; name a file with the same table too")
     found = table or next((at for at in (Path(source), path.parent / Path(source).name) if at.exists()), None)
     if found is None:
-        raise InputError(f"{path} was fitted to {source}, which is not there; name the table before --from")
+        raise InputError(f"{path} was fitted to {source}, which is not there; name the table too")
     return found, flags, data_hash
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from scaling.errors import Refusal
 from scaling.fitting.fitted import FittedLaw
 from scaling.fitting.intervals import widened
-from scaling.fitting.minimize import Objective, robust_sigma
+from scaling.fitting.minimize import Objective
 from scaling.fitting.problem import HELDOUT, Problem
+from scaling.fitting.run_noise import run_band, run_noise95
 from scaling.laws.registry import Law
 from scaling.table import checks
 from scaling.table.run_table import RunTable
@@ -103,12 +104,8 @@ def predict_heldout(
 
 def _noise(train: RunTable, refit: FittedLaw) -> float:
     """Returns half the 95 % range of one run's log response around the law, from the residuals of the refit."""
-    from scipy.special import stdtrit
-
     residual_R = np.log(train.response(refit.law)) - refit.bind(train.points(refit.law)).log(refit.theta_P[None])[0]
-    clusters, P = len(np.unique(train.cluster)), len(refit.theta_P)
-    spare = max(clusters - P, 1)
-    return float(robust_sigma(residual_R) * np.sqrt(clusters / spare) * stdtrit(spare, 0.975))
+    return run_noise95(residual_R, len(np.unique(train.cluster)), len(refit.theta_P))
 
 
 def _predicted(table: RunTable, held: np.ndarray, refit: FittedLaw, noise: float) -> tuple[HeldOutRun, ...]:
@@ -119,7 +116,6 @@ def _predicted(table: RunTable, held: np.ndarray, refit: FittedLaw, noise: float
     for i, at in enumerate(np.flatnonzero(held).tolist()):
         loss = float(response[at])
         excess = 0.0 if known_floor is None else loss - known_floor
-        below, above = (np.hypot(np.log(value[i] / end), noise) for end in (low[i], high[i]))
         has_band = len(refit.cloud_SP) > 0
         rows.append(
             HeldOutRun(
@@ -129,7 +125,7 @@ def _predicted(table: RunTable, held: np.ndarray, refit: FittedLaw, noise: float
                 loss=loss,
                 predicted=float(value[i]),
                 predicted95=(float(low[i]), float(high[i])) if has_band else None,
-                run95=(float(value[i] * np.exp(-below)), float(value[i] * np.exp(above))) if has_band else None,
+                run95=run_band(value[i], low[i], high[i], noise) if has_band else None,
                 relative_error=float(value[i]) / loss - 1,
                 excess_relative_error=(float(value[i]) - loss) / excess if excess > 0 else None,
                 extrapolation_factor=float(size[at] / size[~held].max()),

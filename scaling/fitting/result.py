@@ -21,6 +21,7 @@ from scaling.fitting.noise import LackOfFit, SeedNoise
 from scaling.fitting.notebook import as_html
 from scaling.fitting.other_columns import OtherColumn
 from scaling.fitting.profile import LikelihoodProfile
+from scaling.fitting.run_noise import run_noise95
 from scaling.fitting.sensitivity import Variant
 from scaling.fitting.trend import Trend
 from scaling.laws.registry import FLOOR
@@ -129,6 +130,11 @@ class Fit(FittedLaw):
         """Returns log response - log law of the fitted rows, [R]."""
         return np.log(self.table.response(self.law)) - np.log(self.loss_at(self.table.points(self.law))[0])
 
+    @property
+    def run_noise95(self) -> float:
+        """Half the 95 % range of a single run's log response around the law, in nats of log response."""
+        return run_noise95(self.residual(), len(np.unique(self.table.cluster)), len(self.theta_P))
+
     def summary(self) -> str:
         """Returns plain text: verdict, parameters, intervals, warnings. Compare sizes at the centre between fits."""
         lines = [*self.table.notes, *self.misfit.sentences]
@@ -172,6 +178,7 @@ class Fit(FittedLaw):
             "evidence": self.misfit.evidence,
             "influences": self.influences,
             "residual_sigma": self.residual_sigma,
+            "run_noise95": self.run_noise95,
             "seed_noise": self.seed_noise,
             "lack_of_fit": self.lack_of_fit,
             "minima": self.minima,
