@@ -143,6 +143,9 @@ def readers_folder(tmp_path):
     grid = [(n, d) for n in (1e6, 1e7, 1e8) for d in (1e7, 1e8, 1e9, 1e10)]
     rows = [{"N": n, "D": d, "C": 6 * n * d, "LOSS": 1.7 + 400 / n**0.34 + 400 / d**0.28} for n, d in grid]
     pl.DataFrame(rows).write_csv(tmp_path / "runs.csv")
+    sizes = [1e3 * 3**i for i in range(7)]
+    arms = [(arm, d, 0.5 + size / d**0.3) for arm, size in (("gru", 3), ("hstu", 2)) for d in sizes]
+    pl.DataFrame(arms, schema=["encoder", "D", "LOSS"], orient="row").write_csv(tmp_path / "arms.csv")
     return tmp_path
 
 

@@ -72,7 +72,7 @@ def answer(source: Path, flags: FitFlags, *, all_columns_named: bool = False) ->
         raise InputError("--floor and --floor-column both name the floor; give one")
     options = {
         "objective": flags.objective,
-        "delta": _delta(flags.delta),
+        "delta": delta_of(flags.delta),
         "floor": flags.floor,
         "fix": _fixed(flags.fix),
         "bootstrap": flags.bootstrap,
@@ -140,7 +140,8 @@ def asked_in(path: Path, table: Path | None) -> tuple[Path, FitFlags, str]:
     return found, flags, data_hash
 
 
-def _delta(text: str) -> float | str:
+def delta_of(text: str) -> float | str:
+    """Returns --delta as `scaling.fit` takes it. Raises InputError where it is neither auto nor a number."""
     if text == "auto":
         return text
     try:

@@ -12,6 +12,7 @@ from scaling.fitting.minimize import CLOSE_DAMPING, Objective, minimize
 from scaling.fitting.problem import Problem, in_blocks
 from scaling.fitting.profile import LikelihoodProfile
 from scaling.laws import registry
+from scaling.laws.registry import Curve
 
 NORMAL95 = 1.9599639845
 """97.5 % point of the normal distribution."""
@@ -49,16 +50,18 @@ def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, cluster
     cover 90 to 97 % in nine tenths of the width, but 83 to 93 % where the noise grows with the run; there these cover
     92 to 98 %.
     """
+    progress.step(f"{problem.law.name}: the intervals")
+    return moved_out(problem.bound, theta_P, draws_SP, widening(clusters, len(theta_P)))
+
+
+def moved_out(bound: Curve, theta_P: np.ndarray, draws_SP: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the laws whose curves are nearest to those of the draws, moved `factor` times as far from the point's."""
     if not len(draws_SP):
         return draws_SP
-    log_R, factor = problem.bound.log(theta_P[None]), widening(clusters, len(theta_P))
-    progress.step(f"{problem.law.name}: the intervals")
-    found = []
-    for some_SP in in_blocks(draws_SP, len(problem.response)):
-        moved_SR = log_R + factor * (problem.bound.log(some_SP) - log_R)
-        nearest = minimize(
-            problem.bound, moved_SR, Objective("ls"), some_SP, max_steps=WIDENING_STEPS, damping=CLOSE_DAMPING
-        )
+    log_R, found = bound.log(theta_P[None]), []
+    for some_SP in in_blocks(draws_SP, log_R.shape[1]):
+        moved_SR = log_R + factor * (bound.log(some_SP) - log_R)
+        nearest = minimize(bound, moved_SR, Objective("ls"), some_SP, max_steps=WIDENING_STEPS, damping=CLOSE_DAMPING)
         found.append(nearest.theta_SP)
     return np.concatenate(found)
 

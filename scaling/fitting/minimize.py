@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scaling.laws.registry import Bound
+from scaling.laws.registry import Curve
 
 BLOCK = 256
 """The largest number of parameter sets that are computed together."""
@@ -114,7 +114,7 @@ class Solution:
 
 
 def minimize(
-    bound: Bound,
+    bound: Curve,
     log_response: np.ndarray,
     objective: Objective,
     theta_SP: np.ndarray,
@@ -233,7 +233,7 @@ class _Parts:
 class _Task(NamedTuple):
     """Everything that a minimisation needs but its starts."""
 
-    bound: Bound
+    bound: Curve
     log_response_SR: np.ndarray
     objective: Objective
     weight_SR: np.ndarray

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -106,6 +107,33 @@ def by_name(name: str) -> Law:
     if name not in LAWS:
         raise InputError(f"unknown law {name!r}; {near_miss(name, LAWS)}")
     return LAWS[name]
+
+
+class Sums(Protocol):
+    """A curve to second order around S parameter sets, and the sums over its rows that a Newton step needs."""
+
+    @property
+    def log_SR(self) -> np.ndarray: ...
+
+    def gradient(self, weight_SR: np.ndarray) -> np.ndarray:
+        """Returns what `Expansion.gradient` does, [S, P]."""
+        ...
+
+    def hessian(self, outer_SR: np.ndarray | None, bend_SR: np.ndarray | None = None) -> np.ndarray:
+        """Returns what `Expansion.hessian` does, [S, P, P]."""
+        ...
+
+
+class Curve(Protocol):
+    """The log of a response at R points as a function of theta: one law, or the laws of several arms."""
+
+    def log(self, theta_SP: np.ndarray) -> np.ndarray:
+        """Returns [S, R]."""
+        ...
+
+    def expand(self, theta_SP: np.ndarray) -> Sums:
+        """Expands the curve to second order around each of the S parameter sets."""
+        ...
 
 
 @dataclass(frozen=True)
