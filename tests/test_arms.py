@@ -145,6 +145,11 @@ def test_laws_of_size_and_data_are_compared_at_their_best_sizes():
     assert one.along[2].multiplier.low < needed < one.along[2].multiplier.high
 
 
+def test_rounding_is_no_difference():
+    found = compared(frame(b=(3.3, 0.2), noise=0.0, own=0.0), bootstrap=50)
+    assert found.equal.p_value == 1.0
+
+
 def test_a_law_that_misses_the_runs_says_so_and_promises_nothing_beyond_them():
     found = compared(frame(floor=1.0))
     assert found.misfits == ("a", "b")

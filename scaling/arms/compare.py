@@ -32,6 +32,8 @@ from scaling.table.variation import refuse_rising
 MOST_ARMS = 20
 MISFIT = 0.005
 """The p-value of a trend, or of the misfit beyond the noise between seeds, from which on a law is said to miss."""
+SAME = 1e-9
+"""Exponents of tables without noise differ by this little, which is rounding."""
 EQUAL = 0.05
 """Exponents are called different where equal ones would differ as much with a smaller probability."""
 
@@ -305,6 +307,8 @@ def _equal(
 def _p_value(point_K: np.ndarray, draws_SK: np.ndarray) -> float:
     """Returns the two-sided p-value of no difference, at least 1 / (S + 1)."""
     S, K = draws_SK.shape
+    if np.all(np.abs(point_K) < SAME):
+        return 1.0
     if K == 1:
         return float(min(1.0, 2 * (1 + min(np.sum(draws_SK <= 0), np.sum(draws_SK >= 0))) / (1 + S)))
     away_SK = draws_SK - point_K
