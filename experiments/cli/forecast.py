@@ -1,7 +1,7 @@
 """Freeze a prediction before its run is made, and check later which forecasts held.
 
-sessionrec forecast fit.json --n 3e8 --d 6e9 --out forecasts.jsonl
-sessionrec forecast check forecasts.jsonl SWEEP
+    sessionrec forecast fit.json --n 3e8 --d 6e9 --out forecasts.jsonl
+    sessionrec forecast check forecasts.jsonl SWEEP
 
 A forecast is a line with its date, the law, the hash of the fitted data and the band. It is refused where the table of
 the fit already has a run at that point. A run belongs to a forecast if it is within 1 % of it on every axis; several
@@ -23,6 +23,7 @@ from doors.files import check_outputs
 from doors.terminal import Terminal
 from experiments.cli.columns import table_of
 from experiments.cli.fit_options import asked_in
+from experiments.cli.parsing import parse_flags
 from experiments.cli.points import PointFlags, points_of
 from experiments.cli.show_forecast import show_judged, show_predictions
 from scaling.fitting.export import plain, write_json
@@ -53,8 +54,8 @@ class Check:
 
 def main(argv: list[str]) -> int:
     if argv[:1] == ["check"]:
-        return _check(tyro.cli(Check, args=argv[1:], prog="sessionrec forecast check", description=__doc__))
-    return _freeze(tyro.cli(Freeze, args=argv, prog="sessionrec forecast", description=__doc__))
+        return _check(parse_flags(Check, argv[1:], prog="sessionrec forecast check", description=__doc__))
+    return _freeze(parse_flags(Freeze, argv, prog="sessionrec forecast", description=__doc__))
 
 
 def _freeze(args: Freeze) -> int:

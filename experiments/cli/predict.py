@@ -13,6 +13,7 @@ import tyro
 
 from doors import bounds
 from doors.terminal import Terminal
+from experiments.cli.parsing import parse_flags
 from experiments.cli.points import PointFlags, points_of
 from experiments.cli.show_forecast import show_predictions
 from scaling.forecasts.frozen import predict
@@ -25,7 +26,7 @@ class Args(PointFlags):
 
 
 def main(argv: list[str]) -> int:
-    args = tyro.cli(Args, args=argv, prog="sessionrec predict", description=__doc__)
+    args = parse_flags(Args, argv, prog="sessionrec predict", description=__doc__)
     bounds.check(args)
     show_predictions(predict(args.fit, points_of(args), datetime.datetime.now(datetime.UTC)), Terminal())
     return 0
