@@ -91,7 +91,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(words):
 def test_wrong_flags_are_an_error_whoever_reads():
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "experiments", "fit", "--nonsense", "1"]
+    command = [sys.executable, "-m", "experiments", "fit", "runs.csv", "--nonsense", "1"]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(writer)
     assert done.returncode == 2

@@ -1,6 +1,7 @@
 """Predict the loss of one run with a fitted law: the value, the law's band, and the band of a single run.
 
 sessionrec predict fit.json --n 3e8 --d 6e9
+sessionrec predict fit.json --d 1e9 4e9 16e9
 """
 
 from __future__ import annotations
