@@ -155,12 +155,7 @@ def compare(
         raise InputError(f"arms are compared by a law of D or of N and D; {form.name} is {form.formula}")
     arms, warnings = _arms(tables, form, floor)
     _check_shared(shared, arms[0].problem, form)
-    goals = [_goal(arm.problem, objective, delta) for arm in arms]
-    own_GP = [arm.problem.minima(goal).theta_SP[0] for arm, goal in zip(arms, goals, strict=True)]
-    goal = goals[0]
-    if objective == "huber" and delta == "auto":
-        residuals = [arm.problem.residual(theta) for arm, theta in zip(arms, own_GP, strict=True)]
-        goal = Objective("huber", adaptive_delta(np.concatenate(residuals)))
+    own_GP, goal = _starts(arms, objective, delta)
     joint = JointProblem.of(arms, shared)
     theta_P, value = joint.lowest(goal, own_GP)
     found = pairs(arms)
@@ -194,6 +189,16 @@ def compare(
         misfits=tuple(a.name for a, fit in zip(arms, fits, strict=True) if _misfits(a, fit.fitted.theta_P)),
         warnings=tuple(warnings),
     )
+
+
+def _starts(arms: Sequence[Arm], objective: str, delta: float | str) -> tuple[list[np.ndarray], Objective]:
+    """Returns the minimum of each arm fitted alone, and the objective of the joint fit."""
+    goals = [_goal(arm.problem, objective, delta) for arm in arms]
+    own_GP = [arm.problem.minima(goal).theta_SP[0] for arm, goal in zip(arms, goals, strict=True)]
+    if objective != "huber" or delta != "auto":
+        return own_GP, goals[0]
+    residuals = [arm.problem.residual(theta) for arm, theta in zip(arms, own_GP, strict=True)]
+    return own_GP, Objective("huber", adaptive_delta(np.concatenate(residuals)))
 
 
 def _misfits(arm: Arm, theta_P: np.ndarray) -> bool:
