@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 from hostile import FIT, PREPARE, begin_sweep, inside, sessionrec, write_log, write_runs
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from doors.terminal import Terminal
@@ -51,16 +51,18 @@ class Page(html.parser.HTMLParser):
 
 
 @given(TEXT)
+@example("a\tb")
 def test_a_terminal_shows_every_character_and_obeys_none(text):
     console = Terminal(force_terminal=True, width=10_000, color_system=None, highlight=False)
     with console.capture() as shown:
         console.print(markup(text), text, soft_wrap=True, markup=False)
         console.print(markup(text), soft_wrap=True)
     assert not CONTROLS.search(shown.get())
-    assert printable(text) in shown.get()
+    assert " ".join(printable(text).split()) in " ".join(shown.get().split())  # rich draws a tab as spaces
 
 
 @given(TEXT)
+@example("\t")
 def test_printable_text_is_its_own_escape(text):
     once = printable(text)
     assert printable(once) == once
@@ -78,7 +80,7 @@ def test_html_shows_text_and_makes_no_element(text):
 @given(st.recursive(TEXT, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3)))
 def test_json_in_a_script_means_the_same_and_never_ends_it(values):
     text = json_in_html(values)
-    assert json.loads(text) == values
+    assert json.loads(text) == json.loads(json.dumps(values))  # JSON joins the halves of a surrogate pair
     assert text.isascii()
     assert not set(text) & set("<>&")
 

@@ -44,8 +44,11 @@ def place(port: int, index: int, count: int = 3, run: str = "a") -> Place:
 
 def close(*meetings: Meeting | str) -> None:
     for meeting in meetings:
-        for peer in meeting.peers.values() if isinstance(meeting, Meeting) else ():
-            peer.connection.close()
+        if isinstance(meeting, Meeting):
+            for peer in meeting.peers.values():
+                peer.connection.close()
+            if meeting.claim:
+                meeting.claim.close()
 
 
 def test_they_meet_in_any_order_and_process_zero_binds_to_its_own_address(port):
@@ -125,6 +128,16 @@ def test_two_jobs_on_one_machine_take_different_ports(port):
     met = together(*jobs, seconds=20.0)
     assert met[0].coordinator == met[1].coordinator != met[2].coordinator == met[3].coordinator
     close(*met)
+
+
+def test_a_port_is_kept_from_other_jobs_until_the_coordinator_of_jax_listens(port):
+    first = together(place(port, 0, count=2), place(port, 1, count=2))
+    (said,) = together(place(port, 0, count=2, run="b"))
+    assert f"port {port} of 127.0.0.1 is in use" in said
+    close(*first)
+    second = together(place(port, 0, count=2, run="b"), place(port, 1, count=2, run="b"))
+    assert [sorted(meeting.peers) for meeting in second] == [[1], [0]]
+    close(*second)
 
 
 def test_a_port_in_use_and_a_foreign_address_are_refused(port):

@@ -14,6 +14,7 @@ import ipaddress
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -56,6 +57,8 @@ class Meeting(NamedTuple):
     """ADDRESS:PORT where jax's coordinator may listen."""
     peers: dict[int, Peer]
     """On process 0 all others; on another process only process 0."""
+    claim: socket.socket | None = None
+    """On process 0: keeps the port from other jobs. To be closed when jax's coordinator listens there."""
 
 
 def check_megascale(host: str) -> None:
@@ -77,7 +80,7 @@ def meet(place: Place, seconds: float) -> Meeting:
 
 def _receive(place: Place, until: float, seconds: float) -> Meeting:
     """The side of process 0."""
-    server = _listen(place)
+    server, claim = _listen(place)
     peers: dict[int, Peer] = {}
     try:
         while len(peers) < place.count - 1:
@@ -91,21 +94,27 @@ def _receive(place: Place, until: float, seconds: float) -> Meeting:
         for peer in peers.values():
             _send(peer.connection, {"refused": str(error)})
             peer.connection.close()
+        claim.close()
         raise
     finally:
         bound = server.getsockname()
         server.close()
     for peer in peers.values():
         _send(peer.connection, {"go": True})
-    return Meeting(f"{place.host}:{bound[1]}", _address(bound[0], bound[1]), peers)
+    return Meeting(f"{place.host}:{bound[1]}", _address(bound[0], bound[1]), peers, claim)
 
 
-def _listen(place: Place) -> socket.socket:
+def _listen(place: Place) -> tuple[socket.socket, socket.socket]:
+    """Returns the server and the claim on its port."""
     host = _bindable(place.host)
     for port in place.ports:
+        claim = _claimed(port)
+        if claim is None:
+            continue
         try:
-            return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+            return socket.create_server((host, port), family=_family(host)), claim
         except OSError as error:
+            claim.close()
             if error.errno == errno.EADDRNOTAVAIL:
                 raise InputError(
                     f"--hosts names the coordinator {place.host}, which is no address of this machine; process 0 must "
@@ -117,6 +126,24 @@ def _listen(place: Place) -> socket.socket:
         f"port {' and '.join(map(str, place.ports))} of {place.host} is in use by another process; choose another one "
         "for --hosts coordinator"
     )
+
+
+def _claimed(port: int) -> socket.socket | None:
+    """Returns a claim on `port` of this machine; None if another job has it. Between the end of the meeting and the
+    start of jax's coordinator nobody listens at the port, and another job's process 0 would take it; worse, jax's
+    coordinators share a port without an error (SO_REUSEPORT). Linux frees the name when its process ends."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if sys.platform == "linux":
+        try:
+            claim.bind(f"\0sessionrec-coordinator-{port}")
+        except OSError:
+            claim.close()
+            return None
+    return claim
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _bindable(host: str) -> str:

@@ -127,6 +127,8 @@ def _join(hosts: Hosts, run: str) -> Meeting | None:
         raise InputError(f"--hosts {hosts.coordinator}: {str(error).rstrip('.')}{wanted if auto else ''}") from None
     finally:
         met.cancel()
+        if meeting and meeting.claim:
+            meeting.claim.close()
     if is_multiprocess() and is_process_zero():
         kind, devices = jax.devices()[0].device_kind, jax.device_count()
         print(f"{jax.process_count()} processes, {devices} devices ({kind})", file=sys.stderr, flush=True)
