@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint bench lock clean
+.PHONY: demo test test-slow lint docs figures bench lock clean
 
 demo: $(STAMP)             ## known-truth log -> sweep -> fit -> report in out/demo
 	$(BIN)/sessionrec demo --out out/demo
@@ -19,6 +19,12 @@ lint: $(STAMP)             ## style, and types of the rooms that [tool.pyright] 
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: $(STAMP)             ## the documentation site in out/site; a warning is an error
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs out/site
+
+figures: $(STAMP)          ## draws the figures of the documents again
+	$(BIN)/python -m docs.figures
+
 bench: $(STAMP)            ## one JSON line a question; see benchmarks/
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || [ $$? = 2 ] || exit 1; done
 
@@ -27,7 +33,7 @@ lock:                      ## after a change of pyproject.toml (needs uv)
 	  --no-header --no-annotate -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv out build *.egg-info
+	rm -rf .venv out build docs/made *.egg-info
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...")'

@@ -1,4 +1,4 @@
-"""Every command block of README and docs runs as a reader would type it, at small size.
+"""Every block of commands or Python of README and docs runs as a reader would type it, at small size.
 
 The commands are read from the documents. SMALLER is the only change to them, and NOT_RUN lists the blocks that cannot
 run here. The blocks of a document run in order, in one folder, which first holds what the reader has: a log, users, a
@@ -24,7 +24,8 @@ from experiments.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "made")]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.py"))
 SMALLER = {
     # README
     "prepare synthetic --users 20000": "prepare synthetic --base 4 --depth 2 --users 400",
@@ -44,10 +45,17 @@ SMALLER = {
     "--data.rows 4 --train.epochs 50": "--data.rows 4 --train.epochs 5 --model.width 8",
 }
 """What a document says, and what is run instead."""
+SMALLER_NOTEBOOKS = {
+    "range(1500)": "range(60)",
+    '"train.epochs": 16': '"train.epochs": 1',
+    '"500 900 1600 2900 5200 9400"': '"32 48 80 140 240"',
+    "prepare synthetic --users 20000": "prepare synthetic --base 4 --depth 2 --users 400",
+    "--sizes s --learning-rates 1e-2": "--sizes xxs --epochs 4 --workers 1 --learning-rates 1e-2",
+    "--data.eval-users 500": "--data.eval-users 40",
+}
 NOT_RUN = {
     "make demo": "both targets install everything, and CI runs them",
     " a published log": "a figure",
-    "doors/ ": "the map of the code; test_layout.py reads it",
     "# by hand, one line for each machine": "several machines; test_hosts.py runs processes on one",
     "#!/bin/bash": "a job of SLURM over four nodes",
     "gcloud compute": "TPU VMs",
@@ -61,10 +69,11 @@ CORE = ("sessionrec prepare synthetic", "sessionrec sweep grid", "sessionrec fit
 
 
 class Block(NamedTuple):
-    """A fenced block without a language: commands, unless NOT_RUN says otherwise."""
+    """A fenced block of Python, or without a language: then of commands, unless NOT_RUN says otherwise."""
 
     document: Path
     text: str
+    is_python: bool = False
 
     @property
     def reason(self) -> str | None:
@@ -75,19 +84,25 @@ class Block(NamedTuple):
     def smaller(self) -> str:
         return functools.reduce(lambda text, change: text.replace(*change), SMALLER.items(), self.text)
 
+    @property
+    def program(self) -> list[str]:
+        interpreter = [sys.executable] if self.is_python else ["bash", "-euxo", "pipefail"]
+        return [*interpreter, "-c", self.smaller]
+
 
 def blocks(document: Path) -> list[Block]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-    return [Block(document, text) for language, text in fenced if not language]
+    fenced = re.findall(r"^```([^\n`]*)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    return [Block(document, text, language == "python") for language, text in fenced if language in ("", "python")]
 
 
 ALL = [block for document in DOCUMENTS for block in blocks(document)]
 
 
 def test_every_block_is_of_commands_that_run_or_has_a_reason():
-    commands = ("sessionrec ", "awk ")
+    commands = ("sessionrec ", "awk ", "echo ")
     for block in ALL:
-        assert block.reason or block.text.startswith(commands), f"{block.document.name}: {block.text.splitlines()[0]}"
+        known = block.is_python or block.reason or block.text.startswith(commands)
+        assert known, f"{block.document.name}: {block.text.splitlines()[0]}"
 
 
 def test_the_tables_of_this_file_name_only_what_the_documents_say():
@@ -101,7 +116,8 @@ def test_the_way_of_readme_from_nothing_to_a_law(tmp_path, monkeypatch, capsys):
     """In this process, to save time. The fit is not refused."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
-    lines = [line for block in blocks(ROOT / "README.md") for line in block.smaller.splitlines()]
+    typed = [block for block in blocks(ROOT / "README.md") if not block.is_python]
+    lines = [line for block in typed for line in block.smaller.splitlines()]
     core = [line for line in lines if line.startswith(CORE)]
     assert len(core) == len(CORE)
     for line in core:
@@ -149,6 +165,12 @@ def readers_folder(tmp_path):
     return tmp_path
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    return os.environ | {"XLA_FLAGS": flags, "PATH": path, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_blocks_of_a_document_run(document, readers_folder):
@@ -163,10 +185,26 @@ def test_the_blocks_of_a_document_run(document, readers_folder):
     if document.name == "training.md":
         prepare = "sessionrec prepare synthetic --users 300 --base 4 --depth 2 --out DATA"
         runnable.insert(0, Block(document, prepare))
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    path = f"{readers_folder / 'bin'}:{os.environ['PATH']}"
-    environment = os.environ | {"XLA_FLAGS": flags, "PATH": path, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment = _environment(readers_folder)
     for block in runnable:
-        script = ["bash", "-euxo", "pipefail", "-c", block.smaller]
-        done = subprocess.run(script, cwd=readers_folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(block.program, cwd=readers_folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_runs(notebook, readers_folder):
+    text = functools.reduce(lambda text, change: text.replace(*change), SMALLER_NOTEBOOKS.items(), notebook.read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=readers_folder,
+        env=_environment(readers_folder),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+
+
+def test_the_changes_to_notebooks_are_of_texts_that_they_have():
+    written = "".join(notebook.read_text() for notebook in NOTEBOOKS)
+    assert all(text in written for text in SMALLER_NOTEBOOKS)

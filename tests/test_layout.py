@@ -1,4 +1,4 @@
-"""Tests the layout of the code: imports follow README's map, files are small, and no text has a path of a machine."""
+"""Tests the layout: imports follow CONTRIBUTING's map, files are small, and no text has a path of a machine."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def house_of(path: Path) -> str:
 
 
 def rooms_on_the_map() -> list[str]:
-    """Returns the rooms (modules and packages) in the order of README's map. A house is a line without indent."""
-    block = (ROOT / "README.md").read_text().partition("## The house")[2].split("```")[1]
+    """Returns the rooms (modules and packages) in the order of CONTRIBUTING's map. A house is a line without indent."""
+    block = (ROOT / "CONTRIBUTING.md").read_text().partition("## Find your way")[2].split("```")[1]
     rooms, house = [], ""
     for line in block.splitlines():
         path, _, _ = line.strip().partition(" ")
@@ -88,7 +88,7 @@ def room_of(name: str) -> str:
 
 
 def test_the_map_and_the_tree_agree():
-    """Every room on README's map exists, and every package and module is in a room of the map."""
+    """Every room on CONTRIBUTING's map exists, and every package and module is in a room of the map."""
     paths = [ROOT / room.replace(".", "/") for room in ORDER]
     missing = [relative(path) for path in paths if not (path.is_dir() or path.with_suffix(".py").is_file())]
     assert not missing

@@ -35,7 +35,7 @@ class Command:
     """The folder of the demo. It gets report.html, data.html, body.html, and the logs and sweeps in data/ and body/."""
     size: SizeName = "full"
     """The time that the demo takes on two cores.
-    full: about ten minutes; gives the figures of the README
+    full: about ten minutes; gives the numbers of docs/results.md
     smallest: about two minutes; only shows that every step works"""
     seed: Annotated[int, SEED] = 1
     """The seed of the known processes and of the runs. Each seed is another draw of the data, with another floor."""

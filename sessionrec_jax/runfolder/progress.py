@@ -18,9 +18,10 @@ class Bar:
 
     def __init__(self, name: str, total: int, done: int = 0, *, quiet: bool = False):
         console = Terminal(stderr=True)
-        self._name, self._total, self._done, self._start, self._first = name, total, done, time.monotonic(), done
+        self._name, self._total, self._done = name, total, done
+        self._start: tuple[float, int] | None = None  # time and steps after the first call, which compiles
         self._lines = not quiet and not console.is_terminal
-        self._next_line = self._start + _SECONDS_BETWEEN_LINES
+        self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -29,7 +30,7 @@ class Bar:
             TextColumn("{task.fields[note]}"),
         )
         self._bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
-        self._task = self._bar.add_task(name, total=total, completed=done, note="")
+        self._task = self._bar.add_task(name, total=total, completed=done, note="compiling")
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -46,5 +47,12 @@ class Bar:
         now = time.monotonic()
         if self._lines and now >= self._next_line:
             self._next_line = now + _SECONDS_BETWEEN_LINES
-            left = (now - self._start) / (self._done - self._first) * (self._total - self._done)
-            say(f"{self._name} {self._done}/{self._total}, {left:.0f} s left, {note}")
+            say(", ".join(part for part in (f"{self._name} {self._done}/{self._total}", self._left(now), note) if part))
+        self._start = self._start or (now, self._done)
+
+    def _left(self, now: float) -> str:
+        """Returns the time that is left at the pace since the first call; nothing at the first call."""
+        if self._start is None:
+            return ""
+        since, first = self._start
+        return f"{(now - since) / (self._done - first) * (self._total - self._done):.0f} s left"

@@ -153,7 +153,7 @@ class Run:
     def evaluate(self, split: Split = "test", seen: Seen | None = None) -> dict[str, Any]:
         """Measures the model on the held-out sessions of `split`, against the whole catalogue, next to the baselines.
 
-        `seen`="masked" takes items that the user was shown before out of the candidates and the targets of the ranking
+        `seen="masked"` takes items that the user was shown before out of the candidates and the targets of the ranking
         metrics; None does as the run's data.eval_seen. Losses are nats; NAME_stderr is the standard error over users.
 
         >>> metrics = load("RUN").evaluate()
@@ -176,7 +176,7 @@ class Run:
 
         `histories` is a Polars or pandas frame of exposures, one row each, whose columns `columns` names (see
         `frames.users_of_frame`); a list of dicts, or the path of JSON lines (see `histories.histories_of`); or "log"
-        for the first `users` users of the run's log (0: all). `seen`="masked" leaves out the items that the history
+        for the first `users` users of the run's log (0: all). `seen="masked"` leaves out the items that the history
         shows. An answer has user, items, scores (log probabilities, nats), seen_items, unknown_items and sessions_used.
 
         >>> run = load("RUN")
