@@ -10,10 +10,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.segment import Segment
+from rich.table import Table
 
 from doors.text import markup, printable
 
 __all__ = ["Terminal", "markup", "print_error", "say"]
+
+_WIDEST = 1_000
 
 
 class Terminal(Console):
@@ -23,6 +26,18 @@ class Terminal(Console):
         for segment in super().render(*args, **kwargs):
             text, style, control = segment
             yield segment if control or (text.isascii() and text.isprintable()) else Segment(printable(text), style)
+
+    def print(self, *objects: Any, **kwargs: Any) -> None:
+        """Prints as rich does, but a table of columns that do not wrap keeps its width: rich would cut numbers."""
+        shown, unbounded = self._width, self.options.update(max_width=_WIDEST)
+        tables = [each for each in objects if isinstance(each, Table)]
+        widest = max((self.measure(table, options=unbounded).minimum for table in tables), default=0)
+        try:
+            if widest > self.width:
+                self.width = widest
+            super().print(*objects, **kwargs)
+        finally:
+            self._width = shown
 
     def on_broken_pipe(self) -> None:
         """Raises BrokenPipeError, which is no failure of a command, where rich would exit with 1."""

@@ -105,6 +105,10 @@ def test_every_block_is_of_commands_that_run_or_has_a_reason():
         assert known, f"{block.document.name}: {block.text.splitlines()[0]}"
 
 
+def test_the_readme_is_one_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
 def test_the_tables_of_this_file_name_only_what_the_documents_say():
     for start in NOT_RUN:
         assert any(block.text.startswith(start) for block in ALL), start

@@ -9,7 +9,7 @@ import numpy as np
 
 from doors.terminal import Terminal
 from doors.text import markup
-from experiments.cli.output import narrow_table, print_whole
+from experiments.cli.output import narrow_table
 from experiments.plans.sizes import labels
 from experiments.sweep.halving import expected_savings
 from experiments.sweep.layout import Layout
@@ -47,7 +47,7 @@ def show(layout: Layout, rows: Sequence[dict[str, Any]], verdict: Verdict | None
     for column in table.columns[1 + len(settings[0]) :]:
         column.justify = "right"
     say = Terminal(highlight=False, soft_wrap=True).print
-    print_whole(table)
+    Terminal(highlight=False).print(table)
     compiling = len(programs) * float(np.mean([cost.compile_seconds for cost in costs]))
     at_best = _time((seconds_R.sum() + compiling) / workers)
     say(

@@ -21,13 +21,6 @@ def narrow_table(*heads: str) -> Table:
     return table
 
 
-def print_whole(table: Table) -> None:
-    """Prints the table at its full width, so that no number is cut where the output is not a terminal."""
-    console = Terminal(highlight=False)
-    wide = console.measure(table, options=console.options.update(max_width=1_000)).maximum
-    Terminal(highlight=False, width=max(console.width, wide)).print(table)
-
-
 @contextmanager
 def fit_progress() -> Iterator[None]:
     """Shows what the fits inside the block are doing, in the last line of a terminal. Elsewhere it shows nothing."""

@@ -21,7 +21,6 @@ import tyro
 from doors.files import check_outputs, write_json
 from doors.terminal import Terminal
 from experiments.cli.devices import written_out
-from experiments.cli.output import print_whole
 from experiments.cli.parsing import OutputFile, parse_flags
 from experiments.cli.show_pod import show, weak_scaling_table
 from experiments.pod import page, verdict
@@ -65,7 +64,7 @@ def main(argv: list[str]) -> int:
     if command.page:
         page.write(command.page, runs, topology.chip)
     if command.weak_scaling:
-        print_whole(weak_scaling_table(runs, topology.chip))
+        Terminal(highlight=False).print(weak_scaling_table(runs, topology.chip))
     else:
         show(runs[0][1], topology.chip, runs[0][0], command.config.train.microbatches)
     fit = all(verdict.fits(program, topology.chip) for _, found in runs for program in found["programs"].values())

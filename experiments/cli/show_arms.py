@@ -8,7 +8,7 @@ from rich.table import Table
 
 from doors.terminal import Terminal
 from doors.text import markup
-from experiments.cli.output import narrow_table, print_whole
+from experiments.cli.output import narrow_table
 from scaling.arms.compare import ArmsFit
 from scaling.arms.multiplier import BEYOND, AtCost, Crossing, Versus
 from scaling.arms.sentences import percent, sentences, times
@@ -24,15 +24,15 @@ def show_arms(found: ArmsFit, others: Sequence[Versus], console: Terminal) -> No
         line(f"[bold]{markup(sentence)}[/]")
     runs = ", ".join(f"{arm.name} {arm.runs}" for arm in found.arms)
     line(f"{found.law.formula}   {found.law.name}; runs: {markup(runs)}; {found.pairs}")
-    print_whole(_parameters(found))
+    Terminal(highlight=False).print(_parameters(found))
     if found.equal is not None:
         table = narrow_table("difference", r"value  \[95 %]")
         for name, value in found.equal.differences.items():
             table.add_row(markup(name), markup(str(value)))
         table.caption = f"with common exponents the objective is {found.equal.objective_ratio:.4g} times that without"
-        print_whole(table)
+        Terminal(highlight=False).print(table)
     for one in others:
-        print_whole(_along(found, one))
+        Terminal(highlight=False).print(_along(found, one))
         line(markup(_crossing(one.crossing, found.cost)))
     for warning in found.warnings:
         console.print("[yellow]warning:[/]", markup(warning), highlight=False)

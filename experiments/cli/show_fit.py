@@ -113,7 +113,7 @@ def _forms(forms: scaling.Forms, fitted: str) -> Table:
 
 
 def _heldout(fit: scaling.Fit) -> Table:
-    table = narrow_table("held-out run", "reach", "loss", "predicted", "[95 %]", "of a run", "error", "of excess")
+    table = narrow_table("held-out run", "reach", "loss", "predicted", "[95 %] of a run", "error", "of excess")
     furthest = sorted(fit.heldout, key=lambda run: -run.extrapolation_factor)
     if len(furthest) > HELDOUT_SHOWN:
         worst = max(fit.heldout, key=lambda run: abs(run.relative_error))
@@ -130,7 +130,6 @@ def _heldout(fit: scaling.Fit) -> Table:
             factor,
             f"{run.loss:.5g}",
             f"{run.predicted:.5g}",
-            _interval(run.predicted95),
             _interval(run.run95),
             error,
             excess,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from doors.terminal import Terminal
 from doors.text import markup
-from experiments.cli.output import narrow_table, print_whole
+from experiments.cli.output import narrow_table
 from scaling.forecasts.frozen import Forecast
 from scaling.forecasts.judged import HIT, MISS, Judged, calibration
 
@@ -23,7 +24,7 @@ def show_predictions(forecasts: Sequence[Forecast], console: Console) -> None:
     for one in forecasts:
         reach = "-" if one.reach is None else f"{one.reach:.3g}x"
         table.add_row(one.place, f"{one.value:.6g}", _band((one.low, one.high)), _band(one.band()), reach)
-    print_whole(table)
+    Terminal(highlight=False).print(table)
     if forecasts[0].verdict != "follows":
         says = f"the fit says of {forecasts[0].law}: {forecasts[0].verdict}. The bands hold only if the law does."
         console.print("[yellow]warning:[/]", markup(says), highlight=False)
@@ -47,7 +48,7 @@ def show_judged(judged: Sequence[Judged], console: Console) -> None:
             "-" if one.relative_error is None else f"{one.relative_error:+.2%}",
             one.outcome if colour is None else f"[{colour}]{one.outcome}[/]",
         )
-    print_whole(table)
+    Terminal(highlight=False).print(table)
     console.print(f"[bold]{calibration(judged)}[/]", highlight=False)
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from doors.terminal import Terminal
 from doors.text import markup
-from experiments.cli.output import narrow_table, print_whole
+from experiments.cli.output import narrow_table
 from experiments.pod import verdict
 from experiments.pod.chips import Chip
 
@@ -23,7 +23,7 @@ def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int) -> No
     mesh = ", ".join(f"{name} {size}" for name, size in found["mesh"].items())
     say(f"[bold]{markup(title)}[/]   {found['devices']:,} devices ({found['device_kind']}): {mesh}")
     say(f"{found['rows']:,} rows of a batch, {found['rows_per_device']:g} a device\n")
-    print_whole(_memory(found, chip))
+    Terminal(highlight=False).print(_memory(found, chip))
     step = found["programs"]["step"]
     if not verdict.fits(step, chip):
         words = markup(step.get("words", ""))
@@ -31,7 +31,7 @@ def show(found: dict[str, Any], chip: Chip, title: str, microbatches: int) -> No
         if words:
             say(words)
     if "collectives" in step:
-        print_whole(_collectives(step))
+        Terminal(highlight=False).print(_collectives(step))
         for line in (*_traffic(step, chip), *_time(found, chip)):
             say(line, markup=False)
     for warning in warnings(found, chip):
