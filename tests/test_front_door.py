@@ -24,6 +24,7 @@ from sessionrec_jax.serving import run as run_module
 from sessionrec_jax.serving.frames import users_of_frame
 from sessionrec_jax.serving.histories import histories_of, log_histories
 from sessionrec_jax.serving.recommend import recommend
+from sessionrec_jax.serving.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {"user": "user", "item": "item", "time": "ts", "clicked": "label"}
@@ -147,7 +148,7 @@ def test_a_frame_needs_no_names_where_it_has_those_of_the_contract(log):
             "session_id": session_S,
         }
     )
-    read = histories_of(users_of_frame(frame, log, feedback="kind"), log, Config())
+    read = histories_of(users_of_frame(frame, log, feedback="kind"), Vocabulary.of_log(log, Config()))
     expected = log_histories(log, users)
     for name in ("item_N", "feedback_N", "session_items_S", "session_seconds_S", "user_session_offsets_U1"):
         np.testing.assert_array_equal(getattr(read.log, name), getattr(expected.log, name))
@@ -155,7 +156,7 @@ def test_a_frame_needs_no_names_where_it_has_those_of_the_contract(log):
     with pytest.raises(InputError, match="log has session ids, and the histories have none"):
         users_of_frame(frame.drop("session_id"), log, feedback="kind")
     unknown = frame.with_columns(item_id=pl.lit("never seen"))
-    read = histories_of(users_of_frame(unknown, log, feedback="kind"), log, Config())
+    read = histories_of(users_of_frame(unknown, log, feedback="kind"), Vocabulary.of_log(log, Config()))
     assert read.unknown_items_U.sum() == exposures
     assert not len(read.log.item_N)
 

@@ -32,6 +32,7 @@ from sessionrec_jax.serving import recommend as module
 from sessionrec_jax.serving.histories import log_histories, read_histories
 from sessionrec_jax.serving.load import restore
 from sessionrec_jax.serving.recommend import recommend
+from sessionrec_jax.serving.vocabulary import Vocabulary
 from sessionrec_jax.training.loop import train
 
 SMALL = {
@@ -122,7 +123,9 @@ def lines_of(run, histories, k, seen="kept"):
 
 
 def answers_to(run, path, lines, k=10, seen="kept"):
-    return lines_of(run, read_histories(written(path / "users.jsonl", lines), run.log, run.config), k, seen)
+    return lines_of(
+        run, read_histories(written(path / "users.jsonl", lines), Vocabulary.of_log(run.log, run.config)), k, seen
+    )
 
 
 # --- restoring -----------------------------------------------------------------------------------------------------
@@ -354,7 +357,7 @@ def test_attention_within_a_session_refuses_a_longer_one_than_its_log_has(run, t
     def asked(its, *lengths):
         line = {"user": "eager", "sessions": [[GOOD] * length for length in lengths]}
         path = written(tmp_path / "users.jsonl", [{"user": "calm", "sessions": [[GOOD]]}, line])
-        return recommend(its, read_histories(path, its.log, its.config), 5)
+        return recommend(its, read_histories(path, Vocabulary.of_log(its.log, its.config)), 5)
 
     with pytest.raises(
         InputError, match=rf"user 'eager' has {most + 1} exposures, but .* at most {most}, .* leave out"

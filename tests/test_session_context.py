@@ -26,6 +26,7 @@ from sessionrec_jax.data.sources import RawLog
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import measure
 from sessionrec_jax.serving.histories import read_histories
+from sessionrec_jax.serving.vocabulary import Vocabulary
 from sessionrec_jax.training.loop import train
 
 START_MS, HOUR_MS = 1_650_000_000_000, 3_600_000  # a Friday, 5:20 in the morning
@@ -185,7 +186,7 @@ def test_a_history_may_give_its_context_and_hours_follow_from_its_times(tmp_path
     full = {"context": [{"device": "tv"}, {"device": "zither"}, {}], "times": [START_MS // 1000 + n for n in (0, 1, 2)]}
     bare = {"context": [{"device": None}, {}, {}], "times": [START_MS // 1000 + n * 15 * 3_600 for n in (0, 1, 2)]}
     (tmp_path / "users.jsonl").write_text("".join(json.dumps(LINE | more) + "\n" for more in (full, bare)))
-    read = read_histories(tmp_path / "users.jsonl", log, Config()).log.session_context
+    read = read_histories(tmp_path / "users.jsonl", Vocabulary.of_log(log, Config())).log.session_context
     assert {name: code.tolist() for name, code in read.items()} == {"device": [3, 4, 0, 0], "hour_of_day": [1, 1, 1, 3]}
 
 
@@ -204,9 +205,11 @@ def test_malformed_context_is_named(tmp_path, context, message):
     log = prepared(log_of(), tmp_path, session_time=("hour_of_day",))
     (tmp_path / "users.jsonl").write_text(json.dumps(LINE | {"times": [10**9] * 3, "context": context}))
     with pytest.raises(InputError, match="line 1") as refused:
-        read_histories(tmp_path / "users.jsonl", log, Config())
+        read_histories(tmp_path / "users.jsonl", Vocabulary.of_log(log, Config()))
     assert message in str(refused.value)
     (tmp_path / "users.jsonl").write_text(json.dumps(LINE))
     with pytest.raises(InputError, match="line 1 lacks 'times', but this model reads hour_of_day; add the start"):
-        read_histories(tmp_path / "users.jsonl", log, Config())
-    assert read_histories(tmp_path / "users.jsonl", log, replace(Config(), {"data.session_context": ("device",)})).users
+        read_histories(tmp_path / "users.jsonl", Vocabulary.of_log(log, Config()))
+    assert read_histories(
+        tmp_path / "users.jsonl", Vocabulary.of_log(log, replace(Config(), {"data.session_context": ("device",)}))
+    ).users

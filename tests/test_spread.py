@@ -24,7 +24,9 @@ from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.spec import Spec, extra_rows
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.serving import recommend
+from sessionrec_jax.serving.batch import HistoryBatch
 from sessionrec_jax.serving.histories import log_histories
+from sessionrec_jax.serving.program import answer
 
 MESHES = [Mesh(8), Mesh(4, 1, 2), Mesh(1, 2, 4), Mesh(1, 1, 8)]
 
@@ -102,20 +104,20 @@ def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
         jax.ShapeDtypeStruct((SPEC.rows, SPEC.model.width), jnp.float32, sharding=spread),
         jax.ShapeDtypeStruct((SPEC.rows,), jnp.float32, sharding=spread),
     )
-    pairs, queries = (batch(scoring.PAIRS),) * 2, batch(scoring.BLOCK, SPEC.model.width, dtype=jnp.float32)
+    pairs = (batch(scoring.PAIRS),) * 2
+    histories = HistoryBatch(*[batch(64, 32)] * 3, batch(64), batch(64, 7), {}, pairs)
     given = {"table": table, "side": side, "inputs": inputs, "place_GN": batch(scoring.BLOCK), "pairs": pairs}
     return {
         "table": scoring.item_table.lower(SPEC, mesh, params, side).compile(),
         "evaluate": measure._score.lower(SPEC, "pointwise", mesh, params, **given).compile(),
-        "histories": recommend._session_queries.lower(SPEC, mesh, params, inputs, side).compile(),
-        "top": recommend._top_k.lower(mesh, 50, table, queries, pairs).compile(),
+        "answer": answer.lower(SPEC, mesh, 50, params, side, table, histories).compile(),
     }
 
 
 def test_no_table_is_sent_and_a_device_holds_its_part_once():
     spread, rows = 8, SPEC.rows
     side, table, params = 4 * rows, 4 * rows * (SPEC.model.width + 1), 4 * rows * (SPEC.model.id_width + 1)
-    held = {"table": side + params + table, "evaluate": side + params + table, "histories": side + params, "top": table}
+    held = {"table": side + params + table, "evaluate": side + params + table, "answer": side + params + table}
     for name, program in programs(Mesh(2, 1, 4)).items():
         assert 0 < most_sent(program) < rows / spread / 5, name  # a number for every row would be too many
         used = program.memory_analysis()

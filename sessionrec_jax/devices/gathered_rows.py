@@ -243,6 +243,26 @@ def encode(
     return over_shards(mesh, of_shard, catalogue_G, inputs.shards(gather.place_GT), in_axes=(axes, 0))
 
 
+def encode_histories(
+    spec: Spec, mesh: jax.sharding.Mesh, params: Params, *, inputs: Inputs, side: Side
+) -> Float[Array, "G B L D"]:
+    """Returns the retrieval queries of every session. The arrays of `inputs` are [G, B, T] and [G, B, 1, L]: history b
+    of shard g is one row. For answers: no gradient is taken."""
+    histories, items = inputs.item_T.shape[1:]
+    item_GX = inputs.item_T.reshape(-1, histories * items)
+    gather = RowGather.of_step(spec, mesh, item_GT=item_GX, negatives=None, side=side, reads_all=True)
+    catalogue_G, axes = gather.catalogues(gather.read(params, side, None))
+
+    def of_shard(catalogue: ShardCatalogue, inputs: Inputs) -> Float[Array, "B L D"]:
+        def of_history(inputs: Inputs) -> Float[Array, "L D"]:
+            return sessionrec.apply(gather.shard_spec, catalogue.params, inputs, catalogue.side)[1].retrieval_SD
+
+        return jax.vmap(of_history)(inputs)
+
+    inputs = inputs._replace(item_T=gather.place_GT.reshape(inputs.item_T.shape))
+    return over_shards(mesh, of_shard, catalogue_G, inputs, in_axes=(axes, 0))
+
+
 def with_own_rows(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side) -> tuple[Spec, Params]:
     """Returns parameters with an ID row for every item, spread like the other item tables: a copy if items share rows.
 

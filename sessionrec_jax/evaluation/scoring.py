@@ -225,7 +225,7 @@ def top_k(
         return best_BK, item_N[place_BK], log_sum_B
 
     best_CBK, item_CBK, log_sum_CB = _score_chunks(table, query_BD, chunk_items, chunk)
-    best_BX, item_BX = (jnp.swapaxes(x, 0, 1).reshape(len(query_BD), -1) for x in (best_CBK, item_CBK))
+    best_BX, item_BX = (jnp.swapaxes(x, 0, 1).reshape(query_BD.shape[0], -1) for x in (best_CBK, item_CBK))
     best = _best(best_BX, item_BX, min(k, len(table.bias_R)))
     # One axis after the other, from the last: the gathered items are in the order of ids, so that of equal scores the
     # lower id stays first, and at most k items of each device on the axis are held.

@@ -1,6 +1,6 @@
 """Reads the histories to answer: the log's own, JSON lines, or a list of users. No jax in this file.
 
-    read_histories(Path("users.jsonl"), log, config), log_histories(log, users=100)
+    read_histories(Path("users.jsonl"), names), log_histories(log, users=100)
 
 Letters: U users, S sessions.
 """
@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from doors import tables
-from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.codes import CLICKED, CONTEXT, IGNORED, TRAIN
-from sessionrec_jax.data.columns import session_context
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.session_context import from_start
 from sessionrec_jax.data.session_log import EARLIEST_MS, LATEST_MS
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.errors import InputError, near_miss
+from sessionrec_jax.serving.vocabulary import Vocabulary
 
 _UNNAMED_CONTEXT = "context"  # what preparation calls context without a kind
 
@@ -63,9 +62,9 @@ def log_histories(prepared: Prepared, users: int = 0) -> Histories:
     return Histories(ids.head(users).to_list(), first, np.zeros(users, np.int64))
 
 
-def read_histories(path: Path, prepared: Prepared, config: Config) -> Histories:
+def read_histories(path: Path, names: Vocabulary) -> Histories:
     """Reads JSON lines, one user a line, as `histories_of` describes them. An error names the line."""
-    reader = _Reader(prepared, config)
+    reader = Reader(names)
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -79,7 +78,7 @@ def read_histories(path: Path, prepared: Prepared, config: Config) -> Histories:
     return reader.histories()
 
 
-def histories_of(users: Iterable[dict[str, Any]], prepared: Prepared, config: Config) -> Histories:
+def histories_of(users: Iterable[dict[str, Any]], names: Vocabulary) -> Histories:
     """Reads one dict a user, sessions oldest first:
 
         {"user": 7, "sessions": [[{"item": 31, "clicked": True}, {"item": 8, "clicked": False}], ...], "times": [...],
@@ -93,7 +92,7 @@ def histories_of(users: Iterable[dict[str, Any]], prepared: Prepared, config: Co
 
     Raises InputError with the place of the first user that is anything else.
     """
-    reader = _Reader(prepared, config)
+    reader = Reader(names)
     for number, user in enumerate(users):
         reader.add(user, f"histories[{number}]")
     return reader.histories()
@@ -106,18 +105,30 @@ def _parsed(line: bytes, where: str) -> Any:
         raise InputError(f"{where} is not valid JSON ({error})") from None
 
 
-class _Reader:
-    """Collects flat lists of dense ids, user by user."""
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """The codes of the names of a vocabulary. Names are compared as text."""
 
-    def __init__(self, prepared: Prepared, config: Config):
-        self._dense = {str(item): dense for dense, item in enumerate(prepared.item_ids().to_list(), 1)}
-        self._kinds = prepared.feedback_names
-        self._reads_time = _what_reads_time(prepared, config)
-        self._from_start = prepared.context_of_start
-        self._codes = {
-            name: {str(value): code for code, value in enumerate(prepared.context_vocabulary(name).to_list(), 1)}
-            for name in prepared.context_values
-        }
+    item: dict[str, int]
+    context: dict[str, dict[str, int]]
+
+    @classmethod
+    def of(cls, names: Vocabulary) -> Codes:
+        return cls(_numbered(names.items), {name: _numbered(values) for name, values in names.context.items()})
+
+
+def _numbered(values: list[Any]) -> dict[str, int]:
+    return {str(value): code for code, value in enumerate(values, 1)}
+
+
+class Reader:
+    """Collects the histories of users, one after the other, as flat lists of codes."""
+
+    def __init__(self, names: Vocabulary, codes: Codes | None = None):
+        """`codes` are those of `names`, where they were made before: a million items take a second."""
+        codes = Codes.of(names) if codes is None else codes
+        self._dense, self._codes = codes.item, codes.context
+        self._kinds, self._reads_time, self._from_start = names.feedback_names, names.reads_time, names.context_of_start
         self._given = self._codes.keys() - set(self._from_start)
         self._context: dict[str, list[int]] = {name: [] for name in self._codes}
         self._item: list[int] = []
@@ -129,6 +140,7 @@ class _Reader:
         self.users: list[Any] = []
 
     def add(self, user: Any, where: str) -> None:
+        """Reads one user, as `histories_of` describes it. Raises InputError, which begins with `where`."""
         _need(user, {"user", "sessions"}, {"times", "context"} if self._given else {"times"}, where)
         if not isinstance(user["sessions"], list) or not all(isinstance(s, list) for s in user["sessions"]):
             raise InputError(f'{where}: expected "sessions" to be a list of sessions, each a list of exposures')
@@ -242,13 +254,6 @@ class _Reader:
             session_context={name: np.array(codes, np.int32) for name, codes in self._context.items()},
         )
         return Histories(self.users, log, np.array(self._unknown, np.int64))
-
-
-def _what_reads_time(prepared: Prepared, config: Config) -> str:
-    """Returns what in the model reads time, in words; empty if nothing does."""
-    if config.model.places == "relative_time":
-        return "the time between sessions (--model.positions relative_time)"
-    return " and ".join(name for name in session_context(config, prepared) if name in prepared.context_of_start)
 
 
 def _need(values: Any, required: set[str], optional: set[str], where: str) -> None:

@@ -31,10 +31,12 @@ from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.row import run as train_and_measure
 from sessionrec_jax.runfolder.files import read_row
 from sessionrec_jax.runfolder.stopping import NEVER, StopSignals
+from sessionrec_jax.serving.answers import Seen
 from sessionrec_jax.serving.frames import is_frame, users_of_frame
 from sessionrec_jax.serving.histories import Histories, histories_of, log_histories, read_histories
 from sessionrec_jax.serving.load import restore
-from sessionrec_jax.serving.recommend import Seen, recommend
+from sessionrec_jax.serving.recommend import recommend
+from sessionrec_jax.serving.vocabulary import Vocabulary
 
 Split = Literal["validation", "test"]
 
@@ -142,6 +144,11 @@ class Run:
         return self.model.log
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """The names by which histories call items, feedback and session context."""
+        return Vocabulary.of_log(self.log, self.config)
+
+    @property
     def row(self) -> dict[str, Any] | None:
         """The columns of the run (sizes, data, FLOPs, test metrics) for `scaling.fit`; None if it has not ended."""
         return read_row(self.path)
@@ -200,15 +207,15 @@ class Run:
 
     def _histories(self, histories: Any, users: int, columns: dict[str, Any]) -> Histories:
         if is_frame(histories):
-            return histories_of(users_of_frame(histories, self.log, **columns), self.log, self.config)
+            return histories_of(users_of_frame(histories, self.log, **columns), self.vocabulary)
         if columns:
             raise InputError(f"only a frame has columns; leave out {', '.join(columns)}")
         if isinstance(histories, str) and histories == "log":
             return log_histories(self.log, users)
         if isinstance(histories, str | Path):
-            return read_histories(Path(histories), self.log, self.config)
+            return read_histories(Path(histories), self.vocabulary)
         if isinstance(histories, list):
-            return histories_of(histories, self.log, self.config)
+            return histories_of(histories, self.vocabulary)
         raise InputError(
             f"histories is a {type(histories).__name__}; expected a Polars or pandas frame, a list of dicts, a path, "
             'or "log"'
