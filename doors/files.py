@@ -27,13 +27,19 @@ from doors.errors import InputError, NotSaved, no_room, wrong_path
 _STATE = {
     "prepared.json", "catalogue.npz", "items.parquet", "users.parquet", "rejected.parquet", "card.json", "card.html",
     "truth.json", "config.json", "row.json", "metrics.jsonl", "per_user.parquet", "halving.json", "sweep.json",
+    "model.json", "model.safetensors", "recommend.stablehlo",
 }  # fmt: skip
-"""Files that prepared logs, runs and sweeps are made of."""
-_MARKS = {"a prepared log": "prepared.json", "a sweep": "sweep.json", "a run": "config.json"}
+"""Files that prepared logs, runs, sweeps and exported models are made of."""
+_MARKS = {
+    "a prepared log": "prepared.json",
+    "a sweep": "sweep.json",
+    "a run": "config.json",
+    "an exported model": "model.json",
+}
 
 
 def kind_of(folder: Path) -> str | None:
-    """Returns "a prepared log", "a sweep" or "a run" for a folder of ours, else None."""
+    """Returns "a prepared log", "a sweep", "a run" or "an exported model" for a folder of ours, else None."""
     with contextlib.suppress(OSError):
         return next((kind for kind, mark in _MARKS.items() if (folder / mark).is_file()), None)
     return None

@@ -19,7 +19,7 @@ from sessionrec_jax.serving.histories import Histories
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a history one model reads."""
+    """The length of the history that one model reads."""
 
     paradigm: Paradigm
     sessions: int

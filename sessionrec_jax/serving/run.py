@@ -32,6 +32,7 @@ from sessionrec_jax.row import run as train_and_measure
 from sessionrec_jax.runfolder.files import read_row
 from sessionrec_jax.runfolder.stopping import NEVER, StopSignals
 from sessionrec_jax.serving.answers import Seen
+from sessionrec_jax.serving.export import check_target, export
 from sessionrec_jax.serving.frames import is_frame, users_of_frame
 from sessionrec_jax.serving.histories import Histories, histories_of, log_histories, read_histories
 from sessionrec_jax.serving.load import restore
@@ -220,6 +221,20 @@ class Run:
             f"histories is a {type(histories).__name__}; expected a Polars or pandas frame, a list of dicts, a path, "
             'or "log"'
         )
+
+    def export(self, to: str | Path, k: int = 100) -> None:
+        """Writes the model to the new folder `to`, to be used without this package: weights, item vectors, the program
+        of `recommend` for its best `k` items, a model card. docs/serving.md shows how to load it.
+
+        >>> load("RUN").export("MODEL", k=10)
+        >>> load("RUN").export("MODEL")
+        Traceback (most recent call last):
+        doors.errors.InputError: MODEL exists already; name another folder, or delete it first
+
+        Raises InputError if `to` exists already or cannot be written, and NotSaved on a full disk.
+        """
+        check_target(Path(to))  # before the model is read
+        export(self.model, self.row, Path(to), k)
 
     def item_embeddings(self) -> ItemEmbeddings:
         """Returns the publisher's ids and the vectors of all items, as retrieval scores them.

@@ -1,0 +1,174 @@
+"""Reads a folder of `export` and answers with it, through the same code as `recommend`.
+
+    model = ExportedModel.read(Path("MODEL"))
+    [answer] = model.recommend([{"user": 7, "sessions": [[{"item": "i3", "clicked": True}]]}], k=10)
+
+Letters: B histories of a batch, M pairs of a history and an item that it must not get, K recommendations.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+from jaxtyping import Float, Int
+from safetensors.numpy import load_file
+
+from doors import tables
+from doors.state import Damaged, checked, checksums, read_object
+from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.data.windows import Windows
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.serving.answers import Answering, Best, Seen, found
+from sessionrec_jax.serving.batch import HistoryBatch, pack, seen_pairs
+from sessionrec_jax.serving.export import ITEMS, MODEL, PLATFORMS, PROGRAM, VERSION, WEIGHTS
+from sessionrec_jax.serving.histories import Codes, Histories, Reader
+from sessionrec_jax.serving.limits import Limits
+from sessionrec_jax.serving.vocabulary import Vocabulary
+
+_KINDS = {
+    "version": int,
+    "k": int,
+    "histories_at_once": int,
+    "limits": dict,
+    "context_read": dict,
+    "names": dict,
+    "files": dict,
+    "run_id": str,
+}
+_OF_LIMITS = {"paradigm": str, "sessions": int, "exposures": int, "session_encoder": str, "session_exposures": int}
+_OF_NAMES = {"feedback_names": list, "context": list, "context_of_start": list, "reads_time": str}
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedModel:
+    """A model that was read from its folder."""
+
+    facts: dict[str, Any]
+    """The content of model.json."""
+    names: Vocabulary
+    codes: Codes
+    answering: Answering
+    weights: dict[str, jax.Array]
+    program: Any
+    """Called with weights and histories; compiled once for each shape."""
+
+    @classmethod
+    def read(cls, folder: Path) -> ExportedModel:
+        """Raises InputError if the folder has no exported model, or one that is damaged, of another version, or not for
+        this kind of device."""
+        facts = _facts(folder)
+        exported = jax_export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
+        if (platform := jax_export.default_export_platform()) not in exported.platforms:
+            raise InputError(f"{folder} is for {', '.join(PLATFORMS)}, and jax uses {platform} here; set JAX_PLATFORMS")
+        items = tables.read_parquet(folder / ITEMS, columns=["item_id", "log_popularity"])
+        names = facts["names"]
+        vocabulary = Vocabulary(
+            items=items["item_id"].to_list(),
+            feedback_names=names["feedback_names"],
+            context={
+                name: tables.read_parquet(folder / f"context_{name}.parquet")["value"].to_list()
+                for name in names["context"]
+            },
+            context_of_start=names["context_of_start"],
+            reads_time=names["reads_time"],
+        )
+        popularity_V = np.concatenate([[-np.inf], items["log_popularity"].to_numpy()]).astype(np.float32)
+        limits = Limits(**{name: facts["limits"][name] for name in _OF_LIMITS})
+        answering = Answering(limits, [None, *vocabulary.items], popularity_V, facts["context_read"])
+        weights = {name: jax.device_put(x) for name, x in load_file(folder / WEIGHTS).items()}
+        return cls(facts, vocabulary, Codes.of(vocabulary), answering, weights, jax.jit(exported.call))
+
+    @property
+    def k(self) -> int:
+        """The number of items that the program finds, at most."""
+        return self.facts["k"]
+
+    def recommend(
+        self, users: list[dict[str, Any]], k: int, seen: Seen = "kept", places: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Returns what `recommend` gives for histories as dicts. `places` is the number of histories of a batch, by
+        default that of `recommend`, which gives the same bits."""
+        reader = Reader(self.names, self.codes)
+        for number, user in enumerate(users):
+            reader.add(user, f"histories[{number}]")
+        return list(self.answers(reader.histories(), k, seen, places))
+
+    def answers(
+        self, histories: Histories, k: int, seen: Seen = "kept", places: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the answers to histories that were read. Raises InputError for a `k` above that of the program, and as
+        `recommend` does."""
+        if k > self.k:
+            raise InputError(f"k is {k}, and the program finds {self.k} items; export the model with a larger --k")
+        rank = functools.partial(self._rank, k, places or self.facts["histories_at_once"])
+        return self.answering.answers(histories, k, seen, rank)
+
+    def _rank(self, k: int, places: int, asked: Windows, seen: FlatLog | None) -> Iterator[Best]:
+        context, limits = self.facts["context_read"], self.answering.limits
+        for first in range(0, len(asked), places):
+            window_B = np.arange(first, min(first + places, len(asked)))
+            batch = pack(asked, window_B, limits=limits, context=context, places=places)
+            if seen is not None:
+                pairs = seen_pairs(seen, asked.user_W[window_B], len(self.answering.published))
+                batch = batch._replace(left_out_GM=pad_pairs(pairs, places))
+            item_BK, score_BK = self.call(batch)
+            yield from found(item_BK[: len(window_B), :k], score_BK[: len(window_B), :k])
+
+    def call(self, batch: HistoryBatch) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
+        """Returns the dense ids and the log probabilities of the best items of one shard of histories."""
+        histories = {
+            "item": batch.item_GBT,
+            "feedback": batch.feedback_GBT,
+            "session": batch.session_GBT,
+            "sessions": batch.sessions_GB,
+            "seconds": batch.seconds_GBL,
+            **{f"context.{name}": code_BL for name, code_BL in batch.context_GBL.items()},
+            "left_out_history": batch.left_out_GM[0],
+            "left_out_item": batch.left_out_GM[1],
+        }
+        best = jax.device_get(self.program(self.weights, histories))
+        return best["items"], best["scores"]
+
+
+PAIRS_A_PLACE = 256
+"""The pairs of a batch are padded to this number a place, times a power of two, so that few programs are compiled."""
+
+
+def pad_pairs(pairs: tuple[np.ndarray, np.ndarray], places: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pairs with padding: pairs of the history `places`."""
+    count, width = len(pairs[0]), PAIRS_A_PLACE * places
+    while width < count:
+        width *= 2
+    return (
+        np.pad(pairs[0], (0, width - count), constant_values=places),
+        np.pad(pairs[1], (0, width - count)),
+    )
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Returns model.json, once the folder is known to be whole."""
+    path = folder / MODEL
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is no exported model (it has no {MODEL}); `sessionrec export RUN --to {folder}` makes one"
+        )
+    facts = read_object(path, _KINDS)
+    if facts["version"] != VERSION:
+        raise InputError(
+            f"{folder} has format version {facts['version']}; this release reads {VERSION}. Export it again"
+        )
+    checked(facts["limits"], _OF_LIMITS, f"{path}, limits")
+    checked(facts["names"], _OF_NAMES, f"{path}, names")
+    found = checksums(folder, without=MODEL)
+    for name, wanted in facts["files"].items():
+        if found.get(name) != wanted:
+            state = "is missing" if name not in found else "is not as it was written"
+            raise Damaged(f"{folder}: {name} {state}; export the model again")
+    return facts
