@@ -23,7 +23,7 @@ from experiments.plugins import import_and_remove
 from scaling.errors import InputError, near_miss
 
 COMMANDS = (
-    "sources", "prepare", "describe", "train", "evaluate", "recommend", "export", "sweep", "worker", "status",
+    "sources", "prepare", "describe", "train", "evaluate", "recommend", "export", "serve", "sweep", "worker", "status",
     "watch", "compare", "fit", "predict", "forecast", "plan", "design", "report", "demo", "pod", "config",
 )  # fmt: skip
 _HELP = ("-h", "--help", "--help-all", "help")

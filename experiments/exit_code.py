@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from doors.errors import InputError, NotSaved, no_room, wrong_path
 from doors.terminal import print_error, say
+from experiments.extras import to_install
 
 _SIGNALS = 128
 """An exit code above this means that a signal stopped the command, which is no error."""
@@ -42,8 +43,10 @@ def exit_code(call: Callable[[], int | None]) -> int:
 
 
 def _of_the_world(error: Exception) -> Exception | None:
-    """Returns the message for a full disk or a path that cannot be used; None for any other error. A missing file is
-    another error here, because it may be one of ours."""
+    """Returns the message for an extra to install, a full disk or a path that cannot be used; None for any other error.
+    A missing file is another error here, because it may be one of ours."""
+    if isinstance(error, ImportError):
+        return to_install(error)
     path = getattr(error, "filename", None) or "standard output or a file"
     if words := no_room(error):
         with contextlib.suppress(OSError):  # else the interpreter writes the rest again when it ends

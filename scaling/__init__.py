@@ -3,16 +3,22 @@
 import scaling
 fit = scaling.fit("runs.csv", law="chinchilla", n="params", d="tokens", loss="loss")  # or a Polars or pandas frame
 print(fit.summary())
+
+A name is imported when it is first used, so `import scaling` itself loads neither numpy nor Polars.
 """
 
-from scaling.errors import InputError, Refusal
-from scaling.fitting.fit import BEST, fit
-from scaling.fitting.fitted import FittedLaw, load
-from scaling.fitting.forms import Forms
-from scaling.fitting.lead import default_law
-from scaling.fitting.result import Fit
-from scaling.laws.registry import LAWS, Law, register_law
-from scaling.table.run_table import Columns, Excluded, RunTable, read
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scaling.errors import InputError, Refusal
+    from scaling.fitting.fit import BEST, fit
+    from scaling.fitting.fitted import FittedLaw, load
+    from scaling.fitting.forms import Forms
+    from scaling.fitting.lead import default_law
+    from scaling.fitting.result import Fit
+    from scaling.laws.registry import LAWS, Law, register_law
+    from scaling.table.run_table import Columns, Excluded, RunTable, read
 
 __all__ = [
     "BEST",
@@ -32,3 +38,32 @@ __all__ = [
     "read",
     "register_law",
 ]
+
+_HOME = {
+    "BEST": "fitting.fit",
+    "LAWS": "laws.registry",
+    "Columns": "table.run_table",
+    "Excluded": "table.run_table",
+    "Fit": "fitting.result",
+    "FittedLaw": "fitting.fitted",
+    "Forms": "fitting.forms",
+    "InputError": "errors",
+    "Law": "laws.registry",
+    "Refusal": "errors",
+    "RunTable": "table.run_table",
+    "default_law": "fitting.lead",
+    "fit": "fitting.fit",
+    "load": "fitting.fitted",
+    "read": "table.run_table",
+    "register_law": "laws.registry",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -6,6 +6,7 @@ No jax in this file. Letters: U users, W windows, B histories of a batch, K reco
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,6 +39,10 @@ class Answering:
     context_values: dict[str, int]
     """Columns of session context that the model reads, with their number of values."""
 
+    @functools.cached_property
+    def _by_popularity_V(self) -> Int[np.ndarray, " V"]:
+        return np.argsort(-self.log_popularity_V, kind="stable")
+
     def answers(self, histories: Histories, k: int, seen: Seen, rank: Rank) -> Iterator[dict[str, Any]]:
         """Yields one answer a user, as `recommend` describes them. Raises InputError for a `k` above the number of
         items, and for a session that the model cannot read."""
@@ -47,7 +52,7 @@ class Answering:
         return self._named(histories, newest(histories, self.limits), k, seen, rank)
 
     def _named(self, histories: Histories, recent: Windows, k: int, seen: Seen, rank: Rank) -> Iterator[dict[str, Any]]:
-        popular_K = np.argsort(-self.log_popularity_V, kind="stable")[:k]
+        popular_K = self._by_popularity_V[:k]
         slots_U = recent.last_W - recent.first_W
         used_U = slots_U if self.limits.paradigm == "nspp" else recent.items_W
         ranked = iter(rank(_take(recent, slots_U > 0), histories.log if seen == "masked" else None))

@@ -6,7 +6,7 @@ that are read of a history, M pairs of a history and an item that it must not ge
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +68,29 @@ def pack(
             name: filled(limits.sessions, session_at, log.session_context[name][session_X]) for name in context
         },
         left_out_GM=(np.full(1, places, np.int32), np.zeros(1, np.int32)),
+    )
+
+
+def joined(ones: Sequence[HistoryBatch], places: int, pairs: int) -> HistoryBatch:
+    """Returns batches of one place each as one of `places`, with room for `pairs` pairs."""
+    sessions = ones[0].seconds_GBL.shape[-1]
+
+    def stacked(arrays: Sequence[np.ndarray], padding: int = 0) -> np.ndarray:
+        rows = np.concatenate(arrays)
+        return np.pad(rows, ((0, places - len(rows)), *((0, 0),) * (rows.ndim - 1)), constant_values=padding)
+
+    left_out = [one.left_out_GM[1][one.left_out_GM[0] == 0] for one in ones]
+    history_M, item_M = np.full(pairs, places, np.int32), np.zeros(pairs, np.int32)
+    numbers = np.repeat(np.arange(len(ones)), [len(items) for items in left_out])
+    history_M[: len(numbers)], item_M[: len(numbers)] = numbers, np.concatenate(left_out)
+    return HistoryBatch(
+        item_GBT=stacked([one.item_GBT for one in ones]),
+        feedback_GBT=stacked([one.feedback_GBT for one in ones]),
+        session_GBT=stacked([one.session_GBT for one in ones], sessions),
+        sessions_GB=stacked([one.sessions_GB for one in ones]),
+        seconds_GBL=stacked([one.seconds_GBL for one in ones]),
+        context_GBL={name: stacked([one.context_GBL[name] for one in ones]) for name in ones[0].context_GBL},
+        left_out_GM=(history_M, item_M),
     )
 
 

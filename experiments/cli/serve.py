@@ -1,0 +1,91 @@
+"""Answer over HTTP with an exported model: POST /recommend, GET /health.
+
+    sessionrec serve MODEL
+    sessionrec serve MODEL --host 0.0.0.0 --port 80 --batch 64 --wait-ms 5
+
+    curl -d '{"user": 7, "sessions": [[{"item": "i3", "clicked": true}]], "k": 5}' http://127.0.0.1:8000/recommend
+
+MODEL is a folder of `sessionrec export`. Requests that arrive together are answered by one call of the program. All its
+shapes are compiled before the service listens. SIGTERM answers what was accepted and ends. There is no login and no
+encryption: outside of the machine itself put a proxy that has both in front. The extra `serve` installs the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+import uvicorn
+
+from doors import bounds
+from doors.bounds import Between
+from doors.terminal import say
+from experiments.cli.parsing import parse_flags
+from experiments.service.app import Service
+from experiments.service.micro_batches import Size
+from sessionrec_jax.errors import InputError
+from sessionrec_jax.serving.exported import ExportedModel
+
+_GRACE_SECONDS = 10
+_BACKLOG = 2_048
+
+
+@dataclass(frozen=True)
+class Command:
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="MODEL", metavar="MODEL")]
+    """The folder of `sessionrec export`."""
+    host: str = "127.0.0.1"
+    """The address to listen at; the default can only be reached from this machine."""
+    port: Annotated[int, Between(0, 65_535)] = 8000
+    """The port; 0 takes a free one, which is printed."""
+    batch: Annotated[int, Between(1, 4_096)] = 32
+    """Histories that are answered together, at most."""
+    wait_ms: Annotated[float, Between(0, 10_000)] = 2.0
+    """Milliseconds for which the first history of a batch waits for others, at most."""
+    waiting: Annotated[int, Between(1, 1_000_000)] = 1_024
+    """Requests that may wait; further ones get status 503."""
+    body_bytes: Annotated[int, Between(1_000, 1_000_000_000)] = 1_000_000
+    """Bytes of a request's body, at most."""
+    exposures: Annotated[int, Between(1, 100_000)] = 1_000
+    """Exposures of a history, at most. The model reads the newest of them."""
+
+
+def main(argv: list[str]) -> int:
+    command = parse_flags(Command, argv, prog="sessionrec serve", description=__doc__)
+    bounds.check(command)
+    with _bound(command.host, command.port) as bound:
+        model = ExportedModel.read(command.model)
+        say(f"compiling for up to {command.batch} histories at once")
+        size = Size(command.batch, command.wait_ms / 1000, command.waiting, command.exposures)
+        service = Service(model, size, command.body_bytes)
+        bound.listen(_BACKLOG)
+        host = f"[{command.host}]" if ":" in command.host else command.host
+        say(f"listening at http://{host}:{bound.getsockname()[1]}")
+        config = uvicorn.Config(
+            service.app,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        uvicorn.Server(config).run(sockets=[bound])
+    return 0
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Returns a socket that has the address and refuses connections until it listens."""
+    with contextlib.ExitStack() as on_failure:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            bound = on_failure.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError as error:
+            raise InputError(f"--host {host} --port {port}: {error.strerror}; name another address or port") from None
+        on_failure.pop_all()
+        return bound

@@ -1,0 +1,1 @@
+"""An exported model as a small HTTP service: requests become histories, and histories become micro-batches."""
