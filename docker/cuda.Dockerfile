@@ -16,7 +16,7 @@ COPY doors doors
 COPY sessionrec_jax sessionrec_jax
 COPY scaling scaling
 COPY experiments experiments
-RUN pip install ".[cuda]"
+RUN pip install ".[cuda,serve]"
 
 RUN useradd --create-home sessionrec
 USER sessionrec

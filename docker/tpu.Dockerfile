@@ -15,6 +15,6 @@ COPY doors doors
 COPY sessionrec_jax sessionrec_jax
 COPY scaling scaling
 COPY experiments experiments
-RUN pip install ".[tpu]"
+RUN pip install ".[tpu,serve]"
 
 ENTRYPOINT ["sessionrec"]

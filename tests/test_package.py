@@ -69,11 +69,11 @@ def test_continuous_integration_only_calls_the_script_of_every_forge():
 
 
 @pytest.mark.parametrize("name", ["cuda", "tpu"])
-def test_an_image_copies_every_package_and_installs_an_extra_that_exists(name):
+def test_an_image_copies_every_package_and_installs_extras_that_exist(name):
     lines = (ROOT / "docker" / f"{name}.Dockerfile").read_text().splitlines()
     assert {line.split()[1] for line in lines if line.startswith("COPY") and len(line.split()) == 3} == set(HOUSES)
-    assert name in PROJECT["optional-dependencies"]
-    assert f'RUN pip install ".[{name}]"' in lines
+    assert {name, "serve"} <= PROJECT["optional-dependencies"].keys()
+    assert f'RUN pip install ".[{name},serve]"' in lines
     assert 'ENTRYPOINT ["sessionrec"]' in lines
     assert "has not been built" in lines[0] + lines[1]
 
