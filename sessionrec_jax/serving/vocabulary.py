@@ -23,7 +23,7 @@ class Vocabulary:
     context_of_start: list[FromStart]
     """The columns of session context that are computed from a session's start."""
     reads_time: str
-    """The part of the model that reads time, in words; empty if there is none."""
+    """The part of the model that reads time, in words; empty if no part does."""
 
     @classmethod
     def of_log(cls, prepared: Prepared, config: Config) -> Vocabulary:
