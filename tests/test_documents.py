@@ -61,6 +61,7 @@ NOT_RUN = {
     "gcloud compute": "TPU VMs",
     "# compiled for TPUs": "minutes of compiling, and libtpu; test_pod.py compiles one where it is installed",
     "sessionrec prepare synthetic --users 2000 --base 4": "SLURM; test_slurm.py runs a sweep where its daemons are",
+    "sessionrec serve MODEL": "a service that runs until it is stopped; test_service.py starts one",
     "ray start": "a cluster of Ray; test_ray.py starts one and runs a sweep",
 }
 """The beginning of each block that does not run here, and why."""
