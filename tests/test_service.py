@@ -47,10 +47,13 @@ def start(folder, *argv) -> tuple[subprocess.Popen[str], int]:
 def port(folder):
     sizes = ("--batch", str(BATCH), "--body-bytes", str(BODY_BYTES), "--exposures", str(EXPOSURES))
     process, port = start(folder, *sizes)
-    threading.Thread(target=process.stderr.read, daemon=True).start()
+    reader = threading.Thread(target=process.stderr.read, daemon=True)
+    reader.start()
     yield port
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == -signal.SIGTERM
+    reader.join()
+    process.stderr.close()
 
 
 def ask(port, body, method="POST", path="/recommend") -> tuple[int, dict]:
