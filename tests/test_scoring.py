@@ -12,11 +12,13 @@ from sessionrec_jax.config.settings import Mesh
 from sessionrec_jax.devices.mesh import batch_shards, make_mesh
 from sessionrec_jax.evaluation.scoring import (
     BLOCK,
+    ITEMS_AT_ONCE,
     PAIRS,
     ItemTable,
-    count_above,
-    log_prob_and_rank,
+    log_sum_and_ranks,
     over_rows,
+    pair_scores,
+    pairs_scores,
     stack_pairs,
     top_k,
 )
@@ -33,38 +35,67 @@ def over(mesh, function, e_RD, bias_R, *batch):
     return jax.tree.map(lambda x_G: x_G.reshape(-1, *x_G.shape[2:]), found)
 
 
+def asked(query_QD, item_QK, score_QV):
+    """Returns the items of each query by ascending score, and their scores; item 0 is none and comes last."""
+    least_QK = np.where(item_QK > 0, np.take_along_axis(score_QV, item_QK, axis=1), np.inf).astype(np.float32)
+    order_QK = np.argsort(least_QK, axis=1, kind="stable")
+    return query_QD, np.take_along_axis(item_QK, order_QK, axis=1), np.take_along_axis(least_QK, order_QK, axis=1)
+
+
 @pytest.fixture(scope="module")
 def dense():
-    """Returns embeddings, biases, queries, items and all scores as small whole numbers, so scores are exact and
-    many tie.
+    """Returns embeddings, biases, queries with one to eight items, and all scores as small whole numbers, so scores are
+    exact and many tie.
     """
     rng = np.random.default_rng(0)
     e_VD, bias_V = rng.integers(-2, 3, (40, 3)).astype(np.float32), rng.integers(0, 2, 40).astype(np.float32)
     bias_V[0] = -np.inf
     query_QD = rng.integers(-2, 3, (8 * BLOCK, 3)).astype(np.float32)
-    return e_VD, bias_V, query_QD, rng.integers(1, 40, 8 * BLOCK).astype(np.int32), query_QD @ e_VD.T + bias_V
+    item_QK = rng.integers(1, 40, (8 * BLOCK, 8)).astype(np.int32)
+    item_QK[np.arange(8) >= rng.integers(1, 9, (8 * BLOCK, 1))] = 0
+    score_QV = query_QD @ e_VD.T + bias_V
+    return e_VD, bias_V, *asked(query_QD, item_QK, score_QV), score_QV
 
 
 @pytest.mark.parametrize(("axes", "size"), [(Mesh(1), 40), *((axes, 7) for axes in MESHES)], ids=str)
 def test_rows_in_chunks_give_what_whole_ones_give_and_ties_count_against_the_item(dense, axes, size):
-    e_VD, bias_V, query_QD, item_Q, score_QV = dense
-    measure = functools.partial(log_prob_and_rank, chunk_items=size)
-    log_prob_Q, rank_Q = over(make_mesh(axes), measure, e_VD, bias_V, query_QD, item_Q)
-    own_Q = score_QV[np.arange(len(item_Q)), item_Q]
-    np.testing.assert_array_equal(rank_Q, np.sum(score_QV >= own_Q[:, None], axis=1) - 1)
-    log_sum_Q = np.log(np.exp(score_QV.astype(np.float64)).sum(axis=1))
-    np.testing.assert_allclose(log_prob_Q, own_Q - log_sum_Q, rtol=1e-6, atol=1e-6)
+    e_VD, bias_V, query_QD, item_QK, least_QK, score_QV = dense
+    measure = functools.partial(log_sum_and_ranks, chunk_items=size)
+    log_sum_Q, rank_QK = over(make_mesh(axes), measure, e_VD, bias_V, query_QD, item_QK, least_QK)
+    above_QK = np.sum(score_QV[:, None, :] >= least_QK[:, :, None], axis=2)
+    np.testing.assert_array_equal(rank_QK[item_QK > 0], above_QK[item_QK > 0] - 1)
+    np.testing.assert_allclose(log_sum_Q, np.log(np.exp(score_QV.astype(np.float64)).sum(axis=1)), rtol=1e-6, atol=1e-6)
+
+
+def test_a_query_with_many_items_gets_the_ranks_that_each_item_gets_alone(dense):
+    e_VD, bias_V, query_QD, item_QK, least_QK, _ = dense
+    find = functools.partial(over, make_mesh(Mesh(1)), log_sum_and_ranks, e_VD, bias_V, query_QD)
+    together_QK = find(item_QK, least_QK)[1]
+    for number in range(item_QK.shape[1]):
+        fill = ((0, 0), (0, ITEMS_AT_ONCE - 1))
+        alone_Q1 = np.pad(item_QK[:, [number]], fill), np.pad(least_QK[:, [number]], fill, constant_values=np.inf)
+        is_asked = item_QK[:, number] > 0
+        np.testing.assert_array_equal(find(*alone_Q1)[1][is_asked, 0], together_QK[is_asked, number])
+
+
+def test_blocks_without_an_item_have_no_sum(dense):
+    e_VD, bias_V, query_QD, item_QK, least_QK, _ = dense
+    item_QK, least_QK = item_QK.copy(), least_QK.copy()
+    item_QK[BLOCK:], least_QK[BLOCK:] = 0, np.inf
+    log_sum_Q, rank_QK = over(make_mesh(Mesh(1)), log_sum_and_ranks, e_VD, bias_V, query_QD, item_QK, least_QK)
+    assert np.all(np.asarray(log_sum_Q)[:BLOCK] > 0)
+    assert not np.asarray(log_sum_Q)[BLOCK:].any()
+    assert not np.asarray(rank_QK)[BLOCK:].any()
 
 
 @pytest.mark.parametrize("axes", [Mesh(1), Mesh(1, 1, 8)], ids=str)
-def test_pairs_are_counted_as_whole_rows_would(dense, axes):
-    e_VD, bias_V, query_QD, item_Q, score_QV = dense
+def test_pairs_have_the_scores_of_whole_rows(dense, axes):
+    e_VD, bias_V, query_QD, _, _, score_QV = dense
     rng = np.random.default_rng(1)
-    query_M, item_M = rng.integers(0, len(item_Q) + 1, PAIRS), rng.integers(1, 40, PAIRS)  # some are padding
-    above_Q = over(make_mesh(axes), count_above, e_VD, bias_V, query_QD, item_Q, (query_M, item_M))
-    real = query_M < len(item_Q)
-    is_above = score_QV[query_M[real], item_M[real]] >= score_QV[query_M[real], item_Q[query_M[real]]]
-    np.testing.assert_array_equal(above_Q, np.bincount(query_M[real], is_above, len(item_Q)))
+    query_M, item_M = rng.integers(0, len(query_QD) + 1, PAIRS), rng.integers(1, 40, PAIRS)  # some are padding
+    score_M = over(make_mesh(axes), pairs_scores, e_VD, bias_V, query_QD, (query_M, item_M))
+    real = query_M < len(query_QD)
+    np.testing.assert_array_equal(np.asarray(score_M)[real], score_QV[query_M[real], item_M[real]])
 
 
 @pytest.mark.parametrize("axes", [Mesh(1), Mesh(1, 1, 8)], ids=str)
@@ -74,9 +105,13 @@ def test_equal_embeddings_tie_whatever_the_rounding_and_no_number_is_worst(axes)
     query_QD = 10 * rng.normal(size=(BLOCK, 16)).astype(np.float32)
     query_QD[0] = np.nan
     bias_V = np.append(-np.inf, np.full(31, -3.1)).astype(np.float32)
-    measure = functools.partial(log_prob_and_rank, chunk_items=7)
-    _, rank_Q = over(make_mesh(axes), measure, e_VD, bias_V, query_QD, np.full(BLOCK, 5))
-    assert np.all(rank_Q == 30)
+    own_Q, tie_Q = over(make_mesh(axes), pair_scores, e_VD, bias_V, query_QD, np.full(BLOCK, 5))
+    least_Q = np.nan_to_num(own_Q - tie_Q, nan=np.finfo(np.float32).min)
+    item_QK, least_QK = np.zeros((BLOCK, 4), np.int32), np.full((BLOCK, 4), np.inf, np.float32)
+    item_QK[:, 0], least_QK[:, 0] = 5, least_Q
+    measure = functools.partial(log_sum_and_ranks, chunk_items=7)
+    _, rank_QK = over(make_mesh(axes), measure, e_VD, bias_V, query_QD, item_QK, least_QK)
+    assert np.all(rank_QK[:, 0] == 30)
 
 
 @pytest.mark.parametrize(

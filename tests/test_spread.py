@@ -18,7 +18,7 @@ from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.devices.mesh import batch_shards, by_row, make_mesh, over_batch
 from sessionrec_jax.devices.placement import ShardedInputs
 from sessionrec_jax.devices.sharding import shardings
-from sessionrec_jax.evaluation import measure, scoring
+from sessionrec_jax.evaluation import catalogue_ranks, measure, scoring
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.spec import Spec, extra_rows
@@ -106,10 +106,14 @@ def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
     )
     pairs = (batch(scoring.PAIRS),) * 2
     histories = HistoryBatch(*[batch(64, 32)] * 3, batch(64), batch(64, 7), {}, pairs)
-    given = {"table": table, "side": side, "inputs": inputs, "place_GN": batch(scoring.BLOCK), "pairs": pairs}
+    given = {"table": table, "side": side, "inputs": inputs}
+    items, asked = scoring.ITEMS_AT_ONCE, catalogue_ranks.QUERIES
+    clicked = batch(asked, items), batch(asked, items, dtype=jnp.float32)
+    asked = batch(asked, SPEC.model.width, dtype=jnp.float32)
     return {
         "table": scoring.item_table.lower(SPEC, mesh, params, side).compile(),
         "evaluate": measure._score.lower(SPEC, "pointwise", mesh, params, **given).compile(),
+        "ranks": catalogue_ranks._ranks.lower(mesh, table, asked, *clicked, pairs).compile(),
         "answer": answer.lower(SPEC, mesh, 50, params, side, table, histories).compile(),
     }
 
@@ -117,7 +121,12 @@ def programs(axes: Mesh) -> dict[str, jax.stages.Compiled]:
 def test_no_table_is_sent_and_a_device_holds_its_part_once():
     spread, rows = 8, SPEC.rows
     side, table, params = 4 * rows, 4 * rows * (SPEC.model.width + 1), 4 * rows * (SPEC.model.id_width + 1)
-    held = {"table": side + params + table, "evaluate": side + params + table, "answer": side + params + table}
+    held = {
+        "table": side + params + table,
+        "ranks": table,
+        "evaluate": side + params + table,
+        "answer": side + params + table,
+    }
     for name, program in programs(Mesh(2, 1, 4)).items():
         assert 0 < most_sent(program) < rows / spread / 5, name  # a number for every row would be too many
         used = program.memory_analysis()

@@ -8,7 +8,7 @@ from typing import Any
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, to_dict
 
-PROGRAMS = ("step", "initial state", "item table", "evaluation")
+PROGRAMS = ("step", "initial state", "item table", "evaluation", "catalogue ranks")
 """The programs that a run compiles, in the order in which they are reported."""
 
 

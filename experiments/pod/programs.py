@@ -1,7 +1,7 @@
 """The programs of a run, compiled on shapes alone: each argument has the shape, type and sharding that training gives
 it, and no array is made.
 
-Letters: G shards, R rows, L session slots, T item slots of a shard, N scored places.
+Letters: G shards, R rows, L session slots, T item slots of a shard.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sessionrec_jax.data.windows import roomy
 from sessionrec_jax.devices.mesh import batch_shards, by_row, make_mesh, over_batch, replicated
 from sessionrec_jax.devices.placement import ShardedInputs
 from sessionrec_jax.devices.sharding import shardings
-from sessionrec_jax.evaluation import measure, scoring
+from sessionrec_jax.evaluation import catalogue_ranks, measure, scoring
 from sessionrec_jax.loss.negatives import Proposal
 from sessionrec_jax.model import count
 from sessionrec_jax.model.spec import Spec, extra_rows
@@ -59,6 +59,7 @@ class Programs:
             "initial state": self._initial_state,
             "item table": self._item_table,
             "evaluation": self._evaluation,
+            "catalogue ranks": self._catalogue_ranks,
         }
         return lowered[name]()
 
@@ -99,22 +100,32 @@ class Programs:
 
     def _evaluation(self) -> jax.stages.Lowered:
         spec, mesh = self.spec.in_float32, self.mesh
-        spread = by_row(mesh, spec.rows)
-        table = scoring.ItemTable(
-            _placed((spec.rows, spec.model.width), jnp.float32, spread), _placed((spec.rows,), jnp.float32, spread)
+        return measure._score.lower(
+            spec,
+            self.config.loss.rank,
+            mesh,
+            self._state.params,
+            table=self._item_rows,
+            side=self._side,
+            inputs=self._inputs(),
         )
+
+    def _catalogue_ranks(self) -> jax.stages.Lowered:
         pairs = None
         if self.config.data.eval_seen == "masked":
             pairs = (self._by_shard(scoring.PAIRS),) * 2
-        return measure._score.lower(
-            spec, self.config.loss.rank, mesh, self._state.params,
-            table=table, side=self._side, inputs=self._inputs(), place_GN=self._by_shard(self._scored), pairs=pairs,
-        )  # fmt: skip
+        queries, items = catalogue_ranks.QUERIES, scoring.ITEMS_AT_ONCE
+        query = self._by_shard(queries, self.spec.model.width, dtype=jnp.float32)
+        item, least = (self._by_shard(queries, items, dtype=dtype) for dtype in (jnp.int32, jnp.float32))
+        return catalogue_ranks._ranks.lower(self.mesh, self._item_rows, query, item, least, pairs)
 
     @property
-    def _scored(self) -> int:
-        """Scored places of a shard: at least one click of each target session."""
-        return scoring.padded_width(self.batch.rows, scoring.BLOCK)
+    def _item_rows(self) -> scoring.ItemTable:
+        spread = by_row(self.mesh, self.spec.rows)
+        return scoring.ItemTable(
+            _placed((self.spec.rows, self.spec.model.width), jnp.float32, spread),
+            _placed((self.spec.rows,), jnp.float32, spread),
+        )
 
     @cached_property
     def _state(self) -> Any:

@@ -3,8 +3,8 @@
     metrics = measure(model, TEST)
     metrics.mean("ndcg_at_50"), metrics.stderr("ndcg_at_50"), metrics.by_user()
 
-Letters: G shards, T item slots, S session slots, N scored places among the T, M pairs of a scored place and an item,
-E exposures, V ids, D width.
+Letters: G shards, T item slots, S session slots, N clicked items that are scored against the catalogue, B their
+sessions, E exposures, V ids, D width.
 """
 
 from __future__ import annotations
@@ -14,34 +14,23 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sessionrec_jax.config.settings import Config, Loss
 from sessionrec_jax.data.batches import Batch, eval_batches
 from sessionrec_jax.data.catalogue import Catalogue
 from sessionrec_jax.data.codes import CLICKED
-from sessionrec_jax.data.ragged import spans
 from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.data.synthetic.known import anchors, known_truth, published_ids
 from sessionrec_jax.data.synthetic.truth import Truth
 from sessionrec_jax.devices.gathered_rows import encode
 from sessionrec_jax.devices.mesh import shards_here
-from sessionrec_jax.devices.placement import ShardedInputs, held_shards, put_batch, put_shards, put_side
-from sessionrec_jax.devices.processes import gather, is_multiprocess, max_over_processes
+from sessionrec_jax.devices.placement import ShardedInputs, held_shards, put_batch, put_side
+from sessionrec_jax.devices.processes import gather, is_multiprocess
 from sessionrec_jax.evaluation import baselines
-from sessionrec_jax.evaluation.metrics import Exposures, Metrics, add_ranking, add_within_session
-from sessionrec_jax.evaluation.scoring import (
-    BLOCK,
-    HeldRows,
-    ItemTable,
-    count_above,
-    item_table,
-    log_prob_and_rank,
-    over_rows,
-    padded_width,
-    pair_scores,
-    stack_pairs,
-)
+from sessionrec_jax.evaluation.catalogue_ranks import CatalogueQueue, ClickedSessions
+from sessionrec_jax.evaluation.metrics import Exposures, Metrics, add_within_session
+from sessionrec_jax.evaluation.scoring import HeldRows, ItemTable, item_table, over_rows, pair_scores
 from sessionrec_jax.evaluation.seen import holds, seen_items
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.loss.calibration import uncalibrated
@@ -94,27 +83,26 @@ def measure(model: TrainedModel, role: int) -> Metrics:
     if truth is not None:
         published_V, anchor_S = published_ids(model.log), anchors(log)
     metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
+    queue = CatalogueQueue(mesh, table, metrics)
     for batch in eval_batches(config, model.log, model.shape, role):
-        place_GN = _scored_places(batch, config.data.eval_candidates)
-        terms = [_Terms(batch, shard, place_N, metrics) for shard, place_N in enumerate(place_GN)]
-        pairs = None
-        if config.data.eval_seen == "masked":
-            pairs = stack_pairs([term.mask_seen(log, spec.ids) for term in terms], place_GN.shape[1])
-        place_GN, pairs = put_shards((place_GN, pairs), mesh)
-        scores, rank_sums = _score(
-            spec, config.loss.rank, mesh, params,
-            table=table, side=side, inputs=put_batch(batch, mesh), place_GN=place_GN, pairs=pairs,
-        )  # fmt: skip
-        scores, rank_sums = held_shards((scores, rank_sums), mesh)
+        found = _score(spec, config.loss.rank, mesh, params, table=table, side=side, inputs=put_batch(batch, mesh))
+        score_columns, rank_sums = held_shards(found, mesh)
+        scores_G = [Scores._make(of_shard) for of_shard in zip(*score_columns, strict=True)]
+        terms = [_Terms(batch, shard, config.data.eval_candidates, metrics) for shard in range(len(scores_G))]
         if config.loss.alpha:
             metrics.add_total("rank_loss", *(float(sum_G[counted_G].sum()) for sum_G in rank_sums))
-        for shard, term in enumerate(terms):
-            if not counted_G[shard]:
+        for term, scores, counted in zip(terms, scores_G, counted_G, strict=True):
+            if not counted:
                 continue
-            term.add_model(config, Scores._make(score_G[shard] for score_G in scores))
+            term.add_model(config, scores)
             term.add_popularity_nats(model.catalogue)
             if truth is not None:
                 term.add_bayes(truth, published_V, anchor_S)
+        masked = log if config.data.eval_seen == "masked" else None
+        queue.add(
+            [term.clicked_sessions(scores, masked, spec.ids) for term, scores in zip(terms, scores_G, strict=True)]
+        )
+    queue.score()
     return _added_up(metrics) if is_multiprocess() else metrics
 
 
@@ -142,18 +130,18 @@ def validated(metrics: Metrics, config: Config) -> dict[str, float | None]:
 class Scores(NamedTuple):
     """The model's scores on one shard."""
 
-    log_prob_N: Float[Array | np.ndarray, " N"]
-    """Log probability of the scored place's item in the softmax over the whole catalogue, nats."""
-    rank_N: Int[Array | np.ndarray, " N"]
-    """Its rank in the catalogue, from 0."""
     retrieval_T: Float[Array | np.ndarray, " T"]
+    tie_T: Float[Array | np.ndarray, " T"]
+    """Distance within which another item's retrieval score counts as equal."""
     rank_logit_T: Float[Array | np.ndarray, " T"]
+    query_SD: Float[Array | np.ndarray, "S D"]
+    """The query for the items of the session after each slot's."""
 
 
 class _Terms:
     """Adds the terms of one shard to the metrics; sessions and users are known by their index in the log."""
 
-    def __init__(self, batch: Batch, shard: int, place_N: np.ndarray, metrics: Metrics):
+    def __init__(self, batch: Batch, shard: int, candidates: str, metrics: Metrics):
         self.metrics = metrics
         self.item_T, self.feedback_T = batch.item_GT[shard], batch.feedback_GT[shard]
         self.slot_T = batch.session_of_item_GT[shard]
@@ -161,25 +149,33 @@ class _Terms:
             np.append(by_slot_GRL[shard].reshape(-1), 0)[self.slot_T]
             for by_slot_GRL in (batch.log_session_GRL, batch.log_user_GRL, batch.target_GRL)
         )
-        self.scored_N = place_N[place_N < len(self.item_T)]
         self.exposed_E = np.flatnonzero((target_T > 0) & (self.feedback_T <= CLICKED))
         self.clicked_E = self.feedback_T[self.exposed_E] == CLICKED
-        # Ranking metrics count an item that is clicked twice in a session once.
-        key_N = self.session_T[self.scored_N].astype(np.int64) << 32 | self.item_T[self.scored_N]
-        self.ranked = np.sort(np.unique(key_N, return_index=True)[1])
+        # Items that are scored against the catalogue.
+        self.scored_N = self.exposed_E[self.clicked_E][: None if candidates == "catalogue" else 0]
 
-    def mask_seen(self, log: FlatLog, ids: int) -> tuple[np.ndarray, np.ndarray]:
-        """Removes the items that the user was shown before from the targets.
+    def clicked_sessions(self, scores: Scores, masked: FlatLog | None, ids: int) -> ClickedSessions:
+        """Returns the clicked items that are scored against the catalogue.
 
-        Returns the pairs (number of a scored place, item shown before) that are no candidates.
+        With `masked`, items that the user was shown before in this log are neither targets nor candidates.
         """
-        place_R = self.scored_N[self.ranked]
-        session, row_R = np.unique(self.session_T[place_R], return_inverse=True)
-        seen = seen_items(log, session, ids)
-        is_new_R = ~holds(seen, row_R, self.item_T[place_R])
-        self.ranked, row_R = self.ranked[is_new_R], row_R[is_new_R]
-        entry_M, owner_M = spans(seen.indptr[row_R], seen.indptr[row_R + 1])
-        return self.ranked[owner_M], seen.indices[entry_M]
+        slot_B, row_N = np.unique(self.slot_T[self.scored_N], return_inverse=True)
+        session_N, item_N = self.session_T[self.scored_N], self.item_T[self.scored_N]
+        # Ranking metrics count an item that is clicked twice in a session once.
+        key_N = session_N.astype(np.int64) << 32 | item_N
+        ranked_N = np.zeros(len(key_N), bool)
+        ranked_N[np.unique(key_N, return_index=True)[1]] = True
+        seen_BV = None
+        if masked is not None:
+            session_B = np.zeros(len(slot_B), np.int64)
+            session_B[row_N] = session_N
+            seen_BV = seen_items(masked, session_B, ids)
+            ranked_N &= ~holds(seen_BV, row_N, item_N)
+        return ClickedSessions(
+            query_BD=scores.query_SD[slot_B - 1], row_N=row_N, item_N=item_N,
+            score_N=scores.retrieval_T[self.scored_N], tie_N=scores.tie_T[self.scored_N],
+            session_N=session_N, user_N=self.user_T[self.scored_N], ranked_N=ranked_N, seen_BV=seen_BV,
+        )  # fmt: skip
 
     def _per_item(self, name: str, nats_N: np.ndarray) -> None:
         self.metrics.add(name, nats_N, self.user_T[self.scored_N])
@@ -188,9 +184,6 @@ class _Terms:
         self.metrics.add(name, nats_E, self.user_T[self.exposed_E])
 
     def add_model(self, config: Config, scores: Scores) -> None:
-        self._per_item("loss_nats_per_item", -scores.log_prob_N[: len(self.scored_N)].astype(np.float64))
-        ranked = self.scored_N[self.ranked]
-        add_ranking(self.metrics, scores.rank_N[self.ranked], self.session_T[ranked], self.user_T[ranked])
         exposed = self.exposed_E
         exposures = Exposures(self.clicked_E, self.session_T[exposed], self.user_T[exposed])
         add_within_session(self.metrics, "retrieval", scores.retrieval_T[exposed], exposures)
@@ -219,21 +212,6 @@ class _Terms:
         self._per_exposure("rank_bayes_nats_per_exposure", nats_E)
 
 
-def _scored_places(batch: Batch, candidates: str) -> Int[np.ndarray, "G N"]:
-    """Returns the places of the clicked items of target sessions, filled up with T; none if only shown items count."""
-    shards, capacity = batch.item_GT.shape
-    if candidates == "shown":
-        return np.empty((shards, 0), np.int32)
-    target_GS = np.pad(batch.target_GRL.reshape(len(batch.item_GT), -1), ((0, 0), (0, 1)))
-    clicked_GT = np.take_along_axis(target_GS, batch.session_of_item_GT, axis=1) & (batch.feedback_GT == CLICKED)
-    width = padded_width(max_over_processes(int(clicked_GT.sum(axis=1).max())), BLOCK)
-    place_GN = np.full((len(clicked_GT), width), capacity, np.int32)
-    for shard, clicked_T in enumerate(clicked_GT):
-        places = np.flatnonzero(clicked_T)
-        place_GN[shard, : len(places)] = places
-    return place_GN
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _score(
     spec: Spec,
@@ -244,31 +222,19 @@ def _score(
     table: ItemTable,
     side: Side,
     inputs: ShardedInputs,
-    place_GN: Int[Array, "G N"],
-    pairs: tuple[Int[Array, "G M"], Int[Array, "G M"]] | None,
 ) -> tuple[Scores, tuple[Array, Array]]:
-    """Returns the scores of every shard, with a leading G, and the sums of the `rank` loss.
-
-    The items of `pairs` do not count in the ranks.
-    """
+    """Returns the scores of every shard, with a leading G, and the sums of the `rank` loss."""
     e_GTD, queries_G = encode(spec, mesh, params, inputs=inputs, side=side)
     targets_G = jax.vmap(targets)(inputs.feedback_GT, inputs.session_of_item_GT, inputs.target_GS)
 
-    def retrieved(
-        rows: HeldRows, query_TD: Array, item_T: Array, place_N: Array, pairs: tuple[Array, Array] | None
-    ) -> tuple[Array, ...]:
-        query_ND, item_N = query_TD[place_N], item_T[place_N]
-        log_prob_N, rank_N = log_prob_and_rank(rows, query_ND, item_N)
-        if pairs is not None:
-            rank_N -= count_above(rows, query_ND, item_N, pairs)
-        return log_prob_N, rank_N, pair_scores(rows, query_TD, item_T)[0]
+    def retrieved(rows: HeldRows, query_SD: Array, slot_T: Array, item_T: Array) -> tuple[Array, Array]:
+        return pair_scores(rows, query_SD[slot_T], item_T)
 
     def ranked(rank_SD: Array, e_TD: Array, targets: Targets, session_T: Array) -> tuple[Array, tuple[Array, Array]]:
         logit_T = rank_logits(rank_SD, e_TD, targets, params["heads"]["rank_bias"])
         return logit_T, rank_loss_sums(Loss(rank=rank), logit_T, targets, session_T)
 
-    query_GTD = jax.vmap(lambda query_SD, targets: query_SD[targets.query_T])(queries_G.retrieval_SD, targets_G)
-    batch_G = (query_GTD, inputs.item_GT, place_GN, pairs)
-    log_prob_GN, rank_GN, retrieval_GT = over_rows(mesh, retrieved, table, batch_G)
+    batch_G = (queries_G.retrieval_SD, targets_G.query_T, inputs.item_GT)
+    retrieval_GT, tie_GT = over_rows(mesh, retrieved, table, batch_G)
     logit_GT, rank_sums = jax.vmap(ranked)(queries_G.rank_SD, e_GTD, targets_G, inputs.session_of_item_GT)
-    return Scores(log_prob_GN, rank_GN, retrieval_GT, logit_GT), rank_sums
+    return Scores(retrieval_GT, tie_GT, logit_GT, queries_G.retrieval_SD), rank_sums

@@ -3,10 +3,10 @@ items. The rows of the catalogue are spread over the devices: each query goes to
 own rows and sends only a few numbers per query.
 
     table = item_table(spec, mesh, params, side)
-    log_prob_GQ, rank_GQ = over_rows(mesh, log_prob_and_rank, table, (query_GQD, item_GQ))
+    log_sum_GQ, rank_GQK = over_rows(mesh, log_sum_and_ranks, table, (query_GQD, item_GQK, least_GQK))
 
-Letters: R rows (of the whole catalogue; in `over_rows`, of one device), N items of a chunk, B queries of one block,
-Q queries, M (query, item) pairs, K best items, D width, G shards.
+Letters: R rows (of the whole catalogue; in `over_rows`, of one device), N items of a chunk, C chunks, B queries of one
+block, Q queries, K items of a query or best items, J of them at once, M (query, item) pairs, D width, G shards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.devices.gathered_rows import catalogue_rows, with_own_rows
 from sessionrec_jax.devices.mesh import (
@@ -36,8 +36,12 @@ from sessionrec_jax.model.spec import Params, Spec
 
 _CHUNK = 8192
 """The largest number of items whose scores are held at once."""
+_CPU_CHUNK = 1024
+"""The same where ranks are counted on a CPU."""
 BLOCK = 256
 """The number of queries that a device scores at once."""
+ITEMS_AT_ONCE = 4
+"""The number of items of a query whose ranks are counted at once."""
 PAIRS = 16384
 """The number of pairs that a device scores at once."""
 _TIE = 2.0**-20
@@ -60,6 +64,8 @@ class HeldRows(NamedTuple):
     bias_R: Float[Array, " R"]
     axes: tuple[str, ...]
     """The mesh axes over which the whole table is spread."""
+    platform: str
+    """The kind of device."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -98,7 +104,7 @@ def over_rows(mesh: jax.sharding.Mesh, function: Callable[..., Any], table: Item
     shared = tuple(axis for axis in axes if axis in BATCH_AXES)
 
     def on_device(table: ItemTable, *batch_G: Any) -> Any:
-        rows = HeldRows(*table, axes)
+        rows = HeldRows(*table, axes, mesh.devices.flat[0].platform)
         own = len(jax.tree.leaves(batch_G)[0])
         if shared:
             batch_G = jax.lax.all_gather(batch_G, shared, axis=0, tiled=True, to="invarying")
@@ -124,30 +130,29 @@ def _start(number: Array, size: int, held: int) -> Array:
     return jnp.minimum(number * size, held - size)
 
 
-def _score_chunks(
-    table: HeldRows,
-    query_BD: Float[Array, "B D"],
-    chunk_items: int,
-    function: Callable[[Float[Array, "B N"], Int[Array, " N"]], Any],
-) -> Any:
-    """Returns `function(score_BN, item_N)` of all chunks of this device's rows, stacked.
+class _Chunk(NamedTuple):
+    """Some rows of this device. Each item is new in one chunk; rows that are not items never are."""
 
-    Each item has its score once; rows that are not items, or come again, have -inf. Products are in full float32,
-    because an accelerator's shorter ones would make many items tie.
-    """
+    e_ND: Float[Array, "N D"]
+    bias_N: Float[Array, " N"]
+    item_N: Int[Array, " N"]
+    is_new_N: Bool[Array, " N"]
+
+
+def _over_chunks(table: HeldRows, chunk_items: int, function: Callable[[Any, _Chunk], Any], carry: Any) -> Any:
+    """Scans `function(carry, chunk) -> (carry, y)` over all chunks of this device's rows: the last carry, all y."""
     held = len(table.bias_R)
     chunks, size = _chunks(held, chunk_items)
     first = jax.lax.axis_index(table.axes) * held
 
-    def on_chunk(number: Array) -> Any:
+    def on_chunk(carry: Any, number: Array) -> Any:
         start = _start(number, size, held)
         e_ND, bias_N = (jax.lax.dynamic_slice_in_dim(x_RX, start, size) for x_RX in (table.e_RD, table.bias_R))
         place_N = start + jnp.arange(size)
-        score_BN = jnp.einsum("BD,ND->BN", query_BD, e_ND, precision="highest") + bias_N
         is_new_N = (place_N >= number * size) & (bias_N > -jnp.inf)
-        return function(jnp.where(is_new_N, score_BN, -jnp.inf), first + place_N)
+        return function(carry, _Chunk(e_ND, bias_N, first + place_N, is_new_N))
 
-    return jax.lax.map(on_chunk, jnp.arange(chunks))
+    return jax.lax.scan(on_chunk, carry, jnp.arange(chunks))
 
 
 def pair_scores(
@@ -167,34 +172,78 @@ def pair_scores(
     return score_M, _TIE * size_M
 
 
-def log_prob_and_rank(
-    table: HeldRows, query_QD: Float[Array, "Q D"], item_Q: Int[Array, " Q"], chunk_items: int = _CHUNK
-) -> tuple[Float[Array, " Q"], Int[Array, " Q"]]:
-    """Returns the log probability (nats) of each query's item in the softmax over the whole catalogue, and its rank.
+def log_sum_and_ranks(
+    table: HeldRows,
+    query_QD: Float[Array, "Q D"],
+    item_QK: Int[Array, "Q K"],
+    least_QK: Float[Array, "Q K"],
+    chunk_items: int | None = None,
+) -> tuple[Float[Array, " Q"], Int[Array, "Q K"]]:
+    """Returns for each query the log of the sum of exp(score) over the whole catalogue (nats), and the rank of each of
+    its items: the number of other items whose score is not below `least_QK`. NaN scores count against an item.
 
-    The rank is the number of other items whose score is not below its own: ties, and NaN scores, count against it. Q is
-    a multiple of BLOCK.
+    `least_QK` is the item's own score less its tie distance (`pair_scores`), not NaN, and ascending in each row; a
+    query with fewer than K items has +inf, and item 0, at the end. Blocks of queries without an item cost nothing. Q is
+    a multiple of BLOCK, K of ITEMS_AT_ONCE.
+
+    One pass over the catalogue serves all items of a query, and a chunk whose best score is below an item's costs
+    nothing for it. Sums over a chunk are products with ones, which are faster on a CPU than reductions, and chunks
+    are so small there that the scores stay in its cache (LOG.md).
     """
-    own_Q, tie_Q = pair_scores(table, query_QD, item_Q)
-
-    def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        query_BD, item_B, least_B = part
-
-        def chunk(score_BN: Array, item_N: Array) -> tuple[Array, Array]:
-            is_other_BN = (item_N != item_B[:, None]) & (score_BN != -jnp.inf)
-            is_above_BN = is_other_BN & ~(score_BN < least_B[:, None])
-            return jax.nn.logsumexp(score_BN, axis=1), is_above_BN.sum(axis=1)
-
-        log_sum_CB, above_CB = _score_chunks(table, query_BD, chunk_items, chunk)
-        return jax.nn.logsumexp(log_sum_CB, axis=0), above_CB.sum(axis=0)
-
+    chunk_items = chunk_items or (_CPU_CHUNK if table.platform == "cpu" else _CHUNK)
     blocks = (
         query_QD.reshape(-1, BLOCK, query_QD.shape[-1]),
-        item_Q.reshape(-1, BLOCK),
-        (own_Q - tie_Q).reshape(-1, BLOCK),
+        *(jnp.swapaxes(x_QK.reshape(-1, BLOCK, x_QK.shape[-1]), 1, 2) for x_QK in (item_QK, least_QK)),
     )
-    log_sum, above = jax.lax.map(block, blocks)
-    return own_Q - log_sum_of_rows(log_sum.reshape(-1), table.axes), jax.lax.psum(above.reshape(-1), table.axes)
+
+    def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        nothing = varying(jnp.zeros(BLOCK), table.axes), varying(jnp.zeros(part[1].shape, jnp.int32), table.axes)
+        return jax.lax.cond(part[1].any(), lambda: _log_sum_and_above(table, *part, chunk_items), lambda: nothing)
+
+    log_sum, above_XKB = jax.lax.map(block, blocks)
+    above_QK = jnp.swapaxes(above_XKB, 1, 2).reshape(item_QK.shape)
+    return log_sum_of_rows(log_sum.reshape(-1), table.axes), jax.lax.psum(above_QK, table.axes)
+
+
+def _log_sum_and_above(
+    table: HeldRows,
+    query_BD: Float[Array, "B D"],
+    item_KB: Int[Array, "K B"],
+    least_KB: Float[Array, "K B"],
+    chunk_items: int,
+) -> tuple[Float[Array, " B"], Int[Array, "K B"]]:
+    """Returns what `log_sum_and_ranks` does, over this device's rows."""
+
+    def chunk(above_KB: Array, rows: _Chunk) -> tuple[Array, Array]:
+        score_NB = jnp.einsum("ND,BD->NB", rows.e_ND, query_BD, precision="highest") + rows.bias_N[:, None]
+        # Without the barrier each sum below would compute all of it once more.
+        score_NB = jax.lax.optimization_barrier(jnp.where(rows.is_new_N[:, None], score_NB, -jnp.inf))
+        best_B = score_NB.max(axis=0)
+        top_B = jnp.where(best_B == -jnp.inf, 0.0, best_B)
+        log_sum_B = top_B + jnp.log(_sum(jnp.exp(score_NB - top_B)))
+
+        def count(step: Array, above_KB: Array) -> Array:
+            first = step * ITEMS_AT_ONCE
+            item_JB, least_JB, before_JB = (
+                jax.lax.dynamic_slice_in_dim(x_KB, first, ITEMS_AT_ONCE) for x_KB in (item_KB, least_KB, above_KB)
+            )
+            above_JB = jnp.stack([
+                _sum(~(score_NB < least_B) & (rows.item_N[:, None] != item_B))
+                for item_B, least_B in zip(item_JB, least_JB, strict=True)
+            ])  # fmt: skip
+            return jax.lax.dynamic_update_slice_in_dim(above_KB, before_JB + above_JB.astype(jnp.int32), first, 0)
+
+        reached = (~(best_B < least_KB)).sum(axis=0).max()
+        return jax.lax.fori_loop(0, -(-reached // ITEMS_AT_ONCE), count, above_KB), log_sum_B
+
+    none_KB = varying(jnp.zeros(item_KB.shape, jnp.int32), table.axes)
+    above_KB, log_sum_CB = _over_chunks(table, chunk_items, chunk, none_KB)
+    return jax.nn.logsumexp(log_sum_CB, axis=0), above_KB
+
+
+def _sum(x_NB: Array) -> Float[Array, " B"]:
+    """Returns the sums of the columns; exact for up to 2^24 flags."""
+    return jnp.einsum("N,NB->B", jnp.ones(len(x_NB)), x_NB.astype(jnp.float32), precision="highest")
 
 
 def top_k(
@@ -212,8 +261,11 @@ def top_k(
     are padding.
     """
 
-    def chunk(score_BN: Array, item_N: Array) -> tuple[Array, Array, Array]:
-        size = len(item_N)
+    def chunk(_: None, rows: _Chunk) -> tuple[None, tuple[Array, Array, Array]]:
+        item_N, size = rows.item_N, len(rows.item_N)
+        # Products are in full float32, because an accelerator's shorter ones would make many items tie.
+        score_BN = jnp.einsum("BD,ND->BN", query_BD, rows.e_ND, precision="highest") + rows.bias_N
+        score_BN = jnp.where(rows.is_new_N, score_BN, -jnp.inf)
         log_sum_B = jax.nn.logsumexp(score_BN, axis=1)
         if pairs is not None:
             query_M, place_M = pairs[0], pairs[1] - item_N[0]
@@ -222,9 +274,9 @@ def top_k(
             )  # in another chunk; a negative place would count from the end
             score_BN = score_BN.at[query_M, place_M].set(-jnp.inf, mode="drop")
         best_BK, place_BK = jax.lax.top_k(score_BN, min(k, size))
-        return best_BK, item_N[place_BK], log_sum_B
+        return None, (best_BK, item_N[place_BK], log_sum_B)
 
-    best_CBK, item_CBK, log_sum_CB = _score_chunks(table, query_BD, chunk_items, chunk)
+    _, (best_CBK, item_CBK, log_sum_CB) = _over_chunks(table, chunk_items, chunk, None)
     best_BX, item_BX = (jnp.swapaxes(x, 0, 1).reshape(query_BD.shape[0], -1) for x in (best_CBK, item_CBK))
     best = _best(best_BX, item_BX, min(k, len(table.bias_R)))
     # One axis after the other, from the last: the gathered items are in the order of ids, so that of equal scores the
@@ -242,26 +294,17 @@ def _best(score_BX: Array, item_BX: Array, k: int) -> tuple[Array, Array]:
     return score_BK, jnp.take_along_axis(item_BX, place_BK, axis=1)
 
 
-def count_above(
-    table: HeldRows,
-    query_QD: Float[Array, "Q D"],
-    item_Q: Int[Array, " Q"],
-    pairs: tuple[Int[Array, " M"], Int[Array, " M"]],
-) -> Int[Array, " Q"]:
-    """Counts the pairs (query, item) of each query whose score is not below that of the query's own item.
-
-    Pairs of query Q are padding; M is a multiple of PAIRS.
-    """
-    own_Q, tie_Q = pair_scores(table, query_QD, item_Q)
-    pair_query_M, pair_item_M = pairs
+def pairs_scores(
+    table: HeldRows, query_QD: Float[Array, "Q D"], pairs: tuple[Int[Array, " M"], Int[Array, " M"]]
+) -> Float[Array, " M"]:
+    """Returns the score of each pair (query, item), some pairs at a time. Pairs of query Q are padding; M is a multiple
+    of PAIRS."""
 
     def part(pairs: tuple[Array, Array]) -> Array:
-        query_M, other_M = pairs
-        score_M, _ = pair_scores(table, query_QD[query_M], other_M)
-        return ~(score_M < (own_Q - tie_Q)[query_M])
+        query_M, item_M = pairs
+        return pair_scores(table, query_QD[query_M], item_M)[0]
 
-    is_above_M = jax.lax.map(part, (pair_query_M.reshape(-1, PAIRS), pair_item_M.reshape(-1, PAIRS))).reshape(-1)
-    return jnp.zeros(len(item_Q), jnp.int32).at[pair_query_M].add(is_above_M, mode="drop")
+    return jax.lax.map(part, tuple(x_M.reshape(-1, PAIRS) for x_M in pairs)).reshape(-1)
 
 
 def stack_pairs(pairs: list[tuple[np.ndarray, np.ndarray]], queries: int) -> tuple[np.ndarray, np.ndarray]:
