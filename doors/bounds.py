@@ -45,7 +45,8 @@ SEED = Between(0, 2**32 - 1)
 def out_of_bounds(settings: Any, within: str = "") -> Iterator[str]:
     """Yields a sentence for each number of a dataclass, and of the dataclasses in it, that its field does not allow.
 
-    None passes, and each number of a tuple is held to the range. `within` is a prefix of the fields' names.
+    None passes, as does a word where a number may stand, and each number of a tuple is held to the range. `within` is
+    a prefix of the fields' names.
     """
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
@@ -54,7 +55,7 @@ def out_of_bounds(settings: Any, within: str = "") -> Iterator[str]:
             yield from out_of_bounds(value, f"{name}.")
         elif (bounds := bounds_of(hints[field.name])) is not None:
             for each in value if isinstance(value, tuple) else (value,):
-                if each is not None and not bounds.holds(each):
+                if not (each is None or isinstance(each, str) or bounds.holds(each)):
                     yield f"--{name.replace('_', '-')} is {_short(each)}; wanted {bounds}"
 
 

@@ -20,6 +20,7 @@ import polars as pl
 
 from doors.files import open_own, replacing
 from doors.state import Damaged, read_object
+from doors.terminal import say
 from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import run_id
 from sessionrec_jax.data.batches import train_users
@@ -30,6 +31,7 @@ from sessionrec_jax.data.synthetic.known import known_truth
 from sessionrec_jax.devices.matmul_peak import peak_flops_per_second
 from sessionrec_jax.devices.processes import is_process_zero, on_process_zero
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluation.eval_users import with_eval_users
 from sessionrec_jax.evaluation.exact import exact_rank_nats
 from sessionrec_jax.evaluation.history_spread import history_spread_nats, stuck
 from sessionrec_jax.evaluation.measure import counted, measure, validated
@@ -84,7 +86,7 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
     """Does what `run` does for several runs of one log that can share a program (`train_together`). They are evaluated
     one after the other. A run that diverged gets its row at once. Any other error of a run ends all of them."""
     prepared = open_log(jobs[0].config.data.path)
-    jobs = [job._replace(config=resolve(job.config, prepared)) for job in jobs]
+    jobs = [_resolved(job, prepared, quiet) for job in jobs]
     new = [job.run_dir for job in jobs if not job.run_dir.exists()]
     for job in jobs:
         on_process_zero(functools.partial(claim, job.run_dir, job.config))
@@ -124,6 +126,13 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
             else:
                 end(job, _measured(model, job.run_dir))
         return [rows[job.run_dir] for job in jobs]
+
+
+def _resolved(job: Job, prepared: Prepared, quiet: bool) -> Job:
+    chosen = with_eval_users([resolve(job.config, prepared)], prepared)
+    if chosen.sentence and not quiet and is_process_zero():
+        say(chosen.sentence)
+    return job._replace(config=chosen.configs[0])
 
 
 def _validated_so_far(model: TrainedModel) -> Row:

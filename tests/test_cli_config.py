@@ -75,7 +75,7 @@ def test_a_file_changes_the_defaults_and_flags_win_over_it(settings_of, tmp_path
 def test_the_settings_of_a_run_suit_another_log(settings_of, tmp_path, capsys):
     """Facts of the run's log are left out: from its folder, from its config.json, and in what `config` prints."""
     of_log = {"data.path": "old", "data.fingerprint": "f", "data.items_per_row": 9}
-    of_log |= {"data.rows": 4, "data.rows_auto": True}
+    of_log |= {"data.rows": 4, "data.rows_auto": True, "data.eval_users": 500, "data.eval_users_auto": True}
     (tmp_path / "config.json").write_text(json.dumps(to_dict(replace(CHANGED, of_log))))
     assert main(["config", str(tmp_path)]) == 0
     (tmp_path / "printed.toml").write_text(capsys.readouterr().out)

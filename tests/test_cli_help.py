@@ -59,7 +59,12 @@ def test_help_of_train_shows_the_frequent_settings_and_help_all_every_one(help_o
     brief, whole = help_of("train", "--help"), help_of("train", HELP_ALL)
     assert settings_in(brief) == FREQUENT
     hosts = {name for name in settings_in(whole) if name.startswith("hosts.")}
-    assert settings_in(whole) - hosts == stored - {"data.path", "data.fingerprint", "data.rows_auto"}
+    assert settings_in(whole) - hosts == stored - {
+        "data.path",
+        "data.fingerprint",
+        "data.rows_auto",
+        "data.eval_users_auto",
+    }
     assert hosts
     assert HELP_ALL in brief
     assert HELP_ALL not in whole

@@ -16,8 +16,8 @@ from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.errors import InputError
 
 WATCHED_ONLY = {
-    "data.path", "data.rows_auto", "model.attention", "optim.learning_rate_rule", "mesh.data", "mesh.fsdp",
-    "mesh.model", "train.microbatches", "train.checkpoint_every_seconds", "train.checkpoints_kept",
+    "data.path", "data.rows_auto", "data.eval_users_auto", "model.attention", "optim.learning_rate_rule", "mesh.data",
+    "mesh.fsdp", "mesh.model", "train.microbatches", "train.checkpoint_every_seconds", "train.checkpoints_kept",
     "train.checkpoints_at", "train.begins_from", "train.log_every_steps", "train.profile_steps",
 }  # fmt: skip
 
@@ -50,6 +50,8 @@ def changed(config: Config, name: str) -> Config:
         room, _, field = name.rpartition(".")
         kind = type(getattr(config, room)) if room else Config
         choices = typing.get_args(typing.get_type_hints(kind)[field]) or ("other",)
+        if choices[0] is int:  # a number, or a word
+            return replace(config, {name: 7})
         return replace(config, {name: next(choice for choice in choices if choice != value)})
     return replace(config, {name: value * 2 if value >= 1 else value + (1 if isinstance(value, int) else 1 / 64)})
 

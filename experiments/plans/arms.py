@@ -58,7 +58,7 @@ class ArmsPlan:
         """Returns the runs of all arms at both budgets, and comparison.json."""
         from sessionrec_jax.loss.calibration import uncalibrated  # starts jax, which --help need not wait for
 
-        resolved = batch_rows.resolved((arm.config for arm in arms), prepared)
+        resolved = batch_rows.laid_out((arm.config for arm in arms), prepared)
         arms = [arm._replace(config=config) for arm, config in zip(arms, resolved, strict=True)]
         references = {arm.table: arm.config for arm in arms if arm.is_reference}
         configs: dict[str, Config] = {}

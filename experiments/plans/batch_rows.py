@@ -1,9 +1,11 @@
-"""One value of `data.rows` for all runs of a plan, because runs of one law or one comparison share one batch size."""
+"""One value of `data.rows` and one of `data.eval_users` for all runs of a plan: runs of one law or one comparison share
+one batch size, and are measured on the same users."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from doors.terminal import say
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.store import Prepared
 
@@ -17,6 +19,16 @@ def resolved(configs: Iterable[Config], prepared: Prepared) -> list[Config]:
     configs = list(configs)
     rows = fewest(configs, prepared)
     return [resolve(config if config.data.rows else with_rows(config, rows), prepared) for config in configs]
+
+
+def laid_out(configs: Iterable[Config], prepared: Prepared) -> list[Config]:
+    """Returns the configs of a whole plan, resolved, with one number of held-out users; says if that is not all."""
+    from sessionrec_jax.evaluation.eval_users import with_eval_users  # starts jax, which --help need not wait for
+
+    chosen = with_eval_users(resolved(configs, prepared), prepared)
+    if chosen.sentence:
+        say(chosen.sentence)
+    return chosen.configs
 
 
 def fewest(configs: Iterable[Config], prepared: Prepared) -> int:

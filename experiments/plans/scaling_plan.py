@@ -113,7 +113,7 @@ def layout(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]
     from sessionrec_jax.data.synthetic.known import known_truth
     from sessionrec_jax.evaluation.exact import has_exact_rank_loss
 
-    resolved = batch_rows.resolved(configs, prepared)
+    resolved = batch_rows.laid_out(configs, prepared)
     truth = known_truth(prepared)
     if resolved[0].data.eval_candidates == "shown":  # the runs measure the rank loss alone
         exact = RANK_LOSS_EXACT if has_exact_rank_loss(resolved[0]) else RANK_LOSS_PAIRED

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _DERIVED = (
-    "data.items_per_row", "data.fingerprint", "data.rows_auto", "optim.learning_rate_rule", "train.checkpoints_at",
-    "train.begins_from",
+    "data.items_per_row", "data.fingerprint", "data.rows_auto", "data.eval_users_auto", "optim.learning_rate_rule",
+    "train.checkpoints_at", "train.begins_from",
 )  # fmt: skip
 """Settings that follow from others, so that no label needs them."""
 

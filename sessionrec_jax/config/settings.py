@@ -18,6 +18,8 @@ from sessionrec_jax.registry import RANK_LOSSES, SEQUENCE_ENCODERS, SESSION_ENCO
 CONFIG_VERSION = 4
 """It grows when a field changes its meaning, or parameters their order. A run folder of another version is refused."""
 
+AUTO: Literal["auto"] = "auto"
+
 _MANY, _STEPS = 10**15, 2**31 - 1  # more than any log has, and the most that a step counter of 32 bits holds
 
 # A name in a registry: a file of this package, or what a plugin registered. rules.py refuses an unknown name.
@@ -49,8 +51,11 @@ class Data:
     """Hash of the prepared log. Empty: taken from the folder. A run refuses a folder with another fingerprint."""
     users: Annotated[int, Between(0, _MANY)] = 0
     """Train on the first n training users in the log's fixed random order (nested subsets). 0: all."""
-    eval_users: Annotated[int, Between(0, _MANY)] = 0
-    """Score at most the first n users that have a held-out session. 0: all."""
+    eval_users: Annotated[int | Literal["auto"], Between(0, _MANY)] = AUTO
+    """Score at most the first n users that have a held-out session. 0: all. auto: all, or as many as cost about a fifth
+    of the training's FLOPs, but at least 500. All runs of a plan score the same users."""
+    eval_users_auto: tyro.conf.Suppress[bool] = False
+    """True where `eval_users` was auto and has its number. Not part of the run's id."""
     eval_seen: Literal["kept", "masked"] = "kept"
     """Items that the user was shown before, in the ranking metrics.
     kept: they are candidates and targets like any other item

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import types
 import typing
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +18,7 @@ from sessionrec_jax.errors import InputError, near_miss
 _NOT_IN_RUN_ID = (
     ("data", "path"),
     ("data", "rows_auto"),
+    ("data", "eval_users_auto"),
     ("model", "attention"),
     ("optim", "learning_rate_rule"),
     ("mesh", "data"),
@@ -119,6 +121,14 @@ def _typed(wanted: Any, value: Any, where: str) -> Any:
         choices = typing.get_args(wanted)
         if value not in choices:
             raise InputError(f"{where} is {value!r}; wanted one of {', '.join(map(repr, choices))}")
+        return value
+    if typing.get_origin(wanted) in (types.UnionType, typing.Union):  # a number, or one of some words
+        number, words = typing.get_args(wanted)
+        if type(value) is number:
+            return value
+        choices = typing.get_args(words)
+        if value not in choices:
+            raise InputError(f"{where} is {value!r}; wanted {number.__name__} or {', '.join(map(repr, choices))}")
         return value
     if typing.get_origin(wanted) is tuple:  # JSON has only lists
         if not isinstance(value, (list, tuple)) or not all(isinstance(x, typing.get_args(wanted)[0]) for x in value):

@@ -22,7 +22,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
 
-from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.settings import AUTO, Config
 from sessionrec_jax.data import item_level
 from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
 from sessionrec_jax.data.codes import CLICKED, TRAIN
@@ -371,7 +371,9 @@ def train_users(config: Config, prepared: Prepared) -> np.ndarray:
 
 
 def eval_users(config: Config, prepared: Prepared, role: int) -> np.ndarray:
-    return prepared.users_of(role)[: config.data.eval_users or None]
+    """Returns the users whose sessions of `role` are scored; all where `data.eval_users` has no number yet."""
+    limit = config.data.eval_users
+    return prepared.users_of(role)[: None if limit in (0, AUTO) else limit]
 
 
 def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sessionrec_jax.config.rules import check
-from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.settings import AUTO, Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_users, train_windows
 from sessionrec_jax.data.columns import session_context, side_columns
@@ -76,5 +76,7 @@ def with_rows(config: Config, rows: int) -> Config:
 def without_facts_of_log(config: Config) -> Config:
     """Returns `config` without what a run took from its log, so that another log can fill it in."""
     rows = 0 if config.data.rows_auto else config.data.rows
-    taken = {"data.fingerprint": "", "data.items_per_row": 0, "data.rows": rows, "data.rows_auto": False}
+    eval_users = AUTO if config.data.eval_users_auto else config.data.eval_users
+    taken = {"data.fingerprint": "", "data.items_per_row": 0, "data.rows": rows, "data.rows_auto": False,
+             "data.eval_users": eval_users, "data.eval_users_auto": False}  # fmt: skip
     return replace(config, taken)

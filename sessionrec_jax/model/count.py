@@ -18,6 +18,9 @@ FLOPS_CONVENTION = (
     "matmul, 2 per multiply-add, backward = 2 x forward, packed items and sessions only, no recomputation"
 )
 
+_PER_SCORE = 48
+"""Multiply-adds in the time of which two CPU cores take an exponential and compare with an item or two (LOG.md)."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -56,6 +59,16 @@ def flops_train(spec: Spec, loss: Loss, *, items: int, sessions: int, steps: int
     per_session = session.per_session + sequence_encoder.cost(model, spec.max_positions).multiplications
     per_session += losses * model.width**2 + candidates * model.width
     return 3.0 * 2.0 * (items * per_item + sessions * per_session + steps * candidates * embed)
+
+
+def flops_evaluate(spec: Spec, *, items: int, sessions: int, scored: int) -> float:
+    """Returns the FLOPs of encoding `items` items in `sessions` sessions, and of scoring the whole catalogue for
+    `scored` sessions. The exponential and the comparisons of a score count as `_PER_SCORE` multiply-adds."""
+    session = _session_cost(spec)
+    per_session = session.per_session + sequence_encoder.cost(spec.model, spec.max_positions).multiplications
+    per_session += 2 * spec.model.width**2
+    encoded = items * (_item_mlp(spec) + session.per_item) + sessions * per_session
+    return 2.0 * (encoded + scored * spec.ids * (spec.model.width + _PER_SCORE))
 
 
 def flops_train_fresh(spec: Spec, *, sessions: int, steps: int, categories: int) -> float:
