@@ -38,7 +38,7 @@ from sessionrec_jax.devices.mesh import make_mesh
 from sessionrec_jax.devices.placement import put_replicated
 from sessionrec_jax.evaluation import measure
 from sessionrec_jax.evaluation.catalogue_ranks import CatalogueQueue, ClickedSessions
-from sessionrec_jax.evaluation.metrics import Metrics, add_ranking
+from sessionrec_jax.evaluation.metrics import Metrics
 from sessionrec_jax.evaluation.scoring import BLOCK, ItemTable, padded_width
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model.spec_of_log import spec_of
@@ -135,9 +135,7 @@ class EachClick(CatalogueQueue):
         item_Q, least_Q = np.pad(sessions.item_N, fill), np.pad(sessions.least_N, fill)
         found = _log_sum_and_rank(self.table, *jax.device_put((query_QD, item_Q, least_Q)))
         log_sum_N, rank_N = (np.asarray(x_Q)[:clicks] for x_Q in found)
-        self.metrics.add("loss_nats_per_item", (log_sum_N - sessions.score_N).astype(np.float64), sessions.user_N)
-        ranked_N = sessions.ranked_N
-        add_ranking(self.metrics, rank_N[ranked_N], sessions.session_N[ranked_N], sessions.user_N[ranked_N])
+        self.record(sessions.scored(log_sum_N, rank_N))
 
 
 @jax.jit

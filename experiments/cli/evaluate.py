@@ -2,6 +2,7 @@
 
 sessionrec evaluate RUN --json metrics.json
 sessionrec evaluate RUN --split validation --seen masked
+sessionrec evaluate RUN --by item_popularity history_length --json metrics.json --figure segments.svg
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from rich.table import Table
 import sessionrec_jax as sr
 from doors.files import check_outputs, write_json
 from doors.terminal import Terminal
+from experiments.cli import show_segments
 from experiments.cli.devices import mesh_of
 from experiments.cli.parsing import OutputFile, parse_flags
+from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.metrics import CUTOFFS
 
 _SHOWN = (
@@ -46,6 +49,9 @@ class Command:
     seen: Literal["kept", "masked"] | None = None
     """Items that a user was shown before are candidates and targets of the ranking metrics (kept), or neither (masked).
     The default is the run's data.eval_seen."""
+    by: tuple[str, ...] = ()
+    """Also show the metrics by segment: item_popularity (training clicks of the clicked item), new_item (shown to the
+    user before or not), history_length (sessions before), session_items (exposures), or a column of session context."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DATA")] = None
     """The prepared log, if it has moved since training."""
     mesh: str | None = None
@@ -53,16 +59,24 @@ class Command:
     run had, or as there are."""
     json: OutputFile = None
     """Also write the metrics, with their standard errors over users, to this file."""
+    figure: OutputFile = None
+    """Also draw NDCG@50 by segment, with 95 % intervals over users, into this SVG file. It needs --by."""
 
 
 def main(argv: list[str]) -> int:
     command = parse_flags(Command, argv, prog="sessionrec evaluate", description=__doc__)
-    check_outputs(command.json)
+    check_outputs(command.json, command.figure)
+    if command.figure is not None and not command.by:
+        raise InputError(f"--figure {command.figure} draws segments; wanted --by, such as --by item_popularity")
     run = sr.load(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
-    metrics = run.evaluate(command.split, command.seen)
+    metrics = run.evaluate(command.split, command.seen, command.by)
     if command.json is not None:
         write_json(command.json, metrics)
     print_metrics(metrics, f"{command.run}, {command.split} sessions")
+    for table in show_segments.tables(metrics.get("by", {})):
+        Terminal().print(table)
+    if command.figure is not None:
+        show_segments.write_figure(metrics["by"], command.figure)
     return 0
 
 

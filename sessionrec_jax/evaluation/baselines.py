@@ -93,7 +93,7 @@ def measure_baselines(
     """
     log, popular_V = prepared.arrays(), popularity_rank(catalogue)
     ids = len(popular_V)
-    is_trained_S = _trained(config, prepared)
+    is_trained_S = trained_sessions(config, prepared)
     recent = {part: recent_popularity_rank(log, is_trained_S, part, popular_V) for part in RECENT_PARTS}
     knn = session_knn(log, is_trained_S, ids)
 
@@ -221,7 +221,7 @@ def _best(metrics: Metrics, choices: tuple[Any, ...]) -> Any:
     return max(choices, key=lambda choice: metrics.mean(f"{choice}_{_CHOSEN_BY}") or 0.0)
 
 
-def _trained(config: Config, prepared: Prepared) -> Bool[np.ndarray, " S"]:
+def trained_sessions(config: Config, prepared: Prepared) -> Bool[np.ndarray, " S"]:
     """Returns which sessions are training sessions of the users that this run trains on."""
     log = prepared.arrays()
     user_S = users_of(log, np.arange(len(log.session_role_S)))

@@ -1,7 +1,7 @@
 """Ranks and likelihoods of clicked items in the whole catalogue: each held-out session is scored once, for all its
 clicked items.
 
-    queue = CatalogueQueue(mesh, table, metrics)
+    queue = CatalogueQueue(mesh, table, record)
     queue.add(sessions_G)  # of every batch
     queue.score()
 
@@ -13,6 +13,7 @@ clicked items of a query, M pairs, V ids, D width.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from sessionrec_jax.data.ragged import count_up
 from sessionrec_jax.devices.mesh import shards_here
 from sessionrec_jax.devices.placement import held_shards, put_shards
 from sessionrec_jax.devices.processes import max_over_processes
-from sessionrec_jax.evaluation.metrics import Metrics, add_ranking
+from sessionrec_jax.evaluation.metrics import ClickedItems
 from sessionrec_jax.evaluation.scoring import (
     BLOCK,
     ITEMS_AT_ONCE,
@@ -67,6 +68,11 @@ class ClickedSessions(NamedTuple):
         lowest = np.finfo(np.float32).min  # above the -inf of rows that are not items
         return np.nan_to_num(self.score_N - self.tie_N, nan=lowest, posinf=np.inf, neginf=lowest)
 
+    def scored(self, log_sum_N: Float[np.ndarray, " N"], rank_N: Int[np.ndarray, " N"]) -> ClickedItems:
+        """Returns the items with their nats, from the log of the sum of exp(score) over the catalogue, and ranks."""
+        nats_N = (log_sum_N - self.score_N).astype(np.float64)
+        return ClickedItems(nats_N, rank_N, self.ranked_N, self.item_N, self.session_N, self.user_N)
+
 
 def _joined(parts: list[ClickedSessions]) -> ClickedSessions:
     """Returns the sessions of all parts, one part after the other."""
@@ -84,8 +90,9 @@ def _joined(parts: list[ClickedSessions]) -> ClickedSessions:
 class CatalogueQueue:
     """Sessions that wait to be scored; every process adds the shards that it holds, and all call in step."""
 
-    def __init__(self, mesh: jax.sharding.Mesh, table: ItemTable, metrics: Metrics):
-        self.mesh, self.table, self.metrics = mesh, table, metrics
+    def __init__(self, mesh: jax.sharding.Mesh, table: ItemTable, record: Callable[[ClickedItems], None]):
+        """`record` gets the scored items of each shard that this process counts."""
+        self.mesh, self.table, self.record = mesh, table, record
         self.waiting_G: list[list[ClickedSessions]] = [[] for _ in shards_here(mesh)[0]]
 
     def add(self, sessions_G: list[ClickedSessions]) -> None:
@@ -96,7 +103,7 @@ class CatalogueQueue:
             self.score()
 
     def score(self) -> None:
-        """Scores the sessions that wait, and adds their terms to the metrics."""
+        """Scores the sessions that wait."""
         sessions_G = [_joined(waiting) for waiting in self.waiting_G if waiting]
         self.waiting_G = [[] for _ in self.waiting_G]
         if not sessions_G:
@@ -105,10 +112,7 @@ class CatalogueQueue:
         counted_G = shards_here(self.mesh)[1]
         for sessions, (log_sum_N, rank_N), counted in zip(sessions_G, answers_G, counted_G, strict=True):
             if counted:
-                nats_N = (log_sum_N - sessions.score_N).astype(np.float64)
-                self.metrics.add("loss_nats_per_item", nats_N, sessions.user_N)
-                ranked_N = sessions.ranked_N
-                add_ranking(self.metrics, rank_N[ranked_N], sessions.session_N[ranked_N], sessions.user_N[ranked_N])
+                self.record(sessions.scored(log_sum_N, rank_N))
 
 
 class _Laid:

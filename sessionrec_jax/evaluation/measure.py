@@ -10,11 +10,12 @@ sessions, E exposures, V ids, D width.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sessionrec_jax.config.settings import Config, Loss
 from sessionrec_jax.data.batches import Batch, eval_batches
@@ -29,9 +30,16 @@ from sessionrec_jax.devices.placement import ShardedInputs, held_shards, put_bat
 from sessionrec_jax.devices.processes import gather, is_multiprocess
 from sessionrec_jax.evaluation import baselines
 from sessionrec_jax.evaluation.catalogue_ranks import CatalogueQueue, ClickedSessions
-from sessionrec_jax.evaluation.metrics import Exposures, Metrics, add_within_session
+from sessionrec_jax.evaluation.metrics import (
+    ClickedItems,
+    Exposures,
+    Metrics,
+    add_clicked_items,
+    add_within_session,
+)
 from sessionrec_jax.evaluation.scoring import HeldRows, ItemTable, item_table, over_rows, pair_scores
 from sessionrec_jax.evaluation.seen import holds, seen_items
+from sessionrec_jax.evaluation.segments import Segments
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.loss.calibration import uncalibrated
 from sessionrec_jax.loss.rank import rank_logits, rank_loss_sums
@@ -43,11 +51,13 @@ from sessionrec_jax.row_columns import RANK_LOSS
 _VALIDATION = ("loss_nats_per_item", "rank_nats_per_exposure", "ndcg_at_50", "rank_auc")
 
 
-def evaluate(model: TrainedModel, role: int) -> dict[str, float | str | None]:
+def evaluate(model: TrainedModel, role: int, by: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the metrics of `measure` as plain numbers, NAME and NAME_stderr, `seen_items`: kept or masked, and what
-    they are measured on (`counted`)."""
-    metrics = measure(model, role)
-    return {"seen_items": model.config.data.eval_seen, **counted(metrics, model.log), **metrics.result()}
+    they are measured on (`counted`). With names of segments in `by` also `by`: `Segments.result`."""
+    segments = Segments(by, model, role) if by else None
+    metrics = measure(model, role, segments)
+    found = {"seen_items": model.config.data.eval_seen, **counted(metrics, model.log), **metrics.result()}
+    return found if segments is None else found | {"by": segments.result()}
 
 
 def counted(metrics: Metrics, log: Prepared) -> dict[str, str | int]:
@@ -60,8 +70,9 @@ def counted(metrics: Metrics, log: Prepared) -> dict[str, str | int]:
     }
 
 
-def measure(model: TrainedModel, role: int) -> Metrics:
-    """Returns the metrics of the model on the held-out sessions of `role`, as sums by user of the log.
+def measure(model: TrainedModel, role: int, segments: Segments | None = None) -> Metrics:
+    """Returns the metrics of the model on the held-out sessions of `role`, as sums by user of the log. `segments` get
+    the terms of the model's own metrics, except rank_loss.
 
     - loss_nats_per_item; recall, ndcg, hit and mrr of a session's clicked items in the whole catalogue (`add_ranking`).
     - retrieval_auc, _gauc, _ndcg: the retrieval score among the exposures of a session (`add_within_session`), so that
@@ -83,7 +94,19 @@ def measure(model: TrainedModel, role: int) -> Metrics:
     if truth is not None:
         published_V, anchor_S = published_ids(model.log), anchors(log)
     metrics, counted_G = Metrics(log.users), shards_here(mesh)[1]
-    queue = CatalogueQueue(mesh, table, metrics)
+
+    def record(terms: ClickedItems) -> None:
+        add_clicked_items(metrics, terms)
+        if segments is not None:
+            segments.add(terms, add_clicked_items, of_items=True)
+
+    def record_exposures(terms: ScoredExposures) -> None:
+        add_exposures = functools.partial(_add_exposures, config)
+        add_exposures(metrics, terms)
+        if segments is not None:
+            segments.add(terms, add_exposures, of_items=False)
+
+    queue = CatalogueQueue(mesh, table, record)
     for batch in eval_batches(config, model.log, model.shape, role):
         found = _score(spec, config.loss.rank, mesh, params, table=table, side=side, inputs=put_batch(batch, mesh))
         score_columns, rank_sums = held_shards(found, mesh)
@@ -94,7 +117,7 @@ def measure(model: TrainedModel, role: int) -> Metrics:
         for term, scores, counted in zip(terms, scores_G, counted_G, strict=True):
             if not counted:
                 continue
-            term.add_model(config, scores)
+            record_exposures(term.scored_exposures(scores))
             term.add_popularity_nats(model.catalogue)
             if truth is not None:
                 term.add_bayes(truth, published_V, anchor_S)
@@ -103,7 +126,11 @@ def measure(model: TrainedModel, role: int) -> Metrics:
             [term.clicked_sessions(scores, masked, spec.ids) for term, scores in zip(terms, scores_G, strict=True)]
         )
     queue.score()
-    return _added_up(metrics) if is_multiprocess() else metrics
+    if is_multiprocess():
+        metrics = _added_up(metrics)
+        if segments is not None:
+            segments.metrics = _added_up(segments.metrics)
+    return metrics
 
 
 def _added_up(own: Metrics) -> Metrics:
@@ -136,6 +163,31 @@ class Scores(NamedTuple):
     rank_logit_T: Float[Array | np.ndarray, " T"]
     query_SD: Float[Array | np.ndarray, "S D"]
     """The query for the items of the session after each slot's."""
+
+
+class ScoredExposures(NamedTuple):
+    """The labelled exposures of target sessions with their scores."""
+
+    clicked_N: Bool[np.ndarray, " N"]
+    retrieval_N: Float[np.ndarray, " N"]
+    logit_N: Float[np.ndarray, " N"]
+    """The rank score: log odds of a click, if the rank loss is pointwise."""
+    item_N: Int[np.ndarray, " N"]
+    session_N: Int[np.ndarray, " N"]
+    user_N: Int[np.ndarray, " N"]
+
+
+def _add_exposures(config: Config, metrics: Metrics, terms: ScoredExposures, *, prefix: str = "") -> None:
+    """Adds how both scores order the exposures of a session, and the nats of the rank score."""
+    clicked_N, logit_N = terms.clicked_N, terms.logit_N
+    exposures = Exposures(clicked_N, terms.session_N, terms.user_N)
+    add_within_session(metrics, f"{prefix}retrieval", terms.retrieval_N, exposures)
+    nats_N = np.logaddexp(0, np.where(clicked_N, -logit_N, logit_N))
+    trained = slice(None if config.loss.alpha else 0)  # metrics of a head that was not trained get no term
+    of_trained = Exposures(*(x_N[trained] for x_N in exposures))
+    add_within_session(metrics, f"{prefix}rank", logit_N[trained], of_trained)
+    calibrated = slice(None if uncalibrated(config, RANK_LOSS) is None else 0)
+    metrics.add(f"{prefix}{RANK_LOSS}", nats_N[calibrated], terms.user_N[calibrated])
 
 
 class _Terms:
@@ -183,16 +235,11 @@ class _Terms:
     def _per_exposure(self, name: str, nats_E: np.ndarray) -> None:
         self.metrics.add(name, nats_E, self.user_T[self.exposed_E])
 
-    def add_model(self, config: Config, scores: Scores) -> None:
+    def scored_exposures(self, scores: Scores) -> ScoredExposures:
         exposed = self.exposed_E
-        exposures = Exposures(self.clicked_E, self.session_T[exposed], self.user_T[exposed])
-        add_within_session(self.metrics, "retrieval", scores.retrieval_T[exposed], exposures)
-        logit_E = scores.rank_logit_T[exposed].astype(np.float64)
-        nats_E = np.logaddexp(0, np.where(self.clicked_E, -logit_E, logit_E))
-        trained = slice(None if config.loss.alpha else 0)  # metrics of a head that was not trained get no term
-        add_within_session(self.metrics, "rank", logit_E[trained], Exposures(*(x_E[trained] for x_E in exposures)))
-        calibrated = slice(None if uncalibrated(config, RANK_LOSS) is None else 0)
-        self.metrics.add(RANK_LOSS, nats_E[calibrated], exposures.user_N[calibrated])
+        session_E, item_E, user_E = (x_T[exposed] for x_T in (self.session_T, self.item_T, self.user_T))
+        retrieval_E, logit_E = scores.retrieval_T[exposed], scores.rank_logit_T[exposed].astype(np.float64)
+        return ScoredExposures(self.clicked_E, retrieval_E, logit_E, item_E, session_E, user_E)
 
     def add_popularity_nats(self, catalogue: Catalogue) -> None:
         item_N, item_E = self.item_T[self.scored_N], self.item_T[self.exposed_E]

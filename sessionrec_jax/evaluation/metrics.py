@@ -142,6 +142,26 @@ def add_ranking(
     metrics.add(f"{prefix}mrr", 1 / (1 + best_S), user_S)
 
 
+class ClickedItems(NamedTuple):
+    """Scored clicked items of sessions; a session's are together."""
+
+    nats_N: Shaped[np.ndarray, " N"]
+    rank_N: Int[np.ndarray, " N"]
+    """Its rank in the catalogue; 0 is the best."""
+    is_ranked_N: Bool[np.ndarray, " N"]
+    """The ranking metrics count the item."""
+    item_N: Int[np.ndarray, " N"]
+    session_N: Int[np.ndarray, " N"]
+    user_N: Int[np.ndarray, " N"]
+
+
+def add_clicked_items(metrics: Metrics, terms: ClickedItems, *, prefix: str = "") -> None:
+    """Adds loss_nats_per_item, and what `add_ranking` adds."""
+    metrics.add(f"{prefix}loss_nats_per_item", terms.nats_N, terms.user_N)
+    ranked_N = terms.is_ranked_N
+    add_ranking(metrics, terms.rank_N[ranked_N], terms.session_N[ranked_N], terms.user_N[ranked_N], prefix=prefix)
+
+
 class Exposures(NamedTuple):
     """The labelled exposures that a score orders."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -158,11 +158,13 @@ class Run:
         model = self.config.model
         return f"Run({str(self.path)!r}, {model.sequence_encoder}, width {model.width}, step {self.model.step})"
 
-    def evaluate(self, split: Split = "test", seen: Seen | None = None) -> dict[str, Any]:
+    def evaluate(self, split: Split = "test", seen: Seen | None = None, by: Sequence[str] = ()) -> dict[str, Any]:
         """Measures the model on the held-out sessions of `split`, against the whole catalogue, next to the baselines.
 
         `seen="masked"` takes items that the user was shown before out of the candidates and the targets of the ranking
         metrics; None does as the run's data.eval_seen. Losses are nats; NAME_stderr is the standard error over users.
+        `by` names kinds of segments (item_popularity, new_item, history_length, session_items, or a column of session
+        context): the result then has by[KIND][SEGMENT], the same metrics for each segment (evaluation/segments.py).
 
         >>> metrics = load("RUN").evaluate()
         >>> sorted(name for name in metrics if name.endswith("recall_at_50"))  # doctest: +NORMALIZE_WHITESPACE
@@ -175,7 +177,7 @@ class Run:
         asked = {"data.eval_candidates": "catalogue", "data.eval_seen": seen or self.config.data.eval_seen}
         model = dataclasses.replace(self.model, config=replace(self.config, asked))
         role = roles[split]
-        return evaluate(model, role) | evaluate_baselines(model.config, model.log, model.catalogue, role)
+        return evaluate(model, role, by) | evaluate_baselines(model.config, model.log, model.catalogue, role)
 
     def recommend(
         self, histories: Any, k: int = 50, seen: Seen = "kept", *, users: int = 0, quiet: bool = True, **columns: Any
