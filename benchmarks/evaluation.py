@@ -1,4 +1,4 @@
-"""What does an evaluation cost when each held-out session is scored once, against once for each clicked item?
+"""The cost of an evaluation that scores each held-out session once, against once for each of its clicked items.
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --items 1048576 --sessions 6000 --runs 1        # a quarter of an hour on two cores

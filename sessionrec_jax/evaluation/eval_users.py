@@ -25,7 +25,7 @@ from sessionrec_jax.model.spec_of_log import spec_of
 SHARE = 1 / 5
 """FLOPs that evaluation may take, over those of training."""
 FEWEST = 500
-"""Users that are scored at least: with fewer, standard errors are so large that runs cannot be told apart."""
+"""Users that are scored at least: with fewer, standard errors are too large to compare runs."""
 
 
 class Chosen(NamedTuple):
