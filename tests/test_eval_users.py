@@ -58,7 +58,8 @@ def test_validations_and_the_catalogue_cost_and_shown_items_do_not(config, log, 
 
 
 FRESH = {
-    "data.fresh": "expected", "data.fresh_sessions": 5000, "data.eval_candidates": "shown", "loss.retrieval": "none", "model.scored_by": ("category",),
+    "data.fresh": "expected", "data.fresh_sessions": 5000, "data.eval_candidates": "shown",
+    "loss.retrieval": "none", "model.scored_by": ("category",),
     "model.clicked_in_input": False, "model.ignored_in_input": False,
 }  # fmt: skip
 
