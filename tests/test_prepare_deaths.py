@@ -125,6 +125,7 @@ KILLED_AFTER = [
     ("sessionrec_jax.data.store", "write_part"),
     ("sessionrec_jax.data.side_information", "code_side"),
     ("sessionrec_jax.data.preparation.card", "write"),
+    ("sessionrec_jax.data.mapped", "write"),
     ("pathlib", "Path.rename"),  # of the old log, before the new one has its name
     ("shutil", "rmtree"),
 ]

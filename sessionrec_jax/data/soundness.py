@@ -1,8 +1,8 @@
 """A prepared log is checked before it is trusted: its files against the manifest and against each other.
 
-Every opening compares the files' sizes, the lengths of the tables and arrays, and the range of every code, which costs
-milliseconds. The whole log is compared when it is decoded. `sessionrec describe --check` also reads every byte again
-and compares checksums, which finds damage that keeps all sizes.
+Every opening compares the files' sizes, the lengths of the tables and arrays, and the range of every code of the
+catalogue, which costs milliseconds. The records are checked when they are decoded. `sessionrec describe --check` also
+reads every byte again and compares checksums, which finds damage that keeps all sizes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from doors.errors import no_room
 from doors.state import Damaged, Kinds, checked, checksums, read_object, sizes
 
 CHECKSUMS = "checksums.json"
-"""The file with bytes and CRC-32 of every other file. Logs of an earlier release do not have it."""
+"""The file with bytes and CRC-32 of every other file but those of ARRAYS. Logs of an earlier release do not have it."""
+ARRAYS, LIST = "arrays", "arrays.json"
+"""The folder of mapped arrays (mapped.py) and its list of files with bytes and CRC-32."""
 
 _NUMBER = (int, float)
 _KINDS: Kinds = {
@@ -117,24 +119,23 @@ def check_catalogue(manifest: dict[str, Any], arrays: Mapping[str, np.ndarray]) 
         _in_range(arrays[name], column["values"] + 1, f"{name} of catalogue.npz")
 
 
-def check_log(manifest: dict[str, Any], arrays: Any) -> None:
-    """Raises Damaged if a whole decoded log (a FlatLog) does not have what the manifest counts."""
-    counts = {
-        "users": arrays.users,
-        "sessions": len(arrays.session_role_S),
-        "exposures": len(arrays.item_N),
-    }
+def check_counts(manifest: dict[str, Any], **counts: int) -> None:
+    """Raises Damaged if a decoded log has other counts (users, sessions, exposures) than the manifest."""
     for name, found in counts.items():
         if found != manifest[name]:
             raise Damaged(f"log/ has {found:,} {name}, and prepared.json counts {manifest[name]:,}")
-    lengths = len(arrays.session_items_S), len(arrays.session_seconds_S), len(arrays.session_role_S)
-    if len(set(lengths)) != 1 or len(arrays.feedback_N) != len(arrays.item_N):
+
+
+def check_part(manifest: dict[str, Any], part: Any) -> None:
+    """Raises Damaged if some decoded users (a FlatLog) have arrays that disagree, or a code that no value has."""
+    lengths = len(part.session_items_S), len(part.session_seconds_S), len(part.session_role_S)
+    if len(set(lengths)) != 1 or len(part.feedback_N) != len(part.item_N):
         raise Damaged("the records in log/ have arrays of different lengths")
-    if int(arrays.session_items_S.sum()) != len(arrays.item_N):
+    if int(part.session_items_S.sum()) != len(part.item_N):
         raise Damaged("the sessions in log/ do not add up to their exposures")
-    _in_range(arrays.item_N - 1, manifest["items"] - 1, "an item in log/")
-    _in_range(arrays.feedback_N, len(manifest["feedback_names"]) - 1, "a feedback code in log/")
-    _in_range(arrays.session_role_S, 2, "a session role in log/")
+    _in_range(part.item_N - 1, manifest["items"] - 1, "an item in log/")
+    _in_range(part.feedback_N, len(manifest["feedback_names"]) - 1, "a feedback code in log/")
+    _in_range(part.session_role_S, 2, "a session role in log/")
 
 
 def _in_range(codes: np.ndarray, highest: int, what: str) -> None:
@@ -145,9 +146,22 @@ def _in_range(codes: np.ndarray, highest: int, what: str) -> None:
 @guarded
 def check_bytes(path: Path) -> str:
     """Reads every file and compares its checksum. Returns a sentence; raises Damaged."""
+    _check_arrays(path)
     if not (path / CHECKSUMS).exists():
         return "an earlier release prepared this log, without checksums; only sizes and counts were compared"
     return f"{_compare(path, checksums(path), list, 'bytes and checksum')} files are as they were written"
+
+
+def _check_arrays(path: Path) -> None:
+    folder = path / ARRAYS
+    if not (folder / LIST).is_file():
+        return
+    found, wanted = checksums(folder, without=LIST), read_object(folder / LIST, {"files": dict})["files"]
+    if differing := sorted(name for name in wanted if found.get(name) != wanted[name]):
+        raise Damaged(
+            f"{ARRAYS}/{differing[0]} has another checksum than it was written with; delete the folder {ARRAYS}, and "
+            "the next opening makes it again from the records. Do not prepare the log again"
+        )
 
 
 def _compare(path: Path, found: dict[str, Any], part: Callable[[Any], Any], what: str) -> int:

@@ -9,7 +9,8 @@
     DATA/side_NAME.parquet  code -> published value, or bounds, of a column of side information (side_information.py)
     DATA/context_NAME.parquet   the same for a column of session context
     DATA/rejected.parquet   the rejected rows, unchanged, with the reason
-    DATA/checksums.json     bytes and CRC-32 of every other file (soundness.py)
+    DATA/arrays/            the content of log/ once more, as arrays that are mapped into memory (mapped.py)
+    DATA/checksums.json     bytes and CRC-32 of every other file but those of arrays/ (soundness.py)
     DATA/card.json, .html   the manifest and the distributions of users, sessions and items (card.py)
 
 A dense id numbers users from 0 and items from 1. The folder appears under its name only when it is complete.
@@ -22,8 +23,8 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ import polars as pl
 import tensorflow_datasets as tfds
 from absl import flags
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] - compiled, untyped
-from jaxtyping import Float32, Int8, Int32, Int64
+from jaxtyping import Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from doors import tables
 from doors.state import Damaged, read_object
-from sessionrec_jax.data import session_context, soundness
+from sessionrec_jax.data import mapped, session_context, soundness
 from sessionrec_jax.data.codes import ROLES
+from sessionrec_jax.data.flat_log import FlatLog, joined
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.side_information import SideColumn
 from sessionrec_jax.errors import InputError
@@ -49,50 +51,6 @@ _SPLIT = "users"
 _USERS_PER_READ = 65_536
 RAW = tfds.decode.DeserializeMethod.RAW_BYTES
 Example: Any = getattr(tf_example_generated_pb2, "Example")  # noqa: B009 - protobuf makes the class at run time
-
-
-@dataclass(frozen=True)
-class FlatLog:
-    """A log as flat arrays: N exposures in S sessions of U users, each in order."""
-
-    item_N: Int32[np.ndarray, " N"]
-    """Dense item id, from 1."""
-    feedback_N: Int8[np.ndarray, " N"]
-    """Feedback codes, see codes.py."""
-    session_items_S: Int32[np.ndarray, " S"]
-    """Number of exposures of a session."""
-    session_seconds_S: Int64[np.ndarray, " S"]
-    """Start of a session, UTC seconds."""
-    session_role_S: Int8[np.ndarray, " S"]
-    """Session roles, see codes.py; they never decrease along a user's history."""
-    user_session_offsets_U1: Int64[np.ndarray, " U1"]
-    """User u has the sessions from entry u up to entry u + 1."""
-    session_context: dict[str, Int32[np.ndarray, " S"]] = field(default_factory=dict)
-    """Codes by column. During preparation they are codes of the records, later those of the training vocabulary."""
-    click_probability_N: Float32[np.ndarray, " N"] | None = None
-    """Soft label of each clicked or ignored exposure; 0 for context. None if the log has no such column."""
-
-    @functools.cached_property
-    def session_item_offsets_S1(self) -> Int64[np.ndarray, " S1"]:
-        """Session s has the exposures from entry s up to entry s + 1."""
-        return offsets(self.session_items_S)
-
-    @functools.cached_property
-    def user_item_offsets_U1(self) -> Int64[np.ndarray, " U1"]:
-        """User u has the exposures from entry u up to entry u + 1."""
-        return self.session_item_offsets_S1[self.user_session_offsets_U1]
-
-    @property
-    def users(self) -> int:
-        return len(self.user_session_offsets_U1) - 1
-
-    def context_of(self, session: slice | np.ndarray) -> dict[str, Int32[np.ndarray, " X"]]:
-        """Returns the session context of some sessions."""
-        return {name: code_S[session] for name, code_S in self.session_context.items()}
-
-    def click_probability_of(self, exposure: slice | np.ndarray) -> Float32[np.ndarray, " X"] | None:
-        """Returns the soft labels of some exposures; None if the log has none."""
-        return None if self.click_probability_N is None else self.click_probability_N[exposure]
 
 
 _BY_ITEM = {"item": np.int32, "feedback": np.int8}
@@ -205,7 +163,7 @@ def fingerprint(
     return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A folder that `sessionrec prepare` wrote."""
 
@@ -277,22 +235,20 @@ class Prepared:
         return np.flatnonzero(targets.to_numpy()).astype(np.int64)
 
     def arrays(self, *, soft_labels: bool = False) -> FlatLog:
-        """Returns the whole log in memory; a process decodes it once, at 30,000 to 60,000 users a second. Without
-        `soft_labels` its `click_probability_N` is None."""
+        """Returns the whole log, mapped from its files (mapped.py). Without `soft_labels` its `click_probability_N` is
+        None."""
         return (_arrays if soft_labels else _arrays_of_clicks)(self.path.resolve(), self.fingerprint)
 
     def sample(self, users: int) -> FlatLog:
         """Returns the log of the first `users` users in stored order, which is a random sample."""
-        return _decoded(self.path, min(users, self.users))
+        return joined([*decoded(self.path, min(users, self.users))])
 
 
 @functools.lru_cache(maxsize=4)
 @soundness.guarded
 def _arrays(path: Path, fingerprint: str) -> FlatLog:
     del fingerprint  # part of the key: a folder that was prepared again is another log
-    log = _decoded(path)
-    soundness.check_log(read_object(path / MANIFEST, {}), log)
-    return log
+    return mapped.arrays(path, read_object(path / MANIFEST, {}), functools.partial(decoded, path))
 
 
 @functools.lru_cache(maxsize=4)
@@ -300,27 +256,28 @@ def _arrays_of_clicks(path: Path, fingerprint: str) -> FlatLog:
     return dataclasses.replace(_arrays(path, fingerprint), click_probability_N=None)
 
 
-def _decoded(path: Path, users: int | None = None) -> FlatLog:
-    """Decodes the first `users` users, or all. TFDS itself decodes several times slower."""
+def decoded(path: Path, users: int | None = None) -> Iterator[FlatLog]:
+    """Decodes the records of the first `users` users, or all, and yields them in parts. TFDS itself decodes several
+    times slower."""
     records, context = read_records(path, deserialize_method=RAW), _model_codes(path)
     has_probability = _PROBABILITY in records.dataset_info.features
     types = _types_of_record(context, has_probability=has_probability)
     users = len(records) if users is None else users
-    parts: dict[str, list[bytes]] = {name: [] for name in types}
     for first in range(0, users, _USERS_PER_READ):
+        parts: dict[str, list[bytes]] = {name: [] for name in types}
         for record in records.__getitems__(list(range(first, min(first + _USERS_PER_READ, users)))):
             feature = Example.FromString(record).features.feature
             for name, part in parts.items():
                 part.append(feature[name].bytes_list.value[0])
-    whole = {name: np.frombuffer(b"".join(parts[name]), dtype) for name, dtype in types.items()}
-    sessions_U = [len(role) for role in parts["session_role"]]  # one byte a session
-    return FlatLog(
-        **{f"{name}_N": whole[name] for name in _BY_ITEM},
-        **{f"{name}_S": whole[name] for name in _BY_SESSION},
-        user_session_offsets_U1=offsets(np.array(sessions_U)),
-        session_context={name: code_M[whole[_CONTEXT + name]] for name, code_M in context.items()},
-        click_probability_N=whole[_PROBABILITY] if has_probability else None,
-    )
+        whole = {name: np.frombuffer(b"".join(parts[name]), dtype) for name, dtype in types.items()}
+        sessions_U = [len(role) for role in parts["session_role"]]  # one byte a session
+        yield FlatLog(
+            **{f"{name}_N": whole[name] for name in _BY_ITEM},
+            **{f"{name}_S": whole[name] for name in _BY_SESSION},
+            user_session_offsets_U1=offsets(np.array(sessions_U)),
+            session_context={name: code_M[whole[_CONTEXT + name]] for name, code_M in context.items()},
+            click_probability_N=whole[_PROBABILITY] if has_probability else None,
+        )
 
 
 def _model_codes(path: Path) -> dict[str, Int32[np.ndarray, " M"]]:

@@ -19,7 +19,7 @@ import polars as pl
 
 from doors.files import check_folder
 from doors.state import checksums
-from sessionrec_jax.data import session_context, session_log, side_information, soundness, store
+from sessionrec_jax.data import mapped, session_context, session_log, side_information, soundness, store
 from sessionrec_jax.data.preparation import card, external_sort, rejected, shared_rows, tables
 from sessionrec_jax.data.preparation.atomic_folder import atomic_folder
 from sessionrec_jax.data.preparation.histories import HistoryRules, prepare_users
@@ -116,6 +116,8 @@ def prepare(
         card.write(card.card(store.read_folder(folder, manifest), statistics.distributions()), folder)
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
         (folder / soundness.CHECKSUMS).write_text(json.dumps(checksums(folder), indent=1))
+        say("reading the records back, to write the arrays that training maps")
+        mapped.write(folder, manifest, store.decoded(folder))
     rejected.path_of(out).unlink(missing_ok=True)  # left by an earlier attempt that failed
     return store.open_log(out)
 
