@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import polars as pl
 
 from doors.files import open_own, replacing
@@ -24,7 +23,8 @@ from doors.terminal import say
 from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import run_id
 from sessionrec_jax.data.batches import train_users
-from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN, VALIDATION
+from sessionrec_jax.data.codes import TEST, VALIDATION
+from sessionrec_jax.data.counts import target_counts
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.data.synthetic.known import known_truth
@@ -320,14 +320,8 @@ def unique(config: Config, prepared: Prepared) -> dict[str, int | None]:
     if config.data.fresh != "no":
         sessions = config.data.fresh_steps * config.data.rows * (config.data.slots - 1)
         return {"sessions_unique": sessions, "exposures_unique": None}
-    log = prepared.arrays()
-    is_target_S = np.repeat(
-        np.isin(np.arange(log.users), train_users(config, prepared)), np.diff(log.user_session_offsets_U1)
-    )
-    is_target_S &= log.session_role_S == TRAIN
-    is_target_S[log.user_session_offsets_U1[:-1]] = False  # nothing comes before a user's first session
-    labelled_N = np.repeat(is_target_S, log.session_items_S) & (log.feedback_N <= CLICKED)
-    return {"sessions_unique": int(is_target_S.sum()), "exposures_unique": int(labelled_N.sum())}
+    sessions, exposures = target_counts(prepared.arrays(), train_users(config, prepared))
+    return {"sessions_unique": sessions, "exposures_unique": exposures}
 
 
 def sessions_seen(config: Config, distinct: dict[str, Any], epochs: float) -> dict[str, int | None]:

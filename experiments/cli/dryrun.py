@@ -69,8 +69,8 @@ def show(layout: Layout, rows: Sequence[dict[str, Any]], verdict: Verdict | None
     between = "; between them it is linear in FLOPs a step, and memory is a power of them" if len(ends) > 1 else ""
     say(
         f"N is {axes['N']}, D {axes['D']}. Time: {' and '.join(measured)}, real steps on {costs[0].device_kind}, on a "
-        f"CPU on a worker's share of the cores{between}. Memory: XLA's plan of the step; each worker also holds "
-        f"{costs[0].log_bytes / MIB:,.1f} MiB of log."
+        f"CPU on a worker's share of the cores{between}. Memory: XLA's plan of the step; the workers of a host "
+        f"also share {costs[0].log_bytes / MIB:,.1f} MiB of log."
     )
     if verdict is not None:
         _show_verdict(verdict, say)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
-from sessionrec_jax.data.batches import Packer, shape_of, train_catalogue, train_packer, train_users, train_windows
+from sessionrec_jax.data.batches import shape_of, train_catalogue, train_packer, train_users, train_windows
+from sessionrec_jax.data.packing import plan_rows
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.data.synthetic.known import known_truth
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.row import flops_train, parameters, sessions_seen, unique
-
-_EPOCHS, _WINDOWS = 16, 20_000
-"""Epochs that are packed to learn the rows of one, and the windows that they may have together."""
 
 
 class Epoch(NamedTuple):
@@ -24,22 +20,20 @@ class Epoch(NamedTuple):
 
     items: int
     sessions: int
-    rows: float
-    """The mean over some epochs: each has its own order, and is packed into a few rows more or less."""
+    rows: int
 
     @classmethod
     def of(cls, config: Config, prepared: Prepared) -> Epoch:
         windows = train_windows(config, prepared)
-        packer = Packer(windows, shape_of(replace(config, {"train.microbatches": 1}), 1), 1.0, config.train.seed)
-        packed = [len(packer.epoch(epoch)) for epoch in range(max(1, min(_EPOCHS, _WINDOWS // len(windows))))]
-        return cls(int(windows.items_W.sum()), int(windows.sessions_W.sum()), float(np.mean(packed)))
+        plan = plan_rows(windows, config.data.sessions_per_row, config.data.items_per_row)
+        return cls(int(windows.items_W.sum()), int(windows.sessions_W.sum()), len(plan))
 
     def steps(self, config: Config, epochs: float = 1.0) -> int:
         return max(1, round(epochs * self.rows / config.data.rows))
 
 
 def exact_steps(config: Config, prepared: Prepared) -> int:
-    """Returns the number of steps of a resolved `config`. It packs every epoch of the run."""
+    """Returns the number of steps of a resolved `config`."""
     return len(train_packer(config, prepared, shape_of(replace(config, {"train.microbatches": 1}), 1)))
 
 
@@ -66,7 +60,7 @@ class CostEstimate:
         self._known: dict[Any, Any] = {}
 
     def row(self, config: Config) -> dict[str, Any]:
-        """Returns the columns of a resolved `config`. Steps are right to within one or two."""
+        """Returns the columns of a resolved `config`."""
         data, paradigm = config.data, config.paradigm
         prepared = self._once(data.path, lambda: open_log(Path(data.path)))
         distinct = self._once(

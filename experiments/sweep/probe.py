@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +30,7 @@ class StepCost(NamedTuple):
     step_bytes: int
     """By XLA's analysis of the compiled step: arguments + outputs - aliased buffers + temporary buffers."""
     log_bytes: int
-    """Size of the log in the host's memory."""
+    """Size of the log's arrays, which are mapped: the processes of a host share what is in memory of them."""
     device_kind: str
 
 
@@ -58,13 +59,13 @@ def _measure(config: Config) -> StepCost:
     while steps < _STEPS and seconds < _SECONDS:
         state, _ = jax.block_until_ready(program(state, inputs(), feed.fixed, **rest))
         steps, seconds = steps + each, time.perf_counter() - start
-    memory = program.memory_analysis()
+    memory, flat = program.memory_analysis(), prepared.arrays()
     step_bytes = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return StepCost(
         step_seconds=seconds / steps,
         compile_seconds=compile_seconds,
         step_bytes=step_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
-        log_bytes=sum(array.nbytes for array in jax.tree.leaves(vars(prepared.arrays()))),
+        log_bytes=sum(array.nbytes for array in jax.tree.leaves([getattr(flat, each.name) for each in fields(flat)])),
         device_kind=jax.devices()[0].device_kind,
     )
 

@@ -1,6 +1,6 @@
 """Contract 2: users' histories packed into batches of fixed shape, read through Grain, resumable at every batch.
 
-Windows (windows.py) are packed into rows first-fit. A slot is a place in a row: a session slot holds a session or
+Windows (windows.py) are packed into rows (packing.py). A slot is a place in a row: a session slot holds a session or
 padding, an item slot an exposure or padding. The items of a shard's rows follow each other, so padding is at the end.
 The order of rows does not depend on G: one device and eight devices see the same global batch.
 
@@ -25,15 +25,17 @@ from jaxtyping import Bool, Float32, Int8, Int32
 from sessionrec_jax.config.settings import AUTO, Config
 from sessionrec_jax.data import item_level
 from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
-from sessionrec_jax.data.codes import CLICKED, TRAIN
+from sessionrec_jax.data.codes import TRAIN
 from sessionrec_jax.data.columns import side_columns
+from sessionrec_jax.data.counts import item_counts
+from sessionrec_jax.data.packing import PACKING, PackedRows, RowPlan, plan_rows
 from sessionrec_jax.data.ragged import count_up, ranges
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.data.windows import Windows, make_windows, roomy
 from sessionrec_jax.errors import InputError
 
-_OPEN_ROWS = 16  # the first-fit packer then wastes 1-3 % of slots (LOG.md)
-_SHUFFLE_STREAM = 0xDA7A
+_PACKING = "packing"
+"""The key of PACKING in the state of a stream."""
 
 
 @dataclass(frozen=True)
@@ -128,42 +130,6 @@ class Batch:
         )
 
 
-@dataclass(frozen=True)
-class PackedRows:
-    """Windows packed into rows. Row r holds the windows `window_P[offset_R1[r] : offset_R1[r + 1]]`, in that order."""
-
-    window_P: np.ndarray
-    offset_R1: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.offset_R1) - 1
-
-
-def pack(windows: Windows, order_W: np.ndarray, shape: BatchShape) -> PackedRows:
-    """Packs the windows first-fit, in the given order.
-
-    A window goes into the oldest open row that has room for its sessions and items. If no open row has, a new one is
-    opened, and the oldest is closed once there are too many.
-    """
-    sessions, items = windows.sessions_W[order_W].tolist(), windows.items_W[order_W].tolist()
-    room: list[list[int]] = []  # open rows, oldest first: [session slots left, item slots left, row]
-    row_P: list[int] = []
-    for s, i in zip(sessions, items, strict=True):
-        for row in room:
-            if s <= row[0] and i <= row[1]:
-                break
-        else:
-            row = [shape.sessions_per_row, shape.items_per_row, room[-1][2] + 1 if room else 0]
-            room.append(row)
-            if len(room) > _OPEN_ROWS:
-                del room[0]
-        row[0] -= s
-        row[1] -= i
-        row_P.append(row[2])
-    windows_R = np.bincount(np.array(row_P, np.int64))
-    return PackedRows(order_W[np.argsort(row_P, kind="stable")], np.append(0, np.cumsum(windows_R)))
-
-
 def _shard(windows: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: BatchShape) -> dict[str, Any]:
     """Makes the arrays of one shard from its windows and the row of each. Rows count from 0 and never decrease."""
     log, slots, capacity = windows.log, shape.sessions, shape.rows * shape.items_per_row
@@ -201,7 +167,7 @@ def _shard(windows: Windows, window_P: np.ndarray, row_P: np.ndarray, shape: Bat
         "seconds_GRL": by_slot(seconds_X, np.int32),
         "target_GRL": by_slot(is_target_X, bool),
         "log_user_GRL": by_slot(np.repeat(windows.user_W[window_P], length_P), np.int32),
-        "log_session_GRL": by_slot(windows.session_S[session_X], np.int32),
+        "log_session_GRL": by_slot(windows.stored_session(session_X), np.int32),
         "context_GRL": {name: by_slot(code_X, np.int32) for name, code_X in log.context_of(session_X).items()},
         "click_probability_GT": None if label_N is None else by_item(label_N, 0, np.float32),
     }
@@ -231,9 +197,7 @@ class Packer:
 
     def __len__(self) -> int:
         """Returns the number of batches of all epochs: rounded up in an evaluation, else to the nearest."""
-        epoch, rest = divmod(self.epochs, 1)
-        rows = self._first_row(int(epoch)) + (rest * len(self.epoch(int(epoch))) if rest else 0)
-        batches = rows / (self.shape.shards * self.shape.rows)
+        batches = self.epochs * len(self.plan) / (self.shape.shards * self.shape.rows)
         return math.ceil(batches) if self.seed is None else max(1, round(batches))
 
     def __getitem__(self, index: int) -> Batch:
@@ -249,39 +213,25 @@ class Packer:
 
     def _rows(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the windows of rows first, ..., last - 1 of the stream of all epochs, and the row of each, from 0."""
-        windows, numbers = [], []
-        for epoch in itertools.count():
-            start, stop = self._first_row(epoch), self._first_row(epoch + 1)
-            begin, end = max(first - start, 0), min(last, stop) - start
-            if begin < end:
-                rows = self.epoch(epoch)
-                windows.append(rows.window_P[rows.offset_R1[begin] : rows.offset_R1[end]])
-                row_R = np.arange(begin, end) + start - first
-                numbers.append(np.repeat(row_R, np.diff(rows.offset_R1[begin : end + 1])))
-            if last <= stop or self.seed is None:  # in an evaluation the rest of the last batch is padding
-                break
+        windows, numbers, of_epoch = [], [], len(self.plan)
+        if self.seed is None:
+            last = min(last, of_epoch)  # in an evaluation the rest of the last batch is padding
+        for epoch in range(first // of_epoch, -(-last // of_epoch)):
+            rows, start = self.epoch(epoch), epoch * of_epoch
+            begin, end = max(first - start, 0), min(last - start, of_epoch)
+            windows.append(rows.window_P[rows.offset_R1[begin] : rows.offset_R1[end]])
+            row_R = np.arange(begin, end) + start - first
+            numbers.append(np.repeat(row_R, np.diff(rows.offset_R1[begin : end + 1])))
         return np.concatenate(windows), np.concatenate(numbers)
 
-    def _first_row(self, epoch: int) -> int:
-        """Returns the number of rows in all epochs before this one."""
-        while len(self._first_rows) <= epoch:
-            self._first_rows.append(self._first_rows[-1] + len(self.epoch(len(self._first_rows) - 1)))
-        return self._first_rows[epoch]
-
-    @functools.cached_property
-    def _first_rows(self) -> list[int]:
-        return [0]
+    @property
+    def plan(self) -> RowPlan:
+        return plan_rows(self.windows, self.shape.sessions_per_row, self.shape.items_per_row)
 
     @functools.cached_property
     def epoch(self) -> Callable[[int], PackedRows]:
-        """A function that returns the rows of an epoch and keeps those of the last four epochs."""
-        return functools.lru_cache(maxsize=4)(self._pack_epoch)
-
-    def _pack_epoch(self, epoch: int) -> PackedRows:
-        order_W = np.arange(len(self.windows))
-        if self.seed is not None:
-            np.random.default_rng(np.random.SeedSequence([self.seed, _SHUFFLE_STREAM, epoch])).shuffle(order_W)
-        return pack(self.windows, order_W, self.shape)
+        """A function that returns the rows of an epoch and keeps those of the last two: a batch may be from both."""
+        return functools.lru_cache(maxsize=2)(functools.partial(self.plan.epoch, self.seed))
 
 
 class Batches:
@@ -303,22 +253,43 @@ class Batches:
         return next(self._batches)
 
     def get_state(self) -> dict[str, Any]:
-        return self._batches.get_state()
+        return {**self._batches.get_state(), _PACKING: PACKING}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._batches.set_state(state)
+        """Raises InputError if the state is one of another packing, whose batches are others."""
+        if state.get(_PACKING) != PACKING:
+            raise InputError(
+                "another release of this program wrote the checkpoint and packed the log into other batches, so the "
+                "run cannot go on from it; finish it with that release, or start it again in a new run folder"
+            )
+        self._batches.set_state({name: value for name, value in state.items() if name != _PACKING})
 
 
 def train_windows(config: Config, prepared: Prepared) -> Windows:
-    """Splits the training histories into windows, in the slots of the run's paradigm."""
-    log = prepared.arrays(soft_labels=config.loss.rank_labels == "probability")
-    view, data = item_level.slots(log, config.paradigm), config.data
-    users = train_users(config, prepared)
-    windows = make_windows(view.log, users, TRAIN, sessions=data.slots, items=data.items_per_row)
+    """Splits the training histories into windows, in the slots of the run's paradigm. The last windows are kept, since
+    a run needs them to fill in its settings and to train."""
+    data, labels = config.data, config.loss.rank_labels
+    return _train_windows(
+        prepared,
+        config.paradigm,
+        data.users,
+        sessions=data.slots,
+        items=data.items_per_row,
+        soft=labels == "probability",
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _train_windows(
+    prepared: Prepared, paradigm: item_level.Paradigm, most_users: int, *, sessions: int, items: int, soft: bool
+) -> Windows:
+    view = item_level.slots(prepared.arrays(soft_labels=soft), paradigm)
+    users = _train_users(prepared, most_users)
+    windows = make_windows(view.log, users, TRAIN, sessions=sessions, items=items)
     if not len(windows):
         raise InputError(
-            f"{prepared.path}: no training user has two {item_level.SLOT[config.paradigm]}s, so there is no next "
-            f"{item_level.SLOT[config.paradigm]} to learn from"
+            f"{prepared.path}: no training user has two {item_level.SLOT[paradigm]}s, so there is no next "
+            f"{item_level.SLOT[paradigm]} to learn from"
         )
     return view.to_stored(windows)
 
@@ -364,10 +335,14 @@ def eval_batches(config: Config, prepared: Prepared, shape: BatchShape, role: in
 
 def train_users(config: Config, prepared: Prepared) -> np.ndarray:
     """Returns the first `data.users` training users in the stored random order, so that subsets are nested."""
+    return _train_users(prepared, config.data.users)
+
+
+def _train_users(prepared: Prepared, most_users: int) -> np.ndarray:
     users = prepared.users_of(TRAIN)
-    if config.data.users > len(users):
-        raise InputError(f"--data.users {config.data.users}: {prepared.path} has {len(users)} training users")
-    return users[: config.data.users or None]
+    if most_users > len(users):
+        raise InputError(f"--data.users {most_users}: {prepared.path} has {len(users)} training users")
+    return users[: most_users or None]
 
 
 def eval_users(config: Config, prepared: Prepared, role: int) -> np.ndarray:
@@ -378,14 +353,7 @@ def eval_users(config: Config, prepared: Prepared, role: int) -> np.ndarray:
 
 def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:
     """Counts popularity in the training sessions of the users that this run trains on, and no others."""
-    log = prepared.arrays()
-    is_trained_U = np.zeros(log.users, bool)
-    is_trained_U[train_users(config, prepared)] = True
-    is_trained_S = np.repeat(is_trained_U, np.diff(log.user_session_offsets_U1)) & (log.session_role_S == TRAIN)
-    is_trained_N = np.repeat(is_trained_S, log.session_items_S)
-    ids = len(prepared.clicks_V)
-    clicks_V = np.bincount(log.item_N[is_trained_N & (log.feedback_N == CLICKED)], minlength=ids)
-    exposures_V = np.bincount(log.item_N[is_trained_N & (log.feedback_N <= CLICKED)], minlength=ids)
+    clicks_V, exposures_V = item_counts(prepared.arrays(), train_users(config, prepared), len(prepared.clicks_V))
     side_values = side_columns(config, prepared)
     side = {name: prepared.side[name] for name in side_values}
     if prepared.id_row_V is not None:

@@ -76,13 +76,15 @@ def _smoothed_rate(clicks_V: np.ndarray, exposures_V: np.ndarray, rate: float) -
     if not 0 < rate < 1:
         return np.full(len(clicks_V), rate, np.float32)
     clicks, exposures = clicks_V.astype(np.float64), exposures_V.astype(np.float64)
-    ignored = exposures - clicks
+    pairs, times = np.unique(np.stack([clicks_V, exposures_V]), axis=1, return_counts=True)  # many items have the same
+    clicked, shown = pairs.astype(np.float64)
+    ignored = shown - clicked
 
     def left_out(prior: float) -> float:
-        all_but_one = np.log(np.maximum(exposures - 1, 0) + prior)
-        click = np.log(np.maximum(clicks - 1, 0) + prior * rate) - all_but_one
+        all_but_one = np.log(np.maximum(shown - 1, 0) + prior)
+        click = np.log(np.maximum(clicked - 1, 0) + prior * rate) - all_but_one
         ignore = np.log(np.maximum(ignored - 1, 0) + prior * (1 - rate)) - all_but_one
-        return float(clicks @ click + ignored @ ignore)
+        return float((times * clicked) @ click + (times * ignored) @ ignore)
 
     prior = max(_PSEUDO_COUNTS, key=left_out)
     return ((clicks + prior * rate) / (exposures + prior)).astype(np.float32)

@@ -33,8 +33,8 @@ class View(NamedTuple):
     log: FlatLog
     user_U: Int64[np.ndarray, " U"]
     """The stored log's user of each user here."""
-    session_S: Int64[np.ndarray, " S"]
-    """The stored log's session of each session here."""
+    session_S: Int64[np.ndarray, " S"] | None
+    """The stored log's session of each session here. None: this is the stored log."""
 
     def to_stored(self, windows: Windows) -> Windows:
         """Returns windows of `log` whose `user_W` and `session_S` are indices into the stored log."""
@@ -72,7 +72,7 @@ def slots(log: FlatLog, paradigm: Paradigm) -> View:
     context of the user's first session, and trains.
     """
     if paradigm == "nspp":
-        return View(log, np.arange(log.users), np.arange(len(log.session_items_S)))
+        return View(log, np.arange(log.users), None)
     kept = _kept(log, paradigm)
     session_K = _session_of(log, kept.index_K)
     begin_U, end_U = kept.before_N1[log.user_item_offsets_U1[:-1]], kept.before_N1[log.user_item_offsets_U1[1:]]

@@ -14,8 +14,8 @@ import vl_convert
 
 from doors.text import html
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.batches import BatchShape, pack
 from sessionrec_jax.data.codes import TRAIN
+from sessionrec_jax.data.packing import plan_rows
 from sessionrec_jax.data.session_log import PROBABILITY
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.data.windows import items_per_row, make_windows
@@ -44,7 +44,7 @@ def _padding(prepared: Prepared) -> dict[str, float] | None:
     windows = make_windows(log, np.arange(log.users), TRAIN, sessions=slots, items=items)
     if not len(windows):
         return None
-    rows = len(pack(windows, np.arange(len(windows)), BatchShape(1, 1, slots, items)))
+    rows = len(plan_rows(windows, slots, items))
     return {
         "item_slots": 1 - float(windows.items_W.sum()) / (rows * items),
         "session_slots": 1 - float(windows.sessions_W.sum()) / (rows * slots),
