@@ -3,9 +3,9 @@
     python benchmarks/input_pipeline.py
 
 Four epochs of the demo's process. The rates are packed users, sessions and items a second: of the pipeline alone
-(shuffle, first-fit, arrays, Grain's one thread), of the step alone with the batches in memory, and of both together
-as in training, where they share the cores. Above 1 the pipeline is faster. `host` is the pipeline of one of two
-hosts. It packs all rows but lays out only its half of every batch; its rates are of whole batches.
+(an order for each epoch, arrays, Grain's one thread), of the step alone with the batches in memory, and of both
+together as in training, where they share the cores. Above 1 the pipeline is faster. `host` is the pipeline of one of
+two hosts. It deals windows to all rows but lays out only its half of every batch; its rates are of whole batches.
 """
 
 from __future__ import annotations
