@@ -76,7 +76,7 @@ def _files(package: str, *helpers: str) -> dict[str, str]:
 SESSION_ENCODERS = Registry[Any]("session encoder", "ENCODER", _files("sessionrec_jax.model.session_encoders"))
 SEQUENCE_ENCODERS = Registry[Any]("sequence encoder", "ENCODER", _files("sessionrec_jax.model.sequence_encoders"))
 RANK_LOSSES = Registry[Any]("rank loss", "LOSS", _files("sessionrec_jax.loss.rank_losses"))
-SOURCES = Registry[Any]("source", "", _files("sessionrec_jax.data.sources", "files"))
+SOURCES = Registry[Any]("source", "", _files("sessionrec_jax.data.sources", "by_table", "files"))
 
 
 def register_session_encoder(name: str, encoder: Any) -> None:

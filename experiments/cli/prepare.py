@@ -19,6 +19,7 @@ from doors.terminal import Terminal
 from experiments.cli.describe import summary
 from experiments.cli.parsing import HELP_ALL, parse_flags
 from sessionrec_jax.data.preparation.prepare import Settings
+from sessionrec_jax.data.sources.by_table import BY_TABLE
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.registry import SOURCES
 
@@ -45,6 +46,10 @@ def main(argv: list[str]) -> None:
         print(f"{__doc__}\nsources: {names}; `sessionrec prepare SOURCE --help` explains the options")
         return
     name, *rest = argv
+    if name in BY_TABLE:
+        raise InputError(
+            f"{name} is read by the source table, after a few lines of Polars; `sessionrec sources` prints both"
+        )
     source = SOURCES.find(name)
     command = parse_flags(
         Command[source.Options],
