@@ -57,15 +57,25 @@ class Answered(NamedTuple):
     """(law's name, its fit or the reason for the refusal); the first is the answer."""
 
 
-def answer(source: Path, flags: FitFlags, *, all_columns_named: bool = False) -> Answered:
-    """Fits the laws that the flags, report.json or the table ask for.
+class Asked(NamedTuple):
+    """The laws to fit, before anything is computed."""
+
+    table: scaling.RunTable
+    laws: list[str | None]
+    """None: the default law of the table."""
+    options: dict[str, Any]
+    """Arguments of `scaling.fit`."""
+
+
+def asked(source: Path, flags: FitFlags, *, all_columns_named: bool = False) -> Asked:
+    """Reads the table and finds the laws that the flags, report.json or the table ask for.
 
     Args:
       source: a table or a sweep folder.
       flags: the options of the fit.
       all_columns_named: the columns are those of a finished fit: nothing is added to them.
 
-    Raises InputError before anything is computed where a column, an option or one of the laws is wrong.
+    Raises InputError where a column, an option or one of the laws is wrong.
     """
     bounds.check(flags)
     if flags.floor is not None and flags.columns.floor_column is not None and not all_columns_named:
@@ -88,6 +98,12 @@ def answer(source: Path, flags: FitFlags, *, all_columns_named: bool = False) ->
         if law is not None and law != scaling.BEST:
             runs.points(by_name(law))
             runs.response(by_name(law))
+    return Asked(runs, laws, options)
+
+
+def answer(source: Path, flags: FitFlags, *, all_columns_named: bool = False) -> Answered:
+    """Fits the laws that `asked` finds. Raises what `asked` raises, before anything is computed."""
+    runs, laws, options = asked(source, flags, all_columns_named=all_columns_named)
     with fit_progress():
         fits = [_fit(runs, law, options, is_alone=len(laws) == 1) for law in laws]
     return Answered(runs, lead_first(fits))

@@ -12,10 +12,14 @@ _OPTIONS = (
 )
 
 
-def document(title: str, body: Iterable[str], charts: dict[str, dict]) -> str:
-    """Returns one self-contained HTML document. `charts` are {the id of an element: Vega-Lite to draw there}."""
+def document(title: str, body: Iterable[str], charts: dict[str, dict], *, reload_seconds: int | None = None) -> str:
+    """Returns one self-contained HTML document. `charts` are {the id of an element: Vega-Lite to draw there}.
+
+    With `reload_seconds` a browser that shows the document loads it again after that time, and again.
+    """
+    reload = "" if reload_seconds is None else f'<meta http-equiv="refresh" content="{reload_seconds}">'
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{element("title", title)}'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{reload}{element("title", title)}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{CSS}</style></head>\n<body>\n" + "\n".join(body) + f"\n{_script(charts)}\n</body></html>\n"
     )
