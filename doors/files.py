@@ -1,7 +1,7 @@
 """One door for the files that this program writes, and for folders that it makes.
 
     check_outputs(args.json, inputs=[args.table])   # before anything is computed
-    write_text(args.json, text)                     # a path that a user named
+    write_text(args.json, text)                     # a path that a user named; - is standard output
     replace_text(run_dir / "row.json", text)        # state of ours, in a folder that may be somebody else's
 
 A path that a user names is written through a symbolic link to its target, and straight into what is no regular file,
@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from typing import IO, Any
 
 from doors.errors import InputError, NotSaved, no_room, wrong_path
 
+STDOUT = Path("-")
+"""The name of standard output, where a user names a file."""
 _STATE = {
     "prepared.json", "catalogue.npz", "items.parquet", "users.parquet", "rejected.parquet", "card.json", "card.html",
     "truth.json", "config.json", "row.json", "metrics.jsonl", "per_user.parquet", "halving.json", "sweep.json",
@@ -80,8 +83,10 @@ def check_outputs(*outputs: Path | None, inputs: Iterable[Path | None] = ()) -> 
     input or another output. It leaves no trace, except that it makes and removes an empty file next to each output.
     """
     taken = [(path, "read") for path in inputs if path is not None]
+    if outputs.count(STDOUT) > 1:
+        raise InputError("two outputs would go to standard output; name a file for one of them")
     for path in outputs:
-        if path is None:
+        if path in (None, STDOUT):
             continue
         target = _target(path)
         for other, how in taken:
@@ -139,7 +144,10 @@ def _renamed(target: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file that a user named, as `writing` does."""
+    """Writes a file that a user named, as `writing` does; STDOUT is printed."""
+    if path == STDOUT:
+        sys.stdout.write(text)
+        return
     with writing(path) as target:
         _put(target, text.encode())
 

@@ -4,6 +4,7 @@
     markup(text)         text inside rich's markup
     html(text)           text inside an HTML element or a quoted attribute
     json_in_html(values) JSON inside a <script> element
+    shell(*words)        a command that a reader copies into a shell
 
 Text in a figure is data of its Vega-Lite specification, and vl-convert escapes it when it writes SVG; the control
 characters that XML does not have are removed from the specification by `printable_values`.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import html as _html
 import json
+import shlex
 import unicodedata
 from typing import Any
 
@@ -53,6 +55,11 @@ def json_in_html(values: Any) -> str:
     """Returns JSON that no HTML parser takes for the end of a script or the start of a comment."""
     text = json.dumps(values, allow_nan=False)  # ASCII only, so that U+2028 and surrogates are escaped too
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def shell(*words: object) -> str:
+    """Returns a command that a shell reads as these words, whatever spaces or quotes are in them."""
+    return shlex.join(map(str, words))
 
 
 def printable_values(values: Any) -> Any:

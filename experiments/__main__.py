@@ -24,7 +24,7 @@ from scaling.errors import InputError, near_miss
 
 COMMANDS = (
     "sources", "prepare", "describe", "train", "evaluate", "recommend", "export", "serve", "sweep", "worker", "status",
-    "watch", "compare", "fit", "predict", "forecast", "plan", "design", "report", "demo", "pod", "config",
+    "watch", "compare", "fit", "predict", "forecast", "plan", "design", "report", "demo", "pod", "config", "completion",
 )  # fmt: skip
 _HELP = ("-h", "--help", "--help-all", "help")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -17,9 +18,11 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.sweep import sweep_folder
+from experiments.watch import live
 from experiments.watch.runs import runs_of, values
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
+from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import MetricsLog, claim, write_json
 
 STEPS, EVERY = 40, 5
@@ -284,3 +287,81 @@ def test_a_missing_extra_is_named_with_its_command(extra, sweep, monkeypatch, ca
     monkeypatch.setitem(sys.modules, f"{extra}.compat.proto", None)
     assert main(["watch", str(sweep[0]), "--to", extra]) == 2
     assert f"pip install 'sessionrec-jax[{extra}]'" in capsys.readouterr().err
+
+
+# --- train --log-to --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Returns the folder of a run that has not begun, and its Config."""
+    return tmp_path / "RUN", replace(Config(), {"train.seed": 3})
+
+
+def test_a_run_is_mirrored_while_it_trains(run_folder, monkeypatch, capsys):
+    """The first lines are shown before the run ends; at the end everything is."""
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    folder, config = run_folder
+    monkeypatch.setattr(live, "SECONDS", 0.02)
+    shown = folder / "tensorboard" / run_id(config)
+    with live.mirrored_while(folder, "tensorboard"):
+        claim(folder, config)
+        train(folder, 0, 20)
+        deadline = time.monotonic() + 60
+        while not (shown / "mirrored.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        train(folder, 20, STEPS)
+        finish(folder)
+    [run] = runs_of(folder)
+    news = run.poll()
+    steps = {line["step"] for line in news.lines}
+    assert set(curves(shown)()["retrieval_nats_per_item"]) == steps
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fault_of_the_mirror_does_not_end_the_run(run_folder, monkeypatch, capsys):
+    folder, config = run_folder
+
+    class Broken:
+        def __init__(self, *_):
+            raise RuntimeError("no network")
+
+    monkeypatch.setattr(live, "SECONDS", 0.02)
+    monkeypatch.setattr(live, "TensorBoard", Broken)
+    with live.mirrored_while(folder, "tensorboard"):
+        claim(folder, config)
+        time.sleep(0.5)
+    err = capsys.readouterr().err
+    assert "no network" in err
+    assert f"`sessionrec watch {folder} --to tensorboard` tries again" in err
+
+
+def test_a_run_that_never_began_is_not_mirrored(run_folder, monkeypatch, capsys):
+    monkeypatch.setattr(live, "SECONDS", 0.02)
+    with pytest.raises(ZeroDivisionError), live.mirrored_while(run_folder[0], "tensorboard"):
+        _ = 1 / 0
+    assert capsys.readouterr().err == ""
+    assert not run_folder[0].exists()
+
+
+def test_a_program_that_is_missing_is_an_error_before_the_run(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="pip install 'sessionrec-jax\\[wandb\\]'"):
+        live.check_installed("wandb")
+
+
+@pytest.mark.slow
+def test_train_logs_to_tensorboard(log, tmp_path, capsys):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    small = (
+        "--data.rows 8 --model.width 8 --model.layers 1 --loss.negatives 32 --train.epochs 1 -q --log-to tensorboard"
+    )
+    run = tmp_path / "RUN"
+    assert main(["train", str(log.path), "--out", str(run), *small.split()]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "NDCG@50" in printed.out
+    [shown] = [path.parent for path in run.glob("tensorboard/*/mirrored.json")]
+    row = json.loads((run / "row.json").read_text())
+    assert curves(shown)()["ndcg_at_50"] == {row["steps"]: pytest.approx(row["ndcg_at_50"])}

@@ -18,9 +18,9 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from doors.files import check_outputs, write_json, write_text
+from doors.files import STDOUT, check_outputs, write_json, write_text
 from doors.terminal import Terminal
-from experiments.cli.parsing import OutputFile, parse_flags
+from experiments.cli.parsing import JsonFile, OutputFile, parse_flags
 from experiments.sweep.comparison import ArmResult, compare, left_out
 
 LABELS = {"ndcg": "NDCG", "recall": "Recall", "hit": "Hit", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC"}
@@ -34,7 +34,7 @@ class Command:
     """The columns of the rows to compare; each needs a standard error over users."""
     out: OutputFile = None
     """Also write the tables as Markdown to this file."""
-    json: OutputFile = None
+    json: JsonFile = None
     """Also write every number to this file."""
 
 
@@ -46,6 +46,8 @@ def main(argv: list[str]) -> int:
         write_json(command.json, [dataclasses.asdict(line) for line in lines])
     if command.out is not None:
         write_text(command.out, markdown(lines))
+    if command.json == STDOUT:
+        return 0
     console = Terminal()
     for title, group in _tables(lines):
         table = Table(*_header(group), title=title, title_justify="left")

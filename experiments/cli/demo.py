@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     from experiments.demo.axes import axes
     from experiments.demo.make_runs import make_runs
 
-    say = Terminal(stderr=True, highlight=False).print
+    say = Terminal(stderr=True, highlight=False, soft_wrap=True).print
     launcher = local.Launcher(command.workers or local.default_workers())
     launcher.check()
     found = []

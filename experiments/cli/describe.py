@@ -6,7 +6,6 @@ sessionrec describe DATA --check --json
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +14,10 @@ import tyro
 from rich.table import Table
 
 import sessionrec_jax as sr
+from doors.files import STDOUT, check_outputs, write_json
 from doors.terminal import Terminal, say
 from doors.text import markup
-from experiments.cli.parsing import parse_flags
+from experiments.cli.parsing import JsonFile, parse_flags
 from sessionrec_jax.data import soundness
 from sessionrec_jax.data.preparation.card import lines
 
@@ -28,19 +28,20 @@ class Command:
     """The prepared folder that `sessionrec prepare` wrote."""
     check: bool = False
     """Read every file again and compare its checksum with that of the preparation."""
-    json: bool = False
-    """Print the card as JSON, with the distributions that card.html shows."""
+    json: JsonFile = None
+    """Write the card with the distributions that card.html shows to this file."""
 
 
 def main(argv: list[str]) -> None:
     command = parse_flags(Command, argv, prog="sessionrec describe", description=__doc__)
+    check_outputs(command.json)
     log = sr.open_log(command.data)
     if command.check:
         log.arrays()
         say(f"{command.data}: {soundness.check_bytes(log.path)}")
-    if command.json:
-        print(json.dumps(log.card(), indent=1))
-    else:
+    if command.json is not None:
+        write_json(command.json, log.card())
+    if command.json != STDOUT:
         Terminal(highlight=False).print(summary(log))
 
 

@@ -17,12 +17,12 @@ import tyro
 import scaling
 from doors import bounds
 from doors.bounds import Between
-from doors.files import check_outputs
+from doors.files import STDOUT, check_outputs
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.columns import ColumnFlags, table_of
 from experiments.cli.output import narrow_table
-from experiments.cli.parsing import OutputFile, parse_flags
+from experiments.cli.parsing import JsonFile, parse_flags
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
 from scaling.design.cure import cure
 from scaling.design.identify import Verdict, check_axes, identify
@@ -64,7 +64,7 @@ class Args:
     """The lowest and highest N of a proposed run. The default is one step beyond the table's."""
     d_limits: tuple[float, float] | None = None
     """The lowest and highest D of a proposed run. The default is one step beyond the table's."""
-    json: OutputFile = None
+    json: JsonFile = None
     """Write everything to this file."""
     columns: ColumnFlags = field(default_factory=scaling.Columns)
 
@@ -85,7 +85,8 @@ def main(argv: list[str]) -> int:
     found = _advise_planned(args) if planned else _advise_finished(args)
     if args.json is not None:
         write_json(plain(found), args.json)
-    show(found, Terminal())
+    if args.json != STDOUT:
+        show(found, Terminal())
     if planned and not found.verdict.identifies:
         raise Refusal(f"these runs cannot identify {found.verdict.law}: {' '.join(found.verdict.reasons)}")
     return 0

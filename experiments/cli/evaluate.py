@@ -1,7 +1,7 @@
 """Evaluate a trained run against the whole catalogue, next to its baselines.
 
 sessionrec evaluate RUN --json metrics.json
-sessionrec evaluate RUN --split validation --seen masked
+sessionrec evaluate RUN --split validation --seen masked --json - | jq .mrr
 sessionrec evaluate RUN --by item_popularity history_length --json metrics.json --figure segments.svg
 """
 
@@ -16,11 +16,11 @@ import tyro
 from rich.table import Table
 
 import sessionrec_jax as sr
-from doors.files import check_outputs, write_json
+from doors.files import STDOUT, check_outputs, write_json
 from doors.terminal import Terminal
 from experiments.cli import show_segments
 from experiments.cli.devices import mesh_of
-from experiments.cli.parsing import OutputFile, parse_flags
+from experiments.cli.parsing import JsonFile, OutputFile, parse_flags
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.metrics import CUTOFFS
 
@@ -57,7 +57,7 @@ class Command:
     mesh: str | None = None
     """The devices, such as data=4,model=2; the axis model shards the item tables by rows. The default is as many as the
     run had, or as there are."""
-    json: OutputFile = None
+    json: JsonFile = None
     """Also write the metrics, with their standard errors over users, to this file."""
     figure: OutputFile = None
     """Also draw NDCG@50 by segment, with 95 % intervals over users, into this SVG file. It needs --by."""
@@ -72,9 +72,10 @@ def main(argv: list[str]) -> int:
     metrics = run.evaluate(command.split, command.seen, command.by)
     if command.json is not None:
         write_json(command.json, metrics)
-    print_metrics(metrics, f"{command.run}, {command.split} sessions")
-    for table in show_segments.tables(metrics.get("by", {})):
-        Terminal().print(table)
+    if command.json != STDOUT:
+        print_metrics(metrics, f"{command.run}, {command.split} sessions")
+        for table in show_segments.tables(metrics.get("by", {})):
+            Terminal().print(table)
     if command.figure is not None:
         show_segments.write_figure(metrics["by"], command.figure)
     return 0

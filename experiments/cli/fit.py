@@ -16,11 +16,11 @@ from typing import Annotated
 
 import tyro
 
-from doors.files import check_outputs
+from doors.files import STDOUT, check_outputs
 from doors.terminal import Terminal
 from experiments.cli.fit_arms import fit_arms
 from experiments.cli.fit_options import FitFlags, answer
-from experiments.cli.parsing import OutputFile, parse_flags
+from experiments.cli.parsing import JsonFile, parse_flags
 from experiments.cli.show_arms import show_arms
 from experiments.cli.show_fit import show_fit
 from scaling.errors import InputError, Refusal
@@ -35,7 +35,7 @@ class Args(FitFlags):
     an arm needs for the first one's loss, where they cross, and which is better at ten times the compute."""
     share: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
     """With --by: exponents, or the floor E, that all arms have in common."""
-    json: OutputFile = None
+    json: JsonFile = None
     """Write everything to this file."""
 
 
@@ -43,7 +43,9 @@ def main(argv: list[str]) -> int:
     args = parse_flags(Args, argv, prog="sessionrec fit", description=__doc__)
     check_outputs(args.json, inputs=[args.table])
     if args.by is not None:
-        show_arms(*fit_arms(args.table, args, args.by, args.share, args.json), Terminal())
+        found = fit_arms(args.table, args, args.by, args.share, args.json)
+        if args.json != STDOUT:
+            show_arms(*found, Terminal())
         return 0
     if args.share:
         raise InputError(f"--share {' '.join(args.share)} is for the arms of --by COLUMN; name the column")
@@ -52,5 +54,6 @@ def main(argv: list[str]) -> int:
         raise fit
     if args.json is not None:
         fit.to_json(args.json)
-    show_fit(fit, Terminal())
+    if args.json != STDOUT:
+        show_fit(fit, Terminal())
     return 0

@@ -13,17 +13,16 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 import scaling
 from doors import bounds
-from doors.files import check_outputs
+from doors.files import STDOUT, check_outputs
 from doors.terminal import Terminal
 from experiments.cli.columns import table_of
 from experiments.cli.fit_options import asked_in
-from experiments.cli.parsing import parse_flags
+from experiments.cli.parsing import JsonFile, parse_flags
 from experiments.cli.points import PointFlags, points_of
 from experiments.cli.show_forecast import show_judged, show_predictions
 from scaling.fitting.export import plain, write_json
@@ -48,7 +47,7 @@ class Check:
     """The file that `sessionrec forecast ... --out` wrote."""
     table: tyro.conf.Positional[Path]
     """The runs made since: a sweep folder, or a file .csv, .parquet or .jsonl with the columns of the fit."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    json: JsonFile = None
     """Write everything to this file."""
 
 
@@ -74,7 +73,8 @@ def _check(args: Check) -> int:
     judged = [judge(one, _runs(args.table, scaling.Columns(**one.columns))) for one in read(args.forecasts)]
     if args.json is not None:
         write_json(plain({"forecasts": judged, "calibration": calibration(judged)}), args.json)
-    show_judged(judged, Terminal())
+    if args.json != STDOUT:
+        show_judged(judged, Terminal())
     return 0
 
 

@@ -30,6 +30,10 @@ T = TypeVar("T")
 
 OutputFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 """An optional file that a command writes."""
+JsonFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE|-")]
+"""The file of --json. `--json -`, or --json without a name, prints the JSON, and then the command prints no text."""
+Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"]), tyro.conf.FlagCreatePairsOff]
+"""The flag -q of a command that shows its progress."""
 HELP_ALL = "--help-all"
 _EXAMPLE = re.compile(r"^ *(?=(\w+=\S+ |srun )?sessionrec )", re.MULTILINE)
 FREQUENT = frozenset({
@@ -64,7 +68,7 @@ def parse_flags(
     """
     sections = {section.type for section in _sections()}
     brief = not {HELP_ALL} & set(argv) and bool({"-h", "--help"} & set(argv)) and _has(kind, sections)
-    words = ["--help" if word == HELP_ALL else word for word in argv]
+    words = ["--help" if word == HELP_ALL else word for word in _named_json(argv)]
     text = _description(description or "")
     if brief:
         text += f"\n\nOf the settings of a run, this shows those that people change often. {HELP_ALL} shows all."
@@ -72,6 +76,14 @@ def parse_flags(
     return tyro.cli(
         kind, args=words, prog=prog, description=text, config=tuple(config), registry=_registry(brief=brief), **defaults
     )
+
+
+def _named_json(argv: Sequence[str]) -> Iterator[str]:
+    """Yields the words of a command, with - as the file of a --json that names none."""
+    for word, after in zip(argv, [*argv[1:], "--"], strict=True):
+        yield word
+        if word == "--json" and after.startswith("--"):
+            yield "-"
 
 
 def _description(docstring: str) -> str:

@@ -14,11 +14,11 @@ from typing import Annotated
 import tyro
 
 import scaling
-from doors.files import check_outputs
+from doors.files import STDOUT, check_outputs
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.output import narrow_table
-from experiments.cli.parsing import OutputFile, parse_flags
+from experiments.cli.parsing import JsonFile, parse_flags
 from scaling.compute.budget import BudgetAdvice, advise
 from scaling.errors import InputError
 from scaling.fitting.export import plain, write_json
@@ -32,7 +32,7 @@ class Args:
     """One or several budgets in training FLOPs, such as 1e18."""
     unique: float | None = None
     """The amount of unique data, for a law of repeated data."""
-    json: OutputFile = None
+    json: JsonFile = None
     """Write everything to this file."""
 
 
@@ -43,6 +43,8 @@ def main(argv: list[str]) -> int:
     found = advise(fitted, args.budget, open_params=_stored(args.from_, "open_intervals"), unique=args.unique)
     if args.json is not None:
         write_json(plain(found), args.json)
+    if args.json == STDOUT:
+        return 0
     console = Terminal()
     for sentence in _stored(args.from_, "verdict_sentences"):
         console.print(markup(sentence), highlight=False, style="bold")

@@ -18,12 +18,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from doors.files import check_outputs, write_json
+from doors.files import STDOUT, check_outputs, write_json
 from doors.terminal import Terminal
 from experiments.cli.devices import written_out
-from experiments.cli.parsing import OutputFile, parse_flags
+from experiments.cli.parsing import JsonFile, OutputFile, parse_flags
 from experiments.cli.show_pod import show, weak_scaling_table
 from experiments.pod import page, verdict
+from experiments.pod.chips import Chip
 from experiments.pod.job import PROGRAMS, Job, Shapes
 from experiments.pod.launch import check_compiler, compile_job
 from experiments.pod.topology import Topology, check_mesh, ladder, parse
@@ -46,7 +47,7 @@ class Command:
     weak_scaling: bool = False
     """Compile the step for slices of 16, 64, 256, 1,024 and 4,096 chips, as far as the family goes, with the same rows
     a device."""
-    json: OutputFile = None
+    json: JsonFile = None
     """A file for everything that was found."""
     page: OutputFile = None
     """An HTML file with the findings and two figures: bytes sent, and milliseconds, by kind."""
@@ -63,12 +64,17 @@ def main(argv: list[str]) -> int:
         write_json(command.json, [{"slice": name, **found} for name, found in runs])
     if command.page:
         page.write(command.page, runs, topology.chip)
-    if command.weak_scaling:
-        Terminal(highlight=False).print(weak_scaling_table(runs, topology.chip))
-    else:
-        show(runs[0][1], topology.chip, runs[0][0], command.config.train.microbatches)
+    if command.json != STDOUT:
+        _show(command, runs, topology.chip)
     fit = all(verdict.fits(program, topology.chip) for _, found in runs for program in found["programs"].values())
     return 0 if fit else InputError.exit_code
+
+
+def _show(command: Command, runs: list[tuple[str, dict[str, Any]]], chip: Chip) -> None:
+    if command.weak_scaling:
+        Terminal(highlight=False).print(weak_scaling_table(runs, chip))
+    else:
+        show(runs[0][1], chip, runs[0][0], command.config.train.microbatches)
 
 
 def _checked(command: Command) -> Topology:

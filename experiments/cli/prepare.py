@@ -17,7 +17,7 @@ import tyro
 import sessionrec_jax as sr
 from doors.terminal import Terminal
 from experiments.cli.describe import summary
-from experiments.cli.parsing import HELP_ALL, parse_flags
+from experiments.cli.parsing import HELP_ALL, Quiet, parse_flags
 from sessionrec_jax.data.preparation.prepare import Settings
 from sessionrec_jax.data.sources.by_table import BY_TABLE
 from sessionrec_jax.errors import InputError
@@ -36,6 +36,8 @@ class Command(Generic[Options]):
     """Replace a prepared folder that is already there, once the new one is complete."""
     beam: tuple[str, ...] = ()
     """Prepare on many machines through Apache Beam, with these options of its runner. The default is this machine."""
+    quiet: Quiet = False
+    """Show no progress."""
 
 
 def main(argv: list[str]) -> None:
@@ -59,7 +61,9 @@ def main(argv: list[str]) -> None:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     options = _values(command.source) | _values(command.settings)
-    log = sr.prepare(name, out=command.out, overwrite=command.overwrite, beam=command.beam, **options)
+    log = sr.prepare(
+        name, out=command.out, overwrite=command.overwrite, beam=command.beam, quiet=command.quiet, **options
+    )
     Terminal(highlight=False).print(summary(log))
 
 

@@ -32,7 +32,7 @@ from doors.bounds import Between
 from doors.files import check_outputs, writing
 from doors.terminal import Terminal
 from experiments.cli.devices import mesh_of
-from experiments.cli.parsing import OutputFile, parse_flags
+from experiments.cli.parsing import OutputFile, Quiet, parse_flags
 from sessionrec_jax.errors import InputError
 
 
@@ -57,6 +57,8 @@ class Command:
     mesh: str | None = None
     """The devices, such as data=4,model=2; the axis model shards the item tables by rows. The default is as many as the
     run had, or as there are."""
+    quiet: Quiet = False
+    """Show no progress."""
 
 
 def main(argv: list[str]) -> int:
@@ -70,7 +72,8 @@ def main(argv: list[str]) -> int:
         say = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False).print
         say(f"{command.run} has not finished training; its newest checkpoint, step {run.model.step}, answers")
     histories = command.histories or "log"
-    lines = run.answers(histories, command.k, command.seen, users=command.log_users or 0, quiet=command.out is None)
+    quiet = command.quiet or command.out is None
+    lines = run.answers(histories, command.k, command.seen, users=command.log_users or 0, quiet=quiet)
     if command.out is None:
         sys.stdout.writelines(_json_lines(lines))
     else:

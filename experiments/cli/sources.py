@@ -8,13 +8,13 @@ Logs without a source of their own follow, each with the lines that turn it into
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
+from doors.files import STDOUT, check_outputs, write_json
 from doors.terminal import Terminal
-from experiments.cli.parsing import parse_flags
+from experiments.cli.parsing import JsonFile, parse_flags
 from sessionrec_jax.data.sources.by_table import BY_TABLE, ByTable
 from sessionrec_jax.data.sources.files import layout
 from sessionrec_jax.registry import SOURCES
@@ -24,15 +24,17 @@ _FACTS = {"what": "TITLE", "licence": "LICENCE", "size": "SIZE", "where": "WHERE
 
 @dataclass(frozen=True)
 class Command:
-    json: bool = False
-    """Print the list as JSON."""
+    json: JsonFile = None
+    """Write the list to this file."""
 
 
 def main(argv: list[str]) -> None:
     command = parse_flags(Command, argv, prog="sessionrec sources", description=__doc__)
+    check_outputs(command.json)
     modules = {name: SOURCES.find(name) for name in SOURCES}
-    if command.json:
-        print(json.dumps(_for_programs(modules), indent=1))
+    if command.json is not None:
+        write_json(command.json, _for_programs(modules))
+    if command.json == STDOUT:
         return
     console = Terminal(highlight=False, soft_wrap=True)
     for name, module in modules.items():

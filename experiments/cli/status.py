@@ -10,7 +10,6 @@ open browser loads it again.
 
 from __future__ import annotations
 
-import json
 import sys
 import textwrap
 import time
@@ -26,11 +25,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from doors.files import check_outputs
+from doors.files import STDOUT, check_outputs, write_json
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli import run_states
-from experiments.cli.parsing import OutputFile, parse_flags
+from experiments.cli.parsing import JsonFile, OutputFile, parse_flags
 from experiments.sweep.sweep_folder import RunState, states
 from scaling.errors import InputError
 
@@ -51,25 +50,27 @@ class Command:
     a line whenever the counts change. Ctrl-C ends the command and leaves the sweep alone."""
     html: OutputFile = None
     """Also write a page, *.html: runs, time left, curves, failures, and the law so far with its intervals."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print one JSON object, for programs."""
+    json: JsonFile = None
+    """Write one JSON object for programs to this file."""
 
 
 def main(argv: list[str]) -> int:
     command = parse_flags(
         Command, argv, prog="sessionrec status", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    console = Terminal(width=None if sys.stdout.isatty() else _WIDE)
+    check_outputs(command.json, command.html)
+    console = Terminal(width=None if sys.stdout.isatty() else _WIDE, quiet=command.json == STDOUT)
     plan, runs = states(command.sweep)
     page = None if command.html is None else _page(command.html, command.sweep, plan)
     if command.follow:
         runs = _followed(command.sweep, runs, console, page)
     if page is not None:
         page.write(runs)
-    if command.as_json:
+    if command.json is not None:
         by_run = {run.run_id: _for_programs(run) for run in runs}
         counts = Counter(run_states.statuses(runs))
-        print(json.dumps({"plan": plan, "runs": len(runs), "counts": counts, "by_run": by_run}))
+        write_json(command.json, {"plan": plan, "runs": len(runs), "counts": counts, "by_run": by_run})
+    if command.json == STDOUT:
         return 0
     console.print(f"{command.sweep}: plan {plan}, {len(runs)} runs", highlight=False, markup=False, soft_wrap=True)
     console.print(_table(runs, runs))
@@ -82,7 +83,6 @@ def main(argv: list[str]) -> int:
 def _page(out: Path, sweep: Path, plan: str) -> StatusPage:
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"the page is {out}; wanted a name that ends in .html")
-    check_outputs(out)
     from experiments.cli.status_page import (
         StatusPage,
     )  # loads the fits, which a status without a page need not wait for

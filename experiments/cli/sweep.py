@@ -24,7 +24,8 @@ import tyro
 
 from doors.files import check_folder
 from doors.terminal import Terminal
-from experiments.cli.parsing import HELP_ALL, parse_flags
+from doors.text import shell
+from experiments.cli.parsing import HELP_ALL, Quiet, parse_flags
 from experiments.plans import PLANS
 from experiments.sweep.halving import saved_flops
 from experiments.sweep.launch import LAUNCHERS, Launcher, by_name
@@ -61,6 +62,8 @@ class Command(Generic[P, L]):
     options: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
     dry_run: bool = False
     """Only show each run with its N, D, FLOPs, time and memory here, and the expected intervals of the law."""
+    quiet: Quiet = False
+    """Show no progress, and of the rows only those of runs that went wrong."""
     base: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -99,22 +102,23 @@ def main(argv: list[str]) -> int:
         dryrun.show(layout, rows, verdict, command.own.workers)
         dryrun.warn_of_short_runs(layout.configs, rows, command.plan.SETS.get("train.epochs", "--train.epochs"))
         return 0
-    rows = run_sweep(name, layout, command.out, launcher=command.own, options=command.options)
+    rows = run_sweep(name, layout, command.out, launcher=command.own, options=command.options, quiet=command.quiet)
+    show = Terminal(highlight=False, soft_wrap=True).print  # a hint that is wrapped could not be copied
     if not command.own.workers:
-        print(f"{len(layout.configs) - len(rows)} runs left in {command.out} for `sessionrec worker {command.out}`")
+        left = len(layout.configs) - len(rows)
+        show(f"{left} runs left in {command.out} for `{shell('sessionrec', 'worker', command.out)}`", markup=False)
         return 0
     bad = sum(row["status"] not in ("done", "dropped") for row in rows)
     reader = "report" if "report.json" in layout.files else "compare"
-    Terminal(highlight=False).print(
-        f"{len(rows)} runs in {command.out}, {bad} of them failed; `sessionrec {reader} {command.out}` shows them"
-    )
+    hint = f"`{shell('sessionrec', reader, command.out)}` shows them"
+    show(f"{len(rows)} runs in {command.out}, {bad} of them failed; {hint}", markup=False)
     if saved := saved_flops(rows):
         dropped = sum(row["status"] == "dropped" for row in rows)
-        print(f"halving dropped {dropped} of the runs early, which saved {saved:.3g} FLOPs")
+        show(f"halving dropped {dropped} of the runs early, which saved {saved:.3g} FLOPs")
     if bad == len(rows):
         return 1
     if hasattr(command.plan, "conclude"):
-        Terminal(highlight=False, soft_wrap=True).print(command.plan.conclude(command.out, states(command.out)[1]))
+        show(command.plan.conclude(command.out, states(command.out)[1]))
     return 0
 
 

@@ -2,7 +2,7 @@
 
     sessionrec train DATA --out RUN --model.width 128 --model.layers 4
     sessionrec train DATA --out RUN --config settings.toml --train.seed 1
-    sessionrec train DATA --out RUN --mesh data=4,model=2
+    sessionrec train DATA --out RUN --mesh data=4,model=2 --log-to tensorboard
     srun sessionrec train DATA --out RUN --hosts auto
     sessionrec train DATA --out RUN --hosts coordinator=10.0.0.1:8476,count=2,index=0  # index=1 on the other host
 
@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -23,7 +23,8 @@ import sessionrec_jax as sr
 from doors.private import check_compile_cache
 from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
-from experiments.cli.parsing import parse_flags
+from experiments.cli.parsing import Quiet, parse_flags
+from experiments.watch.live import check_installed, mirrored_while
 from sessionrec_jax.config.rules import check_hosts
 from sessionrec_jax.config.settings import Config, Hosts
 from sessionrec_jax.config.settings_file import read_settings
@@ -41,6 +42,11 @@ class Command:
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
     """A file of settings (TOML, YAML, JSON) or a run folder. Flags win over it. `sessionrec config` prints a file."""
     hosts: Hosts = field(default_factory=Hosts)
+    log_to: Literal["tensorboard", "wandb"] | None = None
+    """Show the curves while the run trains, as `sessionrec watch RUN --to ... --follow` does from another terminal. A
+    fault of the other program is reported, and the run goes on."""
+    quiet: Quiet = False
+    """Show no progress."""
 
 
 def main(argv: list[str]) -> int:
@@ -49,10 +55,13 @@ def main(argv: list[str]) -> int:
     command = parse_flags(Command, words, prog="sessionrec train", description=__doc__, default=start)
     check_hosts(command.hosts)
     check_compile_cache()
+    check_installed(command.log_to)
     from sessionrec_jax.devices.processes import is_process_zero, joined  # starts jax, which --help need not wait for
 
     with joined(command.hosts, f"{command.out.name} {run_id(command.config)}"):
-        run = sr.train(command.data_path, command.out, command.config)
+        shown = command.log_to if is_process_zero() else None
+        with mirrored_while(command.out, shown):
+            run = sr.train(command.data_path, command.out, command.config, quiet=command.quiet)
         if is_process_zero():
             print_metrics(run.row, f"{command.out}, held-out sessions")
     return 0

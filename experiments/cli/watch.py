@@ -11,34 +11,28 @@ The extras `tensorboard` and `wandb` install the writers.
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from doors.terminal import Terminal
+from doors.text import shell
 from experiments.cli.parsing import parse_flags
+from experiments.watch.live import SECONDS, Program, folder_of, opened
 from experiments.watch.runs import Mirror, WatchedRun, runs_of
-from experiments.watch.tensorboard import TensorBoard
-from experiments.watch.wandb import WandB
 from sessionrec_jax.errors import InputError
-from sessionrec_jax.runfolder.lock import lock
 from sessionrec_jax.runfolder.stopping import StopSignals
-
-_FOLLOW_SECONDS = 2.0
-_PROJECT = "sessionrec"
 
 
 @dataclass(frozen=True)
 class Command:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP|RUN", metavar="SWEEP|RUN")]
     """The sweep folder or run folder."""
-    to: Literal["tensorboard", "wandb"]
+    to: Program
     """The program that shows the curves."""
     out: Path | None = None
     """The folder for TensorBoard's event files (default: SWEEP|RUN/tensorboard), or the folder in which W&B makes its
@@ -57,55 +51,36 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--project belongs to --to wandb, and --to is {command.to}; leave it out, or give --to wandb")
     runs = runs_of(command.folder)
     console = Terminal(stderr=True, highlight=False, soft_wrap=True)
-    out = command.out or (command.folder / "tensorboard" if command.to == "tensorboard" else command.folder)
-    with _alone_in(out):
-        if command.to == "tensorboard":
-            mirror: Mirror = TensorBoard(out, runs)
-            console.print(f"tensorboard --logdir {out}", markup=False)
-        else:
-            is_sweep = (command.folder / "sweep.json").exists()
-            group = command.folder.resolve().name if is_sweep else None
-            mirror = WandB(out, command.project or _PROJECT, group)
-        try:
-            _mirror_all(runs, mirror, console, follow=command.follow)
-        except KeyboardInterrupt:
-            console.print("stopped; the same command continues from here")
+    mirrored = opened(command.to, command.folder, runs, command.out, command.project)
+    try:
+        with StopSignals() as stop, mirrored as mirror:
+            if command.to == "tensorboard":
+                folder = command.out or folder_of(command.to, command.folder)
+                console.print(shell("tensorboard", "--logdir", folder), markup=False)
+            _mirror_all(runs, mirror, console, stop, follow=command.follow)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command continues from here")
     return 0
 
 
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Holds the lock of the folder. Raises InputError if another process holds it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".watch").open("w")
-    except OSError as error:
-        raise InputError(f"cannot write into {out} ({error.strerror}); name a writable folder with --out") from None
-    with file:
-        if lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) is False:
-            raise InputError(f"another `sessionrec watch` writes into {out}; stop it, or use another --out")
-        yield
-
-
-def _mirror_all(runs: list[WatchedRun], mirror: Mirror, console: Terminal, *, follow: bool) -> None:
+def _mirror_all(
+    runs: list[WatchedRun], mirror: Mirror, console: Terminal, stop: Callable[[], int], *, follow: bool
+) -> None:
     """Mirrors the runs until all have a row. A signal takes effect between two runs, never within one."""
     steps, printed = dict.fromkeys((run.name for run in runs), 0), None
-    with StopSignals() as stop, console.status("") as status:
-        try:
-            while True:
-                for run in runs:
-                    if stop():
-                        return
-                    if (news := run.poll()) is not None:
-                        mirror.write(run, news)
-                        steps[run.name] = max((line["step"] + 1 for line in news.lines), default=steps[run.name])
-                done = sum(run.has_row for run in runs)
-                status.update(f"{done} of {len(runs)} runs have a row; {sum(steps.values()):,} steps mirrored")
-                if done != printed:
-                    console.print(status.status)
-                    printed = done
-                if not follow or done == len(runs):
+    with console.status("") as status:
+        while True:
+            for run in runs:
+                if stop():
                     return
-                time.sleep(_FOLLOW_SECONDS)
-        finally:
-            mirror.close()
+                if (news := run.poll()) is not None:
+                    mirror.write(run, news)
+                    steps[run.name] = max((line["step"] + 1 for line in news.lines), default=steps[run.name])
+            done = sum(run.has_row for run in runs)
+            status.update(f"{done} of {len(runs)} runs have a row; {sum(steps.values()):,} steps mirrored")
+            if done != printed:
+                console.print(status.status)
+                printed = done
+            if not follow or done == len(runs):
+                return
+            time.sleep(SECONDS)

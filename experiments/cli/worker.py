@@ -24,7 +24,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.cli.parsing import parse_flags
+from experiments.cli.parsing import Quiet, parse_flags
 from experiments.sweep.ticker import Ticker
 from experiments.sweep.worker import work
 from experiments.sweep.worker_options import DEFAULT_OPTIONS, WorkerOptions
@@ -35,11 +35,13 @@ class Command:
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP", metavar="SWEEP")]
     """The sweep folder that `sessionrec sweep` wrote."""
     options: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
+    quiet: Quiet = False
+    """Show no progress, and of the rows only those of runs that went wrong."""
 
 
 def main(argv: list[str]) -> int:
     command = parse_flags(Command, argv, prog="sessionrec worker", description=__doc__)
     command.options.check()
-    with Ticker(command.sweep) as ticker:
+    with Ticker(command.sweep, quiet=command.quiet) as ticker:
         work(command.sweep, options=command.options, refresh=ticker.refresh)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from doors.text import markup, shell
 from experiments.demo.axes import HELD_OUT, Axis
 from experiments.sweep.launch import local
 from experiments.sweep.run_sweep import run_sweep
@@ -23,7 +24,7 @@ def make_runs(axis: Axis, folder: Path, launcher: local.Launcher, say: Callable[
     """
     log = _log(axis, folder / "log", say)
     sweep = folder / "sweep"
-    say(f"the sweep: `sessionrec status {sweep}` shows it from another terminal")
+    say(f"the sweep: `{markup(shell('sessionrec', 'status', sweep))}` shows it from another terminal")
     layout = axis.plan.lay_out(replace(axis.base, {"data.path": str(log.path)}), log)
     run_sweep(axis.plan_name, layout, sweep, launcher)
     return sweep

@@ -50,5 +50,5 @@ class Plan:
         sigma = statistics.stdev(losses)
         return (
             f"log loss differs between seeds by {sigma:.2g} (one standard deviation, of {len(losses)} runs): "
-            f"`sessionrec design --sigma {sigma:.2g}`"
+            f"`sessionrec design` takes it as --sigma {sigma:.2g}"
         )

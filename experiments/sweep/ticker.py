@@ -20,7 +20,9 @@ from sessionrec_jax.runfolder.files import read_row
 class Ticker:
     """`with Ticker(sweep_dir) as ticker`: each `ticker.refresh()` prints the new rows, whoever wrote them."""
 
-    def __init__(self, sweep_dir: Path):
+    def __init__(self, sweep_dir: Path, *, quiet: bool = False):
+        """`quiet`: shows no bar, and only the rows of runs that went wrong."""
+        self._quiet = quiet
         self._sweep_dir = sweep_dir
         runs = sweep_folder.read(sweep_dir)[1]
         labels = varying([to_dict(config) for config in runs.values()])
@@ -35,7 +37,8 @@ class Ticker:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
+        is_disabled = quiet or not self._console.is_terminal
+        self._bar = Progress(*columns, console=self._console, disable=is_disabled, transient=True)
         self._task = self._bar.add_task("", total=len(runs), completed=len(runs) - len(self._missing))
 
     def __enter__(self) -> Ticker:
@@ -60,6 +63,8 @@ class Ticker:
 
     def _print_row(self, run_id: str, row: dict[str, Any]) -> None:
         self._bar.update(self._task, advance=1)
+        if self._quiet and row["status"] in ("done", "dropped"):
+            return
         name = markup(", ".join(filter(None, (run_id, label(self._labels[run_id])))))
         if row["status"] != "done":
             result = f"[red]{row['status']}[/]: {markup(row['reason'])}"
