@@ -9,6 +9,7 @@ import pytest
 
 from experiments.__main__ import main
 from sessionrec_jax.data import store
+from sessionrec_jax.data.sources.by_table import BY_TABLE
 from sessionrec_jax.registry import SOURCES
 
 NOW_MS = 1_650_000_000_000
@@ -66,7 +67,7 @@ def test_synthetic_and_sources(run, tmp_path):
     assert len(store.open_log(tmp_path / "s").users_of(2)) == 5
     code, out, _ = run(None, "sources", "--json")
     assert code == 0
-    assert set(json.loads(out)) == set(SOURCES)
+    assert set(json.loads(out)) == {*SOURCES, *BY_TABLE}
     assert json.loads(out)["kuaisar"]["files"][0]["pattern"] == "rec_inter.csv"
     listed = run(None, "sources")[1]
     assert "CC BY-SA 4.0" in listed

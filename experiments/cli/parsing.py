@@ -80,7 +80,7 @@ def parse_flags(
 
 def _named_json(argv: Sequence[str]) -> Iterator[str]:
     """Yields the words of a command, with - as the file of a --json that names none."""
-    for word, after in zip(argv, [*argv[1:], "--"], strict=True):
+    for word, after in zip(argv, [*argv[1:], "--"], strict=False):
         yield word
         if word == "--json" and after.startswith("--"):
             yield "-"

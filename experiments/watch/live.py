@@ -22,6 +22,8 @@ Program = Literal["tensorboard", "wandb"]
 """A program that shows curves."""
 SECONDS = 2.0
 """Time between two looks at the files of the runs."""
+_LAST_SECONDS = 120.0
+"""Time that a mirror gets after its run has ended: a network that hangs must not hold the command."""
 _PROJECT = "sessionrec"
 
 
@@ -87,7 +89,9 @@ def mirrored_while(run_dir: Path, to: Program | None) -> Iterator[None]:
         yield
     finally:
         has_ended.set()
-        thread.join()
+        thread.join(_LAST_SECONDS)
+        if thread.is_alive():
+            say(f"warning: {to} has not taken the last lines within {_LAST_SECONDS} s; {_again(run_dir, to)}")
 
 
 def _mirror(run_dir: Path, to: Program, has_ended: threading.Event) -> None:
@@ -105,5 +109,8 @@ def _mirror(run_dir: Path, to: Program, has_ended: threading.Event) -> None:
                     if (news := run.poll()) is not None:
                         mirror.write(run, news)
     except Exception as error:  # noqa: BLE001 - whatever the other program does, the run goes on
-        again = shell("sessionrec", "watch", run_dir, "--to", to)
-        say(f"warning: {to} shows this run no longer: {error}; `{again}` tries again")
+        say(f"warning: {to} shows this run no longer: {error}; {_again(run_dir, to)}")
+
+
+def _again(run_dir: Path, to: Program) -> str:
+    return f"`{shell('sessionrec', 'watch', run_dir, '--to', to)}` tries again"
