@@ -18,7 +18,7 @@ def shown(table: Table, width: int) -> str:
 
 def test_no_number_is_cut():
     table = narrow_table(*(f"column {i}" for i in range(9)))
-    numbers = [f"{i}.123456789e+05" for i in range(9)]
+    numbers = [f"{i}.123456789e+05 [{i}.1, {i}.2]" for i in range(9)]
     table.add_row(*numbers)
     assert all(number in shown(table, 40) for number in numbers)
 
