@@ -68,7 +68,7 @@ def test_the_path_is_dashed_beyond_the_runs_and_only_there(iso, charts):
     table, fit = iso
     flops = fit.flops_per_nd * table.n * table.d
     chart = charts["frontier"]
-    for panel in chart["hconcat"]:
+    for panel in chart["concat"]:
         lines = layers_of({**panel, "datasets": chart["datasets"]})
         solid, dashed = (
             [row["c"] for mark, rows in lines if mark["type"] == "line" and mark["strokeDash"] == dash for row in rows]

@@ -27,6 +27,7 @@ from scaling.compute.isoflop import isoflop
 from scaling.errors import InputError, Refusal
 from scaling.laws.theory import read_theory
 from scaling.report import exports
+from scaling.report.numbers import estimate
 from scaling.table.run_table import Columns, from_frame
 
 
@@ -74,7 +75,7 @@ def test_the_page_needs_no_network(written):
     markup = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert "http" not in markup + json.dumps(specs(page))
     assert not re.search(r"\b(src|href)=", markup)
-    assert "vegaEmbed('#' + name" in page
+    assert "vegaEmbed(place" in page
     assert len(re.findall(r"</script>", page)) == 2
 
 
@@ -138,8 +139,11 @@ def test_the_answer_is_a_sentence_with_intervals(iso, no_files, tmp_path):
     answer = re.search(r"<p class=answer>(.*?)</p>", (tmp_path / "page.html").read_text()).group(1)
     for name in ("E", "alpha", "beta"):
         low, high = fit.interval95[name]
-        assert f"{name} = {fit.params[name]:.4g} [{low:.5g}, {high:.5g}]" in answer
+        assert f"{name} = {estimate(fit.params[name], (low, high))}" in answer
     assert "A = " not in answer  # a size at N = 1 says nothing
+    assert answer.startswith(f"{len(table)} runs follow L = ")
+    assert answer.count(". ") == 1, "two sentences"
+    assert re.search(r"size N grows as C\^0\.\d+ \[.*D/N = [\d.]+K? at C = \d", answer)
 
 
 def test_every_run_and_every_exclusion_is_shown_and_escaped(written):
@@ -238,7 +242,7 @@ def test_flops_and_metrics_are_named_by_flags(no_files, no_extras, tmp_path):
     )
     code, page = report_of(frame, tmp_path, "--loss", "loss", "--n", "n", "--d", "d", "--flops", "c")
     assert code == 0
-    assert "with C = 8 N D." in page
+    assert "; C = 8 N D." in page
     code, page = report_of(frame, tmp_path, "--loss", "loss", "--metric", "recall", "--n", "n", "--d", "d")
     assert code == 0
     assert 'id="metric_against_loss"' in page

@@ -40,7 +40,7 @@ def _panel(runs: pl.DataFrame, columns: scaling.Columns, exponent: float, title:
     """Draws the runs, the law through them with its 95 % band, and the theory's slope through their centre."""
     fit = scaling.fit(runs, columns=columns, law="power_floor")
     d_R, excess_R = fit.table.need("d"), fit.table.need("loss") - fit.floor
-    x = parts.log_x("d", axis, d_R, number_format=".2~s")
+    x = parts.log_x("d", axis, d_R, label=parts.COUNT)
     y = parts.log_y("nats above the exact floor", excess_R)
     ends = np.array([d_R.min(), d_R.max()])
     height = np.exp(np.log(excess_R).mean() - exponent * (np.log(ends) - np.log(d_R).mean()))

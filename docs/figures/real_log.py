@@ -24,7 +24,7 @@ def chart() -> alt.LayerChart:
     fits = {arm: scaling.fit(runs.filter(paradigm=arm), columns=COLUMNS, law="power") for arm in ARMS}
     d = [value for fit in fits.values() for value in fit.table.need("d")]
     loss = [value for fit in fits.values() for value in fit.table.need("loss")]
-    x = parts.log_x("d", "training sessions that differ", pl.Series(d).to_numpy(), number_format=".2~s")
+    x = parts.log_x("d", "training sessions that differ", pl.Series(d).to_numpy(), label=parts.COUNT)
     y = parts.log_y("nats a clicked item", loss)
     layers = []
     for line, (arm, fit) in enumerate(fits.items()):

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     theory = read_theory(theory_file) if theory_file.exists() else None
     name = sweep.resolve()
     out = name.with_name(f"{name.stem}.html") if args.out is None else args.out
-    folder = report.write(out, runs, fits, theory, title=f"Scaling report: {name.stem}", columns=REPORT_COLUMNS)
+    folder = report.write(out, runs, fits, theory, title=name.stem, columns=REPORT_COLUMNS)
     for law, fit in fits:
         if isinstance(fit, Refusal):
             console.print(f"{law}: refused. {fit}", highlight=False, markup=False)

@@ -18,6 +18,7 @@ REPORT_COLUMNS = ReportColumns(
     optimizer=("optimizer",),
     learning_rate_schedule=("schedule", "learning_rate_schedule", "lr_schedule"),
     learning_rate_rule=("learning_rate_rule", "lr_rule"),
+    learning_rate=("learning_rate_peak", "learning_rate", "lr"),
     batch_size=("batch_size", "batch_sessions", "batch_tokens"),
     epochs=("epochs", "epochs_planned"),
     versions=("commit", "jax_version", "torch_version"),

@@ -86,8 +86,8 @@ def _chart(rows: list[dict[str, Any]], y_title: str) -> dict[str, Any]:
     from scaling.report.figures.parts import as_dict, data, log_x, log_y, single, themed
 
     devices = np.array([row["devices"] for row in rows], float)
-    x = log_x("devices", "devices", devices, number_format=",d")
-    y = log_y(y_title, [row["value"] for row in rows], field="value", number_format=",~r")
+    x = log_x("devices", "devices", devices, label="format(datum.value, ',d')")
+    y = log_y(y_title, [row["value"] for row in rows], field="value", label="format(datum.value, ',~r')")
     kind = alt.Color("kind:N", title=None, scale=alt.Scale(scheme="tableau10"))
     base = alt.Chart(data(rows)).encode(x=x, y=y, color=kind, tooltip=["kind:N", "devices:Q", "value:Q"])
     return as_dict(

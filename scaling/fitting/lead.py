@@ -37,4 +37,4 @@ def lead_first(fits: Sequence[tuple[str, Fit | Refusal]]) -> list[tuple[str, Fit
         return list(fits)
     chosen = {fit.forms.chosen for _, fit in done if fit.forms is not None}
     lead = next((one for one in done if one[1].law.name in chosen), done[0])
-    return [lead, *(one for one in fits if one is not lead)]
+    return [lead, *(one for one in fits if one[1] is not lead[1])]

@@ -4,69 +4,108 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from scaling.fitting.forms import Forms
 from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
-from scaling.report.html import interval
 from scaling.report.latex import written_at_1
+from scaling.report.numbers import amount, estimate, flops, interval
 
 if TYPE_CHECKING:
     from scaling.compute.frontier import Estimate95, Frontier
 
+ROLES = {"beta": "data exponent", "alpha": "size exponent", "E": "floor"}
+"""{parameter: what it is, in words}, in the laws below."""
 BOTTLENECKS = {"beta": ("the data are", "data"), "alpha": ("the size is", "parameters")}
 """{exponent: the bottleneck that it describes}, in the laws below."""
 PURE_POWERS = ("power", "power_floor", "chinchilla", "chinchilla_no_floor", "gamma", "kaplan")
 """Laws in which the loss above the floor is one power of what alone limits it."""
 
 
-def answer(fit: Fit) -> str:
-    """Returns the verdict on the law, the parameters with their 95 % intervals, and what they mean."""
-    law = fit.law
-    known = [_parameter(fit, name) for name in fit.params if name not in written_at_1(fit)]
-    sentences = list(fit.misfit.sentences)
-    sentences += [f"{len(fit.table)} runs give {law.formula.split(', with')[0]} with {', '.join(known)}."]
-    columns = fit.table.columns
-    what_ends = "loss" if columns.loss is not None else f"error 1 - {columns.metric}"
-    if law.name in PURE_POWERS:
-        sentences += [
-            f"If {limit} the bottleneck, ten times as many {what} divide the {what_ends} above the floor by "
-            f"{10**exponent:.3g}{_tenfold(fit, name)}."
-            for name, (limit, what) in BOTTLENECKS.items()
-            if (exponent := fit.params.get(name)) is not None
-        ]
-    if law.has_floor and fit.params.get("E") is not None:
-        is_known = fit.known_floor is not None
-        more = " and ".join({"n": "larger models", "d": "more data"}[axis] for axis in law.axes if axis in "nd")
-        sentences.append(
-            f"With ever {more} the {what_ends} approaches {fit.params['E']:.5g}{', which is known' * is_known}."
-        )
-    return " ".join(sentences)
+def answer(fit: Fit, path: Frontier | None = None) -> str:
+    """Returns the answer in two sentences: the verdict on the law with its exponents, and what they mean.
+
+    With a compute-optimal `path` the second sentence says how the best N and D grow, and their ratio.
+    """
+    law, count = fit.law.formula.split(", with")[0], len(fit.table)
+    known = _listed([_parameter(fit, name) for name in fit.params if name not in written_at_1(fit)])
+    reasons = fit.misfit.sentences[0].partition(": ")[2].rstrip(".")
+    first = {
+        "follows": f"{count} runs follow {law} as far as they can show, with {known}.",
+        "misfits": f"{count} runs do not follow {law}, fitted with {known}: {reasons}.",
+        "cannot tell": f"{count} runs cannot show if they follow {law}, fitted with {known}: {reasons}.",
+    }[fit.misfit.verdict]
+    second = _best_use(path) if path is not None else " ".join(tenfold(fit))
+    return f"{first} {second}".strip()
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _parameter(fit: Fit, name: str) -> str:
+    role = f"{ROLES[name]} {name}" if fit.law.name in PURE_POWERS and name in ROLES else name
+    return f"{role} = {value(fit, name)}" if name not in fit.bounds else f"{role} {fit.describe(name)}"
+
+
+def value(fit: Fit, name: str) -> str:
+    """Returns a parameter with its interval, with the digits that the interval supports, or its bounds."""
     if name in fit.bounds:
-        return f"{name} {fit.describe(name)}"
-    ends = fit.interval95.get(name)
-    return f"{name} = {fit.params[name]:.4g}" + (f" {interval(ends)}" if ends else "")
+        return fit.describe(name)
+    mark = "" if name in fit.free else " (known)" if name == "E" and fit.known_floor is not None else " (fixed)"
+    return estimate(fit.params[name], fit.interval95.get(name)) + mark
 
 
-def _tenfold(fit: Fit, name: str) -> str:
-    ends = fit.interval95.get(name)
-    return f" [{10 ** ends[0]:.3g}, {10 ** ends[1]:.3g}]" if ends else ""
+def tenfold(fit: Fit) -> list[str]:
+    """Returns a sentence for each exponent: by how much ten times the data, or the parameters, divide the loss."""
+    if fit.law.name not in PURE_POWERS:
+        return []
+    what_ends = "loss" if fit.table.columns.loss is not None else f"error 1 - {fit.table.columns.metric}"
+    above = f"{what_ends} above the floor" if fit.law.has_floor and fit.floor > 0 else what_ends
+    is_of_both = {"n", "d"} <= set(fit.law.axes)
+    sentences = []
+    for name, (limit, what) in BOTTLENECKS.items():
+        exponent, ends = fit.params.get(name), fit.interval95.get(name)
+        if exponent is None:
+            continue
+        by = estimate(10**exponent, ends and (10 ** ends[0], 10 ** ends[1]))
+        says = f"ten times the {what} divide the {above} by {by}."
+        sentences.append(f"Where {limit} the bottleneck, {says}" if is_of_both else says[0].upper() + says[1:])
+    return sentences
+
+
+def meaning(fit: Fit) -> list[str]:
+    """Returns what the law says beyond the answer: tenfold steps, where the loss ends, and how the check went."""
+    sentences = tenfold(fit) if {"n", "d"} <= set(fit.law.axes) else []
+    if fit.law.has_floor and fit.params.get("E") is not None:
+        more = _listed([{"n": "larger models", "d": "more data"}[axis] for axis in fit.law.axes if axis in "nd"])
+        what = "loss" if fit.table.columns.loss is not None else f"error 1 - {fit.table.columns.metric}"
+        sentences.append(f"With ever {more} the {what} approaches {value(fit, 'E')}.")
+    return [*sentences, *fit.misfit.sentences[1:]]
+
+
+def _best_use(path: Frontier) -> str:
+    """Says how the best N and D grow with compute, and their ratio at the largest compute of the runs."""
+    says = f"The best size N grows as C^{_power(path.n_exponent)} and the best data D as C^{_power(path.d_exponent)}"
+    i = int(np.argmin(np.abs(np.log(path.extrapolation_B))))
+    n, d = path.n.value_B[i], path.d.value_B[i]
+    if not np.isfinite([n, d]).all():
+        return f"{says}."
+    ratio = f"D/N = {amount(d / n, 2)} at C = {flops(path.budgets_B[i], 2)}, the largest of the runs"
+    return f"{says}, with {ratio}."
 
 
 def path_sentence(path: Frontier, is_measured: bool) -> str:
     """Describes the compute-optimal path. `is_measured`: C / (N D) is the runs' own."""
-    says = f"The best N grows as C^{_power(path.n_exponent)} and the best D as C^{_power(path.d_exponent)}"
     furthest = float(path.extrapolation_B.max())
     beyond = f" The path is drawn to {furthest:.3g} times the largest compute of the runs." if furthest > 1 else ""
     source = "" if is_measured else ", which is assumed: the table has no FLOPs (--flops)"
-    return f"{says}, with C = {path.flops_per_nd:.4g} N D{source}.{beyond}"
+    return f"{_best_use(path).rstrip('.')}; C = {path.flops_per_nd:.4g} N D{source}.{beyond}"
 
 
 def _power(power: Estimate95) -> str:
-    value = "?" if power.value is None else f"{power.value:.3f}"
-    return f"{value} {interval((power.low, power.high))}"
+    return "?" if power.value is None else estimate(power.value, (power.low, power.high))
 
 
 def noise_sentences(fit: Fit) -> list[str]:

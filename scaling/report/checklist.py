@@ -123,11 +123,20 @@ def _training(table: RunTable, columns: ReportColumns, read: _ColumnReader) -> l
         read.first("Which learning-rate schedule?", columns.learning_rate_schedule),
         read.first("By which rule is the learning rate set?", columns.learning_rate_rule),
         read.first("Which batch size?", columns.batch_size),
-        Answer("Are settings tuned for each size?", tuned, flags),
+        Answer("Are settings tuned for each size?", tuned, flags) if tuned else _same_rate(columns, read, flags),
         read.first("How many seeds?", (names.seed_column or "seed",), "{distinct} ({values})"),
         read.every("Which code and versions trained?", columns.versions),
         read.first("On which hardware?", columns.hardware),
     ]
+
+
+def _same_rate(columns: ReportColumns, read: _ColumnReader, flags: str) -> Answer:
+    """Answers whether settings are tuned where no run is selected: not, if all runs have the same learning rate."""
+    question = "Are settings tuned for each size?"
+    said = read.first(question, columns.learning_rate, "{distinct}")
+    if said.answer != "1":
+        return Answer(question, None, flags)
+    return read.first(question, columns.learning_rate, "no: {name} is {values} in every run")
 
 
 def _collection(table: RunTable, columns: ReportColumns, read: _ColumnReader) -> list[Answer]:

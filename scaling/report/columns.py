@@ -27,6 +27,7 @@ class ReportColumns:
     optimizer: Names = ()
     learning_rate_schedule: Names = ()
     learning_rate_rule: Names = ()
+    learning_rate: Names = ()
     batch_size: Names = ()
     epochs: Names = ()
     versions: Names = ()

@@ -5,11 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from doors.text import json_in_html
-from scaling.report.html import CSS, element
+from scaling.report.html import element
+from scaling.report.style import CSS
 
-_OPTIONS = (
-    "{mode: 'vega-lite', actions: {export: true, source: false, compiled: false, editor: false}, renderer: 'svg'}"
-)
+_OPTIONS = "{mode: 'vega-lite', actions: false, renderer: 'svg'}"
+_DRAW = """
+const NARROW = 600, PANEL = 300, AROUND_PANEL = 80;
+function fitted(spec, width) {
+  const one = JSON.parse(JSON.stringify(spec));
+  if (one.concat) {
+    one.columns = Math.max(1, Math.min(one.columns || 1, Math.floor(width / PANEL)));
+    for (const panel of one.concat) panel.width = Math.floor(width / one.columns) - AROUND_PANEL;
+  } else {
+    one.width = width;
+    one.height = width < NARROW ? 330 : 440;
+    one.autosize = {type: 'fit', contains: 'padding'};
+  }
+  if (width < NARROW) {
+    one.config.legend = {...one.config.legend, orient: 'top', direction: 'vertical', columns: 3, titleOrient: 'top',
+      offset: 6, layout: {top: {direction: 'vertical', anchor: 'start'}}};
+    one.config.axis = {...one.config.axis, labelFontSize: 11, titleFontSize: 11};
+    one.config.text = {fontSize: 10};
+    one.padding = 4;
+  }
+  return one;
+}
+let drawn = 0;
+function draw() {
+  if (document.documentElement.clientWidth === drawn) return;
+  drawn = document.documentElement.clientWidth;
+  for (const name in specs) {
+    const place = document.getElementById(name);
+    if (place) vegaEmbed(place, fitted(specs[name], place.clientWidth), OPTIONS);
+  }
+}
+let later;
+addEventListener('resize', () => { clearTimeout(later); later = setTimeout(draw, 200); });
+draw();
+"""
+"""Draws each chart as wide as its place, again when the window changes: with legends above the plot and one panel a row
+on a narrow screen."""
 
 
 def document(title: str, body: Iterable[str], charts: dict[str, dict], *, reload_seconds: int | None = None) -> str:
@@ -35,9 +70,16 @@ def _script(charts: dict[str, dict]) -> str:
         return ""
     import vl_convert
 
-    specs = json_in_html(charts)
     bundle = vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]  the stub requires what is optional
-    return (
-        f"<script>{bundle}</script>\n<script>const specs = {specs};\n"
-        f"for (const name in specs) vegaEmbed('#' + name, specs[name], {_OPTIONS});</script>"
-    )
+    values = f"const specs = {_specs(charts)};\nconst OPTIONS = {_OPTIONS};"
+    return f"<script>{bundle}</script>\n<script>{values}{_DRAW}</script>"
+
+
+def _specs(charts: dict[str, dict]) -> str:
+    """Returns the charts as JSON, with variables of the page's style in place of the colours that follow the scheme."""
+    from scaling.report.figures.parts import PAPER, THEME_COLOURS
+
+    specs = json_in_html(charts)
+    for colour, variable in THEME_COLOURS.items():
+        specs = specs.replace(colour, f"var(--{variable})")
+    return specs.replace(f'"background": "{PAPER}"', '"background": null').replace(f'"{PAPER}"', '"var(--paper)"')

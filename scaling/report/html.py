@@ -1,4 +1,4 @@
-"""Pieces of a page: elements, tables, lists, numbers as text, and the style. The cells are escaped."""
+"""Pieces of a page: elements, tables, lists, folds, and numbers as text. All text is escaped."""
 
 from __future__ import annotations
 
@@ -6,24 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from doors.text import html
-
-CSS = """
-:root { --ink: #22272e; --soft: #6a737d; --line: #e3e6ea; --wash: #f6f7f9; --warn: #8a5a00; --bad: #b3342d; }
-body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; color: var(--ink);
-  background: #fff; max-width: 1060px; margin: 2.5rem auto 5rem; padding: 0 1.25rem; }
-h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.8rem 0 .8rem; }
-h3 { font-size: 1.02rem; margin: 1.6rem 0 .5rem; } p.lead, figcaption, .soft { color: var(--soft); }
-p.answer { font-size: 1.1rem; background: var(--wash); padding: .9rem 1.1rem; border-radius: 6px; }
-figure { margin: 1.4rem 0 2.2rem; } figcaption { font-size: .9rem; } .chart { min-height: 20px; overflow-x: auto; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; border-bottom: 2px solid var(--line); white-space: nowrap; }
-td { border-bottom: 1px solid var(--line); } th, td { padding: .32rem .9rem .32rem 0; vertical-align: top; }
-td.number, th.number { text-align: right; } tr.out td { color: var(--soft); } code { font-size: .92em; }
-tr.missing td { background: #fdf3f2; color: var(--bad); } tr.group td { font-weight: 600; padding-top: 1rem; }
-.formula { font-family: ui-monospace, Menlo, Consolas, monospace; } .refusal { color: var(--bad); }
-ul.notes { padding-left: 1.2rem; } ul.notes li { margin: .3rem 0; } .warn { color: var(--warn); }
-"""
 
 
 def element(tag: str, text: str, kind: str = "", inner: str = "") -> str:
@@ -38,6 +20,12 @@ def paragraph(text: str, kind: str = "") -> str:
 def notes(lines: Iterable[str], kind: str = "") -> str:
     """Returns a list."""
     return f'<ul class="notes {kind}">' + "".join(element("li", line) for line in lines) + "</ul>"
+
+
+def fold(summary: str, *inner: str) -> str:
+    """Returns a section that a click on its summary opens; empty if there is nothing inside."""
+    body = "\n".join(part for part in inner if part)
+    return f"<details>{element('summary', summary)}\n{body}</details>" if body else ""
 
 
 def table(
@@ -76,9 +64,3 @@ def short(value: Any) -> str:
 def number(value: float | None, form: str) -> str:
     """Returns the formatted value, or a dash if it is missing."""
     return "-" if value is None or value != value else f"{value:{form}}"
-
-
-def interval(ends: tuple[float | None, float | None] | None) -> str:
-    """Returns [low, high], with a dash for a missing end."""
-    low, high = ends or (None, None)
-    return f"[{number(low, '.5g')}, {number(high, '.5g')}]"

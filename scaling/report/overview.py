@@ -10,7 +10,7 @@ from doors.files import make_folder, write_text
 from scaling.errors import Refusal
 from scaling.fitting.fit import Fit
 from scaling.laws.theory import Theory
-from scaling.report.answer import answer
+from scaling.report.answer import answer, meaning
 from scaling.report.document import document, figure
 from scaling.report.html import element, notes, paragraph
 from scaling.table.run_table import RunTable
@@ -60,6 +60,7 @@ def _section(part: Part, has_chart: bool) -> str:
             figure(part.name, caption) if has_chart else "",
             notes(part.lines),
             paragraph(says, "refusal" if isinstance(part.fit, Refusal) else "answer"),
+            notes([] if isinstance(part.fit, Refusal) else meaning(part.fit)),
             link,
         ]
     )

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from scaling.errors import Refusal
 from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
-from scaling.report.answer import answer, limits, noise_sentences
+from scaling.report.answer import answer, limits, meaning, noise_sentences
 from scaling.report.checklist import Item
 from scaling.report.document import document, figure
-from scaling.report.figures.gallery import CAPTIONS, SECTIONS
-from scaling.report.html import element, notes, paragraph, short
+from scaling.report.figures.gallery import CAPTIONS, LEADS, OF_THEORY, SECTIONS
+from scaling.report.html import element, fold, notes, paragraph
+from scaling.report.numbers import amount
 from scaling.report.sections import (
     checklist,
     evidence,
@@ -24,6 +25,7 @@ from scaling.report.sections import (
     isoflop_section,
     one_fit,
     path,
+    refusals,
     runs,
     variants,
 )
@@ -58,49 +60,61 @@ class Content:
 
 
 def page(content: Content) -> str:
-    """Returns one self-contained HTML document."""
+    """Returns one self-contained HTML document: the answer and the figure that carries it come first."""
+    lead = next((name for name in LEADS if name in content.charts), None)
+    others = {name: chart for name, chart in content.charts.items() if name != lead}
     body = [
         element("h1", content.title),
-        *_data(content),
         *_answer(content),
-        "<h2>Figures</h2>" if content.charts else "",
-        *_figures(content.charts, "fit"),
+        figure(lead, _caption(lead, content)) if lead else "",
+        *_data(content),
+        *_law(content),
+        "<h2>More figures</h2>" if set(SECTIONS["fit"]) & set(others) else "",
+        *(figure(name, _caption(name, content)) for name in SECTIONS["fit"] if name in others),
         *_trust(content),
         *_compute(content),
-        checklist(content.items),
-        runs(content.table, content.run_columns),
+        "<h2>Everything else</h2>",
+        refusals(content.fits) if content.fitted else "",
         exclusions(content.table),
+        runs(content.table, content.run_columns),
+        checklist(content.items),
     ]
     return document(content.title, body, content.charts)
 
 
+def _caption(name: str, content: Content) -> str:
+    is_of_theory = name == "excess_against_data" and content.theory is not None
+    return CAPTIONS[name] + (OF_THEORY if is_of_theory else "")
+
+
+def _answer(content: Content) -> Iterable[str]:
+    if content.fitted:
+        yield paragraph(answer(content.fitted[0][1], content.frontier), "answer")
+    else:
+        yield from (one_fit(name, fit) for name, fit in content.fits)
+    if not len(content.table):
+        yield paragraph("No run is left to draw.", "refusal")
+
+
 def _data(content: Content) -> Iterable[str]:
     table, theory = content.table, content.theory
-    counts = f"{len(table)} runs are used. {len(table.excluded)} are excluded, each with its reason below."
-    yield paragraph(f"{counts} Source: {Path(table.source).name}.", "lead")
+    names = table.columns
+    measured = {"loss": names.loss, "metric": names.metric, "N": names.n, "D": names.d, "C": names.flops}
+    columns = ", ".join(f"{what} is {name}" for what, name in measured.items() if name and name != what)
+    counts = f"{len(table)} runs of {Path(table.source).name} are used and {len(table.excluded)} excluded"
+    yield paragraph(f"{counts}{'; ' * bool(columns)}{columns}. In brackets: 95 % intervals.", "lead")
     if unfinished := sum(run.rule == NO_ROW for run in table.excluded):
         done = len(table) + len(table.left_out)
         yield paragraph(f"The sweep is not over: {done} of {done + unfinished} runs have a row.", "lead")
-    names = table.columns
-    measured = {"loss": names.loss, "metric": names.metric, "N": names.n, "D": names.d, "C": names.flops}
-    yield paragraph(
-        "A power law is fitted to the results of training runs. It says how the result improves with more data and "
-        "larger models. Columns: " + ", ".join(f"{what} is {name}" for what, name in measured.items() if name) + ". "
-        "Laws asked for: " + (", ".join(name for name, _ in content.fits) or "none") + "."
-    )
     if theory is not None:
         yield paragraph(f"Theory: exponent {theory.exponent:.4g}, floor {theory.floor:.6g}. {theory.note}")
 
 
-def _answer(content: Content) -> Iterable[str]:
-    if not content.fits:
-        return
-    yield "<h2>The answer</h2>"
+def _law(content: Content) -> Iterable[str]:
     if content.fitted:
-        yield paragraph(answer(content.fitted[0][1]), "answer")
-        yield paragraph("In brackets: 95 % intervals. The figures show this fit.", "soft")
-    for name, fit in content.fits:
-        yield one_fit(name, fit)
+        yield "<h2>The law</h2>"
+        yield notes(meaning(content.fitted[0][1]))
+        yield from (one_fit(name, fit) for name, fit in content.fitted)
 
 
 def _figures(charts: dict[str, dict], section: str) -> Iterable[str]:
@@ -110,8 +124,6 @@ def _figures(charts: dict[str, dict], section: str) -> Iterable[str]:
 
 
 def _trust(content: Content) -> Iterable[str]:
-    if not len(content.table):
-        yield paragraph("No run is left to draw.", "refusal")
     yield "<h2>How far to trust it</h2>"
     drawn = content.fitted[0][1] if content.fitted else None
     if drawn is not None:
@@ -120,7 +132,7 @@ def _trust(content: Content) -> Iterable[str]:
             yield paragraph(sentence)
     for name, fit in content.fitted:
         if fit.heldout:
-            yield heldout(name, fit)
+            yield fold(f"Held-out runs of {name} ({len(fit.heldout)})", heldout(name, fit))
     if drawn is not None and drawn.forms is not None:
         yield forms(drawn.forms)
     yield from _figures(content.charts, "trust")
@@ -138,7 +150,7 @@ def _limits(content: Content) -> Iterable[str]:
     for name, fit in content.fitted:
         yield from limits(name, fit, theory)
     if table.d is not None and len(table):
-        yield f"The loss beyond D = {short(table.d.max())}: every prediction there is an extrapolation."
+        yield f"The loss beyond D = {amount(table.d.max())}: every prediction there is an extrapolation."
     if table.known_floor is None and theory is None:
         yield "The true floor: the data do not come with one."
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from scaling.errors import Refusal
 from scaling.fitting.forms import Forms
 from scaling.fitting.result import Fit
-from scaling.report.answer import forms_sentence, path_sentence
+from scaling.report.answer import forms_sentence, path_sentence, value
 from scaling.report.checklist import Item, answered
-from scaling.report.html import element, interval, notes, number, paragraph, short, table
+from scaling.report.html import element, fold, notes, number, paragraph, short, table
 from scaling.report.latex import written_at_1
+from scaling.report.numbers import amount, estimate, flops, interval
 from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 HELDOUT_SHOWN = 20
 PATH_SHOWN = 9
+
+
+def refusals(fits: Sequence[tuple[str, Fit | Refusal]]) -> str:
+    """Shows the laws that were refused while others were fitted."""
+    refused = [one_fit(name, fit) for name, fit in fits if isinstance(fit, Refusal)]
+    return fold(f"Refused laws ({len(refused)})", *refused) if refused else ""
 
 
 def evidence(fit: Fit) -> str:
@@ -56,10 +63,9 @@ def _parameters(fit: Fit) -> str:
     rows = []
     for name in fit.params:
         size = fit.sizes_at_centre.get(name)
-        cells = ("", "") if size is None else (f"{size:.5g}", interval(fit.sizes_at_centre95.get(name)))
-        rows.append((name, fit.describe(name), *cells))
-    centre = ", ".join(f"{axis.upper()} = {value:.4g}" for axis, value in fit.centre.items())
-    return table(("parameter", "value [95 %]", f"term's size at {centre}", "95 %"), rows)
+        rows.append((name, value(fit, name), "" if size is None else estimate(size, fit.sizes_at_centre95.get(name))))
+    centre = ", ".join(f"{axis.upper()} = {amount(at)}" for axis, at in fit.centre.items())
+    return table(("parameter", "value [95 %]", f"term's size at {centre} [95 %]"), rows)
 
 
 def heldout(name: str, fit: Fit) -> str:
@@ -67,8 +73,8 @@ def heldout(name: str, fit: Fit) -> str:
     furthest = sorted(fit.heldout, key=lambda run: -run.extrapolation_factor)
     rows = [
         (
-            run.run, short(run.n), short(run.d), f"{run.extrapolation_factor:.3g}×", f"{run.loss:.6g}",
-            f"{run.predicted:.6g}", interval(run.predicted95), interval(run.run95), f"{run.relative_error:+.2%}",
+            run.run, amount(run.n), amount(run.d), f"{run.extrapolation_factor:.3g}×", f"{run.loss:.5g}",
+            f"{run.predicted:.5g}", interval(run.predicted95), interval(run.run95), f"{run.relative_error:+.2%}",
             number(run.excess_relative_error, "+.1%"),
         )
         for run in furthest[:HELDOUT_SHOWN]
@@ -96,30 +102,33 @@ def forms(of: Forms) -> str:
         (
             row.law, f"{row.fraction_held:.0%}", str(row.runs_held), f"{row.extrapolation_factor:.3g}×",
             *(number(x, ".2g") for x in (row.rms_log_error, row.mean_log_error, row.worst_log_error)),
-            row.refused or "",
         )
         for row in of.rows
+        if row.refused is None
     ]  # fmt: skip
-    heads = ("form", "held out", "runs", "past the data", "rms error", "mean", "worst", "refused because")
-    return paragraph(forms_sentence(of)) + table(heads, rows, numbers=range(1, 7))
+    heads = ("form", "held out", "runs", "past the data", "rms error", "mean", "worst")
+    refused = [f"{row.law}, {row.fraction_held:.0%} held out: {row.refused}" for row in of.rows if row.refused]
+    shown = table(heads, rows, numbers=range(1, 7)) if rows else ""
+    folded = fold(f"Refused forms ({len(refused)})", notes(refused)) if refused else ""
+    return paragraph(forms_sentence(of)) + fold("Errors of every form", shown) + folded
 
 
 def isoflop_section(of: IsoFlop) -> str:
     """Shows the best N of every budget by every method, the lines through them, and the refusals with their reasons."""
     rows = [
-        (f"{budget.flops:.3g}", str(len(budget.curve.n_G)), *(_best_n(m) for m in budget.minima.values()))
+        (flops(budget.flops), str(len(budget.curve.n_G)), *(_best_n(m) for m in budget.minima.values()))
         for budget in of.budgets
     ]
     lines = []
     for line in of.lines.values():
         a = line.n_exponent
-        grows = f"N grows as C^{number(a.value, '.3f')} {interval((a.low, a.high))}."
+        grows = f"N grows as C^{estimate(a.value, (a.low, a.high))}."
         lines.append(f"{line.method}: " + (f"refused. {line.refused}" if line.refused else grows))
     refused: dict[tuple[str, str], list[str]] = {}
     for budget in of.budgets:
         for best in budget.minima.values():
             if best.refused:
-                refused.setdefault((best.method, best.refused), []).append(f"{budget.flops:.3g}")
+                refused.setdefault((best.method, best.refused), []).append(flops(budget.flops))
     methods = list(of.lines)
     parts = [
         "<h3>Runs of equal compute (IsoFLOP)</h3>",
@@ -141,8 +150,7 @@ def isoflop_section(of: IsoFlop) -> str:
 def _best_n(best: BestN) -> str:
     if best.refused:
         return "refused"
-    ends = best.n_interval95
-    return f"{best.n:.4g}" + (f" {interval(ends)}" if ends else "")
+    return estimate(best.n, best.n_interval95, count=True)
 
 
 def variants(fit: Fit) -> str:
@@ -168,12 +176,12 @@ def path(of: Frontier, is_measured: bool) -> str:
         text += paragraph(f"Open: {of.open_reason}.", "warn")
     rows = []
     for i in range(0, len(of.budgets_B), max(1, len(of.budgets_B) // PATH_SHOWN)):
-        cells = [f"{of.budgets_B[i]:.3g}", f"{of.extrapolation_B[i]:.3g}×"]
-        for band in (of.n, of.d, of.loss):
-            cells += [number(band.value_B[i], ".4g"), interval((band.low_B[i], band.high_B[i]))]
-        rows.append(cells)
-    heads = ("C", "over the largest C", "best N", "95 %", "best D", "95 %", "loss", "95 %")
-    return text + table(heads, rows, numbers=range(8))
+        cells = [flops(of.budgets_B[i]), f"{of.extrapolation_B[i]:.2g}×"]
+        for band, is_count in ((of.n, True), (of.d, True), (of.loss, False)):
+            cells.append(estimate(band.value_B[i], (band.low_B[i], band.high_B[i]), count=is_count))
+        rows.append([*cells[:4], amount(of.d.value_B[i] / of.n.value_B[i], 2), cells[4]])
+    heads = ("C", "over the largest C", "best N [95 %]", "best D [95 %]", "D / N", "loss [95 %]")
+    return text + table(heads, rows, numbers=range(6))
 
 
 def checklist(items: Sequence[Item]) -> str:
@@ -190,7 +198,8 @@ def checklist(items: Sequence[Item]) -> str:
         f"{answered(items)} of {len(items)} answered. The categories are those of Li et al. 2025 (arXiv 2502.18969). "
         "A missing answer names what would supply it."
     )
-    return "<h2>Reporting checklist</h2>" + paragraph(text) + table(("question", "answer", "from"), rows, marks=marks)
+    shown = table(("question", "answer", "from"), rows, marks=marks)
+    return fold(f"Reporting checklist: {answered(items)} of {len(items)} answered", paragraph(text), shown)
 
 
 def runs(of: RunTable, more: Sequence[str]) -> str:
@@ -216,12 +225,13 @@ def runs(of: RunTable, more: Sequence[str]) -> str:
     numbers = [i for i, head in enumerate(shown) if head not in ("run", "status")]
     marks = [""] * len(used) + ["out"] * len(out)
     text = paragraph(f"The fitted runs come first.{note}", "soft")
-    return f"<h2>Runs</h2>{text}" + table((*shown, "excluded because"), used + out, numbers, marks)
+    return fold(f"All {len(marks)} runs", text, table((*shown, "excluded because"), used + out, numbers, marks))
 
 
 def exclusions(of: RunTable) -> str:
     if not of.excluded:
-        return "<h2>Excluded runs</h2><p>No run.</p>"
+        return ""
     counts = ", ".join(f"{count} {rule}" for rule, count in of.excluded_by_rule().items())
     rows = [(row.row, row.rule, row.reason) for row in of.excluded]
-    return f"<h2>Excluded runs</h2>{paragraph(counts + '.')}" + table(("run", "rule", "reason"), rows)
+    listed = table(("run", "rule", "reason"), rows)
+    return fold(f"{len(rows)} excluded runs", paragraph(f"{counts}."), listed)

@@ -21,16 +21,16 @@ SHAPES = {"surface": "diamond", "parabola": "triangle-down", "local": "square"}
 SIZES = {"surface": 55, "parabola": 110, "local": 190}
 """Smaller marks are drawn on top of larger ones."""
 CURVE_POINTS = 40
-WITHIN, BEYOND = "within the data", "extrapolation"
+BEYOND = "beyond the runs"
 
 
-def frontier(table: RunTable, path: Frontier) -> alt.HConcatChart:
+def frontier(table: RunTable, path: Frontier) -> alt.ConcatChart:
     """Draws N* and D* over C with 95 % bands, dashed beyond the runs' compute, which is shaded. Dots are the runs."""
     n, d = table.need("n"), table.need("d")
     flops, text = path.flops_per_nd * n * d, parts.labels(table)
     best_n = _optimum(path, path.n, runs=_runs(table, flops, n), title=f"best {text.n}")
     best_d = _optimum(path, path.d, runs=_runs(table, flops, d), title=f"best {text.d}")
-    return alt.hconcat(best_n, best_d, spacing=40).properties(title="Compute-optimal path")
+    return alt.concat(best_n, best_d, columns=2, spacing=40).properties(title="Compute-optimal path")
 
 
 def _runs(table: RunTable, flops: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def isoflop(subject: Subject, of: IsoFlop) -> Layers:
     minima = [_mark(budget, budget.minima[method]) for method in reversed(SIZES) for budget in budgets]
     x = parts.log_x("n", text.n, np.concatenate([n_R[shown], [mark["n"] for mark in minima]]))
     y = parts.log_y(text.response, np.concatenate([loss[shown], [mark["response"] for mark in minima]]))
-    colours = Colour(flops_R[shown], "C: training FLOPs", ".2~e")
+    colours = Colour(flops_R[shown], "training compute C (FLOPs)", parts.FLOPS)
     colour = parts.colour_of(colours)
     layers = []
     for name, dash in (("parabola", [3, 3]), ("law", [1, 0])):
@@ -116,8 +116,8 @@ def _optimum(path: Frontier, band: Band, *, runs: list[dict[str, Any]], title: s
     flops, values = (np.array([run[field] for run in runs]) for field in ("c", "response"))
     everything = np.concatenate([band.value_B, band.low_B, band.high_B, values])
     everything = everything[np.isfinite(everything)]
-    x = parts.log_x("c", "C: training FLOPs", np.concatenate([path.budgets_B, flops]), "~e")
-    y = parts.log_y(title, _trimmed(everything, band, values), number_format=".2~s")
+    x = parts.log_x("c", "training compute C (FLOPs)", np.concatenate([path.budgets_B, flops]), parts.FLOPS)
+    y = parts.log_y(title, _trimmed(everything, band, values), label=parts.COUNT)
     low, high = float(flops.min()), float(flops.max())
     shade = alt.Chart(parts.data([{"c": low, "to": high}])).mark_rect(color=REFERENCE, opacity=0.09)
     rows = [
@@ -137,7 +137,10 @@ def _optimum(path: Frontier, band: Band, *, runs: list[dict[str, Any]], title: s
     layers += [parts.line(part, x, y, dashed) for part in (below, above) if len(part) > 1]
     if inside:
         layers.append(parts.line(inside, x, y, solid))
-    layers.append(parts.line_legend({WITHIN: solid, BEYOND: dashed}))
+    if inside and len(above) > 1:
+        at = alt.Chart(parts.data([{"c": high, "text": f"{BEYOND} \u2192"}]))
+        look = at.mark_text(align="left", baseline="bottom", dx=5, fontSize=12, fontWeight=600, color=REFERENCE)
+        layers.append(look.encode(x=x, y=alt.value(14), text="text:N"))
     dots = alt.Chart(parts.data(runs)).mark_circle(size=22, opacity=0.5, color=REFERENCE, clip=True)
     tooltip = ["run:N", alt.Tooltip("c:Q", format=",.4~g"), alt.Tooltip("response:Q", title=title, format=",.4~g")]
     return parts.panel(*layers, dots.encode(x=x, y=y, tooltip=tooltip))

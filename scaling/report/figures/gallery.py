@@ -12,7 +12,7 @@ import numpy as np
 
 from scaling.laws.theory import Theory
 from scaling.report.figures import compute, residuals, runs, trust
-from scaling.report.figures.parts import Subject, themed
+from scaling.report.figures.parts import Subject, colour_by_size, themed
 
 if TYPE_CHECKING:
     import altair as alt
@@ -24,8 +24,8 @@ SECTIONS = {
     "fit": {
         "loss_against_data": "Both axes are logarithmic. The band is the 95 % bootstrap band of the law; a single "
         "run's noise comes on top. Triangles are runs that the held-out check below predicts without seeing them.",
-        "excess_against_data": "Loss minus the floor: here a power of D alone is a straight line of slope -beta. A "
-        "theory's slope is drawn through the centre of the data; only its steepness is a prediction.",
+        "excess_against_data": "Loss minus the floor; both axes are logarithmic, so that a power of D alone is a "
+        "straight line.",
         "loss_against_size": "If the points of one colour are level, size is not the bottleneck at that D.",
         "metric_against_loss": "The metric of each run over its loss, with the law and its 95 % bootstrap band.",
     },
@@ -55,6 +55,10 @@ SECTIONS = {
         "grey field is their compute. Beyond it the law is extrapolated, and the line is dashed.",
     },
 }
+OF_THEORY = " Theory's slope is drawn through the centre of the data: only its steepness is a prediction."
+LEADS = ("metric_against_loss", "excess_against_data", "loss_against_data", "loss_against_size")
+"""The figures that can carry the answer; the first one that is drawn does, at the top of the page."""
+FALLING = ("excess_against_data", "loss_against_data")
 CAPTIONS = {name: caption for section in SECTIONS.values() for name, caption in section.items()}
 
 
@@ -76,23 +80,28 @@ def all_figures(
             charts["profile"] = trust.profile(fit)
         if trust.cloud_pairs(fit):
             charts["cloud"] = trust.cloud(fit)
-        if fit.forms is not None and any(row.refused is None for row in fit.forms.rows):
+        if fit.forms is not None and len({row.fraction_held for row in fit.forms.rows if row.refused is None}) > 1:
             charts["forms"] = trust.forms(fit.forms)
     if isoflop is not None:
         charts["isoflop"] = compute.isoflop(subject, isoflop)
     if frontier is not None and np.isfinite(frontier.n.value_B).any():
         charts["frontier"] = compute.frontier(subject.table, frontier)
-    return {name: themed(charts[name]) for name in CAPTIONS if name in charts}
+    is_one_line = colour_by_size(subject.table) is None
+    return {
+        name: themed(charts[name], legend_inside=is_one_line and name in FALLING) for name in CAPTIONS if name in charts
+    }
 
 
 def _of_runs(subject: Subject, theory: Theory | None) -> dict[str, alt.TopLevelMixin]:
     charts: dict[str, alt.TopLevelMixin] = {}
     table, fit = subject.table, subject.fit
+    if len(table) < 2:
+        return charts  # a single point shows nothing
     is_of_metric = fit is not None and fit.law.response == "metric"
     if table.metric is not None and table.loss is not None:
         shown = subject if is_of_metric else dataclasses.replace(subject, fit=None)
         charts["metric_against_loss"] = runs.metric_against_loss(shown)
-    if table.d is not None and (fit is None or "d" in fit.law.axes):
+    if table.d is not None and len(np.unique(table.d)) > 1 and (fit is None or "d" in fit.law.axes):
         charts["loss_against_data"] = runs.loss_against_data(subject)
         floor = runs.reference_floor(subject, theory)
         if not is_of_metric and table.loss is not None and floor > 0 and (table.loss > floor).any():

@@ -18,10 +18,25 @@ from scaling.fitting.result import Fit
 from scaling.laws.registry import Law
 from scaling.table.run_table import RunTable
 
-WIDTH, HEIGHT = 560, 340
-PANEL_WIDTH, PANEL_HEIGHT = 270, 230
+WIDTH, HEIGHT = 720, 380
+PANEL_WIDTH, PANEL_HEIGHT = 300, 240
 """The size of a panel in a figure with several panels side by side."""
-INK, FIT, THEORY, REFERENCE = "#22272e", "#b3342d", "#1b6ca8", "#6a737d"
+INK, FIT, THEORY, REFERENCE = "#22272e", "#c2413a", "#2f7fc0", "#737c86"
+GRID, LINES, PAPER = "#e8eaed", "#9aa1a9", "white"
+THEME_COLOURS = {INK: "ink", FIT: "fit", THEORY: "theory", REFERENCE: "soft", GRID: "line", LINES: "axis"}
+"""{colour of a figure: the variable of the page's style that is in its place there}, for a dark page too."""
+RAMP = ("#6a4c9c", "#3b6fb0", "#248f8d", "#3aa35b", "#8fae2e", "#d0a820")
+"""Colours from low to high values that are visible on white and on black, which viridis' ends are not."""
+COUNT, FLOPS, VALUE = (
+    "abs(datum.value) < 1000 ? format(datum.value, '.3~g') : abs(datum.value) < 1e15 ? "
+    "replace(replace(format(datum.value, '.3~s'), 'G', 'B'), 'k', 'K') : "
+    "replace(format(datum.value, '.2~e'), 'e+', 'e')",
+    "replace(format(datum.value, '.2~e'), 'e+', 'e')",
+    "format(datum.value, '.4~g')",
+)
+"""Labels of ticks as people say them: 450, 449K and 100B; 1e18; 0.0025."""
+FLATTENS = 1.5
+"""A reference that would stretch the data's log axis by more than this factor is named in the title, not drawn."""
 POINT_SIZE = 75
 FITTED, HELD_OUT = "in the fit", "held out in the check"
 DISCRETE_COLOURS = 8
@@ -46,7 +61,7 @@ class Colour(NamedTuple):
 
     values_R: np.ndarray
     title: str
-    number_format: str = ".3~s"
+    label: str = COUNT
 
 
 class Stroke(NamedTuple):
@@ -71,8 +86,8 @@ def labels(table: RunTable, law: Law | None = None) -> Labels:
     def words(name: str | None) -> str:
         return (name or "").replace("_", " ")
 
-    def letter_of(axis: str, name: str | None) -> str:
-        return axis if words(name).lower() in ("", axis.lower()) else f"{axis}: {words(name)}"
+    def named(what: str, name: str | None) -> str:
+        return what if words(name).lower() in ("", what[-1].lower()) else f"{what} ({words(name)})"
 
     response = columns.loss
     if law is not None and law.response == "metric":
@@ -80,16 +95,23 @@ def labels(table: RunTable, law: Law | None = None) -> Labels:
     elif columns.loss is None:
         response = f"1 - {columns.metric}"
     return Labels(
-        n=letter_of("N", columns.n),
-        d=letter_of("D", columns.d) if columns.d or not columns.flops else "D: training FLOPs / (6 N)",
-        response=words(response),
-        u="unique D",
-        l=f"upstream loss: {words(columns.loss)}",
+        n=named("model size N", columns.n),
+        d="training data D = FLOPs / (6 N)" if columns.flops and not columns.d else named("training data D", columns.d),
+        response=_with_what(words(response)),
+        u="unique data D",
+        l=f"upstream loss ({words(columns.loss)})",
     )
 
 
+def _with_what(response: str) -> str:
+    """Returns the response's name with the word loss, unless it says already what it measures."""
+    is_unit = "nats" in response.split() and "loss" not in response.split()
+    return f"loss ({response})" if is_unit else response
+
+
 def colour_by_size(table: RunTable) -> Colour | None:
-    return None if table.n is None else Colour(table.n, labels(table).n)
+    """Returns N as the colour; None where there are no two sizes."""
+    return None if table.n is None or len(np.unique(table.n)) < 2 else Colour(table.n, labels(table).n)
 
 
 def response(table: RunTable, law: Law | None = None) -> np.ndarray:
@@ -123,8 +145,10 @@ def points(
     encoding["color"] = alt.value(INK) if colour is None else colour_of(colour)
     if held:
         scale = alt.Scale(domain=[FITTED, HELD_OUT], range=["circle", "triangle-up"])
-        encoding["shape"] = alt.Shape("role:N", title=None, scale=scale, legend=alt.Legend(symbolSize=POINT_SIZE))
-    mark = alt.Chart(data(rows)).mark_point(filled=True, size=POINT_SIZE, opacity=0.9, stroke="white", strokeWidth=0.6)
+        encoding["shape"] = alt.Shape(
+            "role:N", title=None, scale=scale, legend=alt.Legend(symbolSize=POINT_SIZE, symbolFillColor=REFERENCE)
+        )
+    mark = alt.Chart(data(rows)).mark_point(filled=True, size=POINT_SIZE, opacity=0.9, stroke=PAPER, strokeWidth=0.6)
     return mark.encode(**encoding)
 
 
@@ -174,45 +198,50 @@ def line(rows: list[dict], x: alt.X, y: alt.Y, stroke: Stroke) -> alt.Chart:
     return mark.encode(x=x, y=y)
 
 
-def line_legend(names: dict[str, Stroke]) -> alt.Chart:
-    """Draws a legend for lines in fixed colours: an invisible layer that owns the legend."""
-    scale = alt.Scale(domain=list(names), range=[list(stroke.dash) for stroke in names.values()])
-    cases = " : ".join(f"datum.label == {json.dumps(name)} ? '{stroke.colour}'" for name, stroke in names.items())
-    colours: Any = {"expr": f"{cases} : '{INK}'"}
-    legend = alt.Legend(title=None, symbolType="stroke", symbolSize=400, symbolStrokeWidth=2, symbolStrokeColor=colours)
-    return (
-        alt.Chart(data([{"line": name} for name in names]))
-        .mark_rule(opacity=0)
-        .encode(strokeDash=alt.StrokeDash("line:N", scale=scale, legend=legend))
-    )
+def label(rows: list[dict], text: str, x: alt.X, y: alt.Y, colour: str, *, at: float, above: bool = True) -> alt.Chart:
+    """Writes `text` at a falling line of `rows`, `at` its share from the left, on the side where the line is not."""
+    row = rows[min(int(at * len(rows)), len(rows) - 1)] | {"text": text}
+    look: dict[str, Any] = {"fontSize": 12, "fontWeight": 600, "color": colour, "clip": True}
+    if above:
+        mark = alt.Chart(data([row])).mark_text(align="left", baseline="bottom", dx=5, dy=-5, **look)
+    else:
+        mark = alt.Chart(data([row])).mark_text(align="right", baseline="top", dx=-5, dy=5, **look)
+    return mark.encode(x=x, y=y, text="text:N")
 
 
-def rule(value: float, name: str, d: float, *, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """Draws a dashed line across at `value`, with its name at `d`."""
-    at = data([{"response": value, "d": d, "text": f"{name} {value:.5g}"}])
+def rule(value: float, name: str, d: tuple[float, float], *, is_high: bool, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """Draws a dashed line across at `value`, with its name at the first end of `d`, or at the last if it `is_high`:
+    there a falling law is not.
+    """
+    at = data([{"response": value, "d": d[is_high], "text": f"{name} {value:.4g}"}])
     dashed = alt.Chart(at).mark_rule(color=REFERENCE, strokeDash=[5, 4], strokeWidth=1.3).encode(y=y)
-    text = alt.Chart(at).mark_text(align="left", baseline="bottom", dx=-4, dy=-3, fontSize=12, color=REFERENCE)
+    text = alt.Chart(at).mark_text(
+        align="right" if is_high else "left", baseline="bottom", dy=-3, fontSize=12, color=REFERENCE
+    )
     return [dashed, text.encode(x=x, y=y, text="text:N")]
 
 
 def colour_of(colour: Colour) -> alt.Color:
     distinct = np.unique(colour.values_R)
-    look: dict[str, Any] = {"symbolSize": POINT_SIZE, "format": colour.number_format}
     if len(distinct) <= DISCRETE_COLOURS:
-        scale = alt.Scale(domain=distinct.tolist(), range=viridis(len(distinct)))
-        legend = alt.Legend(symbolType="circle", symbolOpacity=1, **look)
+        scale = alt.Scale(domain=distinct.tolist(), range=ramp(len(distinct)))
+        legend = alt.Legend(symbolType="circle", symbolOpacity=1, symbolSize=POINT_SIZE, labelExpr=colour.label)
         return alt.Color("colour:O", title=colour.title, scale=scale, legend=legend)
     low, high = float(distinct[0]), float(distinct[-1])
-    scale = alt.Scale(type="log", scheme="viridis", domain=[low, high])
+    scale = alt.Scale(type="log", domain=np.geomspace(low, high, len(RAMP)).tolist(), range=list(RAMP))
     # next to lines and shapes Vega-Lite turns a gradient into symbols, one for each tick: so only a few are named
-    legend = alt.Legend(gradientLength=180, values=ticks(low, high), **look)
+    legend = alt.Legend(
+        gradientLength=240, values=ticks(low, high), symbolSize=POINT_SIZE, labelExpr=colour.label, symbolOpacity=1
+    )
     return alt.Color("colour:Q", title=colour.title, scale=scale, legend=legend)
 
 
-def viridis(count: int) -> list[str]:
-    """Returns `count` colours of viridis that are easy to distinguish, without its pale end."""
-    anchors = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#d8c020"]
-    return [anchors[round(i)] for i in np.linspace(0, len(anchors) - 1, count)] if count > 1 else [anchors[2]]
+def ramp(count: int) -> list[str]:
+    """Returns `count` colours of RAMP, evenly spaced; between two of them they are mixed."""
+    channels = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in RAMP])
+    at = np.linspace(0, len(RAMP) - 1, count) if count > 1 else np.array([1.0])
+    mixed = np.stack([np.interp(at, np.arange(len(RAMP)), channel) for channel in channels.T], axis=1)
+    return ["#" + "".join(f"{round(value):02x}" for value in row) for row in mixed]
 
 
 def spread(values: np.ndarray) -> Iterable[float]:
@@ -220,23 +249,30 @@ def spread(values: np.ndarray) -> Iterable[float]:
     return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), 6)).round().astype(int))].tolist()
 
 
-def log_x(field: str, title: str, values: np.ndarray, number_format: str = ".3~s") -> alt.X:
+def flattens(value: float, values: np.ndarray) -> bool:
+    """Returns whether an axis that reaches to `value` would flatten the data, `values` [R]."""
+    low, high = float(values.min()), float(values.max())
+    span = np.log(max(high / low, 1.01))
+    return bool(np.log(max(high, value) / min(low, value)) > FLATTENS * span + 0.05)
+
+
+def log_x(field: str, title: str, values: np.ndarray, label: str = COUNT) -> alt.X:
     """Returns a log axis that fits its data, with ticks at a grid's own values, or at round ones."""
     distinct = np.unique(np.asarray(values, float)).tolist()
     at = distinct if len(distinct) <= DISCRETE_COLOURS else None
-    return alt.X(f"{field}:Q", title=title, **_log_axis(values, number_format, at))
+    return alt.X(f"{field}:Q", title=title, **_log_axis(values, label, at))
 
 
-def log_y(title: str, values: Iterable[float], field: str = "response", number_format: str = "~g") -> alt.Y:
+def log_y(title: str, values: Iterable[float], field: str = "response", label: str = VALUE) -> alt.Y:
     """Returns a log axis that fits its data, with ticks at round values, however narrow the range."""
-    return alt.Y(f"{field}:Q", title=title, **_log_axis(np.asarray(list(values), float), number_format))
+    return alt.Y(f"{field}:Q", title=title, **_log_axis(np.asarray(list(values), float), label))
 
 
-def _log_axis(values: np.ndarray, number_format: str, at: list[float] | None = None) -> dict[str, Any]:
+def _log_axis(values: np.ndarray, label: str, at: list[float] | None = None) -> dict[str, Any]:
     low, high = float(values.min()), float(values.max())
-    margin = max((high / low) ** 0.06, 1.004)
+    margin = max((high / low) ** 0.09, 1.006)
     low, high = low / margin, high * margin
-    axis = alt.Axis(values=at or ticks(low, high), format=number_format, labelOverlap=True)
+    axis = alt.Axis(values=at or ticks(low, high), labelExpr=label, labelOverlap=True)
     return {"scale": alt.Scale(type="log", domain=[low, high], nice=False), "axis": axis}
 
 
@@ -261,7 +297,15 @@ def ticks(low: float, high: float) -> list[float]:
     if high / low > 8:
         decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         step = -(-len(decades) // 9)
-        digits = (1, 2, 5) if high / low < 300 else (1, 3) if high / low < 3e4 else (1,)
+        digits = (
+            (1, 2, 3, 5, 7)
+            if high / low < 30
+            else (1, 2, 5)
+            if high / low < 300
+            else (1, 3)
+            if high / low < 3e4
+            else (1,)
+        )
         return [float(f"{m}e{k}") for k in decades[::step] for m in digits if low <= float(f"{m}e{k}") <= high]
     rough = (high - low) / 7
     unit = 10.0 ** np.floor(np.log10(rough))
@@ -280,33 +324,42 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else printable_values(value)
 
 
-def single(*layers: alt.Chart, title: str) -> Layers:
-    """Returns one panel of full width."""
-    return alt.layer(*layers).properties(title=title, width=WIDTH, height=HEIGHT)
+def single(*layers: alt.Chart, title: str, beyond: Iterable[str] = ()) -> Layers:
+    """Returns one panel of full width. `beyond` names what is too far off the data to be drawn."""
+    text = alt.TitleParams(title, subtitle=list(beyond)) if (beyond := list(beyond)) else title
+    return alt.layer(*layers).properties(title=text, width=WIDTH, height=HEIGHT)
 
 
 def panel(*layers: alt.Chart, width: int = PANEL_WIDTH, height: int = PANEL_HEIGHT, title: Any = "") -> Layers:
     return alt.layer(*layers).properties(width=width, height=height, title=title)
 
 
-def themed(chart: Any) -> alt.TopLevelMixin:
-    """Gives a chart the common look, in a single call, because each call copies the data."""
-    lines = "#9aa1a9"
+def themed(chart: Any, *, legend_inside: bool = False) -> alt.TopLevelMixin:
+    """Gives a chart the common look, in a single call, because each call copies the data.
+
+    With `legend_inside` the legend is in the upper right corner, which a single falling law leaves empty.
+    """
+    place = ("top-right", "vertical", "top", 6) if legend_inside else ("top", "horizontal", "left", 10)
     axis = alt.AxisConfig(
-        labelFontSize=12, titleFontSize=13, titleFontWeight=500, titlePadding=10, gridColor="#e8eaed",
-        domainColor=lines, tickColor=lines, labelColor=INK, titleColor=INK,
+        labelFontSize=12, titleFontSize=13, titleFontWeight=500, titlePadding=10, gridColor=GRID, labelFlush=True,
+        domainColor=LINES, tickColor=LINES, labelColor=INK, titleColor=INK,
     )  # fmt: skip
-    legend = alt.LegendConfig(
-        labelFontSize=12, titleFontSize=12, titleFontWeight=500, labelLimit=320, titleLimit=320, offset=18
-    )
+    look = {
+        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "labelLimit": 320, "titleLimit": 420,
+        "labelColor": INK, "titleColor": INK, "titlePadding": 8,
+        **dict(zip(("orient", "direction", "titleOrient", "offset"), place, strict=True)),
+    }  # fmt: skip
     config = alt.Config(
         font="Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif",
-        title=alt.TitleConfig(fontSize=16, anchor="start", offset=14, color=INK, fontWeight=600),
+        title=alt.TitleConfig(
+            fontSize=16, anchor="start", offset=14, color=INK, fontWeight=600, subtitleColor=REFERENCE,
+            subtitleFontSize=12, subtitlePadding=5,
+        ),
         axis=axis,
-        legend=legend,
+        legend=alt.LegendConfig(**look),
         view=alt.ViewConfig(stroke=None),
-    )
-    return chart.properties(background="white", padding=12, config=config)
+    )  # fmt: skip
+    return chart.properties(background=PAPER, padding=12, config=config)
 
 
 def as_dict(chart: alt.TopLevelMixin) -> dict[str, Any]:

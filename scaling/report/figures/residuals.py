@@ -21,10 +21,10 @@ def all_of(fit: Fit, tooltip: tuple[str, ...]) -> dict[str, Layers]:
     charts = {}
     for axis, values in fit.table.points(fit.law).items():
         if axis in STEMS:
-            x = parts.log_x(axis, getattr(text, axis), values)
+            x = parts.log_x(axis, getattr(text, axis), values, parts.VALUE if axis == "l" else parts.COUNT)
             charts[STEMS[axis]] = _against(subject, fit, x, fields={axis: values}, title=TITLES[axis])
     predicted = fit.loss_at(fit.table.points(fit.law))[0]
-    x = parts.log_x("predicted", f"predicted {text.response}", predicted)
+    x = parts.log_x("predicted", f"predicted {text.response}", predicted, parts.VALUE)
     fields, title = {"predicted": predicted}, "Residuals against prediction"
     charts["residuals_against_predicted"] = _against(subject, fit, x, fields=fields, title=title)
     if fit.residual_sigma > NO_NOISE:
@@ -55,7 +55,7 @@ def _against(subject: Subject, fit: Fit, x: alt.X, *, fields: dict[str, np.ndarr
     residual = fit.residual()
     low, high = min(float(residual.min()), -1e-9), max(float(residual.max()), 1e-9)
     margin = 0.08 * (high - low)
-    y = parts.even_y("residual", "log response - log law (nats)", low - margin, high + margin, tickCount=7)
+    y = parts.even_y("residual", "log of response over law", low - margin, high + margin, tickCount=7)
     zero = alt.Chart(parts.data([{"residual": 0}])).mark_rule(color=REFERENCE, strokeDash=[4, 3]).encode(y=y)
     fields = fields | {"residual": residual}
     runs = parts.points(subject, x, y, fields=fields, colour=parts.colour_by_size(fit.table))

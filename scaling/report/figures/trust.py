@@ -67,12 +67,12 @@ def cloud_pairs(fit: Fit) -> list[tuple[str, str]]:
     return [pair for pair in PAIRS if set(pair) <= shown][:2]
 
 
-def cloud(fit: Fit) -> alt.HConcatChart:
+def cloud(fit: Fit) -> alt.ConcatChart:
     """Draws the bootstrap's draws of two parameters against each other, and the point. A ridge is a trade-off."""
     panels = [_cloud_of(fit, first, second) for first, second in cloud_pairs(fit)]
     stride = -(-len(fit.cloud_SP) // DRAWS_SHOWN)
     title = f"Bootstrap draws ({len(fit.cloud_SP):,}{f', every {_ordinal(stride)} shown' if stride > 1 else ''})"
-    return alt.hconcat(*panels, spacing=40).properties(title=title)
+    return alt.concat(*panels, columns=2, spacing=40).properties(title=title)
 
 
 def _cloud_of(fit: Fit, first: str, second: str) -> Layers:
@@ -115,9 +115,11 @@ def forms(of: Forms) -> Layers:
     title, left = "share of the runs held out, the largest first", max(0.0, held[0] - margin)
     x = parts.even_x("held", title, left, held[-1] + margin, format=".0%", values=held)
     y = parts.log_y("rms error of held-out log response", [max(r["error"], 1e-12) for r in rows], "error")
-    palette = ["#b3342d", "#1b6ca8", "#2e8b57", "#8a5a00", "#6f4aa1", "#444c56", "#c2589b", "#5aa1a8"]
+    palette = ["#c2413a", "#2f7fc0", "#2e8b57", "#8a5a00", "#6f4aa1", "#7a8793", "#c2589b", "#5aa1a8"]
     scale = alt.Scale(domain=names, range=[palette[i % len(palette)] for i in range(len(names))])
-    colour = alt.Color("form:N", title="form", scale=scale, legend=alt.Legend(symbolType="circle", symbolSize=80))
+    colour = alt.Color(
+        "form:N", title="form", scale=scale, legend=alt.Legend(symbolType="circle", symbolSize=80, symbolOpacity=1)
+    )
     width = alt.condition(alt.datum.form == of.best, alt.value(3.2), alt.value(1.5))
     base = alt.Chart(parts.data(rows))
     tooltip = [
