@@ -29,7 +29,10 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 FOUND = "found-by-the-test"
 PROBE = """
 <script>
-setTimeout(async () => {
+const wait = ms => new Promise(go => setTimeout(go, ms));
+(async () => {
+  for (let i = 0; i < 50 && [...document.querySelectorAll('.chart')].some(c => !c.querySelector('svg')); i++)
+    await wait(100);
   const found = {
     svgs: [...document.querySelectorAll('.chart')].map(c => [c.id, c.querySelectorAll('svg path').length]),
     wide: [document.documentElement.scrollWidth, innerWidth],
@@ -43,29 +46,37 @@ setTimeout(async () => {
     const box = point.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
     for (const type of ['pointerover', 'pointermove', 'mousemove'])
       point.dispatchEvent(new MouseEvent(type, {bubbles: true, clientX: x, clientY: y, view: window}));
-    await new Promise(go => setTimeout(go, 300));
+    await wait(300);
     found.hovered = (document.getElementById('vg-tooltip-element') || {innerText: ''}).innerText;
   }
   const place = document.createElement('pre');
   place.id = 'ID';
   place.textContent = JSON.stringify(found);
   document.body.append(place);
-}, 1500);
+})();
 </script>
 """
 
 
 def look(page: Path, width: int, *, is_dark: bool = False) -> dict:
-    """Returns what PROBE finds in a page on a screen of this width, in a frame: a window has a least width of its own."""
+    """Returns what PROBE finds in a page on a screen of this width: a frame, as a window has a least width of its own."""
     probed = page.with_name("probed.html")
-    probed.write_text(page.read_text().replace("</body>", PROBE.replace("ID", FOUND) + "</body>"))
+    before, end, after = page.read_text().rpartition("</body>")  # the program that draws has the word too
+    probed.write_text(before + PROBE.replace("'ID'", f"'{FOUND}'") + end + after)
     frame = page.with_name("frame.html")
     frame.write_text(
         f'<body style="margin:0"><iframe src="probed.html" style="border:0;width:{width}px;height:900px"></iframe>'
-        "<script>setTimeout(() => { document.body.append(frames[0].document.getElementById"
-        f"('{FOUND}').cloneNode(true)); }}, 4000);</script></body>"
+        f"<script>const copy = setInterval(() => {{ const pre = frames[0].document.getElementById('{FOUND}');"
+        "if (pre) { clearInterval(copy); document.body.append(pre.cloneNode(true)); } }, 100);</script></body>"
     )
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=9000"]
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--virtual-time-budget=12000",
+    ]
     command += [
         "--allow-file-access-from-files",
         "--window-size=1500,1000",
