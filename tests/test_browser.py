@@ -59,7 +59,7 @@ const wait = ms => new Promise(go => setTimeout(go, ms));
 
 
 def look(page: Path, width: int, *, is_dark: bool = False) -> dict:
-    """Returns what PROBE finds in a page on a screen of this width: a frame, as a window has a least width of its own."""
+    """Returns what PROBE finds in a page on a screen of this width, which is a frame: windows have a least width."""
     probed = page.with_name("probed.html")
     before, end, after = page.read_text().rpartition("</body>")  # the program that draws has the word too
     probed.write_text(before + PROBE.replace("'ID'", f"'{FOUND}'") + end + after)

@@ -147,6 +147,22 @@ def test_a_seed_without_a_finished_run_is_reported(sweep, capsys):
     assert json.loads((sweep / "t.json").read_text())[1]["seeds"] == 1
 
 
+def test_the_page_has_a_forest_plot_and_the_same_numbers(sweep):
+    """The page's answer names each arm; b is clearly better, c is not; the reference has no mark."""
+    out = sweep / "t.html"
+    assert main(["compare", str(sweep), "--metrics", "ndcg_at_50", "--out", str(out)]) == 0
+    page = out.read_text()
+    said = page.partition("<p class=answer>")[2].partition("</p>")[0]
+    assert said.startswith("NDCG@50 against a: b differs by 0.02")
+    assert "c differs by" in said
+    assert said.endswith("which may be chance.")
+    assert all(f"<td>{arm}</td>" in page for arm in "abc")
+    specs = json.loads(page.partition("const specs = ")[2].partition(";\n")[0])
+    rows = [json.loads(rows) for rows in specs["forest_0"]["datasets"].values()]
+    marks = {row["name"]: row["is_clear"] for group in rows for row in group if "name" in row}
+    assert marks == {"b": True, "c": False}
+
+
 def test_what_cannot_be_compared_is_refused(sweep, tmp_path_factory, capsys):
     assert main(["compare", str(sweep), "--metrics", "ndgc_at_50"]) == 2
     assert "did you mean 'ndcg_at_50'" in capsys.readouterr().err

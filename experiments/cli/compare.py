@@ -2,6 +2,7 @@
 
     sessionrec compare SWEEP
     sessionrec compare SWEEP --metrics ndcg_at_50 rank_auc --out paradigm.md
+    sessionrec compare SWEEP --out paradigm.html
 
 The command reads the sweeps of the plans `paradigm` and `ablation`. For each arm and seed it takes the run that is best
 on the validation sessions; the numbers come from the test sessions.
@@ -20,6 +21,7 @@ from rich.table import Table
 
 from doors.files import STDOUT, check_outputs, write_json, write_text
 from doors.terminal import Terminal
+from experiments.cli.comparison_page import write_page
 from experiments.cli.parsing import JsonFile, OutputFile, parse_flags
 from experiments.sweep.comparison import ArmResult, compare, left_out
 
@@ -33,7 +35,7 @@ class Command:
     metrics: tuple[str, ...] = ("ndcg_at_50", "recall_at_50", "recall_at_500", "rank_auc", "retrieval_auc")
     """The columns of the rows to compare; each needs a standard error over users."""
     out: OutputFile = None
-    """Also write the tables as Markdown to this file."""
+    """Also write the tables to this file: a page with forest plots if its name ends in .html, else Markdown."""
     json: JsonFile = None
     """Also write every number to this file."""
 
@@ -44,7 +46,12 @@ def main(argv: list[str]) -> int:
     lines = compare(command.sweep, command.metrics)
     if command.json is not None:
         write_json(command.json, [dataclasses.asdict(line) for line in lines])
-    if command.out is not None:
+    if command.out is not None and command.out.suffix in (".html", ".htm"):
+        groups = _tables(lines)
+        tables = [(_header(group), [_cells(line) for line in group]) for _, group in groups]
+        title = command.sweep.resolve().name
+        write_page(command.out, title, groups, tables=tables, label=_label, legend=_LEGEND)
+    elif command.out is not None:
         write_text(command.out, markdown(lines))
     if command.json == STDOUT:
         return 0

@@ -10,12 +10,13 @@ from scaling.report.style import CSS
 
 _OPTIONS = "{mode: 'vega-lite', actions: false, renderer: 'svg'}"
 _DRAW = """
-const NARROW = 600, PANEL = 300, AROUND_PANEL = 80;
+const NARROW = 600, PANEL = 290, AROUND_PANEL = 80;
 function fitted(spec, width) {
   const one = JSON.parse(JSON.stringify(spec));
   if (one.concat) {
     one.columns = Math.max(1, Math.min(one.columns || 1, Math.floor(width / PANEL)));
-    for (const panel of one.concat) panel.width = Math.floor(width / one.columns) - AROUND_PANEL;
+    const around = Math.min((one.usermeta || {}).around || AROUND_PANEL, width / one.columns / 2);
+    for (const panel of one.concat) panel.width = Math.floor(width / one.columns - around);
   } else {
     one.width = width;
     one.height = width < NARROW ? 330 : 440;
