@@ -1,7 +1,8 @@
-"""Which runs to make next, or whether planned runs can identify their law at all.
+"""Which runs to make next, which of a pool to pay for, or whether planned runs can identify their law at all.
 
     sessionrec design runs.csv --n params --d tokens --loss loss --quantity beta --runs 4
     sessionrec design plan.csv --n params --d tokens --planned
+    sessionrec design --candidates pool.csv --budget 1e21 --n params --d tokens --criterion v --targets largest.csv
 
 For planned runs the exit code is 0 if they identify the law, and 2 with the reason if they do not.
 """
@@ -21,12 +22,14 @@ from doors.files import STDOUT, check_outputs
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.columns import ColumnFlags, table_of
+from experiments.cli.design_pool import PoolAdvice, advise_pool, show_pool
 from experiments.cli.output import narrow_table
 from experiments.cli.parsing import JsonFile, parse_flags
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume
 from scaling.design.cure import cure
 from scaling.design.identify import Verdict, check_axes, identify
 from scaling.design.next_runs import NextRuns, design_points, next_runs, read_planned
+from scaling.design.pool import Kind
 from scaling.design.propose import candidate_grid
 from scaling.errors import InputError, Refusal
 from scaling.fitting.export import plain, write_json
@@ -38,8 +41,15 @@ from scaling.table.run_table import RunTable
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
-    """A file .csv, .parquet or .jsonl, or a sweep folder with runs/*/row.json."""
+    table: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")] = None
+    """A file .csv, .parquet or .jsonl, or a sweep folder with runs/*/row.json. It may be left out with --candidates."""
+    candidates: Path | None = None
+    """A table of runs that could be made, a row a run: choose among them, each once, for --budget."""
+    criterion: Literal["d", "v", "quantity"] | None = None
+    """With --candidates: learn all parameters (d), the law at the --targets (v), or the --quantity. The default is the
+    quantity if one is named, else v if targets are, else d."""
+    targets: Path | None = None
+    """With --criterion v: a table with the N and D to predict. The default is the candidates."""
     planned: bool = False
     """The runs are planned only: show whether they can identify the law. This is the default if no loss is named."""
     law: str | None = None
@@ -58,7 +68,7 @@ class Args:
     """The number of runs to propose."""
     per: Literal["flop", "run"] = "flop"
     """Rank runs by their information per FLOP, or by their information alone."""
-    flops_limit: float | None = None
+    budget: float | None = None
     """The limit on training FLOPs of all proposed runs together."""
     n_limits: tuple[float, float] | None = None
     """The lowest and highest N of a proposed run. The default is one step beyond the table's."""
@@ -78,11 +88,23 @@ def main(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     bounds.check(args)
-    check_outputs(args.json, inputs=[args.table, args.from_])
+    check_outputs(
+        args.json, inputs=[p for p in (args.table, args.from_, args.candidates, args.targets) if p is not None]
+    )
     if args.floor is not None and args.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")
+    if args.candidates is not None:
+        chosen = _advise_pool(args)
+        if args.json is not None:
+            write_json(plain(chosen), args.json)
+        show_pool(chosen, Terminal())
+        return 0
+    if args.table is None:
+        raise InputError("no table is named; give a table of runs, or --candidates with --budget")
+    if args.criterion is not None or args.targets is not None:
+        raise InputError("--criterion and --targets choose among --candidates; name their table")
     planned = args.planned or (args.columns.loss is None and args.columns.metric is None)
-    found = _advise_planned(args) if planned else _advise_finished(args)
+    found = _advise_planned(args, args.table) if planned else _advise_finished(args, args.table)
     if args.json is not None:
         write_json(plain(found), args.json)
     if args.json != STDOUT:
@@ -92,8 +114,29 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _advise_planned(args: Args) -> NextRuns:
-    table = read_planned(args.table, args.columns)
+def _advise_pool(args: Args) -> PoolAdvice:
+    """Chooses among the candidates by the law of the flags, or of the finished runs, or by typical parameters."""
+    assert args.candidates is not None
+    pool, assumed = read_planned(args.candidates, args.columns), None
+    if args.table is None or args.assume or args.from_:
+        assumed = _assumed(args, pool)
+    default: Kind = "quantity" if args.quantity is not None else "v" if args.targets is not None else "d"
+    return advise_pool(
+        args.candidates,
+        args.budget,
+        args.columns,
+        assumed=assumed,
+        finished=args.table,
+        law=args.law or "chinchilla",
+        sigma=args.sigma,
+        criterion=default if args.criterion is None else args.criterion,
+        quantity=args.quantity,
+        targets=args.targets,
+    )
+
+
+def _advise_planned(args: Args, path: Path) -> NextRuns:
+    table = read_planned(path, args.columns)
     fitted, source = _assumed(args, table)
     points = design_points(table, fitted.law)
     assumption = Assumption(fitted, SIGMA_TYPICAL if args.sigma is None else args.sigma, source)
@@ -101,13 +144,13 @@ def _advise_planned(args: Args) -> NextRuns:
     cured = None
     if not verdict.identifies:
         candidates = candidate_grid(table.n, table.d, args.n_limits, args.d_limits)
-        cured = cure((assumption,), points, candidates=candidates, flops_limit=args.flops_limit)
+        cured = cure((assumption,), points, candidates=candidates, flops_limit=args.budget)
     return NextRuns(None, verdict, cured, None)
 
 
-def _advise_finished(args: Args) -> NextRuns:
-    frame, unfinished = load(args.table)
-    table = table_of(args.table, frame, args.columns, unfinished)
+def _advise_finished(args: Args, path: Path) -> NextRuns:
+    frame, unfinished = load(path)
+    table = table_of(path, frame, args.columns, unfinished)
     fitted, source = _assumed(args, table) if args.assume or args.from_ else (None, "")
     law = (args.law or "chinchilla") if fitted is None else fitted.law.name
     design_points(table, registry.by_name(law))  # names the flag of a column that is missing
@@ -121,7 +164,7 @@ def _advise_finished(args: Args) -> NextRuns:
         wanted=args.quantity,
         runs=args.runs,
         candidates=candidate_grid(table.n, table.d, args.n_limits, args.d_limits),
-        flops_limit=args.flops_limit,
+        flops_limit=args.budget,
         per=args.per,
     )
 

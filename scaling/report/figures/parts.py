@@ -341,7 +341,7 @@ def themed(chart: Any, *, legend_inside: bool = False) -> alt.TopLevelMixin:
     """
     place = ("top-right", "vertical", "top", 6) if legend_inside else ("top", "horizontal", "left", 10)
     axis = alt.AxisConfig(
-        labelFontSize=12, titleFontSize=13, titleFontWeight=500, titlePadding=10, gridColor=GRID, labelFlush=True,
+        labelFontSize=12, titleFontSize=13, titleFontWeight=500, titlePadding=10, gridColor=GRID,
         domainColor=LINES, tickColor=LINES, labelColor=INK, titleColor=INK,
     )  # fmt: skip
     look = {

@@ -23,8 +23,11 @@ from sessionrec_jax.data.windows import items_per_row, make_windows
 NAME = "card"
 _SAMPLE_USERS = 20_000
 _STYLE = (
-    "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "td{padding:.1rem 1.5rem .1rem 0;vertical-align:top}"
+    ":root{color-scheme:light dark}"
+    "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}"
+    "td{padding:.1rem 1.5rem .1rem 0;vertical-align:top}td:first-child{overflow-wrap:normal}"
+    "svg{max-width:100%;height:auto;background:#fff;border-radius:6px}"
+    "@media(max-width:600px){td{display:block;padding:0}}"
 )
 
 
@@ -136,7 +139,8 @@ def _page(card: dict[str, Any]) -> str:
     rows = "".join(f"<tr><td><b>{name}</b></td><td>{text}</td></tr>" for name, text in escaped)
     title = html(f"{card['source']} {card['fingerprint']}")
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style>'
         f"</head><body>\n<h1>{title}</h1>\n<table>{rows}</table>\n"
         f"{vl_convert.vegalite_to_svg(_charts(card['distributions']).to_dict())}\n</body></html>\n"
     )
