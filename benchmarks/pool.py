@@ -4,9 +4,9 @@
 
 The pool has columns N, D and loss, as ScaleBench's table of the Farseer runs (arXiv 2604.22753, CC BY 4.0) has. In
 each of five seeds a random fifth of the pool is taken away, a set of runs is bought for 1, 5 and 10 % of the pool's
-FLOPs, and the law (gamma, the one whose form holds there) is fitted to it. R2 is that of the loss of the test runs. Sets
-are chosen before any loss is known, by typical parameters. One JSON line for each way and share: R2 of each seed, null
-where the fit was refused. It takes minutes.
+FLOPs, and the law (gamma, the one whose form holds there) is fitted to it. R2 is that of the loss of the test runs.
+Sets are chosen before any loss is known, by typical parameters. One JSON line for each way and share: R2 of each
+seed, null where the fit was refused. It takes minutes.
 """
 
 from __future__ import annotations

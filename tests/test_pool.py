@@ -1,5 +1,5 @@
-"""Tests the choice of runs from a pool: it keeps the budget, shrinks what is asked for, and beats the choice for an exact
-law where the law misfits.
+"""Tests the choice of runs from a pool: it keeps the budget, shrinks what is asked for, and beats the choice for an
+exact law where the law misfits.
 """
 
 from __future__ import annotations
