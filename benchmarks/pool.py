@@ -1,4 +1,4 @@
-"""How well is the largest run predicted from a few per cent of a pool's cost, with chosen and with random runs?
+"""Predicts the largest runs from a few per cent of a pool's cost, with chosen and with random runs.
 
     python benchmarks/pool.py FARSEER_TRAIN.parquet FARSEER_TEST.parquet
 

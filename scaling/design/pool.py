@@ -36,7 +36,7 @@ Kind = Literal["quantity", "d", "v"]
 
 
 class Criterion(NamedTuple):
-    """What the chosen runs are to show."""
+    """The aim of the chosen runs."""
 
     kind: Kind = "d"
     """d: all parameters together (D-optimal, the determinant of their squared error). v: the law at the targets
@@ -106,7 +106,7 @@ def choose(
 
 
 class _Aim(NamedTuple):
-    """What is to be known: slopes [K, P] of log values at points {axis: [K]}, which share the misfit if given."""
+    """The aim in numbers: slopes [K, P] of log values at points {axis: [K]}, which share the misfit if given."""
 
     slope_KP: np.ndarray
     points: Points | None
