@@ -30,7 +30,9 @@ class Terminal(Console):
     def print(self, *objects: Any, **kwargs: Any) -> None:
         """Prints as rich does, but a table of columns that do not wrap keeps its width: rich would cut numbers."""
         shown, unbounded = self._width, self.options.update(max_width=_WIDEST)
-        tables = [each for each in objects if isinstance(each, Table) and all(column.no_wrap for column in each.columns)]
+        tables = [
+            each for each in objects if isinstance(each, Table) and all(column.no_wrap for column in each.columns)
+        ]
         widest = max((self.measure(table, options=unbounded).maximum for table in tables), default=0)
         try:
             if widest > self.width:

@@ -36,7 +36,7 @@ class Started(Exception):
 def settings_of(monkeypatch, tmp_path):
     """A function of flags: the Config that `sessionrec train` trains with."""
 
-    def started(log, out, config):
+    def started(log, out, config, quiet):
         raise Started(config)
 
     monkeypatch.setattr("sessionrec_jax.train", started)

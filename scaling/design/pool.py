@@ -27,8 +27,8 @@ from scaling.laws.terms import Points
 MISFIT = 0.01
 """The standard deviation of what a law misses, in nats of log loss."""
 REACH = 1.5
-"""The distance in log N or log D over which the misfit is alike: a factor of 4.5. It and MISFIT were chosen on one table,
-the runs of Farseer (benchmarks/pool.py)."""
+"""The distance in log N or log D over which the misfit is alike: a factor of 4.5. It and MISFIT were chosen on one
+table, the runs of Farseer (benchmarks/pool.py)."""
 LEAST_GAIN = 1e-3
 """A run that lowers the log of the error by less is not chosen, even if the budget would pay for it."""
 RUNS_PER_PARAMETER = 2
