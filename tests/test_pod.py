@@ -315,7 +315,7 @@ def test_the_page_shows_bytes_and_time_by_kind(of_small, tmp_path):
     runs = [("v5e:4x4", of_small), ("v5e:8x8", of_small | {"devices": 64}), ("v5e:16x16", refused)]
     page.write(tmp_path / "pod.html", runs, CHIPS["v5e"])
     text = (tmp_path / "pod.html").read_text()
-    assert all(word in text for word in ("vegaEmbed('#' + name", "v5e:16x16", "40.00, too large", "Google Cloud"))
+    assert all(word in text for word in ("vegaEmbed(place", "v5e:16x16", "40.00, too large", "Google Cloud"))
     rows = page.bytes_by_kind(runs[:2])
     assert {row["devices"] for row in rows} == {8, 64}
     total = sum(row["value"] for row in rows if row["devices"] == 8)
