@@ -74,5 +74,6 @@ def config(log):
         "model.width": 8, "model.layers": 1, "model.id_width": 8, "model.side_width": 4,
         "loss.negatives": 32,
         "optim.learning_rate_peak": 1e-2, "optim.table_rate_ratio": 1.0, "mesh.data": 1, "train.epochs": 1.0,
+        "data.eval_users": 0,
     }  # fmt: skip
     return resolve(replace(Config(), small), log)

@@ -19,6 +19,7 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluation.eval_users import with_eval_users
 from sessionrec_jax.serving import prepare as prepare_module
 from sessionrec_jax.serving import run as run_module
 from sessionrec_jax.serving.frames import users_of_frame
@@ -214,7 +215,8 @@ def test_prepare_refuses(here, source, options, message):
 def test_settings_come_in_four_ways_and_mean_the_same(here):
     log = sr.open_log("DATA")
     for settings in (SMALL, replace(Config(), SMALL), "RUN/config.json", Path("RUN")):
-        assert run_id(resolve(run_module._config(settings), log)) == sr.load("RUN").row["run_id"]
+        [config] = with_eval_users([resolve(run_module._config(settings), log)], log).configs
+        assert run_id(config) == sr.load("RUN").row["run_id"]
 
 
 def test_settings_of_a_run_on_another_log(here, log, tmp_path, monkeypatch):

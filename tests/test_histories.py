@@ -12,6 +12,7 @@ from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.serving.histories import log_histories, read_histories
+from sessionrec_jax.serving.vocabulary import Vocabulary
 
 GOOD = {"item": 37, "clicked": True}
 
@@ -29,7 +30,7 @@ def test_sessions_and_their_times_are_stored_as_given(log, tmp_path):
         {"user": None, "sessions": [[], [unknown]]},
         {"user": 3, "sessions": [shown]},
     ]
-    histories = read_histories(written(tmp_path / "users.jsonl", lines), log, Config())
+    histories = read_histories(written(tmp_path / "users.jsonl", lines), Vocabulary.of_log(log, Config()))
     read = histories.log
     assert histories.users == ["a", None, 3]
     assert histories.unknown_items_U.tolist() == [2, 1, 0]
@@ -53,10 +54,10 @@ def test_only_a_model_that_reads_time_wants_times(log, tmp_path):
     hstu = replace(Config(), {"model.sequence_encoder": "hstu"})
     without_time = replace(hstu, {"model.positions": "rotary"})
     for config in (Config(), without_time):
-        assert not read_histories(written(path, [line]), log, config).log.session_seconds_S.any()
+        assert not read_histories(written(path, [line]), Vocabulary.of_log(log, config)).log.session_seconds_S.any()
     with pytest.raises(InputError, match=r"line 1 lacks 'times', but this model reads the time between sessions"):
-        read_histories(path, log, hstu)
-    timed = read_histories(written(path, [line | {"times": [10**9, 10**9 + 60]}]), log, hstu)
+        read_histories(path, Vocabulary.of_log(log, hstu))
+    timed = read_histories(written(path, [line | {"times": [10**9, 10**9 + 60]}]), Vocabulary.of_log(log, hstu))
     assert timed.log.session_seconds_S.tolist() == [10**9, 10**9 + 60]
 
 
@@ -92,7 +93,7 @@ def test_only_a_model_that_reads_time_wants_times(log, tmp_path):
 def test_a_malformed_line_is_named(log, tmp_path, line, message):
     path = written(tmp_path / "users.jsonl", [{"user": 0, "sessions": [[GOOD]]}, line])
     with pytest.raises(InputError, match=r"users\.jsonl, line 2") as refused:
-        read_histories(path, log, Config())
+        read_histories(path, Vocabulary.of_log(log, Config()))
     assert message in str(refused.value)
 
 
@@ -100,6 +101,6 @@ def test_refusals(log, tmp_path):
     with pytest.raises(InputError, match="has 200 users"):
         log_histories(log, 201)
     with pytest.raises(InputError, match="cannot be read"):
-        read_histories(tmp_path / "missing.jsonl", log, Config())
+        read_histories(tmp_path / "missing.jsonl", Vocabulary.of_log(log, Config()))
     with pytest.raises(InputError, match="has no history"):
-        read_histories(written(tmp_path / "empty.jsonl", []), log, Config())
+        read_histories(written(tmp_path / "empty.jsonl", []), Vocabulary.of_log(log, Config()))

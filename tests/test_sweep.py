@@ -112,7 +112,7 @@ def test_a_run_that_fails_is_a_row_without_a_loss(log, tmp_path, capsys):
 
 
 def empty_sweep(folder, runs: int) -> list[str]:
-    configs = [replace(Config(), {"train.seed": seed}) for seed in range(runs)]
+    configs = [replace(Config(), {"train.seed": seed, "data.eval_users": 0}) for seed in range(runs)]
     sweep_folder.begin(folder, "grid", configs, {})
     return [run_id(config) for config in configs]
 

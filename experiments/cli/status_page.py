@@ -20,7 +20,8 @@ from experiments.watch.runs import WatchedRun, runs_of, values
 from scaling.errors import InputError, Refusal
 from scaling.report.answer import answer
 from scaling.report.document import document, figure
-from scaling.report.html import element, interval, notes, paragraph, table
+from scaling.report.html import element, notes, paragraph, table
+from scaling.report.numbers import interval
 
 RELOAD_SECONDS = 10
 CURVES = {
