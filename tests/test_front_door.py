@@ -79,7 +79,7 @@ def test_the_lines_of_readme_run_as_written(folder, tmp_path, monkeypatch):
     (tmp_path / "log.csv").write_bytes((folder / "log.csv").read_bytes())
     monkeypatch.chdir(tmp_path)
     exec(python_of_readme().replace('"train.epochs": 30', '"train.epochs": 1, "mesh.data": 1'), {})
-    assert json.loads((tmp_path / "RUN" / "row.json").read_text())["status"] == "done"
+    assert json.loads((tmp_path / "TOY_RUN" / "row.json").read_text())["status"] == "done"
 
 
 @pytest.mark.parametrize("module", [sr, prepare_module, run_module], ids=lambda module: module.__name__)
