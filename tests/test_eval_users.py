@@ -17,6 +17,12 @@ from sessionrec_jax.evaluation.eval_users import SHARE, with_eval_users
 from sessionrec_jax.row import run
 
 
+@pytest.fixture(scope="module")
+def config(config):
+    """The small configuration, with the number still to be chosen."""
+    return replace(config, {"data.eval_users": "auto"})
+
+
 @pytest.fixture
 def few(monkeypatch):
     """Lets a log of 20 held-out users be one whose evaluation is limited."""
