@@ -1,8 +1,8 @@
-"""Does packing keep up with the training step at the demo's sizes?
+"""Does packing keep up with the training step with a small model?
 
     python benchmarks/input_pipeline.py
 
-Four epochs of the demo's process. The rates are packed users, sessions and items a second: of the pipeline alone
+Four epochs of a small known-truth log. The rates are packed users, sessions and items a second: of the pipeline alone
 (an order for each epoch, arrays, Grain's one thread), of the step alone with the batches in memory, and of both
 together as in training, where they share the cores. Above 1 the pipeline is faster. `host` is the pipeline of one of
 two hosts. It deals windows to all rows but lays out only its half of every batch; its rates are of whole batches.
@@ -10,7 +10,6 @@ two hosts. It deals windows to all rows but lays out only its half of every batc
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import tempfile
 from collections.abc import Iterable
@@ -20,15 +19,13 @@ from statistics import median
 import jax
 import numpy as np
 from _bench import in_turns, ratio, report, significant
+from _stored import OVERRIDES, stored
 
-from experiments.cli.demo import OVERRIDES, PROCESS
 from experiments.plans.sizes import sized
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import Batch, shape_of, train_batches, train_catalogue
-from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.devices.mesh import make_mesh, replicated
 from sessionrec_jax.devices.placement import put_batch, put_replicated, put_side
@@ -37,20 +34,18 @@ from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
 
 USERS = 4_000
-SIZES = ("xxs", "s")  # the demo's smallest and largest model
+SIZES = ("xxs", "s")  # two small models of the ladder
 EPOCHS = 4.0
 HOSTS = 2
 RUNS = 5
 
 
 def main() -> None:
-    process = dataclasses.replace(PROCESS, users=USERS + 200)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(validation_users=100, test_users=100)
-        prepared = prepare(synthetic.read(process), Path(folder) / "log", settings)
+        prepared = stored(Path(folder), USERS)
         cases = [case(prepared, size) for size in SIZES]
     report(
-        "Grain packing against the training step at the demo's sizes",
+        "Grain packing against the training step of small models",
         "sessions/s that packing gives / sessions/s that the step takes, lowest of the sizes",
         ratio=min(of["ratio"] for of in cases),
         cases=cases,

@@ -3,7 +3,7 @@
     python benchmarks/runs_together.py [--sizes xxs s] [--together 8]
     python benchmarks/runs_together.py --sizes xxs xs s m l --together 4 16 64     # on an accelerator
 
-These are whole runs of the demo's settings that differ in seed and learning rate: packing, steps, log and the last
+These are whole runs on a small known-truth log that differ in seed and learning rate: packing, steps, log and the last
 checkpoint. `ratio`: seconds of the loop of K runs together, without compiling, over the sum of the loops of the same
 runs alone. Below 1 it pays to train them together. `whole` compares everything that `train` does (reading the
 catalogue, cutting histories, the first state), which runs together do once. `input_wait_share` of the loop together
@@ -13,7 +13,6 @@ shows if packing, which is one run's work times K, still keeps up.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import tempfile
@@ -23,14 +22,12 @@ from typing import Any
 
 import jax
 from _bench import in_turns, ratio, report, significant
+from _stored import OVERRIDES, stored
 
-from experiments.cli.demo import OVERRIDES, PROCESS
 from experiments.plans.sizes import SIZES, sized
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
-from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.resolve import resolve
-from sessionrec_jax.data.sources import synthetic
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.training.loop import train_together
@@ -45,10 +42,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["xxs", "s"], choices=SIZES, help="of the ladder")
     parser.add_argument("--together", nargs="+", default=[8], type=int, help="runs in one program")
     args = parser.parse_args()
-    process = dataclasses.replace(PROCESS, users=USERS + 200)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(validation_users=100, test_users=100)
-        prepared = prepare(synthetic.read(process), Path(folder) / "log", settings)
+        prepared = stored(Path(folder), USERS)
         cases = [
             case(prepared, size, together, Path(folder))
             for size, together in itertools.product(args.sizes, args.together)
