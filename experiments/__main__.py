@@ -20,6 +20,7 @@ from rich.table import Table
 from doors.terminal import Terminal
 from experiments.exit_code import exit_code
 from experiments.plugins import import_and_remove
+from experiments.verbose import show_and_remove
 from scaling.errors import InputError, near_miss
 
 COMMANDS = (
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _call(argv: list[str]) -> int | None:
+    argv = show_and_remove(argv)
     if argv and argv[0] in ("-V", "--version"):
         print(f"sessionrec {metadata.version('sessionrec-jax')}")
         return 0
@@ -60,6 +62,7 @@ def _help() -> int:
     console.print(table)
     console.print("\n`sessionrec COMMAND --help` has examples and explains the options.")
     console.print("`--help-all` also explains every setting of a run. `sessionrec --version` prints the version.")
+    console.print("`-v`, on any command, shows the log records of jax and the other libraries.")
     console.print("`--plugin MODULE`, on any command, first imports a module of yours that registers extensions.")
     return 0
 

@@ -26,6 +26,7 @@ from experiments.sweep.launch.cores import keep_to
 from experiments.sweep.lease import Leases
 from experiments.sweep.worker import costliest_first, work
 from experiments.sweep.worker_options import DEFAULT_OPTIONS, DoRun, WorkerOptions, check_least
+from experiments.verbose import environment as verbose_environment
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.stopping import Stopped, StopSignals
 
@@ -153,7 +154,8 @@ def _connected(address: str) -> Iterator[None]:
             address,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            runtime_env={"env_vars": plugin_environment()},  # the workers of a cluster do not inherit it
+            # the workers of a cluster do not inherit it
+            runtime_env={"env_vars": plugin_environment() | verbose_environment()},
         )
     except (OSError, RuntimeError, ValueError, SystemExit) as error:
         raise InputError(
