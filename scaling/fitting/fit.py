@@ -154,7 +154,7 @@ def _checked(done: Fit, started: _Started, warnings: list[str]) -> Fit:
         heldout=held.runs,
         shift=shift(problem, theta_P, table.cluster, held.held_R) if held.runs else None,
         variants=(
-            *variants(table, law, known_floor, fitted=goal),
+            *variants(table, problem, theta_P, fitted=goal, is_auto=started.is_auto),
             *(variant for _, variant in without),
         ),
         influences=tuple(influence for influence, _ in without),
@@ -190,6 +190,8 @@ class _Started(NamedTuple):
     problem: Problem
     goal: Objective
     warnings: list[str]
+    is_auto: bool = False
+    """True if the objective is Huber's with the threshold of the fit's own residuals."""
 
 
 def _start(table: RunTable, law: Law, options: _Options, known_floor: float | None) -> _Started:
@@ -203,12 +205,12 @@ def _start(table: RunTable, law: Law, options: _Options, known_floor: float | No
     goal, settled = problem.adaptive()
     if not settled:
         warnings.append(f"Huber's adaptive delta did not settle; {goal.delta:.4g} was used.")
-    return _Started(table, problem, goal, warnings)
+    return _Started(table, problem, goal, warnings, is_auto=True)
 
 
 def _finish(started: _Started, options: _Options, stream: int) -> Fit:
     """Finds the minima and their uncertainty. `stream` separates the random draws of several bootstraps."""
-    table, problem, goal, warnings = started
+    table, problem, goal, warnings, _ = started
     bootstrap = options.bootstrap
     minima, walked = _minima(started, options.profiles, usual=stream == FULL_TABLE)
     theta_P = minima.theta_SP[0]
@@ -262,7 +264,7 @@ def _finish(started: _Started, options: _Options, stream: int) -> Fit:
 
 def _minima(started: _Started, profiles: bool, usual: bool) -> tuple[Solution, dict[str, LikelihoodProfile]]:
     """Finds the minima and the profiles around the lowest, and starts again if a profile walks into a lower one."""
-    table, problem, goal, _ = started
+    table, problem, goal, *_ = started
     minima = problem.minima(goal, usual=usual)
     if not profiles:
         return minima, {}

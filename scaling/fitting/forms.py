@@ -3,14 +3,17 @@ those. R^2 would not do, because it is high for every form."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from scaling.errors import Refusal
 from scaling.fitting.fitted import FittedLaw
-from scaling.fitting.heldout import reach, without
+from scaling.fitting.heldout import Begin, of_whole, reach, without
 from scaling.fitting.minimize import Objective
+from scaling.fitting.parallel import in_threads
 from scaling.laws.fixed import fixed_where_it_has
 from scaling.laws.registry import LAWS, Law
 from scaling.laws.terms import Points
@@ -95,21 +98,21 @@ def compare_forms(table: RunTable, law: Law, objective: Objective, known_floor: 
     """Compares every form of `law`'s family on the held-out top of the table, under one objective."""
     forms = family(law, known_floor)
     size = reach(table, law)
-    rows: list[FormError] = []
-    masks: list[np.ndarray] = []
-    for fraction in FRACTIONS:
-        held = _top(size, fraction)
-        if any(np.array_equal(held, other) for other in masks) or held.all():
-            continue  # with few distinct sizes, two fractions hold out the same runs
-        masks.append(held)
-        rows += [_error(table, held, form, objective=objective, known_floor=known_floor) for form in forms]
+    masks = _masks(size)
+    target = _target(table, law, size)
+
+    def of_form(form: Law) -> tuple[FittedLaw | None, list[FormError]]:
+        whole, begin = None, None
+        with suppress(Refusal):  # the rows of the form say why
+            whole, begin = of_whole(table, form, objective, known_floor)
+        return whole, [
+            _error(table, held, form, objective=objective, known_floor=known_floor, begin=begin) for held in masks
+        ]
+
+    found = in_threads([partial(of_form, form) for form in forms])
+    rows = [errors[i] for i in range(len(masks)) for _, errors in found]
     pooled = _pooled(rows)
-    target, whole = _target(table, law, size), {}
-    for form in forms:
-        try:
-            whole[form.name] = without(table, form, objective, known_floor)
-        except Refusal:
-            continue  # its row says why
+    whole = {fit.law.name: fit for fit, _ in found if fit is not None}
     return Forms(
         rows=tuple(rows),
         pooled=pooled,
@@ -156,13 +159,30 @@ def _top(size: np.ndarray, fraction: float) -> np.ndarray:
     return size >= border * (1 - 1e-9)
 
 
+def _masks(size: np.ndarray) -> list[np.ndarray]:
+    """Returns the runs that each of FRACTIONS holds out, [R] booleans each, without those that leave no run."""
+    masks: list[np.ndarray] = []
+    for fraction in FRACTIONS:
+        held = _top(size, fraction)
+        # with few distinct sizes, two fractions hold out the same runs
+        if not any(np.array_equal(held, other) for other in masks) and not held.all():
+            masks.append(held)
+    return masks
+
+
 def _error(
-    table: RunTable, held: np.ndarray, form: Law, *, objective: Objective, known_floor: float | None
+    table: RunTable,
+    held: np.ndarray,
+    form: Law,
+    *,
+    objective: Objective,
+    known_floor: float | None,
+    begin: Begin | None,
 ) -> FormError:
     size = reach(table, form)
     found = FormError(form.name, float(held.mean()), int(held.sum()), float(size[held].max() / size[~held].max()))
     try:
-        refit = without(table.take(~held), form, objective, known_floor)
+        refit = without(table.take(~held), form, objective, known_floor, begin=begin)
     except Refusal as refusal:
         return replace(found, refused=str(refusal))
     predicted = refit.loss_at({axis: x[held] for axis, x in table.points(form).items()})[0]

@@ -16,6 +16,9 @@ from scaling.laws.registry import Curve
 
 NORMAL95 = 1.9599639845
 """97.5 % point of the normal distribution."""
+WIDENING_ROWS = 256
+"""The nearest curve is that at this many runs, where there are more. The moved curve is itself nearly a law, so that
+others would give the same one."""
 WIDENING_STEPS = 30
 """Enough for laws near their draws. Those on the way to a bound go far enough to vanish."""
 OPEN_SHARE = 0.025
@@ -51,7 +54,8 @@ def widened(problem: Problem, theta_P: np.ndarray, draws_SP: np.ndarray, cluster
     92 to 98 %.
     """
     progress.step(f"{problem.law.name}: the intervals")
-    return moved_out(problem.bound, theta_P, draws_SP, widening(clusters, len(theta_P)))
+    few = problem.some_rows(WIDENING_ROWS)
+    return moved_out(few.bound, theta_P, draws_SP, widening(clusters, len(theta_P)))
 
 
 def moved_out(bound: Curve, theta_P: np.ndarray, draws_SP: np.ndarray, factor: float) -> np.ndarray:

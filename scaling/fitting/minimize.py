@@ -29,6 +29,8 @@ CLOSE_DAMPING = 1e-4
 """The first damping of starts that are close to their minimum, where the undamped step is nearly right."""
 LONGEST_STEP = 2.0
 """The longest step, in logs and exponents."""
+LONGEST_FIRST_STEP = 0.5
+"""A longer step to a resampling's minimum is not taken blindly, see `first_steps`."""
 DECREMENT_TOLERANCE = 1e-15
 """A point is stationary where the Newton decrement over the objective is below this."""
 STEP_TOLERANCE = 1e-10
@@ -157,6 +159,38 @@ def minimize(
         return _newton(task, theta_SP, max_steps, damping)
 
 
+def first_steps(
+    bound: Curve, log_response_R: np.ndarray, objective: Objective, theta_P: np.ndarray, weight_SR: np.ndarray
+) -> np.ndarray:
+    """Returns [S, P] starts near the minima under S weightings, from the minimum `theta_P` without weights.
+
+    They are where Newton's first steps lead, all by two matrix products: the gradient is exact, and of the Hessian only
+    the curvature of the law itself, a small part near a minimum, is that without weights. A weighting whose step is
+    long, or goes uphill, starts at `theta_P`.
+    """
+    begin_SP = np.tile(theta_P, (len(weight_SR), 1))
+    if objective.name == "lad":
+        return begin_SP
+    law, R = bound.expand(theta_P[None]), len(log_response_R)
+    jacobian_RP = law.jacobian()[0].T
+    _, slope_1R, curvature_1R, _ = (
+        part * row_weights(objective, log_response_R) for part in objective.rho(log_response_R - law.log_SR)
+    )
+    first, second = np.triu_indices(len(theta_P))
+    outer_RK = curvature_1R[0][:, None] * jacobian_RP[:, first] * jacobian_RP[:, second]
+    sums_SK = weight_SR.astype(float) @ np.concatenate([slope_1R[0][:, None] * jacobian_RP, outer_RK], axis=1)
+    gradient_SP, more_SK = -sums_SK[:, : len(theta_P)], sums_SK[:, len(theta_P) :] - outer_RK.sum(axis=0)
+    hessian_SPP = np.repeat(law.hessian(curvature_1R + slope_1R, -slope_1R), len(weight_SR), axis=0)
+    hessian_SPP[:, first, second] += more_SK
+    hessian_SPP[:, second, first] = hessian_SPP[:, first, second]
+    unit_P = 1 / np.sqrt(np.maximum(np.diag(hessian_SPP[0]) / R, 1e-300))
+    step_SP, downhill_S = _solve_positive(hessian_SPP / R * unit_P[:, None] * unit_P, gradient_SP / R * unit_P)
+    step_SP *= -unit_P
+    near_S = downhill_S & (np.abs(step_SP).max(axis=1) <= LONGEST_FIRST_STEP)
+    begin_SP[near_S] += step_SP[near_S]
+    return begin_SP
+
+
 def _newton(task: _Task, theta_SP: np.ndarray, max_steps: int, first_damping: float) -> Solution:
     """Minimises from all S starts, a block at a time. A start that is done makes room for the next one."""
     S = len(theta_SP)
@@ -172,18 +206,20 @@ def _newton(task: _Task, theta_SP: np.ndarray, max_steps: int, first_damping: fl
             parts.put(fresh, task.around(theta[fresh], fresh))
             active = np.concatenate([active, fresh[parts.is_finite[fresh]]])
             continue
-        now = parts.take(active)
-        step, stationary = _step(now, damping[active])
+        step, stationary = _step(parts.take(active), damping[active])
+        converged[active[stationary]] = True
+        active, step = active[~stationary], step[~stationary]
+        if not len(active):
+            continue
         trial = theta[active] + np.where(fixed[active], 0.0, step)
         then = task.around(trial, active)
-        better = then.is_finite & (then.value <= now.value + now.rounding)
+        better = then.is_finite & (then.value <= parts.value[active] + parts.rounding[active])
         hit = active[better]
         theta[hit] = trial[better]
         parts.put(hit, then.take(better))
         damping[active] = np.clip(damping[active] * np.where(better, 1 / DAMP_LESS, DAMP_MORE), 1e-15, 1e6)
-        converged[active] = stationary
         steps[active] += 1
-        active = active[~stationary & (steps[active] < max_steps)]
+        active = active[steps[active] < max_steps]
     converged[converged] = _no_saddle(parts.hessian[converged])
     if task.objective.name == "lad":  # the value so far is the smoothed one
         residual_SR = task.log_response_SR - task.bound.log(theta)

@@ -6,13 +6,23 @@ Letters: S parameter sets, R rows, P parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from scaling.errors import Refusal
 from scaling.fitting import progress
 from scaling.fitting.least_absolute import least_absolute
-from scaling.fitting.minimize import CLOSE_DAMPING, Objective, Solution, adaptive_delta, minimize, row_weights
+from scaling.fitting.minimize import (
+    CLOSE_DAMPING,
+    Objective,
+    Solution,
+    adaptive_delta,
+    first_steps,
+    minimize,
+    row_weights,
+)
+from scaling.fitting.parallel import in_threads
 from scaling.fitting.starts import starts
 from scaling.laws import registry
 from scaling.laws.fixed import centre_of_fixed
@@ -27,14 +37,19 @@ FEW_ROWS = 96
 FEW_ROWS_BEGIN = 128
 """The starts of lowest objective on the few rows, before any step."""
 FEW_ROWS_SCREEN = ((3, 96), (4, 64), (6, 48))
-ALL_ROWS_BEGIN = 16
-"""The starts of different curves that go on from the few rows to all of them."""
-ALL_ROWS_SCREEN = ((6, 8),)
-CLOSE_CURVES, SAME_CURVE = 3e-3, 1e-6
-"""Starts on few rows, and minima, are the same if their curves differ by less than this, in nats, at every row."""
+SOME_ROWS = 512
+"""The starts that few rows leave are screened once more on this many, before all rows."""
+SOME_ROWS_BEGIN = 16
+"""The starts of different curves that go on from the few rows."""
+SOME_ROWS_SCREEN = ((6, 8),)
+CLOSE_CURVES, SOME_CURVES, SAME_CURVE = 3e-3, 1e-4, 1e-6
+"""Starts on few rows, on some rows, and minima are the same if their curves differ by less than this, in nats, at every
+row."""
 SAME_OBJECTIVE = 1e-6
 """Minima whose objectives differ by less than this fraction are the same."""
 BOOTSTRAP_STARTS = 3
+DRAWS_AT_ONCE = 64
+"""The most bootstrap draws of one task of a thread."""
 MOST_NUMBERS = 1 << 21
 """The numbers of an array of draws by rows, 16 MiB, above which draws are taken in blocks."""
 NEGLIGIBLE_SHARE = 1e-6
@@ -74,37 +89,50 @@ class Problem:
     def minimize(self, objective: Objective, theta_SP: np.ndarray, **options) -> Solution:
         return minimize(self.bound, np.log(self.response), objective, theta_SP, **options)
 
-    def minima(self, objective: Objective, *, also_SP: np.ndarray | None = None, usual: bool = False) -> Solution:
+    def minima(
+        self,
+        objective: Objective,
+        *,
+        begin_SP: np.ndarray | None = None,
+        also_SP: np.ndarray | None = None,
+        usual: bool = False,
+    ) -> Solution:
         """Returns the distinct minima from many starts, the lowest first.
 
         Args:
           objective: the function that is minimised.
+          begin_SP: the starts, such as those that are `promising` on more rows of the same centre. Default: the grid.
           also_SP: more starts.
           usual: whether the law's starts from the literature are tried too (chinchilla: 4,500 of Hoffmann et al. 2022).
 
         Raises Refusal if no start converged.
         """
         progress.step(f"{self.law.name}: the minima of {objective.name} on {len(self.response)} runs")
-        screen = Objective("ls") if objective.name == "lad" else objective
-        few = self._few_rows()
-        begin = few._starts(usual)
-        if few is self:
-            begin = self._screened(screen, begin, SCREEN)
-        else:
-            promising = few._lowest_of(screen, begin, FEW_ROWS_BEGIN)
-            promising = few._screened(screen, promising, FEW_ROWS_SCREEN, least=CLOSE_CURVES)
-            begin = self._screened(screen, promising[:ALL_ROWS_BEGIN], ALL_ROWS_SCREEN)
+        promising_SP = self.promising(objective, usual=usual) if begin_SP is None else begin_SP
+        begin, few = promising_SP, self.some_rows(FEW_ROWS)
+        if few is not self:
+            some = self.some_rows(SOME_ROWS)
+            begin = some._screened(_screen(objective), begin[:SOME_ROWS_BEGIN], SOME_ROWS_SCREEN, least=SOME_CURVES)
         if also_SP is not None:
             begin = np.concatenate([also_SP, begin])
         found = self._converged(objective, begin)
         if not len(found.theta_SP) and few is not self:
-            found = self._converged(objective, few._converged(screen, promising).theta_SP)
+            found = self._converged(objective, few._converged(_screen(objective), promising_SP).theta_SP)
         if not len(found.theta_SP):
             raise Refusal(
                 f"no start of {self.law.name} converged to a minimum: the runs do not determine it. "
                 "Fit a law with fewer parameters, or add runs."
             )
         return found
+
+    def promising(self, objective: Objective, usual: bool = False) -> np.ndarray:
+        """Returns [S, P] the starts that are lowest after some steps on at most FEW_ROWS runs, the lowest first."""
+        few = self.some_rows(FEW_ROWS)
+        begin, screen = few._starts(usual), _screen(objective)
+        if few is self:
+            return self._screened(screen, begin, SCREEN)
+        begin = few._lowest_of(screen, begin, FEW_ROWS_BEGIN)
+        return few._screened(screen, begin, FEW_ROWS_SCREEN, least=CLOSE_CURVES)
 
     def _starts(self, usual: bool) -> np.ndarray:
         """Returns the grid of starts [S, P]; with `usual` those of the literature too."""
@@ -113,13 +141,13 @@ class Problem:
             return np.concatenate([begin, self.law.more_starts(self.centre)])
         return begin
 
-    def _few_rows(self) -> Problem:
-        """Returns the problem on FEW_ROWS random rows, with the extreme ones of each axis, or itself."""
+    def some_rows(self, most: int) -> Problem:
+        """Returns the problem on `most` random rows, with the extremes of each axis, or itself if it has no more."""
         rows = len(self.response)
-        if rows <= FEW_ROWS:
+        if rows <= most:
             return self
         extremes = [at for x in (*self.points.values(), self.response) for at in (np.argmin(x), np.argmax(x))]
-        chosen = list(dict.fromkeys([*extremes, *np.random.default_rng(rows).permutation(rows)]))[:FEW_ROWS]
+        chosen = list(dict.fromkeys([*extremes, *np.random.default_rng(rows).permutation(rows)]))[:most]
         points = {axis: x[chosen] for axis, x in self.points.items()}
         bound = registry.bind(self.law, points, self.centre, self.known_floor)
         return replace(self, points=points, bound=bound, response=self.response[chosen])
@@ -198,23 +226,40 @@ class Problem:
         if not draws:
             return np.empty((0, len(self.free)))
         weight_SR = resamplings(cluster, draws, seed, stream)
-        done, found = 0, []
-        for some_SR in in_blocks(weight_SR, len(self.response)):
-            progress.step(f"{self.law.name}: {done} of {draws} bootstrap draws")
-            found.append(self._lowest_minima(objective, minima.theta_SP[:BOOTSTRAP_STARTS], some_SR))
-            done += len(some_SR)
-        return np.concatenate(found)
+        start_SP, together = minima.theta_SP[:BOOTSTRAP_STARTS], at_once(len(self.response))
+
+        def some(first: int) -> np.ndarray:
+            progress.step(f"{self.law.name}: {first} of {draws} bootstrap draws")
+            return self._lowest_minima(objective, start_SP, weight_SR[first : first + together])
+
+        return np.concatenate(in_threads([partial(some, first) for first in range(0, draws, together)]))
 
     def _lowest_minima(self, objective: Objective, start_SP: np.ndarray, weight_DR: np.ndarray) -> np.ndarray:
         """Returns the lowest minimum under each of D weightings, [D, P], without those that did not converge."""
-        draws = len(weight_DR)
+        draws, log_response_R = len(weight_DR), np.log(self.response)
         runs = [
-            self.minimize(objective, np.tile(theta, (draws, 1)), weight_SR=weight_DR, damping=CLOSE_DAMPING)
-            for theta in start_SP
+            self.minimize(
+                objective,
+                first_steps(self.bound, log_response_R, objective, theta_P, weight_DR),
+                weight_SR=weight_DR,
+                damping=CLOSE_DAMPING,
+            )
+            for theta_P in start_SP
         ]
         value = np.array([np.where(run.converged_S, run.objective_S, np.inf) for run in runs])
         theta_DP = np.array([run.theta_SP for run in runs])[np.argmin(value, axis=0), np.arange(draws)]
         return theta_DP[np.isfinite(value.min(axis=0))]
+
+    def _largest_shares(self, theta_SP: np.ndarray) -> np.ndarray:
+        """Returns [S, P] the largest share of each size in any run, exact only below NEGLIGIBLE_SHARE."""
+        few = self.some_rows(FEW_ROWS)
+        # d log L / d log size is the size's share of L
+        share_SP = np.abs(few.bound.expand(theta_SP).jacobian()).max(axis=2)
+        sizes = [self.free.index(size) for size in self.law.sizes if size in self.free]
+        small_S = np.flatnonzero((share_SP[:, sizes] < NEGLIGIBLE_SHARE).any(axis=1)) if few is not self else []
+        for some_S in in_blocks(np.asarray(small_S, int), len(self.response)):
+            share_SP[some_S] = np.abs(self.bound.expand(theta_SP[some_S]).jacobian()).max(axis=2)
+        return share_SP
 
     def at_bound(self, theta_SP: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Returns {free parameter: ([S] it ran to its lower end, [S] it ran to its upper end)}."""
@@ -222,9 +267,7 @@ class Problem:
         ends = {name: (np.zeros(S, bool), np.zeros(S, bool)) for name in self.free}
         if not S:
             return ends
-        share_SP = np.concatenate(  # d log L / d log size is the size's share of L
-            [np.abs(self.bound.expand(some).jacobian()).max(axis=2) for some in in_blocks(theta_SP, len(self.response))]
-        )
+        share_SP = self._largest_shares(theta_SP)
         for name, (low, high) in limits.items():
             if name not in ends:
                 continue
@@ -242,6 +285,11 @@ class Problem:
         return ends
 
 
+def _screen(objective: Objective) -> Objective:
+    """Returns the objective that starts are screened by: least squares for LAD, which is slow to settle."""
+    return Objective("ls") if objective.name == "lad" else objective
+
+
 def _lowest(screened: Solution) -> Solution:
     """Returns the starts, the lowest first, but only one of those that converged to the same minimum.
 
@@ -252,6 +300,11 @@ def _lowest(screened: Solution) -> Solution:
     value_S, done_S = value_S[order], screened.converged_S[order]
     again = done_S[1:] & done_S[:-1] & (value_S[1:] <= value_S[:-1] * (1 + SAME_OBJECTIVE))
     return screened.take(order[np.append(True, ~again)])
+
+
+def at_once(rows: int) -> int:
+    """Returns how many draws are computed together: their arrays of draws by rows are small in memory."""
+    return min(DRAWS_AT_ONCE, max(1, MOST_NUMBERS // rows))
 
 
 def in_blocks(values_S: np.ndarray, rows: int) -> list[np.ndarray]:

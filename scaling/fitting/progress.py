@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 
 _LISTENER: ContextVar[Callable[[str], object] | None] = ContextVar("listener", default=None)
+_ONE_AT_A_TIME = Lock()
+"""The threads of a fit never call a listener at the same time."""
 
 
 @contextmanager
@@ -25,4 +28,5 @@ def shown_by(listener: Callable[[str], object]) -> Iterator[None]:
 def step(text: str) -> None:
     listener = _LISTENER.get()
     if listener is not None:
-        listener(text)
+        with _ONE_AT_A_TIME:
+            listener(text)

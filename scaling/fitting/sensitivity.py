@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from scaling.errors import Refusal
-from scaling.fitting.minimize import Objective
+from scaling.fitting.minimize import Objective, row_weights
+from scaling.fitting.parallel import in_threads
 from scaling.fitting.problem import Problem
 from scaling.laws.registry import Law, natural
 from scaling.table import checks
@@ -30,26 +34,37 @@ class Variant:
     """Why there is no such fit. Then `objective` is None and `params` are empty."""
 
 
-def variants(table: RunTable, law: Law, known_floor: float | None, *, fitted: Objective) -> tuple[Variant, ...]:
+def variants(
+    table: RunTable, problem: Problem, theta_P: np.ndarray, *, fitted: Objective, is_auto: bool
+) -> tuple[Variant, ...]:
     """Fits without intervals: every objective on this table, then the fit's own objective with the dropped runs back.
 
     A fit that is not possible has its reason in `refused`.
+
+    Args:
+      table: the table.
+      problem: the law on the table.
+      theta_P: the fit's own parameters.
+      fitted: the fit's own objective, which is not minimised again.
+      is_auto: True if `fitted` is Huber's objective with the threshold of the fit's own residuals.
     """
-    problem = Problem.of(table, law, known_floor)
     goals = {
-        "huber auto": lambda: problem.adaptive()[0],
+        "huber auto": lambda: fitted if is_auto else problem.adaptive()[0],
         f"huber {USUAL_DELTA:g}": lambda: Objective("huber", USUAL_DELTA),
         "lad": lambda: Objective("lad"),
         "ls": lambda: Objective("ls"),
     }
-    found = [
-        _or_refused(name, len(table), lambda name=name, goal=goal: variant(name, problem, goal()))
-        for name, goal in goals.items()
-    ]
+
+    def one(name: str) -> Variant:
+        goal = goals[name]()
+        return _variant(name, problem, goal, theta_P) if goal == fitted else variant(name, problem, goal)
+
+    tasks = [partial(_or_refused, name, len(table), partial(one, name)) for name in goals]
     whole = table.with_worst()
     if whole is not None:
-        found.append(_or_refused("dropped back", len(whole), lambda: _checked(whole, law, known_floor, fitted)))
-    return tuple(found)
+        back = partial(_checked, whole, problem.law, problem.known_floor, fitted)
+        tasks.append(partial(_or_refused, "dropped back", len(whole), back))
+    return tuple(in_threads(tasks))
 
 
 def _or_refused(name: str, rows: int, fit: Callable[[], Variant]) -> Variant:
@@ -67,12 +82,16 @@ def _checked(whole: RunTable, law: Law, known_floor: float | None, goal: Objecti
 
 def variant(name: str, problem: Problem, goal: Objective) -> Variant:
     """Fits the law once. Raises Refusal if no start converged."""
-    best = problem.minima(goal)
-    values = natural(problem.law, best.theta_SP[:1], problem.centre, problem.known_floor)
+    return _variant(name, problem, goal, problem.minima(goal).theta_SP[0])
+
+
+def _variant(name: str, problem: Problem, goal: Objective, theta_P: np.ndarray) -> Variant:
+    values = natural(problem.law, theta_P[None], problem.centre, problem.known_floor)
+    weight_1R = row_weights(goal, np.log(problem.response))[None]
     return Variant(
         name=name,
         rows=len(problem.response),
         delta=goal.delta if goal.name == "huber" else None,
-        objective=float(best.objective_S[0]),
+        objective=float(goal.total(problem.residual(theta_P)[None], weight_1R)[0]),
         params={key: float(value[0]) for key, value in values.items()},
     )

@@ -55,7 +55,8 @@ class Law:
     def params(self) -> tuple[str, ...]:
         """The parameters in the order of theta: sizes first, in the order of the terms."""
         names = list(dict.fromkeys(name for term in self.terms for name in term.params))
-        return tuple(sorted(names, key=lambda name: name not in self.sizes))
+        sizes = self.sizes
+        return tuple(sorted(names, key=lambda name: name not in sizes))
 
     @property
     def sizes(self) -> dict[str, tuple[str, ...]]:
