@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from scaling.fitting.lead import default_law
     from scaling.fitting.result import Fit
     from scaling.laws.registry import LAWS, Law, register_law
-    from scaling.table.run_table import Columns, Excluded, RunTable, read
+    from scaling.table.names import Columns
+    from scaling.table.run_table import Excluded, RunTable, read
 
 __all__ = [
     "BEST",
@@ -42,7 +43,7 @@ __all__ = [
 _HOME = {
     "BEST": "fitting.fit",
     "LAWS": "laws.registry",
-    "Columns": "table.run_table",
+    "Columns": "table.names",
     "Excluded": "table.run_table",
     "Fit": "fitting.result",
     "FittedLaw": "fitting.fitted",

@@ -105,3 +105,11 @@ def test_wrong_flags_are_an_error_whoever_reads():
     os.close(writer)
     assert done.returncode == 2
     assert "nonsense" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["fit", "report"])
+def test_flags_of_a_fit_are_shown_without_the_libraries_of_a_fit(command):
+    code = (
+        f"import sys, experiments.cli.{command}; print([m for m in ('numpy', 'polars', 'scipy') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

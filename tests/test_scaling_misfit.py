@@ -130,7 +130,9 @@ def test_the_band_of_best_reaches_to_the_forms_that_the_runs_cannot_tell_from_it
     for some in (fit, scaling.load(tmp_path / "fit.json")):
         _, low, high = some.predict(**far)
         assert low <= other <= high
-    assert from_case("c_3clusters.csv", "power_floor", cluster="run", bootstrap=0).rivals == ()
+    named = from_case("c_3clusters.csv", "power_floor", cluster="run", bootstrap=50)
+    assert [rival.law.name for rival in named.rivals] == ["broken"]
+    assert other < named.predict(**far)[1]  # who names a law gets the band of that law
 
 
 @cache

@@ -12,7 +12,7 @@ from planted_laws import planted
 
 import scaling
 from experiments.__main__ import main
-from experiments.cli.fit_options import FitFlags
+from experiments.cli.fit_flags import FitFlags
 from scaling.errors import InputError, Refusal
 from scaling.fitting.lead import default_law, lead_first
 from scaling.table.usual import USUAL

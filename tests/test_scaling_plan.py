@@ -7,7 +7,9 @@ import json
 
 import numpy as np
 import pytest
+from planted_laws import planted
 
+import scaling
 from experiments.__main__ import main
 from scaling.compute.budget import advise
 from scaling.design.assumption import assume
@@ -149,3 +151,32 @@ def test_budgets_and_paths_that_cannot_be(fit_json, capsys):
     assert "none.json" in capsys.readouterr().err
     assert main(["plan", "--from", str(fit_json), "--budget", "-1"]) == 2
     assert "above 0" in capsys.readouterr().err
+
+
+def test_forms_that_the_runs_cannot_tell_apart_have_their_own_optimum(tmp_path, capsys):
+    fit = scaling.fit(planted("chinchilla", 0.01, 1), "chinchilla", bootstrap=20)
+    assert fit.rivals
+    fit.to_json(tmp_path / "fit.json")
+    flags = ["plan", "--from", str(tmp_path / "fit.json"), "--budget", "1e20"]
+    assert main([*flags, "--json", str(tmp_path / "plan.json")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    (row,) = advise(fit, [1e20]).budgets
+    assert row.spread in said
+    assert [form.law for form in row.forms] == ["chinchilla", *(rival.law.name for rival in fit.rivals)]
+    assert row.forms[0].n == row.n.value
+    assert row.forms[0].loss == row.loss.value
+    for rival, form in zip(fit.rivals, row.forms[1:], strict=True):
+        assert form.loss == pytest.approx(rival.loss_at({"n": np.array([form.n]), "d": np.array([form.d])})[0, 0])
+        around = form.n * np.array([0.98, 1.02])
+        assert np.all(rival.loss_at({"n": around, "d": 1e20 / 6 / around})[0] > form.loss)
+    (stored,) = json.loads((tmp_path / "plan.json").read_text())["budgets"]
+    assert [form["n"] for form in stored["forms"]] == [form.n for form in row.forms]
+
+
+def test_where_one_form_is_left_nothing_is_said_of_others(tmp_path, capsys):
+    fit = scaling.fit(planted("gamma", 1e-3, 1, gamma=0.4), "chinchilla", bootstrap=20)
+    assert fit.rivals == ()  # another form predicts far better: that is a misfit, and no doubt between two forms
+    fit.to_json(tmp_path / "fit.json")
+    assert main(["plan", "--from", str(tmp_path / "fit.json"), "--budget", "1e20"]) == 0
+    assert "cannot tell chinchilla" not in capsys.readouterr().out
+    assert advise(fit, [1e20]).budgets[0].forms == ()

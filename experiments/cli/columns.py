@@ -5,18 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import polars as pl
-import tyro
 
 import scaling
 from scaling.errors import InputError, near_miss
 from scaling.table import run_table
 from sessionrec_jax.row_columns import RECIPE, SCHEDULE_FRACTION, SESSIONS, SESSIONS_SEEN, with_defaults
-
-ColumnFlags = Annotated[scaling.Columns, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction]
-"""One flag for each field of scaling.Columns."""
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(scaling.Columns))
 _KEYS = (*_FIELDS, "law")

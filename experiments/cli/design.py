@@ -21,8 +21,9 @@ from doors.bounds import Between
 from doors.files import STDOUT, check_outputs
 from doors.terminal import Terminal
 from doors.text import markup
-from experiments.cli.columns import ColumnFlags, table_of
+from experiments.cli.columns import table_of
 from experiments.cli.design_pool import PoolAdvice, advise_pool, show_pool
+from experiments.cli.fit_flags import ColumnFlags
 from experiments.cli.output import narrow_table
 from experiments.cli.parsing import JsonFile, parse_flags
 from scaling.design.assumption import SIGMA_TYPICAL, Assumption, assume

@@ -18,11 +18,8 @@ import tyro
 
 from doors.files import STDOUT, check_outputs
 from doors.terminal import Terminal
-from experiments.cli.fit_arms import fit_arms
-from experiments.cli.fit_options import FitFlags, answer
+from experiments.cli.fit_flags import FitFlags
 from experiments.cli.parsing import JsonFile, parse_flags
-from experiments.cli.show_arms import show_arms
-from experiments.cli.show_fit import show_fit
 from scaling.errors import InputError, Refusal
 
 
@@ -42,13 +39,16 @@ class Args(FitFlags):
 def main(argv: list[str]) -> int:
     args = parse_flags(Args, argv, prog="sessionrec fit", description=__doc__)
     check_outputs(args.json, inputs=[args.table])
-    if args.by is not None:
-        found = fit_arms(args.table, args, args.by, args.share, args.json)
-        if args.json != STDOUT:
-            show_arms(*found, Terminal())
-        return 0
-    if args.share:
+    if args.by is None and args.share:
         raise InputError(f"--share {' '.join(args.share)} is for the arms of --by COLUMN; name the column")
+    return _one(args) if args.by is None else _arms(args, args.by)
+
+
+def _one(args: Args) -> int:
+    # numpy and Polars, which --help need not wait for
+    from experiments.cli.fit_options import answer
+    from experiments.cli.show_fit import show_fit
+
     _, ((_, fit), *_) = answer(args.table, args)
     if isinstance(fit, Refusal):
         raise fit
@@ -56,4 +56,14 @@ def main(argv: list[str]) -> int:
         fit.to_json(args.json)
     if args.json != STDOUT:
         show_fit(fit, Terminal())
+    return 0
+
+
+def _arms(args: Args, by: str) -> int:
+    from experiments.cli.fit_arms import fit_arms
+    from experiments.cli.show_arms import show_arms
+
+    found = fit_arms(args.table, args, by, args.share, args.json)
+    if args.json != STDOUT:
+        show_arms(*found, Terminal())
     return 0

@@ -8,7 +8,8 @@ from typing import Any
 import scaling
 from doors import bounds
 from experiments.cli.columns import columns_of, completed, laws_of, named_by, table_of
-from experiments.cli.fit_options import FitFlags, delta_of
+from experiments.cli.fit_flags import FitFlags
+from experiments.cli.fit_options import delta_of
 from experiments.cli.output import fit_progress
 from scaling.arms.compare import ArmsFit, compare, tables_of
 from scaling.arms.multiplier import Versus, versus

@@ -1,54 +1,23 @@
-"""The flags that `sessionrec fit` and `report` share, and the one function that answers for both."""
+"""The one function that answers for `sessionrec fit` and `report`."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
-
-import tyro
+from typing import Any, NamedTuple
 
 import scaling
 from doors import bounds
-from doors.bounds import SEED, Between
-from experiments.cli.columns import ColumnFlags, columns_of, completed, laws_of, named_by, table_of
+from experiments.cli.columns import columns_of, completed, laws_of, named_by, table_of
+from experiments.cli.fit_flags import FitFlags
 from experiments.cli.output import fit_progress
 from scaling.errors import InputError, Refusal
-from scaling.fitting.fit import fit
 from scaling.fitting.lead import lead_first
 from scaling.laws.registry import by_name
 from scaling.table import run_table
 
-DEFAULT: dict[str, Any] = fit.__kwdefaults__ or {}
 IN_MEMORY = "table"
 """The source of a fit whose table was a frame."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitFlags:
-    law: str | None = None
-    """Laws of D: power, power_floor, broken, shifted. Laws of N and D: chinchilla, chinchilla_no_floor, tied, kaplan,
-    gamma, data_exponent. A law of N, D and unique data: repeated; of N, D and density: sparse. Laws of a metric against
-    the loss: metric_sigmoid, metric_exponential, metric_chance. best takes the law that predicts held-out runs best. Of
-    several, as A,B, the one that predicts them best is the answer. The default is that of report.json; else chinchilla
-    if N varies fourfold, else power_floor, and metric_sigmoid for a metric against a loss."""
-    objective: Literal["huber", "lad", "ls", "ls_loss"] = DEFAULT["objective"]
-    """The objective on residuals of log loss: Huber, least absolute deviation, or least squares; ls_loss is least
-    squares of the loss itself."""
-    delta: str = DEFAULT["delta"]
-    """The threshold of Huber in nats of log loss; auto is 1.345 robust standard deviations of the residuals."""
-    drop_worst: Annotated[int, Between(0, 2**31)] = 0
-    """Leave out this number of runs of highest loss; the fit with them is shown too."""
-    floor: float | Literal["free"] | None = DEFAULT["floor"]
-    """The known irreducible loss, which is then not fitted. free fits it although the sweep knows it."""
-    fix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """Parameters that are not fitted, with their values as the formula writes them: alpha=0.35."""
-    bootstrap: Annotated[int, Between(0, 100_000)] = DEFAULT["bootstrap"]
-    """The number of bootstrap resamplings for the intervals; 0 gives none."""
-    seed: Annotated[int, SEED] = DEFAULT["seed"]
-    """The seed of the resampling."""
-    columns: ColumnFlags = field(default_factory=scaling.Columns)
 
 
 class Answered(NamedTuple):

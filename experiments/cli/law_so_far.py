@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 import scaling
-from experiments.cli.fit_options import FitFlags, asked
+from experiments.cli.fit_flags import FitFlags
+from experiments.cli.fit_options import asked
 from scaling.errors import InputError, Refusal
 
 BOOTSTRAP = 200

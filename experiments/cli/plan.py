@@ -87,5 +87,8 @@ def show(found: BudgetAdvice, console: Terminal) -> None:
                 f"{row.regret.percentile95:.2g} in 95 % of {row.regret.draws} draws",
                 highlight=False,
             )
+    for row in found.budgets:
+        if row.spread is not None:
+            console.print(markup(row.spread), highlight=False)
     for warning in found.warnings:
         console.print("[yellow]warning:[/]", markup(warning), highlight=False)

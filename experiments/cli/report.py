@@ -20,13 +20,9 @@ import tyro
 from doors.files import check_outputs
 from doors.terminal import Terminal
 from doors.text import markup
-from experiments.cli.fit_options import FitFlags, answer, asked_in
+from experiments.cli.fit_flags import FitFlags
 from experiments.cli.parsing import OutputFile, parse_flags
-from experiments.cli.report_columns import REPORT_COLUMNS
-from experiments.cli.show_fit import show_fit
-from scaling import report
 from scaling.errors import InputError, Refusal
-from scaling.laws.theory import read_theory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +38,13 @@ class Args(FitFlags):
 
 def main(argv: list[str]) -> int:
     args = parse_flags(Args, argv, prog="sessionrec report", description=__doc__)
+    # numpy, Polars and Altair, which --help need not wait for
+    from experiments.cli.fit_options import answer, asked_in
+    from experiments.cli.report_columns import REPORT_COLUMNS
+    from experiments.cli.show_fit import show_fit
+    from scaling import report
+    from scaling.laws.theory import read_theory
+
     console = Terminal()
     if args.out is not None and args.out.suffix in (".html", ".htm"):  # else `report.write` refuses it
         check_outputs(args.out, inputs=[path for path in (args.sweep, args.from_) if path is not None])

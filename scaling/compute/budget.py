@@ -42,6 +42,16 @@ class Regret:
 
 
 @dataclass(frozen=True)
+class FormsOptimum:
+    """The best use of a budget under one form of the law. None marks a form without an optimum."""
+
+    law: str
+    n: float | None
+    d: float | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
 class BudgetRow:
     """The best use of one budget."""
 
@@ -54,6 +64,22 @@ class BudgetRow:
     wrong_n: tuple[WrongN, ...]
     regret: Regret | None
     """None without draws."""
+    forms: tuple[FormsOptimum, ...]
+    """The best use under the law and under each other form that the runs cannot tell from it, the law first. Empty
+    where no other form is left."""
+
+    @property
+    def spread(self) -> str | None:
+        """How far the forms differ, as a sentence; None where fewer than two of them have an optimum."""
+        found = [one for one in self.forms if one.n is not None]
+        if len(found) < 2:
+            return None
+        ends = (
+            _apart(name, [getattr(one, name.lower().rstrip("*")) for one in found]) for name in ("N*", "D*", "loss")
+        )
+        names = [one.law for one in found]
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        return f"The runs cannot tell {listed} apart, and these differ at C {self.flops:.4g}: {'; '.join(ends)}."
 
 
 @dataclass(frozen=True)
@@ -98,6 +124,7 @@ def advise(
             extrapolation_factor=float(path.extrapolation_B[i]),
             wrong_n=_wrong_n(fitted, float(flops), n.at(i), unique),
             regret=_regret(fitted, float(flops), n.at(i).value, unique),
+            forms=_forms(fitted, float(flops), unique),
         )
         for i, flops in enumerate(path.budgets_B)
     ]
@@ -133,6 +160,25 @@ def _wrong_n(fitted: FittedLaw, flops: float, n: Estimate95, unique: float | Non
         "twice N*": 2.0,
     }
     return tuple(WrongN(name, waste(fitted, flops, x, unique)) for name, x in factors.items() if x is not None)
+
+
+def _forms(fitted: FittedLaw, flops: float, unique: float | None) -> tuple[FormsOptimum, ...]:
+    rivals = [dataclasses.replace(rival, ranges=fitted.ranges) for rival in fitted.rivals]
+    return tuple(_optimum(one, flops, unique) for one in (fitted, *rivals)) if rivals else ()
+
+
+def _optimum(fitted: FittedLaw, flops: float, unique: float | None) -> FormsOptimum:
+    best = optima(fitted, np.array([flops]), unique=unique)
+    log_n = float(best.log_n_SB[0, 0])
+    if not np.isfinite(log_n):
+        return FormsOptimum(fitted.law.name, None, None, None)
+    n = float(np.exp(log_n))
+    return FormsOptimum(fitted.law.name, n, flops / fitted.flops_per_nd / n, float(best.loss_SB[0, 0]))
+
+
+def _apart(name: str, values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{name} {low:.4g} to {high:.4g} ({high / low - 1:.1%})"
 
 
 def _regret(fitted: FittedLaw, flops: float, n: float | None, unique: float | None) -> Regret | None:

@@ -25,6 +25,7 @@ from scaling.fitting.trend import shift, trend
 from scaling.laws import registry
 from scaling.laws.fixed import with_fixed
 from scaling.laws.registry import FLOOR, LAWS, Law
+from scaling.options import DEFAULTS
 from scaling.table import checks
 from scaling.table.run_table import Columns, RunTable, read
 from scaling.table.variation import refuse_rising
@@ -45,12 +46,12 @@ def fit(
     law: str | None = None,
     *,
     columns: Columns | None = None,
-    objective: str = "huber",
-    delta: float | str = "auto",
-    floor: float | Literal["free"] | None = None,
+    objective: str = DEFAULTS.objective,
+    delta: float | str = DEFAULTS.delta,
+    floor: float | Literal["free"] | None = DEFAULTS.floor,
     fix: Mapping[str, float] | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
+    bootstrap: int = DEFAULTS.bootstrap,
+    seed: int = DEFAULTS.seed,
     full: bool = True,
     **names: Any,
 ) -> Fit:
@@ -107,6 +108,8 @@ def fit(
         known_floor = started.problem.known_floor
     else:
         done = _finish(started, options, FULL_TABLE)
+        if compared is not None:
+            done = replace(done, rivals=indistinguishable(started.table, compared, form))
     warnings = list(done.warnings)
     free_floor = None if known_floor is None else _free_floor(table, done, known_floor, options, warnings=warnings)
     done = replace(done, forms=compared, free_floor=free_floor)
@@ -128,7 +131,7 @@ def _best(started: _Started, compared: Forms, options: _Options) -> tuple[_Start
         if form != started.problem.law:
             started = _start(table, form, options, known_floor if form.has_floor else None)
         done = _finish(started, options, FULL_TABLE)
-        tried.append((started, replace(done, rivals=indistinguishable(table, compared, form))))
+        tried.append((started, replace(done, rivals=indistinguishable(table, compared, form), rivals_in_band=True)))
         if not done.bounds:
             break
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,9 @@ class FittedLaw:
     ranges: dict[str, tuple[float, float]]
     """{axis, or "c" for C: (lowest, highest) of the fitted data}."""
     rivals: tuple[FittedLaw, ...]
-    """Other forms that the runs cannot tell from this one. The band of a prediction reaches to theirs. Only a fit of
-    "best" has any."""
+    """Other forms that the runs cannot tell from this one, fitted to all runs."""
+    rivals_in_band: bool = field(default=False, kw_only=True)
+    """True for a fit of "best": the band of a prediction reaches to those of the rivals."""
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ class FittedLaw:
         if not len(self.cloud_SP):
             return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
         low, high = np.percentile(self.loss_at(points, self.cloud_SP), [2.5, 97.5], axis=0)
-        others = [rival.loss_at(points)[0] for rival in self.rivals]
+        others = [rival.loss_at(points)[0] for rival in self.rivals if self.rivals_in_band]
         return value, np.min([low, *others], axis=0), np.max([high, *others], axis=0)
 
     def stored(self) -> dict[str, Any]:
@@ -110,6 +111,7 @@ class FittedLaw:
             "flops_per_nd": self.flops_per_nd,
             "ranges": self.ranges,
             "rivals": [rival.stored() for rival in self.rivals],
+            "rivals_in_band": self.rivals_in_band,
         }
 
 
@@ -149,6 +151,7 @@ def _read(stored: _Stored) -> FittedLaw:
             for axis in stored.inside("ranges").values
         },
         rivals=tuple(_read(rival) for rival in stored.each("rivals")),
+        rivals_in_band=bool(values.get("rivals_in_band", True)),  # before the key, only a fit of best had rivals
     )
 
 

@@ -139,7 +139,7 @@ def indistinguishable(table: RunTable, forms: Forms, law: Law) -> tuple[FittedLa
     """
     fits = {name: fit for name, fit in forms.whole.items() if name != law.name}
     if law.name in forms.pooled and len(forms.pooled) > 1:
-        return tuple(fit for name, fit in fits.items() if name in forms.near)
+        return tuple(fit for name, fit in fits.items() if name in forms.near) if law.name in forms.near else ()
     if law.name not in forms.whole:
         return ()
     own = _scatter(table, forms.whole[law.name])
