@@ -23,6 +23,7 @@ from _bench import report, significant
 from scaling.errors import Refusal
 from scaling.fitting.forms import Forms, compare_forms
 from scaling.fitting.heldout import predict_heldout
+from scaling.fitting.isoflop_gap import isoflop_gap
 from scaling.fitting.misfit import UNSURE, Misfit, judge
 from scaling.fitting.noise import lack_of_fit
 from scaling.fitting.problem import Problem
@@ -178,11 +179,22 @@ def judged(kind: Kind, noise: Noise, random: np.random.Generator) -> Misfit | No
     held = predict_heldout(table, law, goal, None, bootstrap=0, seed=0, warnings=[])
     trended = trend(problem, theta_P, table.cluster)
     shifted = shift(problem, theta_P, table.cluster, held.held_R) if held.runs else None
+    gap = isoflop_gap(table, problem, theta_P)
     repeats = lack_of_fit(problem.residual(theta_P), table, law)
     is_open = any(one is not None and one.p_value <= UNSURE for one in (trended, shifted))
 
     def verdict(forms: Forms | None) -> Misfit:
-        return judge(law, trend=trended, repeats=repeats, held=held.runs, shift=shifted, forms=forms, influences=())
+        return judge(
+            law,
+            trend=trended,
+            repeats=repeats,
+            held=held.runs,
+            shift=shifted,
+            forms=forms,
+            influences=(),
+            others=(),
+            isoflop=gap,
+        )
 
     misfit = verdict(None)
     if misfit.verdict != "misfits" and is_open:

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 from planted import BUDGETS, CENTRE, isoflop_grid, planted, table_of, with_cloud
 
+from scaling.cells.vertex import Curve, local, parabola
 from scaling.compute.frontier import frontier
 from scaling.compute.isoflop import METHODS, isoflop
 from scaling.compute.optima import optima
-from scaling.compute.vertex import Curve, local, parabola
 from scaling.errors import InputError, Refusal
 
 STEEP_N = planted(alpha=0.5, A=0.8 * CENTRE["n"] ** 0.5, beta=0.25, B=0.8 * CENTRE["d"] ** 0.25)

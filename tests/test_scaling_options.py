@@ -71,7 +71,21 @@ def test_one_answer_with_every_option(tmp_path, capsys):
     same({**reported, "notes": fitted["notes"]}, fitted)
 
 
-TABLES = ("c_3clusters", "c_6points", "c_broken", "c_exp", "c_sig", "s_gamma04", "s_thirdvar", "cs336_isoflops")
+OF_LADDER = {"n": "N", "d": "D", "loss": "c4_en-validation/CrossEntropyLoss"}
+TABLES: dict[str, dict[str, str]] = {
+    "c_3clusters.csv": {"cluster": "run"},
+    "c_6points.csv": {},
+    "c_broken.csv": {},
+    "c_exp.csv": {},
+    "c_sig.csv": {},
+    "s_gamma04.csv": {},
+    "s_thirdvar.csv": {},
+    "cs336_isoflops.csv": {},
+    "olmo_ladder_16.csv": OF_LADDER,
+    "olmo_ladder_20.csv": OF_LADDER,
+    "farseer_train.parquet": {"n": "N", "d": "D", "loss": "loss"},
+}
+"""{table of the shared cases: its columns, where their names are not usual ones}. The others are refused."""
 
 
 @pytest.mark.slow
@@ -79,10 +93,26 @@ TABLES = ("c_3clusters", "c_6points", "c_broken", "c_exp", "c_sig", "s_gamma04",
 def test_one_answer_on_every_table(name, tmp_path, capsys):
     if not CASES.is_dir():
         pytest.skip("needs ../shared/cases/fits")
-    shutil.copy(CASES / f"{name}.csv", tmp_path / "runs.csv")
-    extra = ("--cluster", "run") if name == "c_3clusters" else ()
-    options = {"cluster": "run"} if extra else {}
-    answers(tmp_path / "runs.csv", tmp_path, capsys, *extra, "--bootstrap", "30", bootstrap=30, **options)
+    table = shutil.copy(CASES / name, tmp_path / f"runs{Path(name).suffix}")
+    flags = [word for key, column in TABLES[name].items() for word in (f"--{key}", column)]
+    answers(table, tmp_path, capsys, *flags, "--bootstrap", "30", bootstrap=30, **TABLES[name])
+
+
+@pytest.mark.parametrize("name", ["c_4points.csv", "c_rising.csv", "s_nmega.csv"])
+def test_one_refusal_on_tables_that_carry_no_law(name, tmp_path, capsys):
+    if not CASES.is_dir():
+        pytest.skip("needs ../shared/cases/fits")
+    said = []
+    for command in ("fit", "report"):
+        assert main(
+            [command, str(CASES / name), *(["--out", str(tmp_path / "a.html")] if command == "report" else [])]
+        ) in (0, 2)
+        shown = capsys.readouterr()
+        said.append(" ".join((shown.out + shown.err).split()))
+    with pytest.raises((Refusal, InputError)) as raised:
+        scaling.fit(CASES / name)
+    reason = " ".join(str(raised.value).split())
+    assert all(reason in text for text in said)
 
 
 def test_flags_and_arguments_have_the_same_defaults():

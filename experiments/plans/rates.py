@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.plans.sizes import SETTINGS, size_of, sized
 from experiments.sweep.varying import flat, short
-from scaling.compute import vertex
+from scaling.cells import vertex
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import to_dict
 from sessionrec_jax.errors import InputError, near_miss

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.compute import vertex
+from scaling.cells import vertex
+from scaling.cells.budgets import FEWEST_RUNS, TOLERANCE, flops_of, split
+from scaling.cells.vertex import Curve, Vertex
 from scaling.compute.frontier import NO_ESTIMATE, Estimate95, Frontier, frontier
-from scaling.compute.vertex import Curve, Vertex
 from scaling.errors import InputError, Refusal, near_miss
 from scaling.fitting.fitted import FittedLaw
 from scaling.laws.registry import LAWS
@@ -26,8 +27,6 @@ from scaling.table.run_table import RunTable
 
 CURVES = {"parabola": vertex.parabola, "local": vertex.local}
 METHODS = ("surface", *CURVES)
-FEWEST_RUNS = 3
-"""Fewer runs at one compute are not a budget."""
 FEWEST_BUDGETS = 3
 """The least for a line with an interval."""
 OFF_CENTRE = 0.25
@@ -123,7 +122,7 @@ class IsoFlop:
 def isoflop(
     table: RunTable,
     fitted: FittedLaw | None = None,
-    tolerance: float = 0.1,
+    tolerance: float = TOLERANCE,
     groups: str | Sequence | None = None,
 ) -> IsoFlop:
     """Finds the minima of loss over N at fixed C, and the line N* = k C^a through them.
@@ -141,8 +140,8 @@ def isoflop(
 
     Source: Approach 2 of Hoffmann et al. 2022 (2203.15556), with refusals, intervals and bias.
     """
-    flops_R = _flops(table)
-    sets = _split(flops_R, tolerance) if groups is None else _labelled(table, groups)
+    flops_R = flops_of(table)
+    sets = split(flops_R, tolerance) if groups is None else _labelled(table, groups)
     sets = sorted((rows for rows in sets if len(rows) >= FEWEST_RUNS), key=lambda rows: np.log(flops_R[rows]).mean())
     response_R = table.response(LAWS["chinchilla"] if fitted is None else fitted.law)
     curves = [_curve(table, response_R, rows) for rows in sets]
@@ -177,32 +176,6 @@ def _no_budget(flops_per_nd: float) -> Refusal:
         f"5 sizes N around the expected best one, each with D = C / ({flops_per_nd:g} N); "
         "or, if nearly equal budgets were meant as one, give a larger tolerance or name the groups."
     )
-
-
-def _flops(table: RunTable) -> np.ndarray:
-    """Returns C of each row: the column's value where there is one, else flops_per_nd * N * D."""
-    computed_R = table.flops_per_nd * table.need("n") * table.need("d")
-    if table.columns.flops is None:
-        return computed_R
-    column_R = table.frame[table.columns.flops].cast(float).fill_null(np.nan).to_numpy()
-    return np.where(column_R > 0, column_R, computed_R)
-
-
-def _split(flops_R: np.ndarray, tolerance: float) -> list[np.ndarray]:
-    """Splits the rows into sets no wider in C than the tolerance either way, at the largest gap first."""
-    if not (np.isfinite(tolerance) and 0 < tolerance < 1):
-        raise InputError(f"the tolerance is {tolerance!r}; wanted a part of C between 0 and 1, such as 0.1")
-    widest = np.log((1 + tolerance) / (1 - tolerance))
-    todo, done = [np.argsort(flops_R, kind="stable")], []
-    while todo:
-        rows = todo.pop()
-        log_flops = np.log(flops_R[rows])
-        if log_flops[-1] - log_flops[0] <= widest:
-            done.append(rows)
-        else:
-            at = int(np.argmax(np.diff(log_flops))) + 1
-            todo += [rows[:at], rows[at:]]
-    return done
 
 
 def _labelled(table: RunTable, groups: str | Sequence) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from scaling.fitting.forms import Forms, compare_forms, indistinguishable
 from scaling.fitting.heldout import predict_heldout
 from scaling.fitting.influence import influences
 from scaling.fitting.intervals import intervals, sizes_at_centre, widened
+from scaling.fitting.isoflop_gap import isoflop_gap
 from scaling.fitting.lead import default_law
 from scaling.fitting.minimize import Objective, Solution, robust_sigma
 from scaling.fitting.noise import lack_of_fit, seed_noise
@@ -247,6 +248,7 @@ def _finish(started: _Started, options: _Options, stream: int) -> Fit:
         profile=walked,
         minima=_describe(minima, problem),
         trend=trend(problem, theta_P, table.cluster),
+        isoflop=isoflop_gap(table, problem, theta_P),
         heldout=(),
         shift=None,
         forms=None,

@@ -13,6 +13,7 @@ from typing import Literal
 from scaling.fitting.forms import Forms
 from scaling.fitting.heldout import HeldOutRun, count_inside, rms_log_error
 from scaling.fitting.influence import Influence
+from scaling.fitting.isoflop_gap import IsoFlopGap
 from scaling.fitting.noise import LackOfFit
 from scaling.fitting.other_columns import OtherColumn
 from scaling.fitting.trend import EXACT, Trend
@@ -79,6 +80,7 @@ def judge(
     forms: Forms | None,
     influences: Sequence[Influence],
     others: Sequence[OtherColumn],
+    isoflop: IsoFlopGap | None,
 ) -> Misfit:
     """Returns the verdict on a fit of `law`.
 
@@ -91,12 +93,15 @@ def judge(
       forms: every form's error on held-out runs, None if they were not compared.
       influences: single runs that decide the fit.
       others: columns that the law does not have and that the residuals vary with.
+      isoflop: the exponents of the best N at equal compute, None where the table has too few such budgets.
     """
     found = [_residuals(law, trend), _held_out(held, shift)]
     if forms is not None and forms.pooled:
         found.append(_other_forms(law, forms, [one.p_value for one in (trend, shift) if one is not None]))
     if repeats is not None:
         found.append(_repeats(repeats))
+    if isoflop is not None:
+        found.append(_isoflop(isoflop))
     found += [_other_column(column) for column in others]
     verdict: Verdict = "cannot tell" if trend is None else "follows"
     if any(one.misfits for one in found):
@@ -139,6 +144,15 @@ def _other_forms(law: Law, forms: Forms, p_values: Sequence[float]) -> Evidence:
     better = own / max(forms.pooled[best], 1e-300)
     misfits = better >= SEVERAL and own > EXACT and min(p_values, default=1.0) <= UNSURE
     return Evidence("other forms", misfits, f"{best} predicts the held-out runs {better:.2g} times better")
+
+
+def _isoflop(gap: IsoFlopGap) -> Evidence:
+    misfits = gap.test.p_value <= SURE
+    says = (
+        f"the IsoFLOP minima of {gap.budgets} budgets {'contradict' if misfits else 'agree with'} the law: N* ~ "
+        f"C^{gap.measured:.3f} by the runs and C^{gap.by_law:.3f} by the law (p = {gap.test.p_value:.2g})"
+    )
+    return Evidence("IsoFLOP minima", misfits, says, gap.test.p_value)
 
 
 def _other_column(column: OtherColumn) -> Evidence:

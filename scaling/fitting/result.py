@@ -15,6 +15,7 @@ from scaling.fitting.forms import Forms
 from scaling.fitting.heldout import HeldOutRun, count_inside, rms_log_error
 from scaling.fitting.influence import Influence
 from scaling.fitting.intervals import Interval
+from scaling.fitting.isoflop_gap import IsoFlopGap
 from scaling.fitting.minimize import Objective
 from scaling.fitting.misfit import Misfit, judge
 from scaling.fitting.noise import LackOfFit, SeedNoise
@@ -68,6 +69,8 @@ class Fit(FittedLaw):
     minima: tuple[Minimum, ...]
     trend: Trend | None
     """The trend of the residuals, None for too few independent runs."""
+    isoflop: IsoFlopGap | None
+    """The exponents of N* through the minima of budgets and by the law. None where the table has too few budgets."""
     heldout: tuple[HeldOutRun, ...]
     shift: Trend | None
     """The test of the held-out runs against the others. None where nothing was held out, or for too few runs."""
@@ -119,6 +122,7 @@ class Fit(FittedLaw):
             forms=self.forms,
             influences=self.influences,
             others=self.others,
+            isoflop=self.isoflop,
         )
 
     def standard_error(self) -> dict[str, float]:
@@ -177,6 +181,7 @@ class Fit(FittedLaw):
             "verdict_sentences": self.misfit.sentences,
             "evidence": self.misfit.evidence,
             "influences": self.influences,
+            "isoflop": self.isoflop,
             "residual_sigma": self.residual_sigma,
             "run_noise95": self.run_noise95,
             "seed_noise": self.seed_noise,

@@ -59,9 +59,17 @@ def shift(problem: Problem, theta_P: np.ndarray, cluster: np.ndarray, some_R: np
 
     Returns None where there are too few independent runs, or where no row or every row is meant.
     """
+    return towards(problem, theta_P, cluster, some_R.astype(float))
+
+
+def towards(problem: Problem, theta_P: np.ndarray, cluster: np.ndarray, direction_R: np.ndarray) -> Trend | None:
+    """Tests if the residuals go along one direction, less what the law's own parameters can explain.
+
+    Returns None where there are too few independent runs, or where nothing of the direction is left.
+    """
     own_RP = _own(problem, theta_P)
-    direction_R1 = _normalised(some_R[:, None].astype(float))
-    return _along(_apart(direction_R1, own_RP), problem.residual(theta_P), own_RP, cluster)
+    direction_R1 = _apart(_normalised(direction_R[:, None]), own_RP)
+    return _along(direction_R1, problem.residual(theta_P), own_RP, cluster)
 
 
 def along(problem: Problem, theta_P: np.ndarray, cluster: np.ndarray, columns_RK: np.ndarray) -> Trend | None:

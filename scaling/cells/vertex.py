@@ -28,15 +28,24 @@ class Curve:
     @classmethod
     def from_rows(cls, n_R: np.ndarray, loss_R: np.ndarray, cluster_R: np.ndarray) -> Curve:
         """Averages R rows, given in any order, by size."""
-        order = np.argsort(n_R, kind="stable")
-        size_R = np.empty(len(n_R), int)
-        size_R[order] = np.cumsum(np.diff(np.log(n_R[order]), prepend=np.log(n_R.min())) > SAME_SIZE)
-        runs, run_of_row = np.unique(np.stack([size_R, cluster_R], axis=1), axis=0, return_inverse=True)
-        run_of_row, size_of_run = run_of_row.ravel(), runs[:, 0]
-        log_loss = np.bincount(run_of_row, np.log(loss_R)) / np.bincount(run_of_row)
-        clusters_G = np.bincount(size_of_run)
+        size_R, share_R = sizes_of(n_R, cluster_R)
         n_G = np.exp(np.bincount(size_R, np.log(n_R)) / np.bincount(size_R))
-        return cls(n_G, np.exp(np.bincount(size_of_run, log_loss) / clusters_G), clusters_G)
+        loss_G = np.exp(np.bincount(size_R, share_R * np.log(loss_R)))
+        _, first_R = np.unique(np.stack([size_R, cluster_R], axis=1), axis=0, return_index=True)
+        return cls(n_G, loss_G, np.bincount(size_R[first_R]))
+
+
+def sizes_of(n_R: np.ndarray, cluster_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the number of each row's size, [R], ascending in N, and its share in the mean of that size, [R].
+
+    The clusters of a size have the same share, and so have the rows of a cluster.
+    """
+    order = np.argsort(n_R, kind="stable")
+    size_R = np.empty(len(n_R), int)
+    size_R[order] = np.cumsum(np.diff(np.log(n_R[order]), prepend=np.log(n_R.min())) > SAME_SIZE)
+    runs, run_R = np.unique(np.stack([size_R, cluster_R], axis=1), axis=0, return_inverse=True)
+    run_R = run_R.ravel()
+    return size_R, 1 / (np.bincount(run_R)[run_R] * np.bincount(runs[:, 0])[size_R])
 
 
 @dataclass(frozen=True)
