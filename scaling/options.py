@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FitDefaults:
-    """What `scaling.fit` does where nothing else is asked."""
+    """The arguments of `scaling.fit` that have a default other than its own choice."""
 
     objective: str = "huber"
     delta: str = "auto"

@@ -70,7 +70,7 @@ class BudgetRow:
 
     @property
     def spread(self) -> str | None:
-        """How far the forms differ, as a sentence; None where fewer than two of them have an optimum."""
+        """The distance between the forms in a sentence; None where fewer than two of them have an optimum."""
         found = [one for one in self.forms if one.n is not None]
         if len(found) < 2:
             return None

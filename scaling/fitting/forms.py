@@ -11,7 +11,7 @@ import numpy as np
 
 from scaling.errors import Refusal
 from scaling.fitting.fitted import FittedLaw
-from scaling.fitting.heldout import Begin, of_whole, reach, without
+from scaling.fitting.heldout import reach, without
 from scaling.fitting.minimize import Objective
 from scaling.fitting.parallel import in_threads
 from scaling.laws.fixed import fixed_where_it_has
@@ -98,21 +98,15 @@ def compare_forms(table: RunTable, law: Law, objective: Objective, known_floor: 
     """Compares every form of `law`'s family on the held-out top of the table, under one objective."""
     forms = family(law, known_floor)
     size = reach(table, law)
-    masks = _masks(size)
     target = _target(table, law, size)
-
-    def of_form(form: Law) -> tuple[FittedLaw | None, list[FormError]]:
-        whole, begin = None, None
-        with suppress(Refusal):  # the rows of the form say why
-            whole, begin = of_whole(table, form, objective, known_floor)
-        return whole, [
-            _error(table, held, form, objective=objective, known_floor=known_floor, begin=begin) for held in masks
-        ]
-
-    found = in_threads([partial(of_form, form) for form in forms])
-    rows = [errors[i] for i in range(len(masks)) for _, errors in found]
+    found = in_threads([partial(_whole, table, form, objective, known_floor) for form in forms])
+    whole = {fit.law.name: fit for fit in found if fit is not None}
+    rows = in_threads([
+        partial(_error, table, held, form, objective=objective, known_floor=known_floor)
+        for held in _masks(size)
+        for form in forms
+    ])  # fmt: skip
     pooled = _pooled(rows)
-    whole = {fit.law.name: fit for fit, _ in found if fit is not None}
     return Forms(
         rows=tuple(rows),
         pooled=pooled,
@@ -170,19 +164,20 @@ def _masks(size: np.ndarray) -> list[np.ndarray]:
     return masks
 
 
+def _whole(table: RunTable, form: Law, objective: Objective, known_floor: float | None) -> FittedLaw | None:
+    """Fits the form to all runs, without intervals. Returns None where they cannot carry it; its errors say why."""
+    with suppress(Refusal):
+        return without(table, form, objective, known_floor)
+    return None
+
+
 def _error(
-    table: RunTable,
-    held: np.ndarray,
-    form: Law,
-    *,
-    objective: Objective,
-    known_floor: float | None,
-    begin: Begin | None,
+    table: RunTable, held: np.ndarray, form: Law, *, objective: Objective, known_floor: float | None
 ) -> FormError:
     size = reach(table, form)
     found = FormError(form.name, float(held.mean()), int(held.sum()), float(size[held].max() / size[~held].max()))
     try:
-        refit = without(table.take(~held), form, objective, known_floor, begin=begin)
+        refit = without(table.take(~held), form, objective, known_floor)
     except Refusal as refusal:
         return replace(found, refused=str(refusal))
     predicted = refit.loss_at({axis: x[held] for axis, x in table.points(form).items()})[0]

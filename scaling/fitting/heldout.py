@@ -12,7 +12,7 @@ from scaling.errors import Refusal
 from scaling.fitting.fitted import FittedLaw
 from scaling.fitting.intervals import widened
 from scaling.fitting.minimize import Objective
-from scaling.fitting.problem import FEW_ROWS, HELDOUT, Problem
+from scaling.fitting.problem import HELDOUT, Problem
 from scaling.fitting.run_noise import run_band, run_noise95
 from scaling.laws.registry import Law
 from scaling.table import checks
@@ -134,65 +134,25 @@ def _predicted(table: RunTable, held: np.ndarray, refit: FittedLaw, noise: float
     return tuple(rows)
 
 
-class Begin(NamedTuple):
-    """Starts of a law that are good on a whole table, for refits of its parts."""
-
-    centre: dict[str, float]
-    """The centre of the whole table, at which the starts have their sizes."""
-    theta_SP: np.ndarray
-
-
 def without(
-    train: RunTable,
-    law: Law,
-    objective: Objective,
-    known_floor: float | None,
-    *,
-    bootstrap: int = 0,
-    seed: int = 0,
-    begin: Begin | None = None,
+    train: RunTable, law: Law, objective: Objective, known_floor: float | None, *, bootstrap: int = 0, seed: int = 0
 ) -> FittedLaw:
-    """Refits `law` to the runs that are not held out, from `begin` if there are many of them.
-
-    Raises Refusal where they cannot carry it.
-    """
+    """Refits `law` to the runs that are not held out. Raises Refusal where they cannot carry it."""
     if not len(train):
         raise Refusal("no run is left")
     checks.refuse(train, law, known_floor)
-    if begin is None or len(train) <= FEW_ROWS:
-        refit = Problem.of(train, law, known_floor)
-        minima = refit.minima(objective)
-    else:
-        refit = Problem.of(train, law, known_floor, begin.centre)
-        minima = refit.minima(objective, begin_SP=begin.theta_SP)
+    refit = Problem.of(train, law, known_floor)
+    minima = refit.minima(objective)
     theta_P = minima.theta_SP[0]
     draws_SP = refit.bootstrap(objective, minima, train.cluster, draws=min(bootstrap, DRAWS), seed=seed, stream=HELDOUT)
     cloud_SP = widened(refit, theta_P, draws_SP, len(np.unique(train.cluster)))
-    return _fitted(refit, train, theta_P, cloud_SP)
-
-
-def of_whole(table: RunTable, law: Law, objective: Objective, known_floor: float | None) -> tuple[FittedLaw, Begin]:
-    """Fits `law` to all runs, without intervals, and returns the starts of its refits too.
-
-    Raises Refusal where they cannot carry it.
-    """
-    checks.refuse(table, law, known_floor)
-    problem = Problem.of(table, law, known_floor)
-    promising_SP = problem.promising(objective)
-    minima = problem.minima(objective, begin_SP=promising_SP)
-    theta_P = minima.theta_SP[0]
-    fitted = _fitted(problem, table, theta_P, np.empty((0, len(theta_P))))
-    return fitted, Begin(problem.centre, np.concatenate([minima.theta_SP, promising_SP]))
-
-
-def _fitted(problem: Problem, table: RunTable, theta_P: np.ndarray, cloud_SP: np.ndarray) -> FittedLaw:
     return FittedLaw(
-        law=problem.law,
+        law=law,
         theta_P=theta_P,
         cloud_SP=cloud_SP,
-        centre=problem.centre,
-        known_floor=problem.known_floor,
-        flops_per_nd=table.flops_per_nd,
+        centre=refit.centre,
+        known_floor=known_floor,
+        flops_per_nd=train.flops_per_nd,
         ranges={},
         rivals=(),
     )

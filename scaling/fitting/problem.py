@@ -89,50 +89,38 @@ class Problem:
     def minimize(self, objective: Objective, theta_SP: np.ndarray, **options) -> Solution:
         return minimize(self.bound, np.log(self.response), objective, theta_SP, **options)
 
-    def minima(
-        self,
-        objective: Objective,
-        *,
-        begin_SP: np.ndarray | None = None,
-        also_SP: np.ndarray | None = None,
-        usual: bool = False,
-    ) -> Solution:
+    def minima(self, objective: Objective, *, also_SP: np.ndarray | None = None, usual: bool = False) -> Solution:
         """Returns the distinct minima from many starts, the lowest first.
 
         Args:
           objective: the function that is minimised.
-          begin_SP: the starts, such as those that are `promising` on more rows of the same centre. Default: the grid.
           also_SP: more starts.
           usual: whether the law's starts from the literature are tried too (chinchilla: 4,500 of Hoffmann et al. 2022).
 
         Raises Refusal if no start converged.
         """
         progress.step(f"{self.law.name}: the minima of {objective.name} on {len(self.response)} runs")
-        promising_SP = self.promising(objective, usual=usual) if begin_SP is None else begin_SP
-        begin, few = promising_SP, self.some_rows(FEW_ROWS)
-        if few is not self:
+        screen = Objective("ls") if objective.name == "lad" else objective
+        few = self.some_rows(FEW_ROWS)
+        begin = few._starts(usual)
+        if few is self:
+            begin = self._screened(screen, begin, SCREEN)
+        else:
+            promising = few._lowest_of(screen, begin, FEW_ROWS_BEGIN)
+            promising = few._screened(screen, promising, FEW_ROWS_SCREEN, least=CLOSE_CURVES)
             some = self.some_rows(SOME_ROWS)
-            begin = some._screened(_screen(objective), begin[:SOME_ROWS_BEGIN], SOME_ROWS_SCREEN, least=SOME_CURVES)
+            begin = some._screened(screen, promising[:SOME_ROWS_BEGIN], SOME_ROWS_SCREEN, least=SOME_CURVES)
         if also_SP is not None:
             begin = np.concatenate([also_SP, begin])
         found = self._converged(objective, begin)
         if not len(found.theta_SP) and few is not self:
-            found = self._converged(objective, few._converged(_screen(objective), promising_SP).theta_SP)
+            found = self._converged(objective, few._converged(screen, promising).theta_SP)
         if not len(found.theta_SP):
             raise Refusal(
                 f"no start of {self.law.name} converged to a minimum: the runs do not determine it. "
                 "Fit a law with fewer parameters, or add runs."
             )
         return found
-
-    def promising(self, objective: Objective, usual: bool = False) -> np.ndarray:
-        """Returns [S, P] the starts that are lowest after some steps on at most FEW_ROWS runs, the lowest first."""
-        few = self.some_rows(FEW_ROWS)
-        begin, screen = few._starts(usual), _screen(objective)
-        if few is self:
-            return self._screened(screen, begin, SCREEN)
-        begin = few._lowest_of(screen, begin, FEW_ROWS_BEGIN)
-        return few._screened(screen, begin, FEW_ROWS_SCREEN, least=CLOSE_CURVES)
 
     def _starts(self, usual: bool) -> np.ndarray:
         """Returns the grid of starts [S, P]; with `usual` those of the literature too."""
@@ -283,11 +271,6 @@ class Problem:
             for name in others:
                 ends[name] = ends[name][0] | gone, ends[name][1] | gone
         return ends
-
-
-def _screen(objective: Objective) -> Objective:
-    """Returns the objective that starts are screened by: least squares for LAD, which is slow to settle."""
-    return Objective("ls") if objective.name == "lad" else objective
 
 
 def _lowest(screened: Solution) -> Solution:
