@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scaling.fitting.minimize import DECREMENT_TOLERANCE, STEP_TOLERANCE
-from scaling.fitting.problem import ALL_ROWS_SCREEN, FEW_ROWS, SCREEN
+from scaling.fitting.problem import FEW_ROWS, SCREEN, SOME_ROWS_SCREEN
 from scaling.fitting.result import Fit
 from scaling.report.columns import ReportColumns
 from scaling.table.run_table import RunTable
@@ -173,7 +173,7 @@ def _algorithm(fit: Fit) -> list[Answer]:
         f"damped Newton with the exact Hessian, until its step is below {STEP_TOLERANCE:g} or its decrement below "
         f"{DECREMENT_TOLERANCE:g} of the objective"
     )
-    go_on = (SCREEN if len(fit.table) <= FEW_ROWS else ALL_ROWS_SCREEN)[-1][1]
+    go_on = (SCREEN if len(fit.table) <= FEW_ROWS else SOME_ROWS_SCREEN)[-1][1]
     starts = f"a grid of shapes with the sizes in closed form{usual}; the best {go_on} go on"
     minima = "none found"
     if len(fit.minima) > 1:
