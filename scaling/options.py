@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FitDefaults:
-    """The arguments of `scaling.fit` that have a default other than its own choice."""
+    """The defaults of the arguments of `scaling.fit`."""
 
     objective: str = "huber"
     delta: str = "auto"

@@ -183,9 +183,10 @@ def first_steps(
     hessian_SPP = np.repeat(law.hessian(curvature_1R + slope_1R, -slope_1R), len(weight_SR), axis=0)
     hessian_SPP[:, first, second] += more_SK
     hessian_SPP[:, second, first] = hessian_SPP[:, first, second]
-    unit_P = 1 / np.sqrt(np.maximum(np.diag(hessian_SPP[0]) / R, 1e-300))
-    step_SP, downhill_S = _solve_positive(hessian_SPP / R * unit_P[:, None] * unit_P, gradient_SP / R * unit_P)
-    step_SP *= -unit_P
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a size that ran to 0 has no curvature
+        unit_P = 1 / np.sqrt(np.maximum(np.diag(hessian_SPP[0]) / R, 1e-300))
+        step_SP, downhill_S = _solve_positive(hessian_SPP / R * unit_P[:, None] * unit_P, gradient_SP / R * unit_P)
+        step_SP *= -unit_P
     near_S = downhill_S & (np.abs(step_SP).max(axis=1) <= LONGEST_FIRST_STEP)
     begin_SP[near_S] += step_SP[near_S]
     return begin_SP

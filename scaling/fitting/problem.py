@@ -225,15 +225,8 @@ class Problem:
     def _lowest_minima(self, objective: Objective, start_SP: np.ndarray, weight_DR: np.ndarray) -> np.ndarray:
         """Returns the lowest minimum under each of D weightings, [D, P], without those that did not converge."""
         draws, log_response_R = len(weight_DR), np.log(self.response)
-        runs = [
-            self.minimize(
-                objective,
-                first_steps(self.bound, log_response_R, objective, theta_P, weight_DR),
-                weight_SR=weight_DR,
-                damping=CLOSE_DAMPING,
-            )
-            for theta_P in start_SP
-        ]
+        begin = [first_steps(self.bound, log_response_R, objective, theta_P, weight_DR) for theta_P in start_SP]
+        runs = [self.minimize(objective, begin_DP, weight_SR=weight_DR, damping=CLOSE_DAMPING) for begin_DP in begin]
         value = np.array([np.where(run.converged_S, run.objective_S, np.inf) for run in runs])
         theta_DP = np.array([run.theta_SP for run in runs])[np.argmin(value, axis=0), np.arange(draws)]
         return theta_DP[np.isfinite(value.min(axis=0))]
