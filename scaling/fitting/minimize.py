@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scaling.laws.registry import Curve
+from scaling.laws.registry import Bound, Curve
 
 BLOCK = 256
 """The largest number of parameter sets that are computed together."""
@@ -160,7 +160,7 @@ def minimize(
 
 
 def first_steps(
-    bound: Curve, log_response_R: np.ndarray, objective: Objective, theta_P: np.ndarray, weight_SR: np.ndarray
+    bound: Bound, log_response_R: np.ndarray, objective: Objective, theta_P: np.ndarray, weight_SR: np.ndarray
 ) -> np.ndarray:
     """Returns [S, P] starts near the minima under S weightings, from the minimum `theta_P` without weights.
 
