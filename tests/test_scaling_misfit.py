@@ -252,7 +252,7 @@ def test_every_answer_begins_with_the_misfit(csv, tmp_path, capsys):
     assert values["heldout_inside_band"] <= len(values["heldout"])
     assert values["heldout_rms_log_error"] > 0.1
     assert main(["report", str(csv), *flags, "--out", str(page)]) == 0
-    assert "<p class=answer>These runs do not follow this law: " in page.read_text()
+    assert "<p class=answer>24 runs do not follow L = E + A / D^beta" in page.read_text()
     fit = scaling.fit(csv, "power_floor", d="d", loss="loss", **QUICK)
     assert fit.summary().startswith("These runs do not follow this law: ")
 
