@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from scaling.fitting.lead import default_law
     from scaling.fitting.result import Fit
     from scaling.laws.registry import LAWS, Law, register_law
+    from scaling.rates.fit import fit_rates
+    from scaling.rates.result import RatesFit, load_rates
     from scaling.table.names import Columns
     from scaling.table.run_table import Excluded, RunTable, read
 
@@ -31,11 +33,14 @@ __all__ = [
     "Forms",
     "InputError",
     "Law",
+    "RatesFit",
     "Refusal",
     "RunTable",
     "default_law",
     "fit",
+    "fit_rates",
     "load",
+    "load_rates",
     "read",
     "register_law",
 ]
@@ -50,11 +55,14 @@ _HOME = {
     "Forms": "fitting.forms",
     "InputError": "errors",
     "Law": "laws.registry",
+    "RatesFit": "rates.result",
     "Refusal": "errors",
     "RunTable": "table.run_table",
     "default_law": "fitting.lead",
     "fit": "fitting.fit",
+    "fit_rates": "rates.fit",
     "load": "fitting.fitted",
+    "load_rates": "rates.result",
     "read": "table.run_table",
     "register_law": "laws.registry",
 }
