@@ -74,9 +74,7 @@ def _rules(fitted: pl.DataFrame) -> dict[str, Rule]:
     return {
         "law": lambda cell: np.log([value for value, _, _ in laws.predict(cell.n, cell.d).values()]),
         "constant best": _constant(_cells(fitted)),
-        "Step Law": lambda cell: np.log(
-            [1.79 * cell.n**-0.713 * cell.d**0.307, 0.58 * cell.d**0.571 / TOKENS_A_ROW]
-        ),
+        "Step Law": lambda cell: np.log([1.79 * cell.n**-0.713 * cell.d**0.307, 0.58 * cell.d**0.571 / TOKENS_A_ROW]),
     }
 
 

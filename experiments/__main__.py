@@ -25,7 +25,8 @@ from scaling.errors import InputError, near_miss
 
 COMMANDS = (
     "sources", "prepare", "describe", "train", "evaluate", "recommend", "export", "serve", "sweep", "worker", "status",
-    "watch", "compare", "fit", "predict", "forecast", "plan", "design", "report", "demo", "pod", "config", "completion",
+    "watch", "compare", "fit", "rates", "predict", "forecast", "plan", "design", "report", "demo", "pod", "config",
+    "completion",
 )  # fmt: skip
 _HELP = ("-h", "--help", "--help-all", "help")
 

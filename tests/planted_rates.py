@@ -8,6 +8,8 @@ import polars as pl
 RATE = {"factor": 0.6, "n": -0.65, "d": 0.3}
 BATCH = {"factor": 0.01, "n": 0.0, "d": 0.45}
 SIZES = tuple(np.geomspace(3e7, 1e9, 4))
+STEEPER = 0.75
+"""The third derivative over the second, in the log of the rate."""
 DATA = tuple(np.geomspace(2e9, 5e10, 4))
 
 
@@ -49,8 +51,9 @@ def table(
                 for batch in batches or (None,):
                     x = np.log(rate) - centre[0]
                     y = 0.0 if batch is None else np.log(batch) - centre[1]
-                    # like Step Law's grids: a bowl along rate ~ batch, steeper at high rates
-                    bowl = 0.012 * x**2 - 0.012 * x * y + 0.012 * y**2 + 0.003 * x**3
+                    # as Step Law's grids: a bowl along rate ~ batch, as much steeper at high rates as there
+                    bowl = 0.024 * (np.exp(STEEPER * x) - 1 - STEEPER * x) / STEEPER**2
+                    bowl += 0.012 * (y**2 - x * y)
                     for each in range(seeds):
                         loss = floor * np.exp(bowl + noise * generator.normal())
                         row = {"params": n, "tokens": d, "lr": rate, "loss": loss, "seed": each}

@@ -1,7 +1,8 @@
-"""The best N and D for a budget, the loss with its interval, and the cost of being wrong.
+"""The best N and D for a budget, the loss with its interval, the cost of being wrong, and the learning rate.
 
 sessionrec plan --from fit.json --budget 1e18
 sessionrec plan --from fit.json --budget 1e18 1e19 --json plan.json
+sessionrec plan --from fit.json --budget 1e18 --rates rates.json        # and the learning rate and batch for it
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.output import narrow_table
 from experiments.cli.parsing import JsonFile, parse_flags
+from experiments.cli.plan_rates import rates_at, show_rates
 from scaling.compute.budget import BudgetAdvice, advise
 from scaling.errors import InputError
 from scaling.fitting.export import plain, write_json
@@ -32,23 +34,28 @@ class Args:
     """One or several budgets in training FLOPs, such as 1e18."""
     unique: float | None = None
     """The amount of unique data, for a law of repeated data."""
+    rates: Annotated[Path | None, tyro.conf.arg(metavar="RATES.JSON")] = None
+    """The file that `sessionrec rates ... --json` wrote: adds the best learning rate and batch at N* and D*."""
     json: JsonFile = None
     """Write everything to this file."""
 
 
 def main(argv: list[str]) -> int:
     args = parse_flags(Args, argv, prog="sessionrec plan", description=__doc__)
-    check_outputs(args.json, inputs=[args.from_])
+    check_outputs(args.json, inputs=[args.from_, *([args.rates] if args.rates else [])])
     fitted = scaling.load(args.from_)
     found = advise(fitted, args.budget, open_params=_stored(args.from_, "open_intervals"), unique=args.unique)
+    rates = None if args.rates is None else rates_at(args.rates, args.from_, found)
     if args.json is not None:
-        write_json(plain(found), args.json)
+        write_json(plain(found) | ({} if rates is None else {"rates": plain(rates)}), args.json)
     if args.json == STDOUT:
         return 0
     console = Terminal()
     for sentence in _stored(args.from_, "verdict_sentences"):
         console.print(markup(sentence), highlight=False, style="bold")
     show(found, console)
+    if rates is not None:
+        show_rates(rates, console)
     return 0
 
 

@@ -44,5 +44,5 @@ class Plan(ScalingPlan):
         if not base.data.rows:
             rows = min(batch_rows.fewest(configs, log) for configs, log in zip(own, logs, strict=True))
             own = [[with_rows(config, rows) for config in configs] for configs in own]
-        layouts = [layout(configs, log, self.report()) for configs, log in zip(own, logs, strict=True)]
+        layouts = [layout(configs, log, self.report(), self.rate_law) for configs, log in zip(own, logs, strict=True)]
         return Layout([config for each in layouts for config in each.configs], {"report.json": self.report()})

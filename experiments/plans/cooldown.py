@@ -66,6 +66,11 @@ class Plan(ScalingPlan):
     def lay_out(self, base: Config, prepared: Prepared) -> Layout:
         """Returns every run, each once, with the warm-up that all share. Raises InputError where the shortest run has
         no room for it and its cooldown."""
+        if self.rate_law is not None:
+            raise InputError(
+                f"{self.rate_law} gives each length its own rate, and runs that share their first steps have one; give "
+                "--learning-rates, or the learning_rates.json of a sweep"
+            )
         laid_out = super().lay_out(base, prepared)
         steps = _steps(prepared)
         return laid_out._replace(configs=_branched(_with_one_warmup(laid_out.configs, steps), steps))

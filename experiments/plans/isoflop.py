@@ -15,6 +15,7 @@ from experiments.plans.scaling_plan import ScalingPlan, layout, training_users
 from experiments.plans.sizes import around, size_of
 from experiments.sweep.cost import CostEstimate
 from experiments.sweep.layout import Layout
+from scaling.rates.result import load_rates
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.store import Prepared
@@ -60,6 +61,11 @@ class Plan(ScalingPlan):
         """Returns every run, each once, and report.json. Raises InputError for a budget that a size cannot spend."""
         from sessionrec_jax.data.resolve import with_rows  # starts jax, which --help need not wait for
 
+        if self.rate_law is not None and load_rates(self.rate_law).batch is not None:
+            raise InputError(
+                f"{self.rate_law} has a law of the batch, and runs of other batches spend other budgets; tune with one "
+                "--rows for isoflop"
+            )
         cost, most = CostEstimate(), training_users(prepared)
         whole = self._on_the_whole_log(base, prepared, cost)
         if not base.data.rows:  # the smallest budget spent on the largest size has the smallest data
@@ -71,7 +77,7 @@ class Plan(ScalingPlan):
             for budget in whole.budgets
             for config, spent in zip(whole.configs, whole.flops, strict=True)
         ]
-        return layout(configs, prepared, self.report())
+        return layout(configs, prepared, self.report(), self.rate_law)
 
     def _on_the_whole_log(self, base: Config, prepared: Prepared, cost: CostEstimate) -> _Whole:
         configs = batch_rows.resolved(self.configs(base, training_users(prepared)), prepared)

@@ -118,7 +118,7 @@ def write(folder: Path, base: dict[str, Any], found: dict[str, Tuned]) -> Path:
     """Writes FILE and returns its path. `base`: any run of the sweep, as `to_dict` writes it."""
     path = folder / FILE
     rates, rows = ({size: tuned[part] for size, tuned in found.items()} for part in range(2))
-    write_json(path, dict(zip(_KEYS, (rates, rows, _settings(base)), strict=True)))
+    write_json(path, dict(zip(_KEYS, (rates, rows, settings(base)), strict=True)))
     return path
 
 
@@ -130,7 +130,7 @@ def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, Tuned]:
     values = read_json(path)
     if not (isinstance(values, dict) and all(isinstance(values.get(key), dict) for key in _KEYS)):
         raise InputError(f"{path} is not what a sweep of the plan learning_rate writes; it wants {', '.join(_KEYS)}")
-    rates, rows, settings = (values[key] for key in _KEYS)
+    rates, rows, tuned = (values[key] for key in _KEYS)
     names = {size: size_of(sized(base, size)) for size in sizes}
     for name in names.values():
         if name not in rates or name not in rows:
@@ -140,15 +140,23 @@ def read(path: Path, base: Config, sizes: Sequence[str]) -> dict[str, Tuned]:
                 f"{path} has batches of {rows[name]} rows for the size {name}, but --data.rows is {base.data.rows}; "
                 "leave --data.rows out, or tune with it"
             )
-    here = _settings(to_dict(base))
-    differ = [name for name in here if here[name] != settings.get(name)]
-    if differ:
-        each = (f"{name} was {short(settings.get(name))} and is {short(here[name])}" for name in differ)
-        raise InputError(f"{path} was tuned for other settings: {'; '.join(each)}. Tune for these.")
+    refuse_other_settings(path, tuned, base)
     return {size: Tuned(rates[name], rows[name]) for size, name in names.items()}
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
+def refuse_other_settings(path: Path, tuned: Any, base: Config) -> None:
+    """Raises InputError where the rates of a file were tuned for other settings than those of `base`, or the file does
+    not say for which."""
+    if not isinstance(tuned, dict):
+        raise InputError(f"{path} does not say for which settings its rates hold; fit them to a sweep folder")
+    here = settings(to_dict(base))
+    differ = [name for name in here if here[name] != tuned.get(name)]
+    if differ:
+        each = (f"{name} was {short(tuned.get(name))} and is {short(here[name])}" for name in differ)
+        raise InputError(f"{path} was tuned for other settings: {'; '.join(each)}. Tune for these.")
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that the best rate depends on, besides the size and the length of a run."""
     return {
         name: list(value) if isinstance(value, tuple) else value  # as JSON returns it

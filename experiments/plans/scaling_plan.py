@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from experiments.plans import batch_rows, rates
+from experiments.plans import batch_rows, rate_law, rates
 from experiments.plans.sizes import sized
 from experiments.sweep.layout import Layout
 from sessionrec_jax.config.rules import check
@@ -32,7 +32,8 @@ class ScalingPlan:
     learning_rates: tuple[float, ...] = ()
     """Peak learning rates to choose from by validation in each cell. Left out: 3e-3."""
     learning_rates_from: Path | None = None
-    """learning_rates.json of a sweep of the plan `learning_rate`: each size runs at its own best rate and batch."""
+    """learning_rates.json of a sweep of the plan `learning_rate`: each size runs at its own best rate and batch. Or the
+    file of `sessionrec rates SWEEP --json`: each run has the rate and batch that the law gives for its N and D."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of every run."""
     halving: bool = False
@@ -60,7 +61,13 @@ class ScalingPlan:
 
         Raises InputError for settings that cannot run.
         """
-        return layout(self.configs(base, training_users(prepared)), prepared, self.report())
+        return layout(self.configs(base, training_users(prepared)), prepared, self.report(), self.rate_law)
+
+    @property
+    def rate_law(self) -> Path | None:
+        """The file of --learning-rates-from if it has a law, which then gives each run of `configs` its rate."""
+        path = self.learning_rates_from
+        return path if path is not None and rate_law.is_law(path) else None
 
     def configs(self, base: Config, users: int) -> list[Config]:
         """`base` with each of the changes, at every size, learning rate and seed; each run once."""
@@ -101,19 +108,27 @@ class ScalingPlan:
             raise InputError("--halving drops learning rates, but --learning-rates-from gives each size one; give one")
         if self.learning_rates:
             raise InputError("--learning-rates and --learning-rates-from both say at which rates to run; give one")
+        if self.rate_law is not None:
+            rate_law.check(self.rate_law, base)
+            return {size: [rate_law.fixed_rows(self.rate_law)] for size in self.sizes}
         return {
             size: [{"optim.learning_rate_peak": rate, "data.rows": rows, "data.rows_auto": False}]
             for size, (rate, rows) in rates.read(self.learning_rates_from, base, self.sizes).items()
         }
 
 
-def layout(configs: Iterable[Config], prepared: Prepared, report: dict[str, Any]) -> Layout:
-    """The runs, resolved; report.json, with the loss that they measure; theory.json where the truth is known."""
+def layout(
+    configs: Iterable[Config], prepared: Prepared, report: dict[str, Any], law_of_rates: Path | None = None
+) -> Layout:
+    """The runs, resolved, with the rates of `law_of_rates` if there is one; report.json, with the loss that they
+    measure; theory.json where the truth is known."""
     from experiments.plans.theory import theory  # starts jax, which --help need not wait for
     from sessionrec_jax.data.synthetic.known import known_truth
     from sessionrec_jax.evaluation.exact import has_exact_rank_loss
 
     resolved = batch_rows.laid_out(configs, prepared)
+    if law_of_rates is not None:
+        resolved = rate_law.applied(law_of_rates, resolved)
     truth = known_truth(prepared)
     if resolved[0].data.eval_candidates == "shown":  # the runs measure the rank loss alone
         exact = RANK_LOSS_EXACT if has_exact_rank_loss(resolved[0]) else RANK_LOSS_PAIRED

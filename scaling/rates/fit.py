@@ -159,7 +159,9 @@ def _law(
         theta_P, design_GP, sigma_G=sigma_G, stderr_G=stderr_G, ends_GE=ends_GE, draws=bootstrap, generator=generator
     )
     ranges = {
-        axis: (min(at), max(at)) for axis in ("n", "d") if None not in (at := [getattr(each.cell, axis) for each in used])
+        axis: (min(at), max(at))
+        for axis in ("n", "d")
+        if None not in (at := [getattr(each.cell, axis) for each in used])
     }
     law = RateLaw(setting, tuple(axes), theta_P, cloud_SP, centre, ranges, scatter, values, len(used) - values)
     z_G = (value_G - design_GP @ theta_P) / sigma_G

@@ -157,11 +157,10 @@ def _around(cell: Cell, at_A: np.ndarray, reach_A: np.ndarray, cubic_T: np.ndarr
     far_R = np.sqrt(((away_RA / reach_A) ** 2).sum(axis=1))
     weight_R = np.clip(1 - far_R**3, 0, None) ** 3
     design_RK, cubic_R = _design(away_RA), _cubic(away_RA) @ cubic_T
-    root_R = np.sqrt(weight_R)
-    solve_KR = np.linalg.pinv(design_RK * root_R[:, None]) * root_R
+    weighted_KR = design_RK.T * weight_R
+    solve_KR = np.linalg.pinv(weighted_KR @ design_RK, hermitian=True) @ weighted_KR
     coefficient_K = solve_KR @ (cell.log_loss_R - cubic_R)
     fitted_R = design_RK @ coefficient_K + cubic_R
-    left_RR = np.eye(len(far_R)) - design_RK @ solve_KR
     bend_AA = _bend(coefficient_K, len(at_A))
     is_bowl = np.linalg.eigvalsh(bend_AA)[0] > 0
     vertex_A = at_A - np.linalg.solve(bend_AA, coefficient_K[1 : len(at_A) + 1]) if is_bowl else None
@@ -172,7 +171,7 @@ def _around(cell: Cell, at_A: np.ndarray, reach_A: np.ndarray, cubic_T: np.ndarr
         solve_KR=solve_KR,
         weight_R=weight_R,
         square=float(weight_R @ (cell.log_loss_R - fitted_R) ** 2),
-        spare=max(float(np.einsum("RS,R,RS->", left_RR, weight_R, left_RR)), 0.0),
+        spare=max(float(weight_R.sum() - np.sum(weighted_KR * solve_KR)), 0.0),
         fitted_R=fitted_R,
     )
 
