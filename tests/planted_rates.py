@@ -8,6 +8,8 @@ import polars as pl
 RATE = {"factor": 0.6, "n": -0.65, "d": 0.3}
 BATCH = {"factor": 0.01, "n": 0.0, "d": 0.45}
 SIZES = tuple(np.geomspace(3e7, 1e9, 4))
+RATES = tuple(2.0 ** np.arange(-13, -5))
+BATCHES = tuple(2.0 ** np.arange(4, 11))
 STEEPER = 0.75
 """The third derivative over the second, in the log of the rate."""
 DATA = tuple(np.geomspace(2e9, 5e10, 4))
@@ -22,8 +24,8 @@ def table(
     *,
     sizes=SIZES,
     data=DATA,
-    rates=tuple(2.0 ** np.arange(-13, -5)),
-    batches=tuple(2.0 ** np.arange(4, 11)),
+    rates=RATES,
+    batches=BATCHES,
     noise: float = 2e-3,
     scatter: float = 0.05,
     seeds: int = 1,

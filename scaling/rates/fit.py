@@ -17,6 +17,7 @@ from scaling.rates.censored import Observed, regress
 from scaling.rates.law import RateLaw
 from scaling.rates.minimum import Minimum, minimum, quadratics, too_few
 from scaling.rates.result import LeftOut, RatesFit
+from scaling.table.columns import Columns
 from scaling.table.run_table import RunTable, read
 
 LEAST_SPAN = 4.0
@@ -67,8 +68,7 @@ def fit_rates(
     """
     if bootstrap < 0:
         raise InputError(f"bootstrap is {bootstrap}; wanted 0 or more resamplings")
-    names = {name: value for name, value in (("n", n), ("d", d), ("loss", loss)) if value is not None}
-    runs = table if isinstance(table, RunTable) else read(table, **names)
+    runs = table if isinstance(table, RunTable) else read(table, Columns(n=n, d=d, loss=loss))
     cells = cells_of(runs, rate, batch)
     minima, left_out, noise = minima_of(cells)
     generator = np.random.default_rng(seed)
@@ -158,11 +158,11 @@ def _law(
     cloud_SP = _bootstrap(
         theta_P, design_GP, sigma_G=sigma_G, stderr_G=stderr_G, ends_GE=ends_GE, draws=bootstrap, generator=generator
     )
-    ranges = {
-        axis: (min(at), max(at))
-        for axis in ("n", "d")
-        if None not in (at := [getattr(each.cell, axis) for each in used])
-    }
+    ranges = {}
+    for axis in ("n", "d"):
+        at = [getattr(each.cell, axis) for each in used]
+        if None not in at:
+            ranges[axis] = min(at), max(at)
     law = RateLaw(setting, tuple(axes), theta_P, cloud_SP, centre, ranges, scatter, values, len(used) - values)
     z_G = (value_G - design_GP @ theta_P) / sigma_G
     return law, notes + _residuals(setting, z_G[inside], design_GP[inside], [each for each in used if _in(each, place)])
@@ -211,7 +211,7 @@ def _axes(
     if not axes:
         raise Refusal("all cells have one N and one D: there is nothing that the best rate could depend on. Run others")
     if len(axes) == 2:
-        log_C2 = np.log([(cell.n, cell.d) for cell in cells])
+        log_C2 = np.log([[getattr(cell, axis) for axis in axes] for cell in cells])
         spread = float(np.sqrt(max(np.linalg.eigvalsh(np.cov(log_C2.T, bias=True))[0], 0.0)))
         if spread < RAY:
             raise Refusal(

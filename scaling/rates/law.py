@@ -89,7 +89,7 @@ class RateLaw:
         return value, low, high
 
     def outside(self, N: float | None = None, D: float | None = None) -> tuple[str, float]:
-        """Returns the axis, "N" or "D", on which a point is farthest outside the cells, and by which factor (1: inside).
+        """Returns the axis, "N" or "D", on which a point is farthest outside the cells, and the factor (1: inside).
 
         It includes an axis that does not vary, because the law knows nothing of its other values.
         """

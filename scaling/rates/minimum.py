@@ -233,7 +233,8 @@ def minimum(cell: Cell, found: Quadratic, pooled_variance: float, run_variance: 
             refused = "the loss does not bend clearly around its lowest value; add seeds, or lower and higher values"
     outside = any(side in ("above", "below") for side in side_A)
     if outside or refused:  # the best value of a setting moves with the other one, which is not at its best here
-        side_A = tuple("unknown" if side == "inside" else side for side in side_A)
+        unknown: Side = "unknown"
+        side_A = tuple(unknown if side == "inside" else side for side in side_A)
     edge = {"above": high_A, "below": low_A}
     log_A = np.array([edge[side][a] if side in edge else log_A[a] for a, side in enumerate(side_A)])
     bias = lowest_bias(found.fitted_R[found.weight_R > 0], float(np.sqrt(run_variance)))

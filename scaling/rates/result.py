@@ -76,9 +76,9 @@ class RatesFit(Rates):
     def _bias(self) -> str:
         bias = -np.array([each.bias for each in self.minima])
         return (
-            f"The lowest loss of a cell is expected to be {np.median(bias):.2%} too low (up to {bias.max():.2%}), because "
-            f"it is the lowest of many runs with a noise of {self.run_noise:.2%} (from {self.noise_from}); `corrected` "
-            "is the loss without that."
+            f"The lowest loss of a cell is expected to be {np.median(bias):.2%} too low (up to {bias.max():.2%}), "
+            f"because it is the lowest of many runs with a noise of {self.run_noise:.2%} (from {self.noise_from}); "
+            "`corrected` is the loss without that."
         )
 
     def to_json(self, path: str | Path, more: dict[str, Any] | None = None) -> None:
@@ -107,9 +107,9 @@ class RatesFit(Rates):
 
 def _sentence(law: RateLaw) -> str:
     grows = " and ".join(f"{axis.upper()}^{exponent}" for axis, exponent in law.exponents.items())
-    bounds = f" and {law.bounds} bounds" if law.bounds else ""
+    bounds = f" and {law.bounds} with only a bound" if law.bounds else ""
     return (
-        f"The best {law.setting} goes as {grows} (95 %): {law.formula}, from {law.values} cells{bounds} that scatter "
+        f"The best {law.setting} goes as {grows} (95 %): {law.formula}, from {law.values} cells{bounds}; they scatter "
         f"around it by a factor of {np.exp(law.scatter):.3g}."
     )
 
