@@ -199,6 +199,10 @@ def test_the_command_says_and_writes_the_same(csv, tmp_path, capsys):
         (["--by", "params"], "has 1 values"),
         (["--by", "loss"], "wanted 2 to 20 arms"),
         (["--share", "beta"], "name the column"),
+        (["--names", "a"], "name the column"),
+        (["--out", "arms.html"], "`sessionrec report` writes the page of one law"),
+        (["--by", "arm", "--names", "a", "b"], "--names is for several tables"),
+        (["--by", "arm", "--out", "arms.svg"], "wanted a name that ends in .html"),
         (["--by", "arm", "--fix", "beta=0.2"], "do not go with --by"),
         (["--by", "arm", "--law", "best"], "compared by one law"),
         (["--by", "arm", "--law", "power,power_floor"], "compared by one law"),
@@ -208,3 +212,79 @@ def test_the_command_says_and_writes_the_same(csv, tmp_path, capsys):
 def test_wrong_flags_are_one_message(csv, capsys, flags, message):
     assert main(["fit", csv, *FLAGS, *flags]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_tables_are_arms_and_give_the_answer_of_one_table_with_a_column(tmp_path, csv, capsys):
+    rows = frame(b=(3.3, 0.2))
+    files = [tmp_path / f"{arm}.csv" for arm in ("a", "b")]
+    for file in files:
+        rows.filter(arm=file.stem).write_csv(file)
+    together, apart, renamed = (tmp_path / name for name in ("together.json", "apart.json", "renamed.json"))
+    assert main(["fit", csv, *FLAGS, "--by", "arm", "--json", str(together)]) == 0
+    assert main(["fit", *map(str, files), *FLAGS, "--json", str(apart)]) == 0
+    one, other = (json.loads(path.read_text()) for path in (together, apart))
+    for name in ("arms", "versus_first", "equal_exponents", "pairs"):
+        assert one[name] == other[name]
+    assert main(["fit", *map(str, files), *FLAGS, "--names", "old", "new", "--json", str(renamed)]) == 0
+    assert list(json.loads(renamed.read_text())["arms"]) == ["old", "new"]
+    capsys.readouterr()
+    for words, message in (
+        ([*map(str, files), "--by", "arm"], "each table is an arm, or one table has them all"),
+        ([*map(str, files), "--names", "a"], "1 --names for 2 tables"),
+        ([csv, csv], "several tables have the name 'runs'"),
+    ):
+        assert main(["fit", *words, *FLAGS]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_page_has_the_answer_the_runs_of_both_arms_and_the_crossing(tmp_path):
+    from scaling.report.figures.arms import loss_against_cost
+    from scaling.report.figures.parts import as_dict
+
+    rows = frame(b=(3.0 * 1e4**0.03, 0.23))
+    rows.write_csv(tmp_path / "runs.csv")
+    page = tmp_path / "arms.html"
+    assert main(["fit", str(tmp_path / "runs.csv"), *FLAGS, "--by", "arm", "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "differ in beta" in text
+    assert "b and a cross, within the data with probability 1" in text
+    tables = {arm: scaling.read(part, d="tokens", loss="loss") for arm, part in tables_of(rows, "arm", "t").items()}
+    found = compare(tables, "arm", "power", bootstrap=50)
+    drawn = [json.loads(text) for text in as_dict(loss_against_cost(found, versus(found), tables))["datasets"].values()]
+    assert [len(values) for values in drawn if "run" in values[0]] == [len(rows)]
+    lines = [values for values in drawn if "low" in values[0]]
+    assert {values[0]["arm"] for values in lines} == {"a", "b"}
+    assert all(row["low"] < row["response"] < row["high"] for values in lines for row in values)
+    crossings = [row["c"] for values in drawn for row in values if "cross" in str(row.get("text"))]
+    assert crossings == [pytest.approx(1e4, rel=0.5)]
+
+
+# The exponent or the constant?
+
+
+def called_different(exponent: float, tables: int) -> list[bool]:
+    """Returns for each planted table if the exponents .2 and `exponent` of two arms were called different."""
+    found = []
+    for seed in range(tables):
+        generator = np.random.default_rng(seed)
+        arms = {"a": (3.0, 0.2), "b": (3.3 * 1e4 ** (exponent - 0.2), exponent)}
+        parts = {
+            arm: pl.DataFrame({"tokens": D, "loss": size * D**-each * np.exp(5e-3 * generator.normal(size=len(D)))})
+            for arm, (size, each) in arms.items()
+        }
+        runs = {arm: scaling.read(part, d="tokens", loss="loss") for arm, part in parts.items()}
+        found.append(bool(compare(runs, "arm", "power", bootstrap=400).equal.differ))
+    return found
+
+
+def test_exponents_that_differ_are_called_different_and_a_constant_is_not():
+    assert sum(called_different(0.2, 4)) <= 1
+    assert sum(called_different(0.21, 4)) == 4
+
+
+@pytest.mark.slow
+def test_of_60_planted_tables_few_constants_are_called_exponents_and_few_exponents_are_missed():
+    """At the 5 % level 3 of 60 tables with a common exponent are expected to be called different; 8 or more have a
+    probability below 1 %. An exponent that is .01 larger is five standard errors away here."""
+    assert sum(called_different(0.2, 60)) <= 7
+    assert sum(called_different(0.21, 60)) >= 57

@@ -1,9 +1,10 @@
-"""`sessionrec fit TABLE --by COLUMN`: the arms of a table, fitted together and compared."""
+"""`sessionrec fit` of several arms: those of one table by a column, or a table each, fitted together and compared."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import scaling
 from doors import bounds
@@ -15,38 +16,72 @@ from scaling.arms.compare import ArmsFit, compare, tables_of
 from scaling.arms.multiplier import Versus, versus
 from scaling.arms.sentences import sentences
 from scaling.errors import InputError
-from scaling.fitting.export import plain, write_json
+from scaling.fitting.export import plain
 from scaling.table.files import load
 
 
-def fit_arms(
-    source: Path, flags: FitFlags, by: str, shared: tuple[str, ...], json: Path | None
-) -> tuple[ArmsFit, tuple[Versus, ...]]:
-    """Fits and compares the arms, and writes everything to `json`.
+class Arms(NamedTuple):
+    """The tables of the arms, before anything is computed."""
 
-    Raises InputError for wrong columns and options, and for options that a fit of arms does not have; Refusal where an
-    arm cannot carry the law.
+    tables: dict[str, scaling.RunTable]
+    by: str
+    """The column that makes the arms; "table" where each has a table of its own."""
+    law: str | None
+    source: str
+
+
+def arms_of(sources: Sequence[Path], flags: FitFlags, by: str | None, names: Sequence[str]) -> Arms:
+    """Reads the arms of one table, by a column, or of several tables.
+
+    Raises InputError for wrong columns and options, and for options that a fit of arms does not have.
     """
     bounds.check(flags)
     if flags.fix or flags.drop_worst:
-        raise InputError("--fix and --drop-worst do not go with --by; leave them out")
+        raise InputError("--fix and --drop-worst do not go with --by and several tables; leave them out")
     if flags.floor is not None and flags.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")
-    frame, _ = load(source)
-    named = completed(named_by(flags.columns, flags.law), source, frame.columns)
-    law = next(iter(laws_of(named)), None)
+    if len(sources) > 1 and by is not None:
+        raise InputError(f"{len(sources)} tables came, and --by {by}: each table is an arm, or one table has them all")
+    if len(sources) == 1 and names:
+        raise InputError("--names is for several tables; the arms of --by have the values of their column as names")
+    frames = {source: load(source)[0] for source in sources}
+    named = {
+        source: completed(named_by(flags.columns, flags.law), source, frame.columns) for source, frame in frames.items()
+    }
+    law = next(iter(laws_of(named[sources[0]])), None)
     if law == scaling.BEST or (flags.law is not None and "," in flags.law):
         raise InputError(f"--law is {flags.law}; arms are compared by one law, such as power_floor")
-    columns = columns_of(named)
-    tables = {
-        arm: table_of(Path(f"{source} ({by} {arm})"), rows, columns, ())
-        for arm, rows in tables_of(frame, by, str(source)).items()
-    }
+    if by is None:
+        places = dict(zip(_names(sources, names), sources, strict=True))
+        rows = {arm: frames[source] for arm, source in places.items()}
+    else:
+        rows = tables_of(frames[sources[0]], by, str(sources[0]))
+        places = dict.fromkeys(rows, sources[0])
+    tables = {}
+    for arm, frame in rows.items():
+        source = places[arm]
+        label = source if by is None else Path(f"{source} ({by} {arm})")
+        tables[arm] = table_of(label, frame, columns_of(named[source]), ())
+    return Arms(tables, by or "table", law, ", ".join(map(str, sources)))
+
+
+def _names(sources: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """Returns the names of tables as arms."""
+    if names and len(names) != len(sources):
+        raise InputError(f"{len(names)} --names for {len(sources)} tables; give each one")
+    found = list(names) or [source.resolve().stem for source in sources]
+    if twice := {name for name in found if found.count(name) > 1}:
+        raise InputError(f"several tables have the name {sorted(twice)[0]!r}; give each its own by --names")
+    return found
+
+
+def fit_arms(arms: Arms, flags: FitFlags, shared: Sequence[str]) -> tuple[ArmsFit, tuple[Versus, ...]]:
+    """Fits and compares the arms. Raises Refusal where an arm cannot carry the law."""
     with fit_progress():
         found = compare(
-            tables,
-            by,
-            law,
+            arms.tables,
+            arms.by,
+            arms.law,
             shared=[name for text in shared for name in text.split(",")],
             objective=flags.objective,
             delta=delta_of(flags.delta),
@@ -55,16 +90,12 @@ def fit_arms(
             seed=flags.seed,
         )
         others = versus(found)
-    if json is not None:
-        write_json(_values(found, others, tables, str(source)), json)
     return found, others
 
 
-def _values(
-    found: ArmsFit, others: tuple[Versus, ...], tables: dict[str, scaling.RunTable], source: str
-) -> dict[str, Any]:
+def values(found: ArmsFit, others: Sequence[Versus], arms: Arms) -> dict[str, Any]:
     """Returns everything but the draws, in JSON's types."""
-    arms = {
+    each = {
         arm.name: {
             "runs": arm.runs,
             "params": arm.params,
@@ -72,19 +103,19 @@ def _values(
             "flops_per_nd": arm.fitted.flops_per_nd,
             "smallest": arm.smallest,
             "largest": arm.largest,
-            "data_hash": tables[arm.name].data_hash(),
-            "excluded": [vars(row) for row in tables[arm.name].excluded],
+            "data_hash": arms.tables[arm.name].data_hash(),
+            "excluded": [vars(row) for row in arms.tables[arm.name].excluded],
         }
         for arm in found.arms
     }
-    values = {
+    found_values = {
         "sentences": sentences(found, others),
         "by": found.by,
         "law": found.law.name,
         "formula": found.law.formula,
         "shared": found.shared,
         "cost": found.cost,
-        "arms": arms,
+        "arms": each,
         "equal_exponents": found.equal,
         "versus_first": others,
         "pairs": {"of_every_arm": found.pairs.paired, "groups": found.pairs.clusters},
@@ -92,6 +123,6 @@ def _values(
         "response": found.response,
         "misfits": found.misfits,
         "warnings": found.warnings,
-        "source": source,
+        "source": arms.source,
     }
-    return plain(values)
+    return plain(found_values)

@@ -222,6 +222,7 @@ def minimum(cell: Cell, found: Quadratic, pooled_variance: float, run_variance: 
     covariance_KK = variance * found.solve_KR @ found.solve_KR.T
     log_A, stderr_A = np.full(settings, np.nan), np.full(settings, np.nan)
     refused = None
+    side_A: tuple[Side, ...]
     if found.vertex_A is not None and _is_resolved(found, covariance_KK):
         side_A = _sides(found.vertex_A, low_A, high_A)
         if set(side_A) == {"inside"}:
