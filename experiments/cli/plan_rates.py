@@ -88,7 +88,7 @@ def show_rates(found: PlannedRates, console: Terminal) -> None:
     for row in found.budgets:
         cells = [row.rate, *([row.batch] if batch else [])]
         table.add_row(f"{row.flops:.4g}", *(markup(str(cell)) for cell in cells))
-    table.caption = r"at N* and D*; \[95 %] of the laws of the rate and the batch, with N* and D* taken as exact"
+    table.caption = r"at N* and D*; \[95 %] is that of the laws, with N* and D* taken as exact"
     console.print(table)
     for warning in found.warnings:
         console.print("[yellow]warning:[/]", markup(warning), highlight=False)

@@ -74,7 +74,7 @@ class RatesFit(Rates):
         return (*(_sentence(law) for law in self.laws.values()), self._bias())
 
     def _bias(self) -> str:
-        bias = -np.array([each.bias for each in self.minima])
+        bias = np.abs([each.bias for each in self.minima])
         return (
             f"The lowest loss of a cell is expected to be {np.median(bias):.2%} too low (up to {bias.max():.2%}), "
             f"because it is the lowest of many runs with a noise of {self.run_noise:.2%} (from {self.noise_from}); "
