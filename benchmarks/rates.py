@@ -1,4 +1,4 @@
-"""How good are the rates and batches that a law predicts? On Step Law's grids (Li et al. 2025, 2503.04715).
+"""Tests the rates and batches that a law predicts, on Step Law's grids (Li et al. 2025, 2503.04715).
 
     python benchmarks/rates.py lr_bsz_train.parquet lr_bsz_test.parquet
 

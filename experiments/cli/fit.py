@@ -32,11 +32,11 @@ class Args(FitFlags):
     """Column that makes arms: one law for each of its values. Says if their exponents differ, how many times the FLOPs
     an arm needs for the first one's loss, where they cross, and which is better at ten times the compute."""
     share: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
-    """Of arms: exponents, or the floor E, that all of them have in common."""
+    """Exponents, or the floor E, that all arms have in common."""
     names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
     """The names of several tables as arms. Left out: the names of their files."""
     out: OutputFile = None
-    """Of arms: write a page with the answer, the figure and the numbers to this .html file."""
+    """With arms: write a page with the answer, the figure and the numbers to this .html file."""
     json: JsonFile = None
     """Write everything to this file."""
 
