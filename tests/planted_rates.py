@@ -53,7 +53,7 @@ def table(
                 for batch in batches or (None,):
                     x = np.log(rate) - centre[0]
                     y = 0.0 if batch is None else np.log(batch) - centre[1]
-                    # like Step Law's grids: a bowl along rate ~ batch, steeper at high rates (there about twice as much)
+                    # like Step Law's grids: a bowl along rate ~ batch, steeper at high rates (there twice as much)
                     bowl = 0.024 * (np.exp(STEEPER * x) - 1 - STEEPER * x) / STEEPER**2
                     bowl += 0.012 * (y**2 - x * y)
                     for each in range(seeds):

@@ -2,9 +2,8 @@
 
     sessionrec rates runs.csv --rate lr --batch rows --n params --d tokens --loss loss --json rates.json
     sessionrec rates SWEEP --json rates.json
-    sessionrec plan --from fit.json --budget 1e18 --rates rates.json        # the rate and batch for a budget
-    sessionrec sweep grid --data DATA --out GRID --learning-rates-from rates.json
 
+`sessionrec plan --rates` gives the rate and the batch of a budget, and a sweep reads them by --learning-rates-from.
 The runs of one N and D are a cell. Its best rate is the lowest point of a quadratic around its lowest runs, or only a
 bound where that is at an edge of what was tried. In a sweep of the plan learning_rate the columns are known.
 """
