@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from doors.address import address_of
 from doors.errors import InputError, NotSaved, no_room, wrong_path
 
 STDOUT = Path("-")
@@ -51,6 +52,7 @@ def kind_of(folder: Path) -> str | None:
 def check_folder(folder: Path, wanted: str) -> None:
     """Raises InputError if `folder` cannot become `wanted` ("a run", "a sweep", "a prepared log"): it is of another
     kind, or inside a prepared log or a run, or its path cannot be used. Makes nothing."""
+    _refuse_address(folder)
     with named(folder):
         resolved = folder.resolve()
         is_wrong = resolved.exists() and not resolved.is_dir()
@@ -207,8 +209,14 @@ def named(path: Path) -> Iterator[None]:
 _NAME_TOO_LONG, _NOT_PERMITTED = errno.ENAMETOOLONG, errno.EACCES
 
 
+def _refuse_address(path: Path) -> None:
+    if (address := address_of(path)) is not None:
+        raise InputError(f"{address} is in a bucket, where this cannot be written; name a path of the file system")
+
+
 def _target(path: Path) -> Path:
     """Returns the file that `path` leads to through links. Raises InputError for a circle of links and a folder."""
+    _refuse_address(path)
     with named(path):
         target = Path(os.path.realpath(path))
         if target.is_symlink():

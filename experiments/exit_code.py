@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from doors.address import with_addresses
 from doors.errors import InputError, NotSaved, no_room, wrong_path
 from doors.terminal import print_error, say
 from experiments.extras import to_install
@@ -38,7 +39,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
         if shown is None:
             raise
         code = getattr(shown, "exit_code")  # noqa: B009 - not every error has it
-        (say if code > _SIGNALS else print_error)(shown)
+        (say if code > _SIGNALS else print_error)(with_addresses(str(shown)))
         return code
 
 

@@ -19,6 +19,7 @@ import polars as pl
 
 from doors.files import open_own, replacing
 from doors.state import Damaged, read_object
+from doors.storage import copies
 from doors.terminal import say
 from sessionrec_jax.config.settings import Config, Optim
 from sessionrec_jax.config.values import run_id
@@ -99,6 +100,7 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
         def end(job: Job, columns: Row) -> None:
             rows[job.run_dir] = row = identity(job.config, plan) | columns
             on_process_zero(lambda: job.write(job.run_dir / "row.json", row))
+            copies.push(job.run_dir)
 
         def diverged(place: int, error: Diverged) -> None:
             end(left[place], {"status": "diverged", "reason": str(error)})
@@ -149,6 +151,7 @@ def _add_validation(job: Job, found: Row) -> None:
     except (Damaged, FileNotFoundError):
         before = {}  # the parts before this one were validated already, or are validated again
     job.write(path, before | {str(job.part): found})
+    copies.push(job.run_dir)
 
 
 def identity(config: Config, plan: str) -> Row:

@@ -10,6 +10,8 @@ from typing import Any
 import polars as pl
 
 import scaling
+from doors.address import shown
+from doors.storage import copies
 from scaling.errors import InputError, near_miss
 from scaling.table import run_table
 from sessionrec_jax.row_columns import RECIPE, SCHEDULE_FRACTION, SESSIONS, SESSIONS_SEEN, with_defaults
@@ -30,6 +32,7 @@ def completed(named: dict[str, Any], sweep: Path, present: list[str]) -> dict[st
     In a sweep folder the loss and the data have their default names even where no row has them, so that an error names
     them. Raises InputError if report.json cannot be read.
     """
+    sweep = copies.opened(sweep, copies.for_readers)
     chosen = _report_json(sweep / "report.json") | named
     if {"n", "d", "flops", "n_from_flops"} & named.keys() and not sweep.is_dir():
         return chosen  # who names the axes of a file has named all that count
@@ -54,7 +57,9 @@ def table_of(
     """Returns the RunTable of a loaded table, with the default names of a row for columns that are not named."""
     unique = SESSIONS if columns.d == SESSIONS_SEEN else None
     defaults = scaling.Columns(unique=unique, progress=SCHEDULE_FRACTION, recipe=RECIPE)
-    return run_table.from_frame(frame, columns, source=str(source), unfinished=unfinished, defaults=defaults, **options)
+    return run_table.from_frame(
+        frame, columns, source=shown(source), unfinished=unfinished, defaults=defaults, **options
+    )
 
 
 def _report_json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import tyro
 from rich.table import Table
 
 from doors.files import STDOUT, check_outputs, write_json, write_text
+from doors.storage import copies
 from doors.terminal import Terminal
 from experiments.cli.comparison_page import write_page
 from experiments.cli.parsing import JsonFile, OutputFile, parse_flags
@@ -43,13 +44,14 @@ class Command:
 def main(argv: list[str]) -> int:
     command = parse_flags(Command, argv, prog="sessionrec compare", description=__doc__)
     check_outputs(command.out, command.json)
-    lines = compare(command.sweep, command.metrics)
+    sweep_dir = copies.for_reading(command.sweep, copies.for_readers)
+    lines = compare(sweep_dir, command.metrics)
     if command.json is not None:
         write_json(command.json, [dataclasses.asdict(line) for line in lines])
     if command.out is not None and command.out.suffix in (".html", ".htm"):
         groups = _tables(lines)
         tables = [(_header(group), [_cells(line) for line in group]) for _, group in groups]
-        title = command.sweep.resolve().name
+        title = sweep_dir.resolve().name
         write_page(command.out, title, groups, tables=tables, label=_label, legend=_LEGEND)
     elif command.out is not None:
         write_text(command.out, markdown(lines))
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> int:
             table.add_row(*_cells(line))
         console.print(table)
     console.print(_LEGEND)
-    for status, runs in left_out(command.sweep).items():
+    for status, runs in left_out(sweep_dir).items():
         console.print(f"[yellow]warning:[/] {runs} runs are left out, because they are {status}")
     return 0
 

@@ -47,7 +47,9 @@ def main(argv: list[str]) -> None:
 
 def summary(log: sr.Prepared) -> Table:
     """Returns the card as a table for the terminal."""
-    table = Table(title=markup(log.path), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=markup(log.address or log.path), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
+    )
     for name, text in lines(log.card()).items():
         table.add_row(f"[bold]{name}[/]", markup(text))
     return table

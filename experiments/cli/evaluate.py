@@ -16,6 +16,7 @@ import tyro
 from rich.table import Table
 
 import sessionrec_jax as sr
+from doors.address import shown
 from doors.files import STDOUT, check_outputs, write_json
 from doors.terminal import Terminal
 from experiments.cli import show_segments
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> int:
     if command.json is not None:
         write_json(command.json, metrics)
     if command.json != STDOUT:
-        print_metrics(metrics, f"{command.run}, {command.split} sessions")
+        print_metrics(metrics, f"{shown(command.run)}, {command.split} sessions")
         for table in show_segments.tables(metrics.get("by", {})):
             Terminal().print(table)
     if command.figure is not None:

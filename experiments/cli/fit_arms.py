@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import scaling
 from doors import bounds
+from doors.address import shown
 from experiments.cli.columns import columns_of, completed, laws_of, named_by, table_of
 from experiments.cli.fit_flags import FitFlags
 from experiments.cli.fit_options import delta_of
@@ -55,14 +56,14 @@ def arms_of(sources: Sequence[Path], flags: FitFlags, by: str | None, names: Seq
         places = dict(zip(_names(sources, names), sources, strict=True))
         rows = {arm: frames[source] for arm, source in places.items()}
     else:
-        rows = tables_of(frames[sources[0]], by, str(sources[0]))
+        rows = tables_of(frames[sources[0]], by, shown(sources[0]))
         places = dict.fromkeys(rows, sources[0])
     tables = {}
     for arm, frame in rows.items():
         source = places[arm]
         label = source if by is None else Path(f"{source} ({by} {arm})")
         tables[arm] = table_of(label, frame, columns_of(named[source]), ())
-    return Arms(tables, by or "table", law, ", ".join(map(str, sources)))
+    return Arms(tables, by or "table", law, ", ".join(map(shown, sources)))
 
 
 def _names(sources: Sequence[Path], names: Sequence[str]) -> list[str]:

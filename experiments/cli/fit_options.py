@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import scaling
 from doors import bounds
+from doors.address import address_of
 from experiments.cli.columns import columns_of, completed, laws_of, named_by, table_of
 from experiments.cli.fit_flags import FitFlags
 from experiments.cli.output import fit_progress
@@ -119,7 +120,8 @@ def asked_in(path: Path, table: Path | None) -> tuple[Path, FitFlags, str]:
         raise InputError(f"{path} does not say how it was fitted ({error!r}); fit again with --json") from error
     if table is None and source == IN_MEMORY and not Path(source).exists():
         raise InputError(f"{path} was fitted to a table in memory; name a file with the same table too")
-    found = table or next((at for at in (Path(source), path.parent / Path(source).name) if at.exists()), None)
+    places = (Path(source), path.parent / Path(source).name)
+    found = table or next((at for at in places if at.exists() or address_of(source)), None)
     if found is None:
         raise InputError(f"{path} was fitted to {source}, which is not there; name the table too")
     return found, flags, data_hash

@@ -28,6 +28,7 @@ import tyro
 
 import sessionrec_jax as sr
 from doors import bounds
+from doors.address import shown
 from doors.bounds import Between
 from doors.files import check_outputs, writing
 from doors.terminal import Terminal
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
     run = sr.load(command.run, command.data, None if command.mesh is None else mesh_of(command.mesh))
     if run.row is None or run.row["status"] not in ("done", "stuck"):
         say = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False).print
-        say(f"{command.run} has not finished training; its newest checkpoint, step {run.model.step}, answers")
+        say(f"{shown(command.run)} has not finished training; its newest checkpoint, step {run.model.step}, answers")
     histories = command.histories or "log"
     quiet = command.quiet or command.out is None
     lines = run.answers(histories, command.k, command.seen, users=command.log_users or 0, quiet=quiet)

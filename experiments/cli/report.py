@@ -17,7 +17,9 @@ from typing import Annotated
 
 import tyro
 
+from doors.address import address_of, shown
 from doors.files import check_outputs
+from doors.storage import copies
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.fit_flags import FitFlags
@@ -32,8 +34,8 @@ class Args(FitFlags):
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FIT.JSON")] = None
     """Report the fit that `sessionrec fit ... --json` wrote, with its table, columns and options."""
     out: OutputFile = None
-    """The page to write, *.html. The default is next to the sweep, with its name. The figures go to a folder next to
-    it."""
+    """The page to write, *.html. The default is next to the sweep (here, if it is in a bucket), with its name. The
+    figures go to a folder next to it."""
 
 
 def main(argv: list[str]) -> int:
@@ -54,16 +56,16 @@ def main(argv: list[str]) -> int:
         sweep, flags, data_hash = asked_in(args.from_, args.sweep)
         runs, fits = answer(sweep, flags, all_columns_named=True)
         if runs.data_hash() != data_hash:
-            says = f"{sweep} has changed since {args.from_} was written: this is a new fit"
+            says = f"{shown(sweep)} has changed since {args.from_} was written: this is a new fit"
             console.print("[yellow]warning:[/]", markup(says), highlight=False)
     elif args.sweep is None:
         raise InputError("no table is named; give a sweep folder, a file, or --from fit.json")
     else:
         sweep = args.sweep
         runs, fits = answer(sweep, args)
-    theory_file = sweep / "theory.json"
+    theory_file = copies.opened(sweep, copies.for_readers) / "theory.json"
     theory = read_theory(theory_file) if theory_file.exists() else None
-    name = sweep.resolve()
+    name = Path.cwd() / sweep.name if address_of(sweep) else sweep.resolve()
     out = name.with_name(f"{name.stem}.html") if args.out is None else args.out
     folder = report.write(out, runs, fits, theory, title=name.stem, columns=REPORT_COLUMNS)
     for law, fit in fits:

@@ -25,7 +25,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from doors.address import shown
 from doors.files import STDOUT, check_outputs, write_json
+from doors.storage import copies
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli import run_states
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from experiments.cli.status_page import StatusPage
 
 _FOLLOW_SECONDS = 2.0
+_FOLLOW_SECONDS_OF_BUCKET = 10.0
+"""The same where each look costs requests."""
 _WIDE = 1000
 """Width of the output where it is not a terminal, so that no number is cut."""
 
@@ -60,10 +64,11 @@ def main(argv: list[str]) -> int:
     )
     check_outputs(command.json, command.html)
     console = Terminal(width=None if sys.stdout.isatty() else _WIDE, quiet=command.json == STDOUT)
-    plan, runs = states(command.sweep)
-    page = None if command.html is None else _page(command.html, command.sweep, plan)
+    sweep_dir = copies.for_reading(command.sweep, copies.for_readers)
+    plan, runs = states(sweep_dir)
+    page = None if command.html is None else _page(command.html, sweep_dir, plan)
     if command.follow:
-        runs = _followed(command.sweep, runs, console, page)
+        runs = _followed(sweep_dir, runs, console, page)
     if page is not None:
         page.write(runs)
     if command.json is not None:
@@ -72,7 +77,9 @@ def main(argv: list[str]) -> int:
         write_json(command.json, {"plan": plan, "runs": len(runs), "counts": counts, "by_run": by_run})
     if command.json == STDOUT:
         return 0
-    console.print(f"{command.sweep}: plan {plan}, {len(runs)} runs", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{shown(command.sweep)}: plan {plan}, {len(runs)} runs", highlight=False, markup=False, soft_wrap=True
+    )
     console.print(_table(runs, runs))
     for line in (*run_states.notes(runs), *run_states.references(runs)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -98,12 +105,13 @@ def _followed(sweep_dir: Path, runs: list[RunState], console: Terminal, page: St
             while not all(run.has_ended for run in runs):
                 counts = run_states.counts(runs)
                 if console.is_terminal:
-                    live.update(_view(runs, f"{counts}: {sweep_dir}"), refresh=True)
+                    live.update(_view(runs, f"{counts}: {shown(sweep_dir)}"), refresh=True)
                 elif counts != printed:
                     console.print(printed := counts)
                 if page is not None and page.is_due:
                     page.write(runs, is_followed=True)
-                time.sleep(_FOLLOW_SECONDS)
+                time.sleep(_FOLLOW_SECONDS if copies.copy_of(sweep_dir) is None else _FOLLOW_SECONDS_OF_BUCKET)
+                copies.pull(sweep_dir, copies.for_readers)
                 runs = states(sweep_dir)[1]
         except KeyboardInterrupt:
             if page is not None:

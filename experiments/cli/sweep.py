@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import tyro
 
+from doors.address import absolute, address_of, shown, with_addresses
 from doors.files import check_folder
+from doors.storage import copies
 from doors.terminal import Terminal
 from doors.text import shell
 from experiments.cli.parsing import HELP_ALL, Quiet, parse_flags
@@ -86,9 +88,15 @@ def main(argv: list[str]) -> int:
     command.options.check()
     command.own.check()
     _refuse_what_the_plan_sets(name, command.plan.SETS, command.base)
+    if address_of(command.out) and launcher is not by_name("local"):
+        raise InputError(
+            f"{shown(command.out)} is in a bucket, and --launcher {command.launcher} writes into a folder that its "
+            "nodes mount; start `sessionrec worker` on the nodes, or name a folder"
+        )
+    sweep_dir = command.out if command.dry_run else copies.for_writing(command.out, copies.for_workers)
     if not command.dry_run:
-        check_folder(command.out, "a sweep")
-    base = replace(command.base, {"data.path": str(command.log.absolute())})
+        check_folder(sweep_dir, "a sweep")
+    base = replace(command.base, {"data.path": absolute(command.log)})
     layout = command.plan.lay_out(base, open_log(command.log))
     from experiments.sweep.cost import CostEstimate  # starts jax, which --help need not wait for
 
@@ -102,23 +110,25 @@ def main(argv: list[str]) -> int:
         dryrun.show(layout, rows, verdict, command.own.workers)
         dryrun.warn_of_short_runs(layout.configs, rows, command.plan.SETS.get("train.epochs", "--train.epochs"))
         return 0
-    rows = run_sweep(name, layout, command.out, launcher=command.own, options=command.options, quiet=command.quiet)
+    rows = run_sweep(name, layout, sweep_dir, launcher=command.own, options=command.options, quiet=command.quiet)
+    out = shown(command.out)
     show = Terminal(highlight=False, soft_wrap=True).print  # a hint that is wrapped could not be copied
     if not command.own.workers:
         left = len(layout.configs) - len(rows)
-        show(f"{left} runs left in {command.out} for `{shell('sessionrec', 'worker', command.out)}`", markup=False)
+        show(f"{left} runs left in {out} for `{shell('sessionrec', 'worker', out)}`", markup=False)
         return 0
     bad = sum(row["status"] not in ("done", "dropped") for row in rows)
     reader = "report" if "report.json" in layout.files else "compare"
-    hint = f"`{shell('sessionrec', reader, command.out)}` shows them"
-    show(f"{len(rows)} runs in {command.out}, {bad} of them failed; {hint}", markup=False)
+    hint = f"`{shell('sessionrec', reader, out)}` shows them"
+    show(f"{len(rows)} runs in {out}, {bad} of them failed; {hint}", markup=False)
     if saved := saved_flops(rows):
         dropped = sum(row["status"] == "dropped" for row in rows)
         show(f"halving dropped {dropped} of the runs early, which saved {saved:.3g} FLOPs")
     if bad == len(rows):
         return 1
     if hasattr(command.plan, "conclude"):
-        show(command.plan.conclude(command.out, states(command.out)[1]))
+        show(with_addresses(command.plan.conclude(sweep_dir, states(sweep_dir)[1])))
+        copies.push(sweep_dir)
     return 0
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import tyro
 
 import sessionrec_jax as sr
+from doors.address import shown
 from doors.private import check_compile_cache
 from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
@@ -59,11 +60,11 @@ def main(argv: list[str]) -> int:
     from sessionrec_jax.devices.processes import is_process_zero, joined  # starts jax, which --help need not wait for
 
     with joined(command.hosts, f"{command.out.name} {run_id(command.config)}"):
-        shown = command.log_to if is_process_zero() else None
-        with mirrored_while(command.out, shown):
+        log_to = command.log_to if is_process_zero() else None
+        with mirrored_while(command.out, log_to):
             run = sr.train(command.data_path, command.out, command.config, quiet=command.quiet)
         if is_process_zero():
-            print_metrics(run.row, f"{command.out}, held-out sessions")
+            print_metrics(run.row, f"{shown(command.out)}, held-out sessions")
     return 0
 
 

@@ -24,6 +24,7 @@ from typing import Annotated
 
 import tyro
 
+from doors.storage import copies
 from experiments.cli.parsing import Quiet, parse_flags
 from experiments.sweep.ticker import Ticker
 from experiments.sweep.worker import work
@@ -42,6 +43,7 @@ class Command:
 def main(argv: list[str]) -> int:
     command = parse_flags(Command, argv, prog="sessionrec worker", description=__doc__)
     command.options.check()
-    with Ticker(command.sweep, quiet=command.quiet) as ticker:
-        work(command.sweep, options=command.options, refresh=ticker.refresh)
+    sweep_dir = copies.for_reading(command.sweep, copies.for_workers)
+    with Ticker(sweep_dir, quiet=command.quiet) as ticker:
+        work(sweep_dir, options=command.options, refresh=ticker.refresh)
     return 0

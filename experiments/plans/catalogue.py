@@ -40,7 +40,10 @@ class Plan(ScalingPlan):
 
         if len({log.items for log in logs}) < 2:
             raise InputError(f"{len(logs)} logs of {prepared.items:,} items each; wanted --logs of other catalogues")
-        own = [self.configs(replace(base, {"data.path": str(log.path)}), training_users(log)) for log in logs]
+        own = [
+            self.configs(replace(base, {"data.path": log.address or str(log.path)}), training_users(log))
+            for log in logs
+        ]
         if not base.data.rows:
             rows = min(batch_rows.fewest(configs, log) for configs, log in zip(own, logs, strict=True))
             own = [[with_rows(config, rows) for config in configs] for configs in own]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from doors.storage import copies
 from doors.terminal import say
 from experiments.sweep import sweep_folder
 from experiments.sweep.lease import Lease, Lost
@@ -33,8 +34,7 @@ def do_alone(lease: Lease, config: Config, sweep_dir: Path, plan: str, *, run: D
         lease.renew()
         write_json(path, row)
 
-    run_dir = sweep_folder.run_dir(sweep_dir, lease.run_id)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir = _begun(sweep_dir, lease.run_id, config)
     log = run_dir / "log.txt"
     failure = None
     has_row = (run_dir / "row.json").exists()  # another worker may have written it since we looked
@@ -51,7 +51,20 @@ def do_alone(lease: Lease, config: Config, sweep_dir: Path, plan: str, *, run: D
             raise
         except Exception as error:  # noqa: BLE001  whatever it was, the other runs go on
             failure = f"{type(error).__name__}: {error}"
+    copies.push(run_dir)
     lease.end("failed" if failure else "released", failure)
+    copies.drop(run_dir)
+
+
+def _begun(sweep_dir: Path, run_id: str, config: Config) -> Path:
+    """Returns the folder of a run that this worker has just taken, with all that it needs to go on."""
+    run_dir = sweep_folder.run_dir(sweep_dir, run_id)
+    copies.drop(run_dir)
+    copies.pull(run_dir)
+    if config.train.begins_from:
+        copies.pull_checkpoint(sweep_folder.run_dir(sweep_dir, config.train.begins_from))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
 
 
 def do_together(
@@ -75,8 +88,7 @@ def do_together(
             else:
                 write_json(path, row)
 
-        run_dir = sweep_folder.run_dir(sweep_dir, lease.run_id)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir = _begun(sweep_dir, lease.run_id, config)
         with (run_dir / "log.txt").open("a") as log:
             print(f"--- {_title(lease)}, together with others: see the log.txt of {leases[0].run_id}", file=log)
         return Job(config, run_dir, write, part)
@@ -95,8 +107,12 @@ def do_together(
             say(f"{len(leases)} runs failed together, each is now done alone: {why}")
             return False
         finally:
+            for each in jobs:
+                copies.push(each.run_dir)
             for lease in set(leases) - lost:
                 lease.end("released")
+            for each in jobs:
+                copies.drop(each.run_dir)
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sessionrec_jax.config.settings import Config
@@ -62,7 +61,7 @@ class CostEstimate:
     def row(self, config: Config) -> dict[str, Any]:
         """Returns the columns of a resolved `config`."""
         data, paradigm = config.data, config.paradigm
-        prepared = self._once(data.path, lambda: open_log(Path(data.path)))
+        prepared = self._once(data.path, lambda: open_log(data.path))
         distinct = self._once(
             (data.path, data.users, data.fresh, data.fresh_sessions, data.rows), lambda: unique(config, prepared)
         )

@@ -17,6 +17,7 @@ NFS may hide that name for another minute (acdirmax); in that minute two workers
 
 from __future__ import annotations
 
+import abc
 import errno
 import fcntl
 import json
@@ -174,22 +175,18 @@ class Leases:
         finally:
             unnamed.unlink()
         past = self.past(run_id, newest)
-        return Lease(self._folder, run_id, past, state=state, file=file, on_loss=on_loss)
+        return FileLease(self._folder, run_id, past, state=state, file=file, on_loss=on_loss)
 
 
-class Lease:
+class Lease(abc.ABC):
     """A run that this process holds until it ends the lease, loses it or dies. Leaving it as a context stops the
-    heartbeat and frees the lock."""
+    heartbeat."""
 
-    def __init__(
-        self, folder: Path, run_id: str, past: Past, state: dict[str, Any], file: IO[str], on_loss: Callable[[], None]
-    ):
+    def __init__(self, run_id: str, past: Past, state: dict[str, Any], on_loss: Callable[[], None]):
         self.run_id, self.worker = run_id, state["worker"]
         self.past = past
         """The generations before this one."""
-        own = past.generation + 1
-        self._path, self._successor = (folder / f"{run_id}.{number}" for number in (own, own + 1))
-        self._state, self._file, self._on_loss = state, file, on_loss
+        self._state, self._on_loss = state, on_loss
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -199,21 +196,19 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._stop_beating()
-        self._file.close()
 
+    @abc.abstractmethod
     def renew(self) -> None:
         """Makes a heartbeat, which keeps the run for LEASE_SECONDS more. Raises Lost if another worker has it now."""
-        try:
-            _touched(self._path)
-        except FileNotFoundError:
-            raise Lost(f"{self._path} was deleted") from None
-        if self._successor.exists():
-            raise Lost(f"{self._path.name} was taken over by {self._successor.name}")
+
+    @abc.abstractmethod
+    def _write(self, state: dict[str, Any]) -> None:
+        """Writes how the run went."""
 
     def end(self, state: Literal["released", "failed", "forgiven"], reason: str | None = None) -> None:
         """Releases the run and records how it went."""
         self._stop_beating()
-        write_json(self._path, self._state | {"state": state, "reason": reason})
+        self._write(self._state | {"state": state, "reason": reason})
 
     def _stop_beating(self) -> None:
         self._ended.set()
@@ -226,8 +221,35 @@ class Lease:
             except Lost:
                 self._on_loss()
                 break
-            except OSError:
+            except (OSError, InputError):
                 continue  # the file server does not answer, to the others neither
+
+
+class FileLease(Lease):
+    """A lease in a sweep folder of the file system. Leaving it as a context also frees its lock."""
+
+    def __init__(
+        self, folder: Path, run_id: str, past: Past, state: dict[str, Any], file: IO[str], on_loss: Callable[[], None]
+    ):
+        super().__init__(run_id, past, state, on_loss)
+        own = past.generation + 1
+        self._path, self._successor = (folder / f"{run_id}.{number}" for number in (own, own + 1))
+        self._file = file
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._file.close()
+
+    def renew(self) -> None:
+        try:
+            _touched(self._path)
+        except FileNotFoundError:
+            raise Lost(f"{self._path} was deleted") from None
+        if self._successor.exists():
+            raise Lost(f"{self._path.name} was taken over by {self._successor.name}")
+
+    def _write(self, state: dict[str, Any]) -> None:
+        write_json(self._path, state)
 
 
 def _from_the_future(path: Path, ahead: float) -> str:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.sweep.launch.local import keep_to_share
@@ -43,7 +42,7 @@ def probe(config: Config, workers: int) -> StepCost:
 def _measure(config: Config) -> StepCost:
     import jax
 
-    prepared = open_log(Path(config.data.path))
+    prepared = open_log(config.data.path)
     feed, state, rest = _prepared_step(config, prepared)
     each = min(feed.most_steps, _STEPS)
     batches = _repeated(feed, config.train.seed, each)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from doors.storage import copies
 from experiments.sweep import sweep_folder
 from experiments.sweep.launch import Launcher
 from experiments.sweep.layout import Layout
@@ -26,6 +27,7 @@ def run_sweep(
 
     Returns all rows in the plan's order. `quiet` shows only the rows of runs that went wrong.
     """
+    sweep_dir = copies.opened(sweep_dir, copies.for_workers)
     sweep_folder.begin(sweep_dir, plan, layout.configs, layout.files)
     sweep_folder.try_failed_again(sweep_dir)
     with Ticker(sweep_dir, quiet=quiet) as ticker:

@@ -16,13 +16,16 @@ from typing import Any
 
 from doors.files import check_folder, make_folder
 from doors.state import Damaged, Kinds, checked
-from experiments.sweep.lease import Leases, Past
+from doors.storage import copies
+from experiments.sweep.bucket_leases import leases_of
+from experiments.sweep.lease import Past
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import read_json, read_row, write_json
 
 SWEEP_VERSION = 1
+_REFRESH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str
         for name, values in files.items():
             write_json(sweep_dir / name, values)
     write_json(sweep_dir / "sweep.json", {"version": SWEEP_VERSION, "plan": plan, "runs": runs})
+    copies.push(sweep_dir)
 
 
 def _read(sweep_dir: Path) -> dict[str, Any]:
@@ -113,7 +117,15 @@ def run_dir(sweep_dir: Path, name: str) -> Path:
 
 def without_row(sweep_dir: Path, names: Iterable[str]) -> list[str]:
     """Returns the runs that have no row yet, in their order."""
+    refresh(sweep_dir)
     return [name for name in names if not (run_dir(sweep_dir, name) / "row.json").exists()]
+
+
+def refresh(sweep_dir: Path) -> None:
+    """Reads the new rows of a sweep in a bucket, a few times a minute however often it is called."""
+    copy = copies.copy_of(sweep_dir)
+    if copy is not None and copy.seconds_since_pull() > _REFRESH_SECONDS:
+        copy.pull(copies.for_workers)
 
 
 def is_ready(sweep_dir: Path, config: Config) -> bool:
@@ -121,12 +133,12 @@ def is_ready(sweep_dir: Path, config: Config) -> bool:
     if not config.train.begins_from:
         return True
     checkpoint = run_dir(sweep_dir, config.train.begins_from)
-    return checkpoint.exists() or (checkpoint.parent.parent / "row.json").exists()
+    return copies.exists(checkpoint) or (checkpoint.parent.parent / "row.json").exists()
 
 
 def states(sweep_dir: Path) -> tuple[str, list[RunState]]:
     """Returns the plan's name and every run's state, in the plan's order. Raises InputError if there is no sweep."""
-    sweep, leases = _read(sweep_dir), Leases(sweep_dir)
+    sweep, leases = _read(sweep_dir), leases_of(sweep_dir)
     newest = leases.newest()
     pasts = {name: leases.past(name, newest.get(name, 0)) for name in sweep["runs"]}
     return sweep["plan"], [_state(sweep_dir, name, config, pasts[name]) for name, config in sweep["runs"].items()]
@@ -169,7 +181,7 @@ _RUN_ID = re.compile("[0-9a-f]{12}")
 def try_failed_again(sweep_dir: Path) -> None:
     """Deletes failed rows and forgives their attempts, because the disk may have room now. A diverged run would diverge
     again and keeps its row."""
-    leases = Leases(sweep_dir)
+    leases = leases_of(sweep_dir)
     newest = leases.newest()
     for name in _read(sweep_dir)["runs"]:
         if not _has_failed(run_dir(sweep_dir, name)):
@@ -179,7 +191,7 @@ def try_failed_again(sweep_dir: Path) -> None:
             continue
         with lease:
             if _has_failed(run_dir(sweep_dir, name)):  # still: the same sweep may have been started twice
-                (run_dir(sweep_dir, name) / "row.json").unlink()
+                copies.unlink(run_dir(sweep_dir, name) / "row.json")
             lease.end("forgiven")
 
 

@@ -49,6 +49,7 @@ class Ticker:
         self._bar.stop()
 
     def refresh(self) -> None:
+        sweep_folder.refresh(self._sweep_dir)
         for name in tuple(self._missing):
             try:
                 row = read_row(sweep_folder.run_dir(self._sweep_dir, name))

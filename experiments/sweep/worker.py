@@ -26,11 +26,13 @@ from types import FrameType
 from typing import NoReturn
 
 from doors.private import COMPILE_CACHE, check_compile_cache, is_private
+from doors.storage import cache, copies
 from doors.terminal import say
 from experiments.plugins import import_all
 from experiments.sweep import halving, sweep_folder
 from experiments.sweep.attempt import do_alone, do_together
-from experiments.sweep.lease import Lease, Leases, Lost, Past
+from experiments.sweep.bucket_leases import leases_of
+from experiments.sweep.lease import Lease, Lost, Past
 from experiments.sweep.worker_options import DEFAULT_OPTIONS, DoRun, WorkerOptions, Write
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import program_of
@@ -40,6 +42,8 @@ from sessionrec_jax.runfolder.stopping import STOPPING, Stop
 
 _POLL_SECONDS = 1.0
 """Between two looks at runs that others have."""
+_POLL_SECONDS_OF_BUCKET = 10.0
+"""The same where each look costs requests."""
 
 
 def train_and_measure(config: Config, run_dir: Path, plan: str, *, stop: Stop, write: Write, part: float = 1.0) -> None:
@@ -70,6 +74,7 @@ def work(
     that another worker has taken the run over, the process ends with code 75 (EX_TEMPFAIL).
     """
     import_all()
+    sweep_dir = copies.opened(sweep_dir, copies.for_workers)
     _keep_programs(sweep_dir)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     plan, configs = sweep_folder.read(sweep_dir)
@@ -80,7 +85,8 @@ def work(
             if lease is None:
                 if queue.left and not waits:
                     return
-                time.sleep(_POLL_SECONDS if queue.left else 0)
+                poll_seconds = _POLL_SECONDS if copies.copy_of(sweep_dir) is None else _POLL_SECONDS_OF_BUCKET
+                time.sleep(poll_seconds if queue.left else 0)
             elif partners := queue.take_partners(lease):
                 group = [lease, *partners]
                 parts = [queue.next_of(each).part for each in group]
@@ -100,7 +106,9 @@ def _keep_programs(sweep_dir: Path) -> None:
     folder = sweep_dir / ".programs"
     if COMPILE_CACHE in os.environ:
         return
-    if is_private(folder if folder.exists() else sweep_dir):
+    if copies.copy_of(sweep_dir):
+        os.environ[COMPILE_CACHE] = str(cache.kept("programs"))
+    elif is_private(folder if folder.exists() else sweep_dir):
         os.environ[COMPILE_CACHE] = str(folder)
     else:
         say(f"{folder} could be written by somebody else, so this worker compiles its programs itself")
@@ -135,7 +143,7 @@ class _Queue:
 
     def __init__(self, sweep_dir: Path, configs: dict[str, Config], options: WorkerOptions, only: str | None):
         self._sweep_dir, self._configs, self._options = sweep_dir, configs, options
-        self._leases = Leases(sweep_dir)
+        self._leases = leases_of(sweep_dir)
         self._order = costliest_first(configs)
         self.left = [run_id for run_id in self._order if only in (None, run_id)]
         self._said: set[str] = set()

@@ -13,6 +13,7 @@ import polars as pl
 
 from doors import tables
 from doors.state import Damaged, read_object
+from doors.storage import copies
 from scaling.errors import InputError, near_miss
 from scaling.table.rules import NO_ROW, Excluded
 
@@ -25,11 +26,11 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
 
 
 def load(path: str | Path) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
-    """Reads a file or a sweep folder. Returns its table, and the runs of a sweep that have no row yet.
+    """Reads a file, or a sweep in a folder or a bucket. Returns its table, and the runs of a sweep without a row yet.
 
     Raises InputError where there is no such file, or it cannot be read.
     """
-    path = Path(path)
+    path = copies.for_reading(path, copies.for_readers)
     if path.is_dir():
         return _load_folder(path)
     if not path.exists():

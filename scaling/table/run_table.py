@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from doors.address import shown
 from scaling.errors import InputError
 from scaling.laws.registry import Law
 from scaling.table.columns import Columns, columns_from, flag, numbered, numbers, resolve, row_ids
@@ -165,7 +166,7 @@ def read(table: Any, columns: Columns | None = None, *, drop_worst: int = 0, **n
     if not isinstance(table, str | Path):
         return from_frame(to_polars(table), columns, drop_worst)
     frame, unfinished = load(table)
-    return from_frame(frame, columns, drop_worst, source=str(table), unfinished=unfinished)
+    return from_frame(frame, columns, drop_worst, source=shown(table), unfinished=unfinished)
 
 
 def from_frame(

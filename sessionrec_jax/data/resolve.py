@@ -49,8 +49,7 @@ def resolve(config: Config, log: Prepared) -> Config:
             "--loss.alpha 0"
         )
     items = config.data.items_per_row or items_per_row(config, log.arrays(), log.manifest["items_per_session_mean"])
-    path = str(log.path.resolve())
-    config = replace(config, {"data.path": path, "data.fingerprint": log.fingerprint, "data.items_per_row": items})
+    config = replace(config, {"data.path": log.where, "data.fingerprint": log.fingerprint, "data.items_per_row": items})
     return config if config.data.rows else with_rows(config, rows_of_batch(config, log))
 
 

@@ -20,6 +20,8 @@ from doors import tables
 from doors.errors import no_room
 from doors.state import Damaged, Kinds, checked, checksums, read_object, sizes
 
+MANIFEST = "prepared.json"
+"""The file with the counts of a log, its settings and its fingerprint."""
 CHECKSUMS = "checksums.json"
 """The file with bytes and CRC-32 of every other file but those of ARRAYS. Logs of an earlier release do not have it."""
 ARRAYS, LIST = "arrays", "arrays.json"

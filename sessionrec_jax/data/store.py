@@ -37,8 +37,9 @@ from jaxtyping import Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from doors import tables
+from doors.address import address_of
 from doors.state import Damaged, read_object
-from sessionrec_jax.data import mapped, session_context, soundness
+from sessionrec_jax.data import bucket_log, mapped, session_context, soundness
 from sessionrec_jax.data.codes import ROLES
 from sessionrec_jax.data.flat_log import FlatLog, joined
 from sessionrec_jax.data.ragged import offsets
@@ -46,7 +47,7 @@ from sessionrec_jax.data.side_information import SideColumn
 from sessionrec_jax.errors import InputError
 
 VERSION = 3
-MANIFEST = "prepared.json"
+MANIFEST = soundness.MANIFEST
 _SPLIT = "users"
 _USERS_PER_READ = 65_536
 RAW = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -178,6 +179,13 @@ class Prepared:
     """Codes of side information by column, see side_information.py."""
     id_row_V: Int32[np.ndarray, " V"] | None
     """The row of the ID table of each dense item if rare items share rows (shared_rows.py), else None."""
+    address: str = ""
+    """The address of a log in a bucket, of which `path` is a copy; empty for any other log."""
+
+    @property
+    def where(self) -> str:
+        """The address of the log, or the path of its folder."""
+        return self.address or str(self.path.resolve())
 
     @property
     def fingerprint(self) -> str:
@@ -288,8 +296,21 @@ def _model_codes(path: Path) -> dict[str, Int32[np.ndarray, " M"]]:
 
 
 def open_log(path: str | Path) -> Prepared:
-    """Opens a prepared folder. Raises InputError if it is missing, incomplete, of another version or something else."""
-    path = Path(path)
+    """Opens a prepared folder, or the copy of one in a bucket.
+
+    Raises InputError if it is missing, incomplete, of another version or something else.
+    """
+    address = address_of(path)
+    if address is None:
+        return _open(Path(path))
+    try:
+        prepared = _open(bucket_log.fetched(address))
+    except Damaged:  # the copy, perhaps; the one in the bucket was compared with its checksums
+        prepared = _open(bucket_log.fetched(address, again=True))
+    return dataclasses.replace(prepared, address=str(address))
+
+
+def _open(path: Path) -> Prepared:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; `sessionrec prepare SOURCE ... --out {path}` makes it")
     if not (path / MANIFEST).is_file():

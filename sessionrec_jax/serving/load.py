@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from doors.address import address_of
 from sessionrec_jax.config.settings import Config, Mesh
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_catalogue
@@ -62,12 +63,12 @@ def restore(run_dir: Path, data: Prepared | str | Path | None = None, asked: Mes
 def _log_of(config: Config, run_dir: Path, data: Prepared | str | Path | None) -> Prepared:
     if isinstance(data, Prepared):
         return data
-    if data is None and not (Path(config.data.path) / MANIFEST).is_file():
+    if data is None and address_of(config.data.path) is None and not (Path(config.data.path) / MANIFEST).is_file():
         raise InputError(
             f"{run_dir} was trained on {config.data.path or 'a log without a path'}, where there is no prepared log "
             "now; name its folder with --data"
         )
-    return open_log(Path(config.data.path if data is None else data))
+    return open_log(config.data.path if data is None else data)
 
 
 def _on_devices_here(config: Config) -> Config:

@@ -8,12 +8,14 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from doors.address import address_of
 from doors.terminal import say
+from sessionrec_jax.data import bucket_log
 from sessionrec_jax.data.preparation.atomic_folder import partial_path
 from sessionrec_jax.data.preparation.beam import Beam
 from sessionrec_jax.data.preparation.prepare import Settings, check_out
 from sessionrec_jax.data.preparation.prepare import prepare as prepare_raw
-from sessionrec_jax.data.store import Prepared
+from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.errors import InputError, near_miss
 from sessionrec_jax.registry import SOURCES
 
@@ -31,6 +33,7 @@ def prepare(
     **options: Any,
 ) -> Prepared:
     """Checks a raw log, cuts its sessions, splits it and writes the prepared folder `out`. Returns the open log.
+    `out` may be in a bucket (`s3://`, `gs://`).
 
     `source` is a name that `sessionrec sources` lists: a published log, whose unpacked folder is `path`; "table" for
     any table of yours; or "synthetic". `options` are the options of `sessionrec prepare SOURCE --help`, with _ for -:
@@ -54,12 +57,21 @@ def prepare(
         options["path"] = path
     _refuse_unknown(source, options, [*_names(module.Options), *_names(Settings)])
     source_options, settings = (_build(kind, options) for kind in (module.Options, Settings))
+    report = (lambda _: None) if quiet else say
+    if (address := address_of(out)) is not None:
+        if beam:
+            raise InputError(
+                f"--beam writes from many machines, and {address} is in a bucket; wanted a folder for --out"
+            )
+        bucket_log.check_out(address, overwrite)
+        with bucket_log.writing(address) as folder:
+            prepare_raw(module.read(source_options), folder, settings, say=report)
+        return open_log(str(address))
     folder = Path(out)
     check_out(folder, overwrite)
     engine: dict[str, Any] = {}
     if beam:
         engine = {"engine": Beam(beam, partial_path(folder)), "piece_rows": _ROWS_PER_BEAM_CALL}
-    report = (lambda _: None) if quiet else say
     return prepare_raw(module.read(source_options), folder, settings, overwrite=overwrite, say=report, **engine)
 
 

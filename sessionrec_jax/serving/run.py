@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
+from doors.storage import copies
 from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import Config, Mesh
 from sessionrec_jax.config.settings_file import read_settings
@@ -23,6 +24,7 @@ from sessionrec_jax.data.codes import TEST, VALIDATION
 from sessionrec_jax.data.resolve import without_facts_of_log
 from sessionrec_jax.data.store import Prepared, open_log
 from sessionrec_jax.devices.placement import put_side
+from sessionrec_jax.devices.processes import is_multiprocess
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.baselines import evaluate_baselines
 from sessionrec_jax.evaluation.measure import evaluate
@@ -66,9 +68,11 @@ def train(
 ) -> Run:
     """Trains a model on a prepared log in the run folder `out`, measures it and returns the run.
 
-    `log` is what `prepare` or `open_log` returned, or the folder. `settings` is a dict of dotted names (as `sessionrec
-    train --help-all` lists them, with _ for -), a Config, the path of a file of settings (TOML, YAML, JSON, a run's
-    config.json), or None for the defaults. The folder gets config.json, metrics.jsonl, checkpoints and row.json. A call
+    `log` is what `prepare` or `open_log` returned, or the folder. It and `out` may be in a bucket (`s3://`, `gs://`).
+    `settings` is a dict of dotted names (as `sessionrec train --help-all` lists them, with _ for -), a Config, the path
+    of a file of settings (TOML, YAML, JSON, a run's config.json), or None for the defaults.
+
+    The folder gets config.json, metrics.jsonl, checkpoints and row.json. A call
     that was stopped or killed resumes when it is made again; one that finished only reads the run. Ctrl-C and SIGTERM
     save first and raise Stopped.
 
@@ -84,16 +88,22 @@ def train(
     """
     config = check(_config(settings))
     prepared = log if isinstance(log, Prepared) else open_log(Path(log))
-    config = replace(config, {"data.path": str(prepared.path)})
+    config = replace(config, {"data.path": prepared.address or str(prepared.path)})
     if isinstance(settings, str | Path) and config.data.fingerprint != prepared.fingerprint:
         config = without_facts_of_log(config)
     is_main = threading.current_thread() is threading.main_thread()  # no other thread may handle signals
-    row = train_and_measure(config, Path(out), "train", quiet=quiet, stop=StopSignals() if is_main else NEVER)
+    folder = copies.for_writing(out)
+    if copies.copy_of(folder) and is_multiprocess():
+        raise InputError(
+            f"{out} is in a bucket, and a run of several processes writes its checkpoints into one folder; wanted a "
+            "folder that all of them mount, which is copied to the bucket later"
+        )
+    row = train_and_measure(config, folder, "train", quiet=quiet, stop=StopSignals() if is_main else NEVER)
     if row["status"] == "stuck" and not quiet:
         print(f"warning: {row['reason']}", file=sys.stderr, flush=True)
     elif row["status"] not in ("done", "stuck"):
         raise TrainingFailed(f"{out}: {row['reason']}")
-    return Run(Path(out), prepared)
+    return Run(folder, prepared)
 
 
 def _config(settings: Config | dict[str, Any] | str | Path | None) -> Config:
@@ -107,7 +117,7 @@ def _config(settings: Config | dict[str, Any] | str | Path | None) -> Config:
 def load(
     run_dir: str | Path, log: Prepared | str | Path | None = None, mesh: Mesh | dict[str, int] | None = None
 ) -> Run:
-    """Loads a run from its folder: its newest whole checkpoint, or the best one if train.evaluated is best.
+    """Loads a run from its folder or a bucket: its newest whole checkpoint, or the best if train.evaluated is best.
 
     `log` is the prepared log, or its folder, if it has moved since training. `mesh` is the number of devices by axis,
     such as {"data": 2, "model": 4}; by default as many as the run had, or as there are.
@@ -119,7 +129,7 @@ def load(
     Raises InputError if the folder has no run or no whole checkpoint, if the log is missing or another one, and if
     there are too few devices.
     """
-    run = Run(Path(run_dir), log, Mesh(**mesh) if isinstance(mesh, dict) else mesh)
+    run = Run(copies.for_reading(run_dir), log, Mesh(**mesh) if isinstance(mesh, dict) else mesh)
     _ = run.model  # so that a folder that cannot be read is refused here
     return run
 

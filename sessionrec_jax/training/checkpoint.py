@@ -24,6 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from doors.state import checksums
+from doors.storage import copies
 from doors.terminal import say
 from sessionrec_jax.devices.processes import (
     commit_together,
@@ -111,10 +112,12 @@ class Checkpoints:
         write_json(partial / _MANIFEST, checksums(partial, without=_MANIFEST))
         replaced = [self._renamed(step)] if step in steps_in(self._folder) else []
         partial.rename(self._folder / str(step))
+        copies.push_checkpoint(self._folder / str(step))
         stay = {best, *self._kept_steps}
-        old = [self._renamed(each) for each in steps_in(self._folder)[: -self._kept] if each not in stay]
-        for folder in replaced + old:
+        gone = [each for each in steps_in(self._folder)[: -self._kept] if each not in stay]
+        for folder in [*replaced, *map(self._renamed, gone)]:
             shutil.rmtree(folder)
+        copies.delete_checkpoints(self._folder / str(each) for each in gone)
 
     def _renamed(self, step: int) -> Path:
         """Renames a checkpoint before it is deleted, so that a kill never leaves half of one under its step."""
@@ -152,6 +155,7 @@ class Checkpoints:
             renamed = self._folder / f"{_DAMAGED}{each}"
             shutil.rmtree(renamed, ignore_errors=True)
             (self._folder / str(each)).rename(renamed)
+        copies.delete_checkpoints(self._folder / str(each) for each in damaged)
         return step
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from doors.address import shown
 from experiments.sweep import sweep_folder
 from experiments.sweep.worker import work
 from experiments.sweep.worker_options import DEFAULT_OPTIONS, DoRun, WorkerOptions, check_least
@@ -63,7 +64,7 @@ class Launcher:
         context = multiprocessing.get_context("spawn")  # jax does not survive a fork
 
         def start(number: int) -> BaseProcess:
-            arguments = (number, self.workers, sweep_dir, run, options, os.getpid())
+            arguments = (number, self.workers, Path(shown(sweep_dir)), run, options, os.getpid())
             worker = context.Process(target=_work, args=arguments)
             worker.start()
             return worker
