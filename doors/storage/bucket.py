@@ -26,6 +26,7 @@ _PART_BYTES = 16 << 20
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
+_PROBE = ".writable"
 _VERSION = {"s3": "e_tag", "gs": "version"}
 """The field by which a server recognises the content that a put is to replace."""
 
@@ -51,6 +52,11 @@ class Bucket:
         self._address = address
         self._store = _store(address)
 
+    def check_writable(self, below: Address) -> None:
+        """Writes an object below a name and deletes it. Raises InputError if that is not allowed."""
+        self.put(below / _PROBE, b"")
+        self.delete([below / _PROBE])
+
     def list(self, below: Address) -> dict[str, Found]:
         """Returns the objects below a name, by their names from there. One request for every 1,000 objects.
 
@@ -65,7 +71,8 @@ class Bucket:
                     name = each["path"].removeprefix(f"{below.key}/")
                     if name.startswith("/") or not set(name.split("/")).isdisjoint(("", ".", "..")):
                         raise InputError(f"{below}: it has an object {name!r}, which no folder can have; delete it")
-                    found[name] = Found(each["size"], each["last_modified"].timestamp(), each["e_tag"] or "")
+                    if name != _PROBE:  # left by a process that was killed
+                        found[name] = Found(each["size"], each["last_modified"].timestamp(), each["e_tag"] or "")
         return found
 
     def get(self, object: Address) -> bytes:

@@ -28,6 +28,8 @@ def kept(name: str) -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
     root = base / "sessionrec"
     try:
+        if base.exists() and not base.is_dir():
+            raise InputError(f"{base} is a file; wanted a folder")
         make_folder(base)
         for folder in (root, root / name):
             make_private(folder)

@@ -185,8 +185,7 @@ def for_writing(path: str | Path, wanted: Callable[[str], bool] = everything) ->
     """Does what `opened` does, and checks that objects can be written. Raises InputError if they cannot."""
     folder = opened(path, wanted)
     if copy := copy_of(folder):
-        copy.bucket.put(copy.address / ".writable", b"")
-        copy.bucket.delete([copy.address / ".writable"])
+        copy.bucket.check_writable(copy.address)
     return folder
 
 

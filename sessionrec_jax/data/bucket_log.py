@@ -95,8 +95,7 @@ def check_out(address: Address, overwrite: bool) -> None:
         raise InputError(f"{address} exists already; give another --out, or --overwrite to replace it when all is done")
     if found and soundness.MANIFEST not in found and _UPLOADING not in found:
         raise InputError(f"{address} has other objects, and no prepared log, which is all that is replaced there")
-    bucket.put(address / ".writable", b"")
-    bucket.delete([address / ".writable"])
+    bucket.check_writable(address)
 
 
 @contextmanager

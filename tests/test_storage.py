@@ -1,0 +1,401 @@
+"""Buckets: a put that depends on a condition has one winner, copies follow the bucket, and a fault is one message."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import bucket_server
+import numpy as np
+import pytest
+
+from doors.address import Address, absolute, address_of, shown
+from doors.errors import InputError
+from doors.storage import bucket as bucket_module
+from doors.storage import cache, copies
+from doors.storage.bucket import Bucket, Unanswered
+from experiments.__main__ import main
+from sessionrec_jax.data import bucket_log
+from sessionrec_jax.data.store import open_log
+from sessionrec_jax.training.checkpoint import Checkpoints, newest_whole, steps_in
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    with bucket_server.running() as found:
+        yield found
+
+
+@pytest.fixture
+def here(endpoint, tmp_path, monkeypatch) -> Address:
+    """An address in the bucket that no other test uses."""
+    bucket_server.use(endpoint, tmp_path / "home", monkeypatch)
+    return Address("s3", bucket_server.BUCKET, uuid.uuid4().hex)
+
+
+@pytest.fixture
+def another_process(monkeypatch):
+    return lambda: bucket_server.as_another_process(monkeypatch)
+
+
+# Addresses.
+
+
+def test_an_address_is_known_as_typed_and_as_pathlib_makes_it(tmp_path, monkeypatch):
+    wanted = Address("s3", "b", "a/c")
+    assert address_of("s3://b/a/c") == address_of("s3:/b/a/c/") == wanted
+    assert shown("s3:/b/a/c") == absolute("s3:/b/a/c") == "s3://b/a/c"
+    monkeypatch.chdir(tmp_path)
+    assert absolute("RUN") == str(tmp_path / "RUN")
+    assert address_of("/a/b") is address_of("a/b:c/d") is address_of("C") is None
+
+
+@pytest.mark.parametrize("path", ["s3://b", "s3://", "gs://b/../c", "s3://b/a//c"])
+def test_an_address_names_a_folder_in_a_bucket(path):
+    with pytest.raises(InputError, match=r"wanted (s3|gs)://BUCKET/NAME"):
+        address_of(path)
+
+
+# Objects.
+
+
+def test_of_many_who_create_an_object_one_does(here):
+    bucket = Bucket(here)
+    with ThreadPoolExecutor(16) as pool:
+        made = [*pool.map(lambda n: bucket.create(here / "lease", str(n).encode()), range(48))]
+    winners = [number for number, version in enumerate(made) if version is not None]
+    assert len(winners) == 1
+    assert bucket.get(here / "lease") == str(winners[0]).encode()
+
+
+def test_an_object_is_replaced_only_by_whom_its_version_is_known_to(here):
+    bucket = Bucket(here)
+    first = bucket.create(here / "x", b"1")
+    second = bucket.replace(here / "x", b"2", first)
+    assert bucket.replace(here / "x", b"3", first) is None
+    assert bucket.get_version(here / "x") == (b"2", second)
+    bucket.delete([here / "x", here / "x"])
+    assert bucket.replace(here / "x", b"3", second) is None
+    assert not bucket.has(here / "x")
+
+
+def test_a_put_whose_answer_was_lost_knows_its_own_content(here):
+    """The client repeats a request without an answer, and is then refused by what it has written itself."""
+    bucket = Bucket(here)
+    version = bucket.create(here / "x", b"mine")
+    assert bucket.create(here / "x", b"mine") == version
+    assert bucket.create(here / "x", b"another's") is None
+    assert bucket.replace(here / "x", b"mine", "older") == version
+
+
+def test_no_object_leads_out_of_a_folder(here, monkeypatch):
+    pages = [[{"path": f"{here.key}/../../{name}", "size": 1, "last_modified": None, "e_tag": ""} for name in "ab"]]
+    monkeypatch.setattr("obstore.list", lambda *_, **__: pages)
+    with pytest.raises(InputError, match="which no folder can have"):
+        Bucket(here).list(here)
+
+
+# Copies.
+
+
+def test_a_copy_follows_the_bucket_and_the_bucket_the_copy(here, another_process):
+    mine = copies.for_writing(str(here))
+    (mine / "row.json").write_text("1")
+    (mine / ".hidden").write_text("stays")
+    copies.push(mine)
+    another_process()
+    theirs = copies.for_reading(str(here))
+    assert theirs != mine
+    assert {path.name: path.read_text() for path in theirs.iterdir()} == {"row.json": "1"}
+    (mine / "row.json").write_text("22")
+    bucket = Bucket(here)
+    bucket.put(here / "row.json", b"22")
+    copies.pull(theirs)
+    assert (theirs / "row.json").read_text() == "22"
+    copies.unlink(theirs / "row.json")
+    assert not bucket.has(here / "row.json")
+    bucket.put(here / "config.json", b"{}")
+    copies.pull(theirs)
+    bucket.delete([here / "config.json"])
+    copies.pull(theirs)
+    assert not [*theirs.iterdir()]
+
+
+def test_only_what_changed_is_written_and_read(here, another_process, monkeypatch):
+    mine = copies.for_writing(str(here))
+    for name in ("a.json", "b.json"):
+        (mine / name).write_text(name)
+    copies.push(mine)
+    put = []
+    monkeypatch.setattr(Bucket, "put", lambda _, object, content: put.append(object.key) or "v")
+    (mine / "b.json").write_text("longer")
+    copies.push(mine)
+    copies.push(mine)
+    assert put == [(here / "b.json").key]
+
+
+def test_a_row_is_written_after_the_other_files(here, monkeypatch):
+    mine = copies.for_writing(str(here))
+    order = []
+    monkeypatch.setattr(Bucket, "put", lambda _, object, content: order.append(object.key.rpartition("/")[2]) or "")
+    for name in ("row.json", "a.json", "z.parquet"):
+        (mine / name).write_text("")
+    copies.push(mine)
+    assert order == ["a.json", "z.parquet", "row.json"]
+
+
+def test_a_folder_of_the_file_system_is_left_alone(tmp_path):
+    assert copies.opened(tmp_path) == copies.for_writing(tmp_path) == tmp_path
+    (tmp_path / "x").write_text("")
+    for do in (copies.push, copies.pull, copies.drop):
+        do(tmp_path)
+    assert copies.exists(tmp_path / "x")
+    assert copies.copy_of(tmp_path) is None
+
+
+# Checkpoints.
+
+STATE = {"a": np.arange(30_000, dtype=np.float32)}
+
+
+def save(folder, *steps: int) -> None:
+    with Checkpoints(folder / "checkpoints", kept=1) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, STATE | {"a": STATE["a"] + step}, {"step": step})
+
+
+def test_a_checkpoint_is_one_object_that_another_process_goes_on_from(here, another_process):
+    save(copies.for_writing(str(here)), 1, 2)
+    assert [*Bucket(here).list(here)] == ["checkpoints/2.tar"]
+    another_process()
+    folder = copies.for_writing(str(here))
+    with Checkpoints(folder / "checkpoints", kept=1) as checkpoints:
+        state, progress = checkpoints.restore(_like())
+    assert progress == {"step": 2}
+    assert np.array_equal(state["a"], STATE["a"] + 2)
+
+
+def _like():
+    import jax
+
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), STATE)
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_older_one(here, another_process, monkeypatch):
+    folder = copies.for_writing(str(here))
+    save(folder, 1)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(copies.Copy, "push_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(folder, 2)
+    another_process()
+    assert steps_in(copies.opened(str(here)) / "checkpoints") == [1]
+
+
+def test_a_checkpoint_that_was_cut_is_reported_and_the_older_one_used(here, another_process, capsys):
+    folder = copies.for_writing(str(here))
+    with Checkpoints(folder / "checkpoints", kept=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, STATE, {})
+    bucket = Bucket(here)
+    bucket.put(here / "checkpoints/2.tar", bucket.get(here / "checkpoints/2.tar")[:-60_000])
+    another_process()
+    assert newest_whole(copies.opened(str(here)) / "checkpoints") == (1, [2])
+    assert "the checkpoint of step 2 is damaged" in capsys.readouterr().err
+
+
+# Logs.
+
+
+@pytest.fixture
+def stored(here, log) -> Address:
+    """A log in the bucket, of which this machine has no copy."""
+    with bucket_log.writing(here) as folder:
+        shutil.copytree(log.path, folder)
+    shutil.rmtree(cache.kept("logs"))
+    return here
+
+
+def test_a_log_is_fetched_once_and_is_the_same_log(stored, log):
+    prepared = open_log(str(stored))
+    assert prepared.fingerprint == log.fingerprint
+    assert prepared.where == str(stored)
+    assert np.array_equal(prepared.arrays().item_N, log.arrays().item_N)
+    bucket = Bucket(stored)
+    bucket.delete(stored / name for name in bucket.list(stored) if name != "prepared.json")
+    assert open_log(str(stored)).path == prepared.path
+
+
+def test_a_log_that_was_prepared_again_is_fetched_again(stored, log, wide_log):
+    first = open_log(str(stored))
+    with bucket_log.writing(stored) as folder:
+        shutil.copytree(wide_log.path, folder)
+    second = open_log(str(stored))
+    assert (first.fingerprint, second.fingerprint) == (log.fingerprint, wide_log.fingerprint)
+    assert second.path != first.path
+
+
+def test_a_damaged_copy_is_fetched_again(stored):
+    users = open_log(str(stored)).path / "users.parquet"
+    whole = users.read_bytes()
+    users.write_bytes(whole[:-10])
+    assert (open_log(str(stored)).path / "users.parquet").read_bytes() == whole
+
+
+def test_a_log_that_is_being_written_is_no_log(here, log, monkeypatch, another_process, capsys):
+    put = Bucket.put
+
+    def killed(self, object, content):
+        if object.key.endswith("/prepared.json"):
+            raise KeyboardInterrupt
+        return put(self, object, content)
+
+    monkeypatch.setattr(Bucket, "put", killed)
+    with pytest.raises(KeyboardInterrupt), bucket_log.writing(here) as folder:
+        shutil.copytree(log.path, folder)
+    monkeypatch.setattr(Bucket, "put", put)
+    with pytest.raises(InputError, match="is not a prepared log"):
+        open_log(str(here))
+    bucket_log.check_out(here, overwrite=False)  # the same command goes on
+    with bucket_log.writing(here) as folder:
+        shutil.copytree(log.path, folder)
+    assert open_log(str(here)).fingerprint == log.fingerprint
+    with pytest.raises(InputError, match="exists already"):
+        bucket_log.check_out(here, overwrite=False)
+
+
+def test_what_is_no_log_is_not_replaced(here):
+    Bucket(here).put(here / "thesis.pdf", b"")
+    with pytest.raises(InputError, match="other objects"):
+        bucket_log.check_out(here, overwrite=True)
+
+
+# Faults: one message, exit code 2, and nothing half-written.
+
+
+def fault(argv: list[str], capsys) -> str:
+    assert main(argv) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+COMMANDS = {
+    "describe": ["describe", "{}"], "train": ["train", "{}", "--out", "RUN"], "evaluate": ["evaluate", "{}"],
+    "fit": ["fit", "{}"], "status": ["status", "{}"], "worker": ["worker", "{}"], "report": ["report", "{}"],
+    "prepare": ["prepare", "synthetic", "--users", "20", "--out", "{}"], "compare": ["compare", "{}"],
+    "sweep": ["sweep", "grid", "--data", "{}", "--out", "SWEEP", "--users", "8", "--sizes", "xs"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_names_a_bucket_that_is_not_there(name, here, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = [word.format("s3://no-such-bucket/NAME") for word in COMMANDS[name]]
+    assert "there is no bucket no-such-bucket" in fault(argv, capsys)
+    assert {path.name for path in tmp_path.iterdir()} <= {"home"}  # where the cache is
+
+
+def test_a_scheme_that_is_not_known(here, capsys):
+    assert "s4:// is no place for a folder; known: gs, s3" in fault(["describe", "s4://b/DATA"], capsys)
+
+
+def test_credentials_without_rights(here, tmp_path, monkeypatch, capsys):
+    with bucket_server.answering(403) as refusing:
+        bucket_server.use(refusing, tmp_path / "home", monkeypatch)
+        said = fault(["train", str(here), "--out", "RUN"], capsys)
+    assert "may not be read with the credentials of this process (AccessDenied)" in said
+
+
+def test_no_credentials(here, tmp_path, monkeypatch, capsys):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "there are no credentials; set AWS_ACCESS_KEY_ID" in fault(["describe", str(here)], capsys)
+
+
+@pytest.mark.parametrize("kind", ["silent", "refusing", "failing"])
+def test_an_endpoint_that_does_not_answer(kind, here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bucket_module, "_REQUEST_SECONDS", 1)
+    monkeypatch.setattr(bucket_module, "_RETRIES", 1)
+    refusing = bucket_server.answering(503, "<Error><Code>SlowDown</Code></Error>")
+    with {"silent": bucket_server.silent(), "failing": refusing, "refusing": _nobody()}[kind] as address:
+        bucket_server.use(address, tmp_path / "home", monkeypatch)
+        said = fault(["describe", str(here)], capsys)
+    assert f"Is the server at {address} reachable from here?" in said
+
+
+@contextmanager
+def _nobody():
+    yield f"http://127.0.0.1:{bucket_server.free_port()}"
+
+
+def test_a_request_is_given_up_in_bounded_time():
+    tries = bucket_module._RETRIES + 1
+    assert min(tries * bucket_module._REQUEST_SECONDS, bucket_module._RETRY_SECONDS) + 30 <= 120
+
+
+def test_a_bucket_that_goes_in_the_middle_of_a_run_leaves_the_checkpoint_before(here, another_process, monkeypatch):
+    folder = copies.for_writing(str(here))
+    save(folder, 1)
+
+    def gone(*_):
+        raise Unanswered("s3://tests could not be written: it is gone")
+
+    monkeypatch.setattr(Bucket, "put", gone)
+    with pytest.raises(OSError, match=r"the checkpoint of step 2 could not be written.*it is gone.*goes on from"):
+        save(folder, 2)
+
+
+def test_an_object_of_a_log_that_was_cut(stored, capsys):
+    bucket = Bucket(stored)
+    bucket.put(stored / "items.parquet", bucket.get(stored / "items.parquet")[:-9])
+    said = fault(["describe", str(stored)], capsys)
+    assert f"{stored} is damaged: items.parquet has" in said
+    assert not [path for path in cache.kept("logs").iterdir() if path.is_dir()]
+
+
+def test_a_cache_that_cannot_be_written(stored, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    cache.of_this_process.cache_clear()
+    assert "XDG_CACHE_HOME names the folder" in fault(["describe", str(stored)], capsys)
+
+
+def test_a_cache_that_is_full(stored, capsys):
+    cache.of_this_process()
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        assert main(["describe", str(stored)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert "could not be written: File too large; make room" in " ".join(capsys.readouterr().err.split())
+    assert not [path for path in cache.kept("logs").iterdir() if path.is_dir()]
+    assert open_log(str(stored)).users
+
+
+@pytest.mark.parametrize(
+    "argv", [["export", "RUN", "--to", "s3://b/M"], ["fit", "runs.csv", "--json", "s3://b/f.json"]]
+)
+def test_what_is_not_written_to_a_bucket_says_so(argv, here, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n1,1,1\n")
+    said = fault(argv, capsys)
+    assert "in a bucket, where this cannot be written" in said or "RUN is no run folder" in said
+
+
+def test_a_missing_package_names_the_extra(here, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    assert 'pip install "sessionrec-jax[bucket]"' in fault(["describe", str(here)], capsys)
