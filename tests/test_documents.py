@@ -62,6 +62,7 @@ NOT_RUN = {
     "# compiled for TPUs": "minutes of compiling, and libtpu; test_pod.py compiles one where it is installed",
     "sessionrec prepare synthetic --users 2000 --base 4": "SLURM; test_slurm.py runs a sweep where its daemons are",
     "sessionrec serve MODEL": "a service that runs until it is stopped; test_service.py starts one",
+    "sessionrec prepare synthetic --users 20000 --out s3:": "a bucket; test_storage_sweep.py goes this way on a server",
     "ray start": "a cluster of Ray; test_ray.py starts one and runs a sweep",
 }
 """The beginning of each block that does not run here, and why."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -98,6 +99,31 @@ def test_no_object_leads_out_of_a_folder(here, monkeypatch):
     monkeypatch.setattr("obstore.list", lambda *_, **__: pages)
     with pytest.raises(InputError, match="which no folder can have"):
         Bucket(here).list(here)
+
+
+@pytest.fixture
+def google(tmp_path, monkeypatch) -> Iterator[Address]:
+    with bucket_server.google() as endpoint:
+        bucket_server.use("", tmp_path / "home", monkeypatch)
+        monkeypatch.setenv("GOOGLE_BASE_URL", endpoint)
+        monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
+        yield Address("gs", bucket_server.BUCKET, "RUN")
+
+
+def test_conditions_and_copies_by_the_requests_of_google(google, another_process):
+    """The server is a stand-in that was written from the documentation."""
+    bucket = Bucket(google)
+    first = bucket.create(google / "x", b"1")
+    assert bucket.create(google / "x", b"another's") is None
+    assert bucket.create(google / "x", b"1") == first
+    second = bucket.replace(google / "x", b"2", first)
+    assert bucket.replace(google / "x", b"3", first) is None
+    assert bucket.get_version(google / "x") == (b"2", second)
+    bucket.delete([google / "x", google / "x"])
+    assert not bucket.has(google / "x")
+    save(copies.for_writing(str(google)), 1, 2)
+    another_process()
+    assert newest_whole(copies.opened(str(google)) / "checkpoints") == (2, [])
 
 
 # Copies.
@@ -320,6 +346,14 @@ def test_no_credentials(here, tmp_path, monkeypatch, capsys):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert "there are no credentials; set AWS_ACCESS_KEY_ID" in fault(["describe", str(here)], capsys)
+
+
+def test_no_credentials_of_google(google, monkeypatch, tmp_path, capsys):
+    with bucket_server.answering(403, "no") as metadata:
+        monkeypatch.delenv("GOOGLE_BEARER_TOKEN")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("HTTP_PROXY", metadata)  # in the place of the metadata server
+        assert "type `gcloud auth application-default login`" in fault(["describe", str(google)], capsys)
 
 
 @pytest.mark.parametrize("kind", ["silent", "refusing", "failing"])

@@ -23,9 +23,16 @@ from doors.files import named
 _REQUEST_SECONDS, _RETRY_SECONDS, _RETRIES = 30, 60, 4
 _PART_BYTES = 16 << 20
 """S3 takes 10,000 parts, so an object has at most 160 GB."""
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_ENDPOINTS = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "gs": ("GOOGLE_BASE_URL",)}
+"""Variables that name a server other than the one of the scheme's own company."""
 
 
+_NO_CREDENTIALS = {
+    "s3": "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this "
+    "machine a role",
+    "gs": "there are no credentials; type `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, "
+    "or give this machine a service account",
+}
 _PROBE = ".writable"
 _VERSION = {"s3": "e_tag", "gs": "version"}
 """The field by which a server recognises the content that a put is to replace."""
@@ -170,12 +177,18 @@ class Bucket:
                     f"{what} may not be {done} with the credentials of this process ({_reason(words)}); wanted "
                     "credentials that may list, read and write objects there"
                 ) from error
+            if "token request" in words:
+                raise InputError(f"{what} could not be {done}: {_NO_CREDENTIALS[what.scheme]}") from error
             raise Unanswered(f"{what} could not be {done}: {_reason(words)}{self._where()}") from error
 
     def _where(self) -> str:
-        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
-        at = f" at {endpoint}" if endpoint and self._address.scheme == "s3" else ""
+        endpoint = _endpoint(self._address.scheme)
+        at = f" at {endpoint}" if endpoint else ""
         return f". Is the server{at} reachable from here? Type the same command again when it is"
+
+
+def _endpoint(scheme: str) -> str | None:
+    return next((os.environ[name] for name in _ENDPOINTS[scheme] if os.environ.get(name)), None)
 
 
 def _is_precondition(error: Exception) -> bool:
@@ -201,18 +214,14 @@ def _store(address: Address) -> Any:
 
     options: Any = {"timeout": f"{_REQUEST_SECONDS}s", "connect_timeout": "5s"}
     retries: Any = {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
+    options["allow_http"] = (_endpoint(address.scheme) or "").startswith("http://")
     if address.scheme == "gs":
         return GCSStore(address.bucket, client_options=options, retry_config=retries)
     from obstore.auth.boto3 import Boto3CredentialProvider  # profiles and roles too, not the environment alone
 
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
-    options["allow_http"] = bool(endpoint and endpoint.startswith("http://"))
-    more: Any = {"endpoint": endpoint} if endpoint else {}
+    more: Any = {"endpoint": endpoint} if (endpoint := _endpoint("s3")) else {}
     try:
         provider = Boto3CredentialProvider()
     except ValueError as error:
-        raise InputError(
-            f"{address} cannot be used: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_PROFILE, or give this machine a role"
-        ) from error
+        raise InputError(f"{address} cannot be used: {_NO_CREDENTIALS['s3']}") from error
     return S3Store(address.bucket, client_options=options, retry_config=retries, credential_provider=provider, **more)

@@ -31,7 +31,7 @@ class Command(Generic[Options]):
     source: Annotated[Options, tyro.conf.arg(name="")]
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     out: Annotated[Path, tyro.conf.arg(metavar="DATA")]
-    """The prepared folder to write. It appears when it is complete."""
+    """The prepared folder to write, or its address in a bucket. It appears when it is complete."""
     overwrite: bool = False
     """Replace a prepared folder that is already there, once the new one is complete."""
     beam: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
     sessionrec train DATA --out RUN --model.width 128 --model.layers 4
     sessionrec train DATA --out RUN --config settings.toml --train.seed 1
     sessionrec train DATA --out RUN --mesh data=4,model=2 --log-to tensorboard
+    sessionrec train s3://BUCKET/DATA --out s3://BUCKET/RUN
     srun sessionrec train DATA --out RUN --hosts auto
     sessionrec train DATA --out RUN --hosts coordinator=10.0.0.1:8476,count=2,index=0  # index=1 on the other host
 
@@ -20,7 +21,7 @@ from typing import Annotated, Literal
 import tyro
 
 import sessionrec_jax as sr
-from doors.address import shown
+from doors.address import address_of, shown
 from doors.private import check_compile_cache
 from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
@@ -57,6 +58,8 @@ def main(argv: list[str]) -> int:
     check_hosts(command.hosts)
     check_compile_cache()
     check_installed(command.log_to)
+    if command.log_to and address_of(command.out):
+        raise InputError(f"--log-to reads RUN while it grows, and {shown(command.out)} is in a bucket; name a folder")
     from sessionrec_jax.devices.processes import is_process_zero, joined  # starts jax, which --help need not wait for
 
     with joined(command.hosts, f"{command.out.name} {run_id(command.config)}"):

@@ -8,7 +8,7 @@ Workers may come and go at any time. Start one for each machine or each GPU (CUD
 SLURM job array, a Kubernetes Job (parallelism N and no completions, restartPolicy OnFailure,
 terminationGracePeriodSeconds 180). A worker needs no number and no address. It needs the sweep folder and the log
 under the same paths as the others, on a file system with hard links (a local disk, NFS, Lustre, Filestore; no mounted
-bucket).
+bucket), or in a bucket by their addresses (s3://BUCKET/SWEEP).
 
 `sessionrec sweep PLAN ... --out SWEEP` writes the folder and starts workers itself; with --workers 0 it starts none.
 SIGTERM and Ctrl-C save, release the run and exit with 143 and 130; the other workers continue. A killed worker loses
@@ -34,7 +34,7 @@ from experiments.sweep.worker_options import DEFAULT_OPTIONS, WorkerOptions
 @dataclass(frozen=True)
 class Command:
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="SWEEP", metavar="SWEEP")]
-    """The sweep folder that `sessionrec sweep` wrote."""
+    """The sweep folder that `sessionrec sweep` wrote, or its address in a bucket."""
     options: Annotated[WorkerOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
     quiet: Quiet = False
     """Show no progress, and of the rows only those of runs that went wrong."""

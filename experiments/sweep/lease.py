@@ -170,7 +170,8 @@ class Leases:
                 raise
             raise InputError(
                 f"{self._folder}: its file system has no hard links ({error.strerror}), which workers need to agree "
-                "who runs what (a mounted bucket has none). Wanted a local disk, NFS or Lustre; use another --out."
+                "who runs what (a mounted bucket has none). Wanted a local disk, NFS, Lustre, or s3://BUCKET/NAME; use "
+                "another --out."
             ) from None
         finally:
             unnamed.unlink()
