@@ -52,7 +52,7 @@ def kind_of(folder: Path) -> str | None:
 def check_folder(folder: Path, wanted: str) -> None:
     """Raises InputError if `folder` cannot become `wanted` ("a run", "a sweep", "a prepared log"): it is of another
     kind, or inside a prepared log or a run, or its path cannot be used. Makes nothing."""
-    _refuse_address(folder)
+    refuse_address(folder)
     with named(folder):
         resolved = folder.resolve()
         is_wrong = resolved.exists() and not resolved.is_dir()
@@ -209,14 +209,17 @@ def named(path: Path) -> Iterator[None]:
 _NAME_TOO_LONG, _NOT_PERMITTED = errno.ENAMETOOLONG, errno.EACCES
 
 
-def _refuse_address(path: Path) -> None:
+def refuse_address(path: Path) -> None:
+    """Raises InputError for an address in a bucket."""
     if (address := address_of(path)) is not None:
-        raise InputError(f"{address} is in a bucket, where this cannot be written; name a path of the file system")
+        raise InputError(
+            f"{address} is in a bucket, and this works on the file system alone; copy or mount what it has"
+        )
 
 
 def _target(path: Path) -> Path:
     """Returns the file that `path` leads to through links. Raises InputError for a circle of links and a folder."""
-    _refuse_address(path)
+    refuse_address(path)
     with named(path):
         target = Path(os.path.realpath(path))
         if target.is_symlink():

@@ -22,10 +22,12 @@ from doors.storage.bucket import Bucket
 from experiments.sweep import bucket_leases, lease, sweep_folder
 from experiments.sweep.bucket_leases import leases_of
 from experiments.sweep.lease import Lost
+from experiments.sweep.worker import work
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
+from sessionrec_jax.errors import InputError
 
-TESTS = Path(__file__).parent
+obstore = pytest.importorskip("obstore")
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,15 @@ def test_two_workers_do_each_run_once(here):
     assert [state.status for state in sweep_folder.states(copies.opened(str(here)))[1]] == ["done"] * runs
 
 
+def test_a_server_without_conditions_gets_no_worker(here, monkeypatch):
+    put = obstore.put
+    monkeypatch.setattr("obstore.put", lambda *args, mode=None, **options: put(*args, **options))
+    sweep_folder.begin(copies.opened(str(here)), "grid", [Config()], {})
+    with pytest.raises(InputError, match="its server ignores If-None-Match"):
+        work(Path(str(here)))
+    assert [*Bucket(here).list(here)] == ["sweep.json"]
+
+
 def test_an_idle_worker_asks_the_bucket_twice_a_look(another, monkeypatch):
     """A put that asks for the time, and a listing with all rows, checkpoints and leases."""
     leases = another()
@@ -166,7 +177,7 @@ def test_an_idle_worker_asks_the_bucket_twice_a_look(another, monkeypatch):
     leases.past("7", leases.newest()["7"])
     asked = []
     for name in ("put", "get", "list", "head", "delete"):
-        call = getattr(__import__("obstore"), name)
+        call = getattr(obstore, name)
         monkeypatch.setattr(f"obstore.{name}", lambda *a, _n=name, _c=call, **k: asked.append(_n) or _c(*a, **k))
     assert take(leases) is None
     assert asked == ["put", "list"]
@@ -192,7 +203,7 @@ def row_of(address: Address) -> dict:
     return {name: value for name, value in row.items() if name not in sweeps.TIMES}
 
 
-SMALL = "--model.width 8 --model.layers 1 --train.epochs 60 --data.rows 4 --train.checkpoint-every-seconds 0.3"
+SMALL = "--model.width 8 --model.layers 1 --train.epochs 6 --data.rows 4 --train.checkpoint-every-seconds 0.3"
 
 
 @pytest.mark.slow
@@ -204,7 +215,7 @@ def test_a_run_that_is_killed_goes_on_from_the_bucket_and_ends_like_one_that_was
     sessionrec(*train, "--out", "calm")
     process = subprocess.Popen([sys.executable, "-m", "experiments", *train, "--out", str(killed)], env=environment())
     bucket = Bucket(killed)
-    sweeps.until(lambda: any(name.endswith(".tar") for name in bucket.list(killed)))
+    sweeps.until(lambda: any(name.endswith(".zip") for name in bucket.list(killed)))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert "row.json" not in bucket.list(killed)
@@ -225,12 +236,12 @@ def test_a_sweep_of_two_workers_is_killed_and_ends_with_the_rows_of_one_on_a_dis
     monkeypatch.chdir(tmp_path)
     data, out = here / "DATA", here / "SWEEP"
     sessionrec("prepare", "synthetic", "--users", "200", "--base", "4", "--depth", "2", "--out", str(data), "--quiet")
-    plan = "--users 20 30 45 70 100 --sizes xxs --epochs 20 --learning-rates 1e-2 --data.eval-users 20"
+    plan = "--users 20 30 45 70 100 --sizes xxs --epochs 4 --learning-rates 1e-2 --data.eval-users 20"
     sweep = ["sweep", "grid", "--data", str(data), *plan.split(), *sweeps.SMALL.split(), "--quiet", "--workers", "2"]
     sessionrec(*sweep, "--out", "calm")
     process = subprocess.Popen([sys.executable, "-m", "experiments", *sweep, "--out", str(out)], env=environment())
     bucket = Bucket(out)
-    sweeps.until(lambda: any(name.endswith(".tar") for name in bucket.list(out)))
+    sweeps.until(lambda: any(name.endswith(".zip") for name in bucket.list(out)))
     holders = [json.loads(bucket.get(out / name)) for name in bucket.list(out) if re.search(r"leases/\w+\.1$", name)]
     os.kill(int(holders[0]["worker"].rpartition(":")[2]), signal.SIGKILL)  # the sweep starts another
     time.sleep(3)

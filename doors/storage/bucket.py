@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -64,6 +65,17 @@ class Bucket:
         self.put(below / _PROBE, b"")
         self.delete([below / _PROBE])
 
+    def check_conditions(self, below: Address) -> None:
+        """Raises InputError if the server takes no notice of the condition of `create`."""
+        probe = below / _PROBE
+        self.put(probe, b"")
+        if self.create(probe, uuid.uuid4().hex.encode()) is not None:
+            raise InputError(
+                f"{below}: its server ignores If-None-Match, so that two workers would do the same run; use a server "
+                "that knows conditional puts, or a folder"
+            )
+        self.delete([probe])
+
     def list(self, below: Address) -> dict[str, Found]:
         """Returns the objects below a name, by their names from there. One request for every 1,000 objects.
 
@@ -78,7 +90,7 @@ class Bucket:
                     name = each["path"].removeprefix(f"{below.key}/")
                     if name.startswith("/") or not set(name.split("/")).isdisjoint(("", ".", "..")):
                         raise InputError(f"{below}: it has an object {name!r}, which no folder can have; delete it")
-                    if name != _PROBE:  # left by a process that was killed
+                    if name.rpartition("/")[2] != _PROBE:  # left by a process that was killed
                         found[name] = Found(each["size"], each["last_modified"].timestamp(), each["e_tag"] or "")
         return found
 

@@ -5,7 +5,7 @@
     push(folder)
 
 For a folder of the file system `opened` returns its path, and the other functions do nothing. In the bucket each file
-is an object of the same name, except that a checkpoint is one object, an archive `checkpoints/STEP.tar`: an object
+is an object of the same name, except that a checkpoint is one object, an archive `checkpoints/STEP.zip`: an object
 appears whole or not at all, so a kill never leaves half of a checkpoint. The bucket is the truth; a copy belongs to one
 process and ends with it.
 """
@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import tarfile
 import threading
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from doors.files import make_folder, named
 from doors.storage import cache
 from doors.storage.bucket import Bucket, Found
 
-_CHECKPOINTS, _ARCHIVE = "checkpoints/", ".tar"
+_CHECKPOINTS, _ARCHIVE = "checkpoints/", ".zip"
 _LAST = ("prepared.json", "sweep.json", "row.json")
 """These say that a folder is complete, so they are written after its other files."""
 
@@ -123,8 +123,9 @@ class Copy:
         archive = cache.of_this_process() / uuid.uuid4().hex
         name = f"{checkpoint.relative_to(self.folder)}{_ARCHIVE}"
         try:
-            with named(archive), tarfile.open(archive, "w") as tar:
-                tar.add(checkpoint, arcname=".")
+            with named(archive), zipfile.ZipFile(archive, "w") as packed:  # not compressed: numbers hardly shrink
+                for path in sorted(checkpoint.rglob("*")):
+                    packed.write(path, path.relative_to(checkpoint))
             version = self.bucket.put(self.address / name, archive)
         finally:
             archive.unlink(missing_ok=True)
@@ -157,11 +158,11 @@ def _is_checkpoint(name: str) -> bool:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a checkpoint. Half of one is left where the archive is damaged: the reader of checkpoints says so."""
+    """Unpacks a checkpoint. Of a damaged one a part is left, or nothing, and the reader of checkpoints says so."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with contextlib.suppress(tarfile.TarError), tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")  # which refuses links and paths that lead out of the folder
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)  # it makes no links, and no path of it leads out of the folder
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -194,7 +195,7 @@ def for_reading(path: str | Path, wanted: Callable[[str], bool] = everything) ->
     folder = opened(path, wanted)
     copy = copy_of(folder)
     if copy and not copy.listing:
-        raise InputError(f"there is nothing in {copy.address}; correct its name")
+        raise InputError(f"there is no folder {copy.address}, or nothing in it; correct its name")
     return folder
 
 

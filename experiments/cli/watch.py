@@ -19,6 +19,7 @@ from typing import Annotated
 
 import tyro
 
+from doors.files import refuse_address
 from doors.terminal import Terminal
 from doors.text import shell
 from experiments.cli.parsing import parse_flags
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> int:
     )
     if command.project is not None and command.to != "wandb":
         raise InputError(f"--project belongs to --to wandb, and --to is {command.to}; leave it out, or give --to wandb")
+    refuse_address(command.folder)
     runs = runs_of(command.folder)
     console = Terminal(stderr=True, highlight=False, soft_wrap=True)
     mirrored = opened(command.to, command.folder, runs, command.out, command.project)

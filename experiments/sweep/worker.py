@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,8 @@ def work(
     """
     import_all()
     sweep_dir = copies.opened(sweep_dir, copies.for_workers)
+    if copy := copies.copy_of(sweep_dir):
+        copy.bucket.check_conditions(copy.address / uuid.uuid4().hex)
     _keep_programs(sweep_dir)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     plan, configs = sweep_folder.read(sweep_dir)
