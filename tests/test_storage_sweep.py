@@ -203,7 +203,8 @@ def row_of(address: Address) -> dict:
     return {name: value for name, value in row.items() if name not in sweeps.TIMES}
 
 
-SMALL = "--model.width 8 --model.layers 1 --train.epochs 6 --data.rows 4 --train.checkpoint-every-seconds 0.3"
+SMALL = "--model.width 8 --model.layers 1 --train.epochs 6 --data.rows 4 --train.log-every-steps 1"
+SMALL += " --train.checkpoint-every-seconds 0.3"
 
 
 @pytest.mark.slow

@@ -19,14 +19,14 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from doors.address import Address, address_of, remember
-from doors.errors import InputError
+from doors.errors import InputError, NotSaved
 from doors.files import make_folder, named
 from doors.storage import cache
-from doors.storage.bucket import Bucket, Found
+from doors.storage.bucket import Bucket, Found, Unanswered
 
 _CHECKPOINTS, _ARCHIVE = "checkpoints/", ".zip"
 _LAST = ("prepared.json", "sweep.json", "row.json")
@@ -237,18 +237,30 @@ def _name(copy: Copy, path: Path) -> str:
     return str(path.relative_to(copy.folder)) if path != copy.folder else ""
 
 
+@contextlib.contextmanager
+def midway() -> Iterator[None]:
+    """Turns Unanswered into NotSaved: the input of a command that has begun is not wrong, and it may be tried again."""
+    try:
+        yield
+    except Unanswered as error:
+        raise NotSaved(str(error)) from error
+
+
 def push(folder: Path) -> None:
-    """Writes the changed files of `folder` to the bucket of which it is a copy, but not those in its folders."""
+    """Writes the changed files of `folder` to the bucket of which it is a copy, but not those in its folders. Raises
+    NotSaved if the bucket does not answer."""
     if copy := copy_of(folder):
-        copy.push(folder)
+        with midway():
+            copy.push(folder)
 
 
 def push_checkpoint(checkpoint: Path) -> None:
     """Writes a complete checkpoint, after the files of its run: a log that is longer than its checkpoint is cut when
     the run goes on, and one that is shorter would stay so."""
     if copy := copy_of(checkpoint):
-        copy.push(checkpoint.parent.parent)
-        copy.push_checkpoint(checkpoint)
+        with midway():
+            copy.push(checkpoint.parent.parent)
+            copy.push_checkpoint(checkpoint)
 
 
 def delete_checkpoints(checkpoints: Iterable[Path]) -> None:

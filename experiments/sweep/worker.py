@@ -82,7 +82,7 @@ def work(
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     plan, configs = sweep_folder.read(sweep_dir)
     queue = _Queue(sweep_dir, configs, options, only)
-    with _ending_on_signals():
+    with _ending_on_signals(), copies.midway():
         while queue.left:
             lease = queue.take()
             if lease is None:
