@@ -74,7 +74,7 @@ def test_a_damaged_copy_is_fetched_again(stored):
     assert (open_log(str(stored)).path / "users.parquet").read_bytes() == whole
 
 
-def test_a_log_that_is_being_written_is_no_log(here, log, monkeypatch, another_process, capsys):
+def test_a_log_that_is_being_written_is_no_log(here, log, monkeypatch):
     put = Bucket.put
 
     def killed(self, object, content):
@@ -201,7 +201,7 @@ def test_a_cache_that_is_full(stored, capsys):
         ["watch", "s3://b/RUN", "--to", "tensorboard"],
         ["fit", "runs.csv", "--json", "s3://b/fit.json"],
         ["train", "DATA", "--out", "s3://b/RUN", "--log-to", "tensorboard"],
-        ["sweep", "grid", "--data", "D", "--out", "s3://b/S", "--users", "8", "--sizes", "xs", "--launcher", "slurm"],
+        ["sweep", "grid", "--data", "D", "--out", "s3://b/S", "--users", "8", "--sizes", "xs", "--launcher", "ray"],
     ],
 )
 def test_what_needs_a_folder_says_so(argv, here, tmp_path, monkeypatch, capsys):
