@@ -22,6 +22,7 @@ import scaling
 from doors import bounds
 from doors.bounds import SEED, Between
 from doors.files import STDOUT, check_outputs
+from doors.storage import copies
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.output import fit_progress, narrow_table
@@ -69,15 +70,16 @@ def main(argv: list[str]) -> int:
 
 def _fitted(args: Args) -> tuple[scaling.RatesFit, dict]:
     """Returns the laws, and for a sweep the settings that they hold for."""
-    frame, _ = run_table.load(args.table)
+    table = copies.opened(args.table, copies.for_readers)
+    frame, _ = run_table.load(table)
     names = {"rate": args.rate, "batch": args.batch, "n": args.n, "d": args.d, "loss": args.loss}
     more = {}
-    if args.table.is_dir():
+    if table.is_dir():
         usual = {"rate": RATE, "n": PARAMS, "d": SESSIONS, "loss": OBJECTIVE}
         if _is_varied(frame, BATCH):
             usual["batch"] = BATCH
         names = {name: value or usual.get(name) for name, value in names.items()}
-        more = settings_of(args.table)
+        more = settings_of(table)
     if names["rate"] is None:
         raise scaling.InputError(f"{args.table} needs the column of the learning rate; name it with --rate")
     columns = scaling.Columns(n=names["n"], d=names["d"], loss=names["loss"])
