@@ -36,6 +36,7 @@ from sessionrec_jax.evaluation.eval_users import with_eval_users
 from sessionrec_jax.evaluation.exact import exact_rank_nats
 from sessionrec_jax.evaluation.history_spread import history_spread_nats, stuck
 from sessionrec_jax.evaluation.measure import counted, measure, validated
+from sessionrec_jax.evaluation.segments import Segments, check_segments, segment_columns
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model import count
 from sessionrec_jax.model.spec import Spec
@@ -131,6 +132,7 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
 
 
 def _resolved(job: Job, prepared: Prepared, quiet: bool) -> Job:
+    check_segments("--train.evaluate-by", job.config.train.evaluate_by, prepared)
     chosen = with_eval_users([resolve(job.config, prepared)], prepared)
     if chosen.sentence and not quiet and is_process_zero():
         say(chosen.sentence)
@@ -205,8 +207,9 @@ def _learning_rate_rule(config: Config) -> str:
 
 
 def _measured(model: TrainedModel, run_dir: Path) -> Row:
-    config = model.config
-    validation, on_test, history = measure(model, VALIDATION), measure(model, TEST), model.history
+    config, history = model.config, model.history
+    segments = Segments(config.train.evaluate_by, model, TEST)
+    validation, on_test = measure(model, VALIDATION), measure(model, TEST, segments)
     on_process_zero(lambda: _write_per_user(on_test.by_user(), run_dir))
     test = on_test.result()
     row: Row = {"seen_items": config.data.eval_seen, "eval_candidates": config.data.eval_candidates}
@@ -226,7 +229,7 @@ def _measured(model: TrainedModel, run_dir: Path) -> Row:
     row["history_spread_nats"] = spread = history_spread_nats(model)
     why = stuck(history.steps, spread)
     outcome = {"status": "done"} if why is None else {"status": "stuck", "reason": why}
-    return outcome | row | _counted(model)
+    return outcome | row | _counted(model) | segment_columns(segments.result())
 
 
 def _paired(row: Row, name: str) -> float | None:
@@ -312,6 +315,7 @@ def parameters(spec: Spec) -> dict[str, int]:
         "params_item_table": counted.item_table,
         "params_body": counted.body,
         "params_total": counted.total,
+        "params_frozen": counted.frozen,
     }
 
 

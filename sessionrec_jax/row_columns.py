@@ -1,6 +1,7 @@
 """The columns of a run's row, and which of them a fit reads: the only file that names them (contract 3).
 
-A run ends as one JSON object, runs/RUN_ID/row.json. Every row has the columns of EVERY_ROW. A row with status done has
+A run ends as one JSON object, runs/RUN_ID/row.json. With `train.evaluate_by` it also has METRIC__KIND__SEGMENT columns
+(evaluation/segments.py). Every row has the columns of EVERY_ROW. A row with status done has
 the columns of DONE too; one with status diverged has `reason`; one with status failed has `reason` and `log_tail`; one
 with status dropped has `reason` and the columns of DROPPED.
 N, D and C are counted by the code that trained the run, so that no reader derives them again. This file imports nothing
@@ -151,6 +152,7 @@ DONE = (
     Column("params_item_table", "int", "parameters", "ID table and item biases"),
     Column("params_body", "int", "parameters", "N: all others, tables of side information among them"),
     Column("params_total", "int", "parameters", "both together"),
+    Column("params_frozen", "int", "numbers", "content vectors that are read and not trained; not in params_total"),
     Column("flops_train", "float", "FLOPs", "C: training FLOPs by flops_convention"),
     Column("flops_spent", "float", "FLOPs", "flops_train without those of the shared steps: what this run cost"),
     Column("flops_convention", "str", "", "what the FLOPs count"),

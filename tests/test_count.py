@@ -21,7 +21,7 @@ from sessionrec_jax.training import optim
 from sessionrec_jax.training.step import FixedArrays, Scalars, State, make_step
 
 IDS, KINDS, ITEMS = 1_001, 3, 8  # ITEMS: exposures of every session
-COLUMNS = (("tag", 5), ("author", 700))
+COLUMNS, VECTORS = (("tag", 5), ("author", 700)), (("caption", 300), ("cover", 20))
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +37,13 @@ def array(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+def spec_of(model: Model, slots: int) -> Spec:
+    return Spec(model, IDS, COLUMNS, KINDS, slots, ITEMS, vector_widths=VECTORS)
+
+
 def traced_step(model: Model, loss: Loss, rows: int, slots: int):
     """Traces one training step over `rows` full rows of `slots` sessions, on shapes alone: nothing is computed."""
-    spec, mesh = Spec(model, IDS, COLUMNS, KINDS, slots, ITEMS), make_mesh(Mesh(data=1))
+    spec, mesh = spec_of(model, slots), make_mesh(Mesh(data=1))
     ones_V = np.ones(IDS, int)
 
     def state() -> State:
@@ -52,6 +56,7 @@ def traced_step(model: Model, loss: Loss, rows: int, slots: int):
         target_GS=array(1, rows * slots, dtype=bool),
     )  # fmt: skip
     side = {name: array(IDS, 1) for name, _ in COLUMNS}
+    side |= {name: array(IDS, width, dtype=jnp.float16) for name, width in VECTORS}
     key = jax.eval_shape(lambda: jax.random.key(0))
     floats_V, float_ = array(IDS, dtype=jnp.float32), array(dtype=jnp.float32)
     fixed = FixedArrays(side, Proposal(floats_V, floats_V))
@@ -60,7 +65,7 @@ def traced_step(model: Model, loss: Loss, rows: int, slots: int):
 
 
 def counted(model: Model, loss: Loss, rows: int, slots: int) -> float:
-    spec, sessions = Spec(model, IDS, COLUMNS, KINDS, slots, ITEMS), rows * slots
+    spec, sessions = spec_of(model, slots), rows * slots
     return count.flops_train(spec, loss, items=sessions * ITEMS, sessions=sessions, steps=1)
 
 
@@ -74,7 +79,7 @@ SHAPES = {
     "attention": (Model(session_encoder="attention", positions="relative_time", score="cosine", layers=5), Loss()),
     "transformer": (Model(session_encoder="transformer", id_width=0, layers=0), Loss()),
     "IDs dropped": (Model(id_dropout=0.1), Loss()),
-    "IDs not scored": (Model(scored_by=("category",)), Loss()),
+    "IDs not scored": (Model(scored_by=("category", "cover")), Loss()),
     "transformer, swiglu": (
         Model(session_encoder="transformer", mlp="swiglu", sequence_encoder="hstu", positions="rotary"), Loss()
     ),

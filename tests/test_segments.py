@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+import scaling
 from experiments.__main__ import main
-from sessionrec_jax.config.values import replace
+from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.codes import CLICKED, TEST, TRAIN
 from sessionrec_jax.data.resolve import resolve
@@ -17,9 +18,11 @@ from sessionrec_jax.devices.mesh import make_mesh
 from sessionrec_jax.devices.placement import put_replicated
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.measure import evaluate, measure
-from sessionrec_jax.evaluation.segments import BUILT_IN, POPULARITY, Segments
+from sessionrec_jax.evaluation.segments import BUILT_IN, POPULARITY, Segments, segment_columns
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model.spec_of_log import spec_of
+from sessionrec_jax.row import run
+from sessionrec_jax.serving.load import restore
 from sessionrec_jax.training.step import initial_state
 
 KINDS = (*BUILT_IN, "hour_of_day")
@@ -137,3 +140,39 @@ def test_the_command_shows_segments_and_draws_them(model, tmp_path, capsys):
     assert main(["evaluate", run, "--figure", str(tmp_path / "other.svg")]) == 2
     assert "wanted --by" in capsys.readouterr().err
     assert not (tmp_path / "other.svg").exists()
+
+
+def test_a_row_has_the_metrics_of_the_segments_that_were_asked_for(config, log, tmp_path):
+    """The columns are those of `evaluate --by`, and a law is fitted to one of them by its name."""
+    by = ("item_popularity", "session_items")
+    settings = {"mesh.data": 1, "train.epochs": 0.2, "data.eval_users": 20}
+    plain = replace(config, settings)
+    asked = replace(plain, {"train.evaluate_by": by})
+    assert run_id(asked) == run_id(plain)
+    row = run(asked, tmp_path / "run", "train", quiet=True)
+    wanted = evaluate(restore(tmp_path / "run"), TEST, by)["by"]
+    found = {name: value for name, value in row.items() if "__" in name}
+    assert len(found) == sum(len(metrics) for kind in by for metrics in wanted[kind].values())
+    for label, column in (("10 to 99", "10_to_99"), ("100 to 999", "100_to_999")):
+        metrics = wanted["item_popularity"][label]
+        name = f"loss_nats_per_item__item_popularity__{column}"
+        assert found[name] == pytest.approx(metrics["loss_nats_per_item"])
+        assert found[f"{name}_stderr"] == pytest.approx(metrics["loss_nats_per_item_stderr"])
+
+    sessions = [1_000 * 2**n for n in range(10)]
+    table = [row | {"run_id": str(d), "sessions_unique": d, name: 3 + 40 * d**-0.4} for d in sessions]
+    law = scaling.fit(table, "power_floor", d="sessions_unique", loss=name, floor=3.0, bootstrap=0, full=False)
+    assert law.params["beta"] == pytest.approx(0.4, rel=0.01)
+
+
+def test_segments_that_a_log_does_not_have_are_refused_before_training(config, log, tmp_path):
+    with pytest.raises(InputError, match=r"--train\.evaluate-by item_popularty: .* did you mean 'item_popularity'"):
+        run(replace(config, {"train.evaluate_by": ("item_popularty",)}), tmp_path / "run", "train", quiet=True)
+
+
+def test_names_of_segments_that_differ_in_signs_alone_stay_apart():
+    by = {"device": {"a b": {"mrr": 0.5, "mrr_stderr": 0.1}, "a-b": {"mrr": 0.25, "mrr_stderr": 0.2}}}
+    assert segment_columns(by) == {
+        "mrr__device__a_b": 0.5, "mrr__device__a_b_stderr": 0.1,
+        "mrr__device__a_b_2": 0.25, "mrr__device__a_b_2_stderr": 0.2,
+    }  # fmt: skip

@@ -74,7 +74,7 @@ class Data:
     window: Annotated[int, Between(0, 65_536)] = 0
     """Slots of one user that the model sees at most, with the target. 0: a whole row."""
     side_columns: tuple[str, ...] = ()
-    """Columns of side information that the model sees. Without names: all."""
+    """Columns of side information and of content vectors that the model sees. Without names: all."""
     session_context: tuple[str, ...] = ()
     """Columns of session context that the model sees. Without names: all. `none`: no column."""
     items_per_row: Annotated[int, Between(0, 2**24)] = 0
@@ -154,7 +154,7 @@ class Model:
     """Share of the sessions in a step whose items enter without their ID, so that the model learns to handle items that
     training never shows."""
     side_width: Annotated[int, Between(1, 65_536)] = 16
-    """Width of each side-information embedding before the item MLP."""
+    """Width of each side-information embedding before the item MLP, and of the map of each content vector."""
     scored_by: tuple[str, ...] = ()
     """Columns that describe items when they are scored: side information, and item_id for the ID. The other columns
     describe only items of the history; popularity always counts. Without names: all that the model sees."""
@@ -263,7 +263,8 @@ class Optim:
     on the rows that are read."""
     table_prior: Annotated[float, Between(0, 1e12)] = 0.0
     """Precision of a Gaussian prior on the ID table: adds table_prior / (2 target sessions) x squared norm to the loss,
-    so that the same value suits every amount of data."""
+    so that the same value suits every amount of data. Its strength grows with the heads, which start at zero; a prior
+    of full strength from the first step would shrink the table before they can learn."""
     clip_norm: Annotated[float, Between(0, 1e12, above=True)] = 1.0
     """Global norm above which the gradient is scaled down."""
     beta1: Annotated[float, Between(0, 0.999999)] = 0.9
@@ -335,6 +336,10 @@ class Train:
     """Parameters that the row, `evaluate` and `recommend` use.
     last: those of the last step
     best: those of the best validation; the data seen is still counted up to the last step"""
+    evaluate_by: tuple[str, ...] = ()
+    """Segments whose metrics the row has too, as columns METRIC__KIND__SEGMENT: item_popularity, new_item,
+    history_length, session_items, or a column of session context. Not part of the run's id, so a run that is done keeps
+    its row."""
     log_every_steps: Annotated[int, Between(1, _STEPS)] = 50
     """Steps between two lines of metrics.jsonl. Not part of the run's id."""
     profile_steps: Annotated[int, Between(0, 1_000_000)] = 0

@@ -29,6 +29,7 @@ _NOT_IN_RUN_ID = (
     ("train", "checkpoints_kept"),
     ("train", "checkpoints_at"),
     ("train", "begins_from"),
+    ("train", "evaluate_by"),
     ("train", "log_every_steps"),
     ("train", "profile_steps"),
 )

@@ -26,7 +26,7 @@ from sessionrec_jax.config.settings import AUTO, Config
 from sessionrec_jax.data import item_level
 from sessionrec_jax.data.catalogue import ID_ROW, Catalogue, from_counts
 from sessionrec_jax.data.codes import TRAIN
-from sessionrec_jax.data.columns import side_columns
+from sessionrec_jax.data.columns import item_columns
 from sessionrec_jax.data.counts import item_counts
 from sessionrec_jax.data.packing import PACKING, PackedRows, RowPlan, plan_rows
 from sessionrec_jax.data.ragged import count_up, ranges
@@ -354,8 +354,9 @@ def eval_users(config: Config, prepared: Prepared, role: int) -> np.ndarray:
 def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:
     """Counts popularity in the training sessions of the users that this run trains on, and no others."""
     clicks_V, exposures_V = item_counts(prepared.arrays(), train_users(config, prepared), len(prepared.clicks_V))
-    side_values = side_columns(config, prepared)
-    side = {name: prepared.side[name] for name in side_values}
+    columns = item_columns(config, prepared)
+    side = {name: prepared.side[name] for name in columns.side_values}
+    side |= {name: prepared.vectors[name] for name in columns.vector_widths}
     if prepared.id_row_V is not None:
         side[ID_ROW] = prepared.id_row_V[:, None]
-    return from_counts(clicks_V, exposures_V, side, side_values)
+    return from_counts(clicks_V, exposures_V, side, columns.side_values, columns.vector_widths)

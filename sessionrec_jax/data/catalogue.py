@@ -6,10 +6,12 @@ so the popularity baseline is as good as counts alone can be, and nothing is tun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, Int64
+from jaxtyping import Float32, Int, Int64, Shaped
 
 ID_ROW = "/id_row"
 """The key in `Catalogue.side` of each item's row of the ID table, if rare items share rows. No column has this name."""
@@ -22,8 +24,9 @@ _PSEUDO_COUNTS = np.geomspace(1e-4, 1e4, 161)
 class Catalogue:
     """The items of a run. V = items + 1; index 0 is padding and has probability zero everywhere."""
 
-    side: dict[str, Int32[np.ndarray, "V W"]]
-    """Codes of side information by column, see side_information.py. Also ID_ROW, if items share rows."""
+    side: dict[str, Shaped[np.ndarray, "V W"]]
+    """Codes of side information and content vectors by column, see side_information.py and content_vectors.py. Also
+    ID_ROW, if items share rows."""
     side_values: dict[str, int]
     """Number of values of each column."""
     log_popularity_V: Float32[np.ndarray, " V"]
@@ -32,6 +35,8 @@ class Catalogue:
     """Smoothed clicks over exposures in training."""
     click_rate: float
     """Clicks over labelled exposures in training."""
+    vector_widths: Mapping[str, int] = field(default_factory=dict)
+    """Number of floats of each column of content vectors."""
 
     @property
     def items(self) -> int:
@@ -46,8 +51,9 @@ class Catalogue:
 def from_counts(
     clicks_V: Int64[np.ndarray, " V"],
     exposures_V: Int64[np.ndarray, " V"],
-    side: dict[str, Int32[np.ndarray, "V W"]],
+    side: dict[str, Shaped[np.ndarray, "V W"]],
     side_values: dict[str, int],
+    vector_widths: Mapping[str, int] = MappingProxyType({}),
 ) -> Catalogue:
     """Makes a catalogue from the training counts of a data subset. `exposures_V` counts clicked and ignored ones."""
     rate = float(clicks_V.sum() / max(exposures_V.sum(), 1))
@@ -57,6 +63,7 @@ def from_counts(
         log_popularity_V=_smoothed_log_share(clicks_V),
         click_rate_V=_smoothed_rate(clicks_V, exposures_V, rate),
         click_rate=rate,
+        vector_widths=vector_widths,
     )
 
 

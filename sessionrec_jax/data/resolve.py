@@ -6,7 +6,7 @@ from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.settings import AUTO, Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_users, train_windows
-from sessionrec_jax.data.columns import session_context, side_columns
+from sessionrec_jax.data.columns import item_columns, session_context
 from sessionrec_jax.data.store import Prepared
 from sessionrec_jax.data.windows import items_per_row
 from sessionrec_jax.errors import InputError
@@ -31,7 +31,7 @@ def resolve(config: Config, log: Prepared) -> Config:
         )
     # These three raise if the log has fewer users than asked for, or lacks a named column.
     train_users(config, log)
-    side_columns(config, log)
+    item_columns(config, log)
     session_context(config, log)
     if not (config.model.clicked_in_input or config.model.ignored_in_input or len(log.feedback_names) > 2):
         raise InputError(

@@ -37,6 +37,7 @@ _KINDS: Kinds = {
     "time_range_ms": list, "items_in_tail": int, "side_columns": list, "session_context": list,
 }  # fmt: skip
 _COLUMN: Kinds = {"name": str, "values": int}
+_VECTORS: Kinds = {"name": str, "width": int, "type": str}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,6 +71,8 @@ def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
         checked(manifest, _KINDS, "prepared.json")
         for column in (*manifest["side_columns"], *manifest["session_context"]):
             checked(column, _COLUMN, "a column in prepared.json")
+        for column in manifest.get("vectors", []):
+            checked(column, _VECTORS, "a column of vectors in prepared.json")
     except Damaged as error:
         raise _damaged(path, str(error)) from None
 

@@ -8,6 +8,7 @@
                             code that a model reads for each code of session context in log/ (session_context.py)
     DATA/side_NAME.parquet  code -> published value, or bounds, of a column of side information (side_information.py)
     DATA/context_NAME.parquet   the same for a column of session context
+    DATA/vector_NAME.npy    by dense item: a column of content vectors (content_vectors.py)
     DATA/rejected.parquet   the rejected rows, unchanged, with the reason
     DATA/arrays/            the content of log/ once more, as arrays that are mapped into memory (mapped.py)
     DATA/checksums.json     bytes and CRC-32 of every other file but those of arrays/ (soundness.py)
@@ -33,14 +34,15 @@ import polars as pl
 import tensorflow_datasets as tfds
 from absl import flags
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] - compiled, untyped
-from jaxtyping import Int32, Int64
+from jaxtyping import Float, Int32, Int64
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from doors import tables
 from doors.address import address_of
 from doors.state import Damaged, read_object
-from sessionrec_jax.data import bucket_log, mapped, session_context, soundness
+from sessionrec_jax.data import bucket_log, content_vectors, mapped, session_context, soundness
 from sessionrec_jax.data.codes import ROLES
+from sessionrec_jax.data.content_vectors import ContentVectors
 from sessionrec_jax.data.flat_log import FlatLog, joined
 from sessionrec_jax.data.ragged import offsets
 from sessionrec_jax.data.side_information import SideColumn
@@ -144,19 +146,22 @@ def fingerprint(
     tables: Sequence[pl.DataFrame],
     *,
     side: dict[str, SideColumn],
+    vectors: dict[str, ContentVectors],
     id_row_V: np.ndarray | None,
     context: dict[str, session_context.ContextColumn],
 ) -> str:
     """Returns sixteen hex digits of a SHA-256 over all content that a model can see.
 
-    It covers the log, the tables, side information with the numbers of its values (they decide a model's shapes), the
-    shared rows of the ID table, and session context with its values.
+    It covers the log, the tables, side information with the numbers of its values (they decide a model's shapes),
+    content vectors, the shared rows of the ID table, and session context with its values.
     """
     digest = hashlib.sha256(b"".join(log_digests))
     for table in tables:
         digest.update(table.write_ndjson().encode())
     for name in sorted(side):
         digest.update(f"{name} {len(side[name].table)} ".encode() + side[name].codes_VW.tobytes())
+    for name in sorted(vectors):
+        digest.update(f"vector {name} {vectors[name].vector_VF.dtype} ".encode() + vectors[name].vector_VF.tobytes())
     if id_row_V is not None:
         digest.update(id_row_V.tobytes())
     for name in sorted(context):
@@ -177,6 +182,8 @@ class Prepared:
     """Clicked and ignored training exposures of each dense item."""
     side: dict[str, Int32[np.ndarray, "V W"]]
     """Codes of side information by column, see side_information.py."""
+    vectors: dict[str, Float[np.ndarray, "V F"]]
+    """Content vectors by column, mapped from their files."""
     id_row_V: Int32[np.ndarray, " V"] | None
     """The row of the ID table of each dense item if rare items share rows (shared_rows.py), else None."""
     address: str = ""
@@ -212,6 +219,11 @@ class Prepared:
     def side_values(self) -> dict[str, int]:
         """Number of values of each column of side information."""
         return {column["name"]: column["values"] for column in self.manifest["side_columns"]}
+
+    @property
+    def vector_widths(self) -> dict[str, int]:
+        """Number of floats of each column of content vectors."""
+        return {name: vector_VF.shape[1] for name, vector_VF in self.vectors.items()}
 
     @property
     def context_values(self) -> dict[str, int]:
@@ -325,6 +337,7 @@ def _open(path: Path) -> Prepared:
     soundness.check_manifest(path, manifest)
     side_files = [f"side_{column['name']}.parquet" for column in manifest["side_columns"]]
     side_files += [f"context_{column['name']}.parquet" for column in manifest["session_context"]]
+    side_files += [content_vectors.file_of(column["name"]) for column in manifest.get("vectors", [])]
     tables = ["items.parquet", "users.parquet", "catalogue.npz", "rejected.parquet", "log/dataset_info.json"]
     missing = [name for name in [*tables, *side_files] if not (path / name).is_file()]
     if missing:
@@ -346,5 +359,6 @@ def read_folder(path: Path, manifest: dict[str, Any]) -> Prepared:
             clicks_V=catalogue["clicks_V"],
             exposures_V=catalogue["exposures_V"],
             side=side,
+            vectors=content_vectors.mapped(path, manifest),
             id_row_V=id_row_V,
         )

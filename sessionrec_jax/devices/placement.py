@@ -135,9 +135,18 @@ def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def put_side(side: dict[str, np.ndarray], rows: int, mesh: jax.sharding.Mesh) -> Side:
-    """Puts the items' side information [V, W] on the devices, padded to `rows` and spread like the item tables."""
+    """Puts the items' side information and content vectors [V, W] on the devices, padded to `rows` and spread like the
+    item tables. The host reads the rows of one device at a time."""
     spread = by_row(mesh, rows)
-    return {name: put(np.pad(code_VW, ((0, rows - len(code_VW)), (0, 0))), spread) for name, code_VW in side.items()}
+
+    def own(x_VW: np.ndarray, at: tuple[slice, ...]) -> np.ndarray:
+        first, last, _ = at[0].indices(rows)
+        rows_RW = x_VW[first:last]
+        return np.pad(rows_RW, ((0, last - first - len(rows_RW)), (0, 0)))
+
+    return {
+        name: _from_parts((rows, x_VW.shape[1]), spread, functools.partial(own, x_VW)) for name, x_VW in side.items()
+    }
 
 
 def put_proposal(proposal: Proposal, rows: int, mesh: jax.sharding.Mesh) -> Proposal:

@@ -16,6 +16,7 @@ items of the segment, by their ranks in the whole catalogue. Letters: N terms, S
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from jaxtyping import Int
 
 from sessionrec_jax.data.batches import eval_users
 from sessionrec_jax.data.codes import CLICKED
-from sessionrec_jax.data.store import FlatLog
+from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.errors import InputError, near_miss
 from sessionrec_jax.evaluation.baselines import trained_sessions
 from sessionrec_jax.evaluation.metrics import Metrics
@@ -59,10 +60,8 @@ class Segments:
     """Sums by user for every segment, filled by `measure`. Raises InputError for a name that the log does not have."""
 
     def __init__(self, names: Sequence[str], model: TrainedModel, role: int):
-        log, known = model.log.arrays(), [*BUILT_IN, *model.log.arrays().session_context]
-        for name in names:
-            if name not in known:
-                raise InputError(f"--by {name}: this log has no such segments; {near_miss(name, known)}")
+        check_segments("--by", names, model.log)
+        log = model.log.arrays()
         self.user_M = np.sort(eval_users(model.config, model.log, role))
         """Only these users have terms; sums over all users of the log would take much memory."""
         self.metrics = Metrics(len(self.user_M))
@@ -99,6 +98,31 @@ class Segments:
             }
             for dimension in self.dimensions
         }
+
+
+def check_segments(flag: str, names: Sequence[str], log: Prepared) -> None:
+    """Raises InputError, which names `flag`, for a kind of segments that the log does not have."""
+    known = [*BUILT_IN, *log.context_values]
+    for name in names:
+        if name not in known:
+            raise InputError(f"{flag} {name}: this log has no such segments; {near_miss(name, known)}")
+
+
+def segment_columns(by: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Returns the metrics of `Segments.result` as columns of a row, such as
+    loss_nats_per_item__item_popularity__10_to_99 and the same name with _stderr at its end. Segments whose names differ
+    in signs alone have a number at the end."""
+    found = {}
+    for kind, segments in by.items():
+        names: list[str] = []
+        for label, metrics in segments.items():
+            plain = re.sub(r"\W+", "_", label.replace(",", "")).strip("_")
+            names.append(plain)
+            segment = plain if names.count(plain) == 1 else f"{plain}_{names.count(plain)}"
+            for metric, value in metrics.items():
+                name = metric.removesuffix("_stderr")
+                found[f"{name}__{kind}__{segment}{metric.removeprefix(name)}"] = value
+    return found
 
 
 def _dimension(name: str, model: TrainedModel, log: FlatLog) -> Dimension:

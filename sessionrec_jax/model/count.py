@@ -1,7 +1,8 @@
 """Parameters by group and training FLOPs in closed form, from the shapes alone.
 
-`body` is everything that does not grow with the number of items, with the side-information tables. `item_table` is the
-ID table and the item bias. A law in N must say which one N means; both are columns of every row.
+`body` is everything that does not grow with the number of items, with the side-information tables and the maps of
+content vectors. `item_table` is the ID table and the item bias. The content vectors are not trained, and are counted
+apart. A law in N must say which one N means; both are columns of every row.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ _PER_SCORE = 48
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of trained parameters."""
+    """Numbers of trained parameters, and of the numbers that are read and not trained."""
 
     item_table: int
     body: int
+    frozen: int
+    """Numbers of the content vectors of all items."""
 
     @property
     def total(self) -> int:
@@ -44,7 +47,8 @@ def parameters(spec: Spec) -> Parameters:
     feedback = spec.feedback_kinds * width
     body = side + item_mlp + feedback + _session_cost(spec).parameters + context
     body += sequence_encoder.cost(model, spec.max_positions).parameters + heads
-    return Parameters((spec.id_rows or spec.ids) * model.id_width + spec.ids, body)
+    frozen = (spec.ids - 1) * sum(vector_width for _, vector_width in spec.vector_widths)
+    return Parameters((spec.id_rows or spec.ids) * model.id_width + spec.ids, body, frozen)
 
 
 def flops_train(spec: Spec, loss: Loss, *, items: int, sessions: int, steps: int) -> float:
@@ -52,13 +56,13 @@ def flops_train(spec: Spec, loss: Loss, *, items: int, sessions: int, steps: int
     sessions."""
     model, session = spec.model, _session_cost(spec)
     candidates = {"full_softmax": spec.ids, "none": 0}.get(loss.retrieval, loss.negatives)
-    embed = _item_mlp(spec)
+    embed, scored = _item_mlp(spec), _item_mlp(spec, scored=True)
     losses = (loss.retrieval != "none") + (loss.alpha > 0)  # each has a query of every session, a score of every item
-    passes = 2 if model.id_dropout or model.scored_by else 1  # an item as the model reads it, and as it is scored
-    per_item = passes * embed + losses * model.width + session.per_item
+    twice = bool(model.id_dropout or model.scored_by)  # an item as the model reads it, and as it is scored
+    per_item = embed + twice * scored + losses * model.width + session.per_item
     per_session = session.per_session + sequence_encoder.cost(model, spec.max_positions).multiplications
     per_session += losses * model.width**2 + candidates * model.width
-    return 3.0 * 2.0 * (items * per_item + sessions * per_session + steps * candidates * embed)
+    return 3.0 * 2.0 * (items * per_item + sessions * per_session + steps * candidates * scored)
 
 
 def flops_evaluate(spec: Spec, *, items: int, sessions: int, scored: int) -> float:
@@ -86,8 +90,13 @@ def _session_cost(spec: Spec) -> SessionEncoderCost:
     return encoder.cost(spec.model, spec.feedback_kinds, spec.session_items)
 
 
-def _item_mlp(spec: Spec) -> int:
-    """Weights of the item MLP's three matrices: in, out, and the linear path."""
+def _item_mlp(spec: Spec, *, scored: bool = False) -> int:
+    """Weights of the item MLP's three matrices, in, out, and the linear path, and of the maps of content vectors.
+    `scored`: for scoring, so that vectors that `scored_by` does not name are not mapped."""
     model = spec.model
-    concatenated = model.id_width + len(spec.side_values) * model.side_width
-    return 2 * concatenated * model.width + model.width**2
+    concatenated = model.id_width + (len(spec.side_values) + len(spec.vector_widths)) * model.side_width
+    # By the convention a map goes backward twice, though XLA leaves out the gradient of the vectors themselves.
+    left_out = scored and model.scored_by
+    widths = (width for name, width in spec.vector_widths if not left_out or name in model.scored_by)
+    maps = sum(widths) * model.side_width
+    return 2 * concatenated * model.width + model.width**2 + maps

@@ -1,6 +1,7 @@
 """The Embedding Module (paper, figure 2): item ID and side information, concatenated, one MLP, the item embedding e.
 
-Letters: N items, V ids (0 = padding), W values of a side column, E concatenated width, D model width.
+Letters: N items, V ids (0 = padding), W values of a side column or numbers of a content vector, E concatenated
+width, D model width.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.catalogue import ITEM_ID
 from sessionrec_jax.model.facts import Parameter, matrix_out, vector
 from sessionrec_jax.model.linear import linear
 
-Side = dict[str, Int[Array, "V W"]]
-"""Codes of each column of side information, by item."""
+Side = dict[str, Shaped[Array, "V W"]]
+"""Codes of each column of side information, and the numbers of each column of content vectors, by item."""
 PARAMETERS = (
     Parameter("side_.*"),
+    Parameter("vector_.*"),
     Parameter("mlp_in", ("fsdp", "model")),
     Parameter("linear", ("fsdp", None)),
     vector("mlp_bias"),
@@ -31,13 +33,16 @@ class ItemEmbedding(nn.Module):
 
     The linear path is our choice: an ID can pass through it unchanged. A list column enters as the mean of its values.
     A missing value enters as zero, and so does a value out of the vocabulary: a row of its own would learn from
-    negatives only, and would push the scores of new items far off (LOG.md)."""
+    negatives only, and would push the scores of new items far off (LOG.md). A content vector is not trained: it enters
+    through one linear map to the side width. An item without a vector has zeros there."""
 
     config: Model
     rows: int
     """Rows of the ID table."""
     side_values: tuple[tuple[str, int], ...]
     """Side columns and their number of values; the code above them is out of the vocabulary."""
+    vector_widths: tuple[tuple[str, int], ...] = ()
+    """Columns of content vectors and their number of floats."""
 
     @nn.compact
     def __call__(
@@ -46,7 +51,7 @@ class ItemEmbedding(nn.Module):
         """Returns the embeddings of any items. `has_id_N`: the items that enter with their ID; None: all. `scored`: for
         scoring, so that columns that `scored_by` does not name are zero."""
         config, parts = self.config, []
-        seen = {ITEM_ID, *dict(self.side_values)}
+        seen = {ITEM_ID, *dict(self.side_values), *dict(self.vector_widths)}
         left_out = seen.difference(config.scored_by) if scored and config.scored_by else set()
         if ITEM_ID in left_out:
             parts.append(jnp.zeros((len(item_N), config.id_width)))
@@ -66,6 +71,12 @@ class ItemEmbedding(nn.Module):
             known_NW = is_known_NW.astype(jnp.float32)
             mean_NE = jnp.einsum("NWE,NW->NE", table_CE[jnp.where(is_known_NW, code_NW, 0)], known_NW)
             parts.append(mean_NE / jnp.maximum(known_NW.sum(axis=1, keepdims=True), 1.0))
+        for name, _ in self.vector_widths:
+            if name in left_out:
+                parts.append(jnp.zeros((len(item_N), config.side_width)))
+                continue
+            vector_NW = side[name][item_N].astype(config.compute)
+            parts.append(linear(self, f"vector_{name}", vector_NW, config.side_width))
         # Rounded after the lookup, so that the gradients of an item that occurs several times add up in float32.
         x_NE = jnp.concatenate(parts, axis=1).astype(config.compute)
         width = config.width

@@ -24,12 +24,14 @@ from sessionrec_jax.model.dropout import Noise, kept_slots
 from sessionrec_jax.model.embedding import ItemEmbedding, Side
 from sessionrec_jax.model.facts import projection, vector
 from sessionrec_jax.model.linear import linear
-from sessionrec_jax.model.parametrization import readout_scales
+from sessionrec_jax.model.parametrization import readout_scales, width_ratio
 from sessionrec_jax.model.sequence_encoder import SequenceEncoderModule
 from sessionrec_jax.model.session_context import SessionContext
 from sessionrec_jax.model.spec import Inputs, Params, Queries, Spec
 from sessionrec_jax.registry import SESSION_ENCODERS
 
+_GROWN_HEADS = 0.1
+"""Size of a head, over that of a random initial matrix, from which on the prior has its full strength."""
 HEAD_PARAMETERS = (projection("retrieval|rank"), vector("rank_bias|log_temperature"))
 
 
@@ -43,7 +45,7 @@ class SessionRec(nn.Module):
 
     def setup(self) -> None:
         spec = self.spec
-        self.item_embedding = ItemEmbedding(spec.model, spec.id_table_rows, spec.side_values)
+        self.item_embedding = ItemEmbedding(spec.model, spec.id_table_rows, spec.side_values, spec.vector_widths)
         session_encoder = SESSION_ENCODERS.find(spec.model.session_encoder).module
         self.session_encoder = session_encoder(spec.model, spec.feedback_kinds, spec.session_items)
         if spec.context_values:
@@ -121,7 +123,7 @@ def popularity(spec: Spec, catalogue: Catalogue) -> dict[str, np.ndarray]:
 
     Raises InputError if items would have neither an ID table nor side information.
     """
-    if not (spec.side_values or spec.model.id_width):
+    if not (spec.side_values or spec.vector_widths or spec.model.id_width):
         raise InputError(
             "--model.id-width is 0 and the log has no side information, so all items look the same; "
             "use --model.id-width 32, or prepare the log with an item table"
@@ -154,7 +156,8 @@ def init_params(spec: Spec, key: Array) -> Params:
         seconds_RL=slots,
         context={name: slots for name, _ in spec.context_values},
     )
-    side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
+    side: Side = {name: jnp.zeros((spec.ids, 1), jnp.int32) for name, _ in spec.side_values}
+    side |= {name: jnp.zeros((spec.ids, width)) for name, width in spec.vector_widths}
     return SessionRec(spec).init(key, inputs, side)["params"]
 
 
@@ -169,6 +172,14 @@ def apply(
 def embed(spec: Spec, params: Params, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
     """Returns the embeddings that score any items, candidates or negatives."""
     return SessionRec(spec).apply({"params": params}, item_N, side, method="embed")
+
+
+def heads_share(spec: Spec, params: Params) -> Float[Array, ""]:
+    """Returns how far the heads have grown from zero, from 0 to 1: the sum of their mean squares over that of a matrix
+    that is a tenth of a random initial one, at most 1. Under mup that matrix shrinks as the heads' steps do."""
+    heads, width = params["heads"], spec.model.width
+    mean_square = jnp.mean(heads["retrieval"] ** 2) + jnp.mean(heads["rank"] ** 2)
+    return jnp.minimum(1.0, mean_square * (width * width_ratio(spec.model) / _GROWN_HEADS**2))
 
 
 def id_table_norm(params: Params) -> Float[Array, ""]:

@@ -50,6 +50,8 @@ class Spec(NamedTuple):
     devices/gathered_rows.py gives each item its own copy first."""
     context_values: tuple[tuple[str, int], ...] = ()
     """Columns of session context and their number of values."""
+    vector_widths: tuple[tuple[str, int], ...] = ()
+    """Columns of content vectors and their number of floats."""
 
     @property
     def rows(self) -> int:

@@ -23,5 +23,6 @@ def spec_of(config: Config, log: Prepared, catalogue: Catalogue) -> Spec:
         session_items=log.manifest["max_session_items"] if config.paradigm == "nspp" else 1,
         extra_rows=extra_rows(catalogue.items + 1),
         id_rows=catalogue.id_rows if config.model.id_width else 0,
+        vector_widths=tuple(catalogue.vector_widths.items()),
         context_values=tuple(session_context(config, log).items()),
     )

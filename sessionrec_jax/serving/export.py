@@ -108,7 +108,7 @@ def _weights(run: TrainedModel) -> tuple[Spec, Params, dict[str, np.ndarray]]:
     spec, params = with_own_rows(spec, run.mesh, run.params, side)
     names = jax.tree_util.tree_map_with_path(lambda path, _: ".".join(["params", *(key.key for key in path)]), params)
     tensors = dict(zip(jax.tree.leaves(names), jax.tree.leaves(params), strict=True))
-    tensors |= {f"side.{name}": side[name] for name, _ in spec.side_values}
+    tensors |= {f"side.{name}": side[name] for name, _ in (*spec.side_values, *spec.vector_widths)}
     tensors |= {"catalogue.vector": table.e_RD, "catalogue.bias": table.bias_R}
     return spec, names, {name: np.asarray(jax.device_get(x)) for name, x in tensors.items()}
 
@@ -133,7 +133,7 @@ def _recommend(spec: Spec, mesh: jax.sharding.Mesh, k: int, names: Params) -> Ca
             context_GBL={name: given[f"context.{name}"] for name, _ in spec.context_values},
             left_out_GM=(given["left_out_history"], given["left_out_item"]),
         )
-        side = {name: weights[f"side.{name}"] for name, _ in spec.side_values}
+        side = {name: weights[f"side.{name}"] for name, _ in (*spec.side_values, *spec.vector_widths)}
         table = ItemTable(weights["catalogue.vector"], weights["catalogue.bias"])
         params = jax.tree.map(lambda name: weights[name], names)
         item_GBK, score_GBK = answer(spec, mesh, k, params, side, table, batch)

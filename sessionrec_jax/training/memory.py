@@ -1,7 +1,7 @@
 """Refuses a run that cannot fit into memory, before anything of it is allocated.
 
-The count is a lower bound: the state, one gradient of the parameters, the vectors of a microbatch's items, and its
-scores against sampled negatives. A run that passes may still be too large.
+The count is a lower bound: the state, one gradient of the parameters, the content vectors, the vectors of a
+microbatch's items, and its scores against sampled negatives. A run that passes may still be too large.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.model.spec import Spec
 from sessionrec_jax.training.step import abstract_state
 
+_BYTES_OF_HALF = 2
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -45,7 +46,8 @@ def _bytes_needed(config: Config, spec: Spec, mesh: jax.sharding.Mesh) -> int:
     item_vectors = rows * data.items_per_row * spec.model.width * np.dtype(np.float32).itemsize
     sampled = config.loss.retrieval in ("sampled_softmax", "bce")
     scores = rows * config.loss.negatives * np.dtype(np.float32).itemsize if sampled else 0
-    return _sum(own) + _sum(own.params) + item_vectors + scores
+    content_vectors = spec.rows * sum(width for _, width in spec.vector_widths) // mesh.size * _BYTES_OF_HALF
+    return _sum(own) + _sum(own.params) + content_vectors + item_vectors + scores
 
 
 def _sum(tree: Any) -> int:

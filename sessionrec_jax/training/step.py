@@ -64,7 +64,7 @@ class Scalars(NamedTuple):
 
     learning_rate: Any
     prior: Any
-    """Weight of the squared norm of the ID table in the objective."""
+    """Weight of the squared norm of the ID table in the objective, once the heads have grown."""
 
 
 class Program(NamedTuple):
@@ -253,7 +253,8 @@ def sparse_update(
     """
     rule = optim.chain(program.optimizer, program.spec.model)
     rows = own.take(state.params)
-    direction, rows_state = rule.update(_with_prior(gradient, rows, scalars.prior), own.take(state.optimizer), rows)
+    gradient = _with_prior(program.spec, gradient, rows, scalars.prior)
+    direction, rows_state = rule.update(gradient, own.take(state.optimizer), rows)
     rows = optax.tree.add_scale(rows, -scalars.learning_rate, direction)
     return own.put(state.params, rows), own.put(state.optimizer, rows_state)
 
@@ -261,13 +262,20 @@ def sparse_update(
 def dense_update(program: Program, state: State, scalars: Scalars, gradient: Params) -> tuple[Params, Any]:
     """Returns parameters and optimizer state; every row of the tables is updated."""
     rule = optim.chain(program.optimizer, program.spec.model)
-    gradient = _with_prior(gradient, state.params, scalars.prior)
+    gradient = _with_prior(program.spec, gradient, state.params, scalars.prior)
     direction, optimizer_state = rule.update(gradient, state.optimizer, state.params)
     return optax.tree.add_scale(state.params, -scalars.learning_rate, direction), optimizer_state
 
 
-def _with_prior(gradient: Params, params: Params, prior: jax.Array) -> Params:
-    return optax.tree.add_scale(gradient, prior, jax.grad(sessionrec.id_table_norm)(params))
+def _with_prior(spec: Spec, gradient: Params, params: Params, prior: jax.Array) -> Params:
+    """Adds the gradient of the prior, at the strength that the heads allow.
+
+    While both heads are zero, the ID table has no other gradient, and Adagrad makes a step of full length of any: the
+    prior alone would shrink the table to nothing before the heads have grown, and with it the gradient of the heads
+    (LOG.md). Its strength is therefore second order in the heads, where the gradient of the loss is first order.
+    """
+    weight = prior * sessionrec.heads_share(spec, params)
+    return optax.tree.add_scale(gradient, weight, jax.grad(sessionrec.id_table_norm)(params))
 
 
 def _over_microbatches(function: Callable[..., tuple[Any, Any]], shards: Any, microbatches: int) -> tuple[Any, Any]:

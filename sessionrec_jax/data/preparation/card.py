@@ -14,6 +14,7 @@ import vl_convert
 
 from doors.text import html
 from sessionrec_jax.config.settings import Config
+from sessionrec_jax.data import content_vectors
 from sessionrec_jax.data.codes import TRAIN
 from sessionrec_jax.data.packing import plan_rows
 from sessionrec_jax.data.session_log import PROBABILITY
@@ -62,6 +63,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
     settings, padding = card["settings"], card["padding"]
     quantiles = ", ".join(f"{float(q):.0%} {n}" for q, n in card["sessions_per_user_quantiles"].items())
     side = ", ".join(map(_column, card["side_columns"]))
+    vectors = ", ".join(map(content_vectors.sentence, card.get("vectors", [])))
     context = ", ".join(map(_context, card["session_context"]))
     rejected = ", ".join(f"{reason} {count:,}" for reason, count in card["rejected"].items())
     return {
@@ -80,6 +82,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "sessions by role": _by_role(card["sessions_by_role"]),
         "to predict": f"{_by_role(card['target_sessions_by_role'])} (sessions with one before them)",
         "side information": side or "-",
+        **({"content vectors": vectors} if vectors else {}),
         "session context": context or "-",
         "padding": "-"
         if padding is None

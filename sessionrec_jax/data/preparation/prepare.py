@@ -19,7 +19,15 @@ import polars as pl
 
 from doors.files import check_folder
 from doors.state import checksums
-from sessionrec_jax.data import mapped, session_context, session_log, side_information, soundness, store
+from sessionrec_jax.data import (
+    content_vectors,
+    mapped,
+    session_context,
+    session_log,
+    side_information,
+    soundness,
+    store,
+)
 from sessionrec_jax.data.preparation import card, external_sort, rejected, shared_rows, tables
 from sessionrec_jax.data.preparation.atomic_folder import atomic_folder
 from sessionrec_jax.data.preparation.histories import HistoryRules, prepare_users
@@ -141,6 +149,9 @@ def _write_tables(
     digests: list[bytes],
 ) -> dict[str, Any]:
     """Writes the tables of items, users and codes; returns the manifest's entries about them."""
+    vectors = content_vectors.read(items, settings.vector, settings.vector_type)
+    content_vectors.write(folder, vectors)
+    items = items.drop(settings.vector)
     users, shown_V = statistics.users(), statistics.training_exposures()
     side = side_information.code_side(items, shown_V > 0, settings.numeric, settings.side_buckets)
     context = session_context.code_context(rules.context_values, statistics.session_context, rules.computed_context)
@@ -158,10 +169,13 @@ def _write_tables(
         arrays["id_row_V"] = id_row_V
     np.savez_compressed(folder / "catalogue.npz", **arrays)
     return {
-        "fingerprint": store.fingerprint(digests, [users, items], side=side, id_row_V=id_row_V, context=context),
+        "fingerprint": store.fingerprint(
+            digests, [users, items], side=side, vectors=vectors, id_row_V=id_row_V, context=context
+        ),
         **statistics.summary(),
         "items_in_tail": 0 if id_row_V is None else int(np.sum(shown_V[1:] < settings.min_item_exposures)),
         "side_columns": [column.summary for column in side.values()],
+        **({"vectors": [column.summary for column in vectors.values()]} if vectors else {}),
         "session_context": [column.summary for column in context.values()],
     }
 

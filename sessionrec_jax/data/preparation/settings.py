@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import polars as pl
 
 from doors import bounds
 from doors.bounds import Between
-from sessionrec_jax.data import session_context, session_log, side_information
+from sessionrec_jax.data import content_vectors, session_context, session_log, side_information
 from sessionrec_jax.data.preparation.histories import HistoryRules
 from sessionrec_jax.data.preparation.log_facts import LogFacts
 from sessionrec_jax.data.session_context import FromStart
@@ -45,6 +45,11 @@ class Settings:
     """Integer columns of the item table that are amounts, not classes. Columns with fractions always are amounts."""
     side_buckets: Annotated[int, Between(2, 1_000_000)] = 10
     """Number of buckets for an amount; their bounds are quantiles over the items that training sessions show."""
+    vector: tuple[str, ...] = ()
+    """Columns of the item table that hold a content vector: a list of floats, of the same length for all items. They
+    are read and never trained. An item without one gets zeros."""
+    vector_type: Literal["float32", "float16"] = "float32"
+    """Type in which content vectors are kept, in the folder and on the devices."""
     min_item_exposures: Annotated[int, Between(0, 10**15)] = 0
     """Items with fewer training exposures, context included, share rows of the ID table; 0: no item does."""
     tail_buckets: Annotated[int, Between(1, 2**31 - 1)] = 1024
@@ -62,7 +67,8 @@ def check_settings(raw: RawLog, settings: Settings) -> None:
             "leave out one or the other"
         )
     bounds.check(settings)
-    side_information.check(raw.items, settings.numeric)
+    content_vectors.check(raw.items, settings.vector)
+    side_information.check(None if raw.items is None else raw.items.drop(settings.vector), settings.numeric)
     session_context.check(session_log.context_columns(columns), settings.session_time)
     split = settings.split or raw.split
     of_split = {"temporal": ("validation_from", "test_from"), "held_out_users": ("validation_users", "test_users")}
