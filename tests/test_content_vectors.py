@@ -190,13 +190,11 @@ def trained(config, log, folder, epochs: float) -> TrainedModel:
     return train(log, folder, of_log(config, log, **settings), quiet=True).model
 
 
-@pytest.mark.parametrize(
-    ("users", "epochs"), [(150, 6.0), pytest.param(300, 5.0, marks=pytest.mark.slow)], ids=["150 users", "300 users"]
-)
-def test_vectors_say_what_a_new_item_is(config, tmp_path, users, epochs):
+@pytest.mark.slow
+def test_vectors_say_what_a_new_item_is(config, tmp_path):
     """The same model with the vectors of the new items dealt out among them in another order knows less."""
-    log = prepare(raw_log(users, 3), tmp_path / "log", Settings(vector=("caption",)))
-    model = trained(config, log, tmp_path / "run", epochs)
+    log = prepare(raw_log(300, 3), tmp_path / "log", Settings(vector=("caption",)))
+    model = trained(config, log, tmp_path / "run", epochs=5.0)
     (new_N,) = np.nonzero((log.exposures_V == 0) & (np.arange(log.items + 1) > 0))
     dealt_VF = np.array(log.vectors["caption"])
     dealt_VF[new_N] = dealt_VF[np.roll(new_N, len(new_N) // 2)]
