@@ -165,6 +165,7 @@ def test_every_mesh_takes_the_step_of_one_device(config, vectors_log, axes):
     assert np.abs(moved).max() > 0
 
 
+@pytest.mark.slow
 def test_a_run_with_vectors_is_evaluated_exported_and_recommends(config, vectors_log, tmp_path):
     from sessionrec_jax.serving.exported import ExportedModel
 
