@@ -18,7 +18,7 @@ from sessionrec_jax.errors import InputError
 WATCHED_ONLY = {
     "data.path", "data.rows_auto", "data.eval_users_auto", "model.attention", "optim.learning_rate_rule", "mesh.data",
     "mesh.fsdp", "mesh.model", "train.microbatches", "train.checkpoint_every_seconds", "train.checkpoints_kept",
-    "train.checkpoints_at", "train.begins_from", "train.log_every_steps", "train.profile_steps",
+    "train.checkpoints_at", "train.begins_from", "train.evaluate_by", "train.log_every_steps", "train.profile_steps",
 }  # fmt: skip
 
 
