@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import tempfile
 from importlib.metadata import version
 
@@ -35,11 +36,24 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 import pytest
 from hypothesis import settings
 
+# Where bytecode may not be kept, this process and all that it starts compile every source of the project again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # One test run finds what the last one found, so that a change is judged by what it changes. To search for new inputs:
 # HYPOTHESIS_PROFILE=searching.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("searching", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+@pytest.fixture(scope="module", name="few_forms")
+def _few_forms():
+    """Every fit of a module compares its law with the quick forms alone."""
+    from few_forms import few_forms
+
+    with few_forms():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from experiments.__main__ import main
 from scaling.forecasts.frozen import Forecast
 from scaling.forecasts.judged import HIT, MISS, OPEN, Judged, calibration
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 NOISE = 2e-3
 SECOND = datetime.timedelta(seconds=1)
 

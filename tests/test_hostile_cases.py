@@ -8,7 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from hostile import FIT, PREPARE, everything, sessionrec, write_log, write_runs
+from hostile import FIT, PREPARE, everything, files_of_at_most, sessionrec, write_log, write_runs
+
+pytestmark = pytest.mark.usefixtures("few_forms")
 
 
 @pytest.fixture
@@ -221,19 +223,12 @@ def test_a_full_device_is_named(here, capsys):
 
 @pytest.mark.parametrize(("command", "named"), [("--json fit.json", "fit.json"), ("--out r.html", "r_figures")])
 def test_a_full_disk_leaves_no_part_of_a_file(command, named, here, capsys):
-    """A limit on the size of a file fails in the same way as a full disk."""
-    import resource
-
     write_runs(here / "runs.csv")
     (here / "fit.json").write_text("{}")
     argv = FIT.format("runs.csv")
     argv = argv.replace("fit ", "report ") if "--out" in command else argv
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, limit[1]))
-    try:
+    with files_of_at_most(3_000):
         assert sessionrec(f"{argv} {command}") == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     said = capsys.readouterr().err
     assert named in said
     assert "could not be written" in said

@@ -23,6 +23,8 @@ from doors.text import json_in_html, markup, printable, printable_values
 from experiments.sweep import sweep_folder
 from sessionrec_jax.runfolder.files import write_json
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 PIECES = (
     "[b]", "[/b]", "[/]", "[link=x]", "\\[", "<script>", "</script>", "<!--", "-->", "]]>", "&amp;", "'", '"',
     "\x1b[31m", "\x1b]0;title\x07", "\x9b1m", "\x00", "\x07", "\r", "\x7f", "\u202e", "\u2066", "\u200b", "\u2028",

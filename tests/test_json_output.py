@@ -20,6 +20,8 @@ from experiments.sweep import sweep_folder
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 FAKED = {"evaluate": "test_recommend.py trains a run", "compare": "it needs runs of several arms", "pod": "it compiles"}
 """Commands whose work is replaced here by a small result, and why."""
 

@@ -37,10 +37,11 @@ ARGV = ("prepare", "synthetic", "--users", "30", "--base", "4", "--depth", "2", 
 
 
 @pytest.fixture
-def disk(tmp_path) -> Iterator[tuple[Path, Callable[[], None]]]:
+def disk(tmp_path, monkeypatch) -> Iterator[tuple[Path, Callable[[], None]]]:
     """Yields a folder and a function that fills its disk: a tmpfs where one may be mounted, else a limit for every
     file.
     """
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # half a file of it would stay
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     folder = tmp_path / "disk"
     folder.mkdir()

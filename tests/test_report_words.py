@@ -21,6 +21,8 @@ from scaling.report.figures.parts import Subject
 from scaling.report.numbers import amount, estimate, flops, interval
 from scaling.table.run_table import Columns, from_frame
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 
 @pytest.mark.parametrize(
     ("value", "text"),

@@ -18,6 +18,8 @@ from scaling.report.checklist import answered
 from scaling.report.checklist import checklist as checklist_of
 from scaling.table.run_table import from_frame
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 COLUMN_OF = {
     "Which learning-rate schedule?": ("schedule", "cosine"),
     "By which rule is the learning rate set?": ("learning_rate_rule", "fixed"),

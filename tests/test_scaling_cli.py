@@ -12,6 +12,8 @@ import pytest
 
 from experiments.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 ROOT = Path(__file__).parents[1]
 
 # runs before anything else in the child: from then on importing these raises

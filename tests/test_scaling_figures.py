@@ -17,6 +17,8 @@ from scaling.report.figures.gallery import all_figures
 from scaling.report.figures.parts import Subject
 from scaling.table.run_table import from_frame
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 
 @pytest.fixture(scope="module")
 def iso():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from grid import mostly_slow
 from planted_laws import exact, line, noise, planted, points, problem_of, table
 
 import scaling
@@ -60,8 +61,11 @@ def test_of_a_straight_line_it_is_the_textbooks_t_interval():
     np.testing.assert_allclose(np.log(found.by_name["A"].interval95), level_interval, rtol=1e-3)
 
 
+LAWS_WALKED = ["power_floor", "chinchilla", "gamma", "broken", "metric_sigmoid"]
+
+
 @pytest.mark.parametrize("objective", [LEAST_SQUARES, HUBER], ids=["ls", "huber"])
-@pytest.mark.parametrize("law", ["power_floor", "chinchilla", "gamma", "broken", "metric_sigmoid"])
+@pytest.mark.parametrize("law", mostly_slow(LAWS_WALKED, quick=["power_floor", "chinchilla", "metric_sigmoid"]))
 def test_an_interval_ends_where_the_refitted_objective_has_risen_to_the_threshold(law, objective):
     from scipy.special import stdtrit
 
@@ -173,6 +177,7 @@ def test_where_not_even_a_minimum_is_left_the_law_is_refused():
         problem_of(planted("chinchilla", 0.01, seed=2, B=0.0), "chinchilla").minima(LEAST_SQUARES)
 
 
+@pytest.mark.slow  # the two tests above are of parameters that are open
 def test_without_corner_runs_gamma_is_open():
     """Runs near D = 20 N only do not show where size or data alone binds, and gamma trades with both exponents."""
     n = np.repeat(np.geomspace(1e6, 1e9, 8), 3)

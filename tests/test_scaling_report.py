@@ -30,6 +30,8 @@ from scaling.report import exports
 from scaling.report.numbers import estimate
 from scaling.table.run_table import Columns, from_frame
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
