@@ -6,17 +6,17 @@ import errno
 import itertools
 import json
 import random
-import resource
 import shutil
 import signal
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hostile import files_of_at_most
 from onestep import assert_same_bits, by_name
 
 from experiments.__main__ import main
@@ -26,7 +26,7 @@ from sessionrec_jax.data.batches import shape_of
 from sessionrec_jax.errors import InputError, NotSaved
 from sessionrec_jax.runfolder.stopping import Stopped
 from sessionrec_jax.serving.load import restore
-from sessionrec_jax.training import checkpoint
+from sessionrec_jax.training import checkpoint, crew
 from sessionrec_jax.training.checkpoint import Checkpoints, damage_of, load, newest_whole, steps_in
 from sessionrec_jax.training.loop import train
 
@@ -87,13 +87,14 @@ def two(tmp_path):
 # Another number of devices.
 
 
-def test_on_8_then_4_then_1_then_8_devices_the_loss_curve_is_that_of_one(short, whole, log, tmp_path):
+@pytest.mark.parametrize("devices", [(8, 1), pytest.param((8, 4, 1, 8), marks=pytest.mark.slow)], ids=str)
+def test_on_other_numbers_of_devices_the_loss_curve_is_that_of_one(devices, short, whole, log, tmp_path):
     undisturbed, calm = whole
     first, folder = 0, tmp_path / "run"
-    for devices, step in ((8, 10), (4, 20), (1, 30)):
-        train_until(step, replace(short, {"mesh.data": devices}), log, folder, first)
+    for number, step in zip(devices[:-1], (10, 20, 30), strict=False):
+        train_until(step, replace(short, {"mesh.data": number}), log, folder, first)
         first = step
-    moved = train(replace(short, {"mesh.data": 8}), log, folder, quiet=True)
+    moved = train(replace(short, {"mesh.data": devices[-1]}), log, folder, quiet=True)
     curves = [[line["retrieval_nats_per_item"] for line in lines_of(path)] for path in (folder, calm)]
     assert len(curves[0]) == undisturbed.history.steps > 35
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
@@ -208,17 +209,6 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_goes(two):
 # A full disk.
 
 
-@contextmanager
-def files_of_at_most(size: int):
-    """The kernel refuses to write more into a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def until_still(folder: Path) -> None:
     """Nothing has come or gone in it for half a second."""
     before = None
@@ -301,6 +291,27 @@ def test_validation_changes_nothing_and_goes_on_after_a_stop(validated, log, tmp
     resumed = train(config, log, tmp_path / "run", quiet=True)
     assert resumed.history.best == trained.history.best
     assert validations_of(tmp_path / "run") == validations_of(folder)
+
+
+def test_a_run_that_is_stopped_between_a_validation_and_its_checkpoint_repeats_no_line(
+    short, log, tmp_path, monkeypatch
+):
+    class Killed(Exception):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    config = replace(short, {"train.validations": 2, "train.epochs": 1.0, "data.users": 60})
+    record = crew.Member.add_validation
+    with monkeypatch.context() as patched:
+        patched.setattr(crew.Member, "add_validation", lambda self, values: (record(self, values), killed()))
+        with pytest.raises(Killed):
+            train(config, log, tmp_path / "RUN", quiet=True)
+    train(config, log, tmp_path / "RUN", quiet=True)
+    keys = [("steps" in line, line["step"]) for line in lines_of(tmp_path / "RUN")]
+    assert len(keys) == len(set(keys))
+    assert sum(not trained for trained, _ in keys) == 2
 
 
 def test_the_best_parameters_are_those_of_the_best_step(validated, log, tmp_path):

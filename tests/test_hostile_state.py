@@ -21,6 +21,8 @@ from sessionrec_jax.data import soundness, store
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.runfolder.files import MetricsLog, open_own, write_json
 
+pytestmark = pytest.mark.usefixtures("few_forms")
+
 CUT = {
     "empty": "",
     "cut": '{"worker": "a:1", "mach',
@@ -192,32 +194,6 @@ def test_no_line_of_metrics_is_there_twice_after_a_kill_between_a_validation_and
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines if "steps" not in line] == [9, 19]
     assert [line["step"] for line in lines if "steps" in line] == [4, 9, 14, 19]
-
-
-def test_a_run_that_is_stopped_between_a_validation_and_its_checkpoint_repeats_no_line(
-    config, log, tmp_path, monkeypatch
-):
-    from sessionrec_jax.config.values import replace
-    from sessionrec_jax.training import crew
-    from sessionrec_jax.training.loop import train
-
-    class Killed(Exception):
-        pass
-
-    def killed(*_):
-        raise Killed
-
-    each = replace(config, {"train.validations": 2, "train.log_every_steps": 1, "data.users": 60})
-    record = crew.Member.add_validation
-    with monkeypatch.context() as patched:
-        patched.setattr(crew.Member, "add_validation", lambda self, values: (record(self, values), killed()))
-        with pytest.raises(Killed):
-            train(each, log, tmp_path / "RUN", quiet=True)
-    train(each, log, tmp_path / "RUN", quiet=True)
-    lines = [json.loads(line) for line in (tmp_path / "RUN" / "metrics.jsonl").read_text().splitlines()]
-    keys = [("steps" in line, line["step"]) for line in lines]
-    assert len(keys) == len(set(keys))
-    assert sum(not trained for trained, _ in keys) == 2
 
 
 @pytest.mark.parametrize(
