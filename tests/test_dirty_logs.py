@@ -29,7 +29,7 @@ from sessionrec_jax.errors import InputError
 
 NOW_MS = 1_650_000_000_000
 ALLOWED = Settings(max_rejected_fraction=1.0, max_session_items=20)
-FEW = settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.generate])  # to shrink one takes minutes
+FEW = settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.generate])  # to shrink one takes minutes
 MANY = settings(FEW, max_examples=150)
 NAN, INF = float("nan"), float("inf")
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 from onestep import assert_same_bits
 
 from experiments.plans import fresh_data
@@ -78,7 +79,7 @@ def test_expected_labels_are_the_exact_click_probability():
     np.testing.assert_allclose(clicks_BLC[:, 0], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("history", [1, 3])
+@pytest.mark.parametrize("history", mostly_slow([1, 3], quick=[3]))
 def test_sampled_sessions_have_the_moments_of_the_process(history):
     """Exposures, their categories, and clicks given the anchor of the session before, for every slot of a row."""
     anchor_BL, exposures_BLC, clicks_BLC = drawn("sampled", history, rows=2_048)
@@ -129,8 +130,8 @@ def test_coins_of_every_category_are_those_of_the_truth():
 
 
 @pytest.mark.parametrize(("labels", "data", "model"), [
-    ("expected", 8, 1), pytest.param("expected", 2, 2, marks=pytest.mark.slow),
-    pytest.param("sampled", 8, 1, marks=pytest.mark.slow),
+    ("expected", 2, 1), pytest.param("expected", 8, 1, marks=pytest.mark.slow),
+    pytest.param("expected", 2, 2, marks=pytest.mark.slow), pytest.param("sampled", 8, 1, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_mesh_takes_the_run_of_one_device(fresh, log, tmp_path, labels, data, model):
     one, many = (

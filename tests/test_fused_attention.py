@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 from jax.experimental import pallas
 from onestep import OneStep, assert_same_step
 from test_sequence_encoder import MODELS, assert_close, encode, parameters
@@ -107,7 +108,7 @@ KERNELS = [("hstu tpu", True), ("hstu tpu", False), ("hstu gpu", True), ("hstu g
            ("triton", False)]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", NEAR)
+@pytest.mark.parametrize("dtype", mostly_slow(NEAR, quick=["float32"]))
 @pytest.mark.parametrize(("kind", "biased"), KERNELS)
 def test_a_kernel_equals_the_reference_with_all_gradients(interpreted, kind, biased, dtype):
     qkv, tables, grad = arrays(dtype)
@@ -166,7 +167,9 @@ def test_first_slots_and_edges_of_buckets_are_what_they_say():
 # The setting.
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "gru"])
+@pytest.mark.parametrize(
+    "name", mostly_slow((name for name in MODELS if name != "gru"), quick=["transformer learned", "hstu relative_time"])
+)
 def test_blocks_of_queries_are_the_reference(monkeypatch, name):
     """On a CPU `fused` takes the queries in blocks, here of four slots, so that the last block is not full."""
     monkeypatch.setattr(attention, "blockwise", functools.partial(blockwise, block=4))
@@ -202,12 +205,11 @@ def test_an_encoder_takes_the_kernel_of_its_device(as_if_on_a_tpu, name):
     assert_close(encode(model, parameters(MODELS[name])), encode(MODELS[name], parameters(MODELS[name])), rtol=1e-4)
 
 
-STEPS = [("hstu", {"data": 2, "fsdp": 2, "model": 2}),
-         *(pytest.param(encoder, axes, marks=pytest.mark.slow) for encoder, axes in [
-             ("transformer", {"data": 4, "model": 2}), ("hstu", {"data": 1, "model": 8}),
-             ("transformer", {"data": 1, "model": 8})])]  # fmt: skip
+STEPS = [("hstu", {"data": 2, "fsdp": 2, "model": 2}), ("transformer", {"data": 4, "model": 2}),
+         ("hstu", {"data": 1, "model": 8}), ("transformer", {"data": 1, "model": 8})]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "axes"), STEPS)
 def test_eight_devices_with_kernels_take_the_step_of_one_without(as_if_on_a_tpu, config, log, encoder, axes):
     """The mesh divides the heads, or each device has both heads if eight devices share them."""
@@ -242,7 +244,7 @@ def test_a_row_too_long_for_the_kernel_is_computed_in_blocks(as_if_on_a_tpu, mon
     assert_close(encode(model, parameters(MODELS["hstu learned"])), encode(MODELS["hstu learned"], parameters(model)))
 
 
-@pytest.mark.parametrize("encoder", ["transformer", "hstu"])
+@pytest.mark.parametrize("encoder", mostly_slow(["transformer", "hstu"], quick=["hstu"]))
 def test_fused_attention_never_holds_all_logits(encoder):
     """The temporaries of a gradient grow with the slots, not with their square."""
     rows, slots = 2, 1_024

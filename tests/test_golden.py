@@ -19,6 +19,7 @@ import jax
 import jaxlib
 import numpy as np
 import pytest
+from grid import mostly_slow
 
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.resolve import resolve
@@ -61,7 +62,7 @@ def summary(params) -> dict:
     return {"sha256": digest.hexdigest(), "norms": norms}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", mostly_slow(RUNS, quick=["nspp", "nspp, every part changed"]))
 def test_a_golden_run_keeps_its_parameters(name, config, log, tmp_path):
     changed = replace(config, {"data.items_per_row": 0, "train.seed": 7} | RUNS[name])
     found = summary(train(resolve(changed, log), log, tmp_path / "run", quiet=True).params)

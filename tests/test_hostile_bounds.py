@@ -82,7 +82,7 @@ def test_a_number_past_its_range_is_refused_by_its_name(name):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_settings_at_and_past_their_bounds_are_accepted_or_refused(data):
     """A checked Config has finite numbers inside their ranges; anything else is an InputError."""
     values = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -41,9 +43,9 @@ def setting(config, wide_log):
 
 @pytest.fixture(scope="module")
 def one(setting):
-    """Returns losses that read the catalogue in different ways, on one device."""
+    """Returns the step of each of LOSSES on one device."""
     config, log = setting
-    return {name: OneStep(replace(config, settings), log, 1) for name, settings in LOSSES.items()}
+    return functools.cache(lambda name: OneStep(replace(config, LOSSES[name]), log, 1))
 
 
 LOSSES = {
@@ -55,7 +57,8 @@ LOSSES = {
 
 NEAR = 5e-4
 """A twentieth of the step's learning rate."""
-NORMAL = [("sampled", {"data": 2, "fsdp": 2, "model": 2}), ("full", {"data": 4, "model": 2}),
+NORMAL = [("sampled", {"data": 2, "fsdp": 2, "model": 2}),
+          pytest.param("full", {"data": 4, "model": 2}, marks=pytest.mark.slow),
           pytest.param("sparse", {"data": 1, "fsdp": 2, "model": 4}, marks=pytest.mark.slow)]  # fmt: skip
 
 
@@ -67,7 +70,7 @@ def name_of(value) -> str:
 def test_a_mesh_takes_the_step_of_one_device_and_sends_no_table(setting, one, name, axes):
     config, log = setting
     many = OneStep(replace(config, LOSSES[name]), log, axes)
-    assert_same_step(one[name], many, NEAR)
+    assert_same_step(one(name), many, NEAR)
     table = many.before["item_embedding"]["item_table"]
     assert np.any(table != many.state.params["item_embedding"]["item_table"])
     # The full softmax gathers the part of the catalogue that a device scores; other losses send the batch's rows alone.
@@ -80,16 +83,16 @@ def test_a_mesh_takes_the_step_of_one_device_and_sends_no_table(setting, one, na
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_mesh_takes_the_step_of_one_device(setting, one, name, axes):
     config, log = setting
-    assert_same_step(one[name], OneStep(replace(config, LOSSES[name]), log, axes), NEAR)
+    assert_same_step(one(name), OneStep(replace(config, LOSSES[name]), log, axes), NEAR)
 
 
 def test_sparse_adagrad_is_dense_adagrad_without_a_prior(one):
-    assert_same_step(one["sampled"], one["sparse"])
+    assert_same_step(one("sampled"), one("sparse"))
 
 
 def test_a_sparse_step_makes_no_array_of_a_tables_size(one):
-    table = one["sparse"].before["item_embedding"]["item_table"]
-    taken, dense = (one[name].program.memory_analysis().temp_size_in_bytes for name in ("sparse", "sampled"))
+    table = one("sparse").before["item_embedding"]["item_table"]
+    taken, dense = (one(name).program.memory_analysis().temp_size_in_bytes for name in ("sparse", "sampled"))
     assert dense - taken > 0.9 * table.nbytes
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from onestep import OneStep, assert_same_step, by_name
 
@@ -9,6 +12,7 @@ from sessionrec_jax.config.rules import check
 from sessionrec_jax.config.values import replace, run_id
 from sessionrec_jax.data.batches import shape_of
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.training.step import _over_microbatches
 
 FEW = {"loss.negatives": 8, "model.score": "cosine", "model.layers": 1, "model.width": 16, "model.id_width": 8}
 CASES = {
@@ -17,10 +21,23 @@ CASES = {
     "listwise, full": {"loss.rank": "listwise", "loss.retrieval": "full_softmax"},
     "sparse": {"optim.table_update": "sparse", "optim.table_prior": 1.0},
 }
-SLOW = [pytest.param(name, marks=() if name == "sampled" else pytest.mark.slow) for name in CASES]
 
 
-@pytest.mark.parametrize("name", SLOW)
+def test_a_function_of_microbatches_is_that_of_the_whole_batch():
+    """The gradients of every shard, in the order of the shards, and the sums of all."""
+    x_GT, y_G = np.random.default_rng(0).normal(size=(8, 5)), np.arange(8.0)
+
+    def function(x_GT, y_G):
+        return {"shard": x_GT * y_G[:, None]}, {"all": jnp.sum(x_GT * y_G[:, None]), "count": len(y_G) * jnp.ones(3)}
+
+    whole = function(x_GT, y_G)
+    for microbatches in (1, 2, 4, 8):
+        cut = _over_microbatches(function, (x_GT, y_G), microbatches)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), cut, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_microbatches_take_the_step_of_the_whole_batch(config, log, name):
     config = replace(config, FEW | CASES[name])
     whole, cut = (

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 from onestep import assert_same_bits
 
 from experiments.plans.sizes import SIZES, sized
@@ -94,7 +95,10 @@ def test_a_session_sees_its_users_past_and_nothing_else_by_gradient():
     assert np.array_equal(jacobian_SV[packed_S] > 0, seen_SV[packed_S])
 
 
-@pytest.mark.parametrize("encoder", ["attention", "max", "mean", "sum", "transformer", "typed_mean"])
+ENCODERS = ["attention", "max", "mean", "sum", "transformer", "typed_mean"]
+
+
+@pytest.mark.parametrize("encoder", mostly_slow(ENCODERS, quick=["transformer", "typed_mean"]))
 def test_what_a_session_may_not_see_changes_no_bit_of_it(encoder):
     spec, inputs = spec_with(replace(MODEL, session_encoder=encoder)), unlike_sessions()
     params, session_T = parameters(spec), np.asarray(inputs.session_of_item_T)
@@ -112,7 +116,7 @@ DEVICE_RL, HOUR_RL = (np.random.default_rng(7).integers(1, n + 1, USER_RL.shape)
 IN_CONTEXT = unlike_sessions()._replace(context={"device": jnp.asarray(DEVICE_RL), "hour": jnp.asarray(HOUR_RL)})
 
 
-@pytest.mark.parametrize("sequence_encoder", ["transformer", "hstu", "gru"])
+@pytest.mark.parametrize("sequence_encoder", mostly_slow(["transformer", "hstu", "gru"], quick=["transformer"]))
 def test_a_sessions_context_changes_it_and_its_users_later_ones_and_no_bit_of_any_other(sequence_encoder):
     model = replace(MODEL, sequence_encoder=sequence_encoder, session_encoder="mean")
     spec = spec_with(model, context_values=CONTEXT_VALUES)

@@ -56,6 +56,7 @@ def test_their_parameters_are_counted_and_spread(layers):
         assert is_spread or leaf.size <= 1_024 or leaf.ndim < 2, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_a_step_on_eight_devices_is_that_of_one(toys, log):
     assert_same_step(OneStep(toys, log, 1), OneStep(toys, log, {"data": 2, "fsdp": 2, "model": 2}), params_atol=2e-3)
 

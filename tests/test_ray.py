@@ -81,6 +81,7 @@ def test_a_killed_worker_is_resumed_and_a_stopped_sweep_saves(log, tmp_path, clu
     assert first_line(tmp_path, killed) == first
 
 
+@pytest.mark.slow  # test_sweep.py kills workers of this machine
 def test_no_run_is_lost_or_done_twice_when_workers_and_a_node_are_killed(tmp_path, cluster):
     argv = [sys.executable, "-c", DISTURBED, cluster.address, str(tmp_path)]
     sweep = subprocess.Popen(argv, env=NODES, stdout=subprocess.PIPE, text=True)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from grid import mostly_slow
 
 from experiments.__main__ import main
 from sessionrec_jax.config.settings import Config, Mesh
@@ -187,7 +188,7 @@ def log_probs_of_the_last_targets(run):
     return found
 
 
-@pytest.mark.parametrize("paradigm", ["nspp", "nipp", "nipp_plus"])
+@pytest.mark.parametrize("paradigm", mostly_slow(["nspp", "nipp", "nipp_plus"], quick=["nspp", "nipp"]))
 def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop_in_context, tmp_path, paradigm):
     """Returns histories of any length: short ones, some longer than a window, and under nipp some without a click."""
     shop = shop_in_context

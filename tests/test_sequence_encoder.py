@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 
 from sessionrec_jax.config.settings import Mesh, Model
 from sessionrec_jax.devices.mesh import make_mesh, over_batch
@@ -256,7 +257,7 @@ def test_relative_bias_starts_at_nothing():
 # Depth, memory, precision.
 
 
-@pytest.mark.parametrize("name", ["transformer rotary", "gru"])
+@pytest.mark.parametrize("name", mostly_slow(["transformer rotary", "gru"], quick=["gru"]))
 def test_rematerialisation_changes_neither_value_nor_gradient(name):
     def loss(params, model):
         noise = Noise(jax.random.key(3), jnp.arange(ROWS))
@@ -291,7 +292,7 @@ def test_a_dropped_value_is_zero_and_a_kept_one_is_scaled_so_that_the_mean_stays
     assert all(np.mean(a == b) < 0.8 for a, b in itertools.combinations(masks, 2))  # 0.68 where independent
 
 
-@pytest.mark.parametrize("name", ["transformer learned", "hstu relative_time", "gru"])
+@pytest.mark.parametrize("name", mostly_slow(["transformer learned", "hstu relative_time", "gru"], quick=["gru"]))
 def test_dropout_depends_on_the_row_and_not_on_the_device(name):
     """Eight devices with one row, one device with eight rows, and the rows in another order give the same masks."""
     model = replace(MODELS[name], dropout=0.3)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 from products import multiplications
 
 from sessionrec_jax.config.settings import Model
@@ -28,7 +29,8 @@ MODELS = {
     "transformer, swiglu": replace(MODEL, session_encoder="transformer", mlp="swiglu"),
 }
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-every_input = pytest.mark.parametrize("left_out", [(), (IGNORED,), (CLICKED,), (IGNORED, CLICKED)])
+LEFT_OUT = [(), (IGNORED,), (CLICKED,), (IGNORED, CLICKED)]
+every_input = pytest.mark.parametrize("left_out", mostly_slow(LEFT_OUT, quick=[(), (IGNORED,)]))
 
 
 def without(model: Model, left_out: tuple[int, ...]) -> Model:

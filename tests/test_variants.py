@@ -43,12 +43,8 @@ VARIANTS = {
 }  # fmt: skip
 
 
-QUICK = ("short windows, no ignored input, IDs dropped",)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.slow  # test_train.py has the step of the small configuration
+@pytest.mark.parametrize("name", VARIANTS)
 def test_eight_devices_take_the_step_of_one(config, log, name):
     config = resolve(replace(config, VARIANTS[name] | {"data.items_per_row": 0}), log)
     one, eight = (OneStep(config, log, devices) for devices in (1, 8))
