@@ -13,12 +13,12 @@ QUICK = ("power", "power_floor", "chinchilla", "chinchilla_no_floor", "tied")
 
 
 @contextmanager
-def few_forms() -> Iterator[None]:
-    """Leaves of every family the law that is fitted and the quick forms."""
+def few_forms(*more: str) -> Iterator[None]:
+    """Leaves of every family the law that is fitted, the quick forms, and `more`."""
     family = forms.family
 
     def few(law, known_floor):
-        return tuple(form for form in family(law, known_floor) if form.name in (law.name, *QUICK))
+        return tuple(form for form in family(law, known_floor) if form.name in (law.name, *QUICK, *more))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forms, "family", few)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import polars as pl
@@ -23,15 +24,21 @@ from sessionrec_jax.errors import InputError
 FLOOR = 0.2
 
 
-def recovered(exponent: float, curve: bool = False) -> Recovered:
-    """Returns an axis whose runs fall as D^-0.5 with a little noise, and a truth of another exponent."""
+@functools.cache
+def fitted() -> tuple[run_table.RunTable, scaling.Fit]:
+    """Returns runs that fall as D^-0.5 with a little noise, and their fit."""
     d = np.geomspace(1e3, 1e5, 8)
     noise = np.random.default_rng(0).normal(0, 2e-4, len(d))
     frame = pl.DataFrame({"d": d, "loss": (FLOOR + 0.5 * d**-0.5) * np.exp(noise), "floor": FLOOR})
     runs = run_table.from_frame(frame, scaling.Columns(d="d", loss="loss", floor_column="floor"), source="planted")
-    points = tuple((x, 0.4 * x**-exponent) for x in d) if curve else ()
-    axis = axes("smallest", 0)[0]
-    return Recovered(axis, runs, "power_floor", scaling.fit(runs, "power_floor"), Theory(exponent, FLOOR, points, ""))
+    return runs, scaling.fit(runs, "power_floor")
+
+
+def recovered(exponent: float, curve: bool = False) -> Recovered:
+    """Returns an axis with these runs and a truth of another exponent."""
+    runs, fit = fitted()
+    points = tuple((x, 0.4 * x**-exponent) for x in runs.d) if curve else ()
+    return Recovered(axes("smallest", 0)[0], runs, "power_floor", fit, Theory(exponent, FLOOR, points, ""))
 
 
 @pytest.mark.parametrize("curve", [False, True])

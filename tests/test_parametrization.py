@@ -251,7 +251,9 @@ def test_the_id_table_moves_e_as_much_in_any_width_by_either_rule():
 # The training step.
 
 
-@pytest.mark.parametrize(("table_rule", "table_update"), [("adagrad", "dense"), ("adam", "sparse")])
+@pytest.mark.parametrize(
+    ("table_rule", "table_update"), [("adagrad", "dense"), pytest.param("adam", "sparse", marks=pytest.mark.slow)]
+)
 def test_the_first_step_moves_each_parameter_by_its_own_learning_rate(table_rule, table_update):
     """Adam's first step changes every number with a gradient by the rate; row-wise Adagrad's first step has the rate as
     the root mean square of a row."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from few_forms import few_forms
 from planted_laws import planted
 
 import scaling
@@ -19,6 +20,13 @@ from scaling.table.usual import USUAL
 
 CASES = Path(__file__).parents[1].parent / "shared" / "cases" / "fits"
 SAME = ("params", "interval95", "bounds", "objective", "verdict_sentences", "warnings", "notes", "data_hash")
+
+
+@pytest.fixture(autouse=True)
+def quick_forms():
+    """Fits compare the quick forms and gamma, which some tables follow."""
+    with few_forms("gamma"):
+        yield
 
 
 def frame(**named: str) -> pl.DataFrame:
