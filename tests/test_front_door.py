@@ -75,6 +75,7 @@ def test_every_name_of_the_front_door_is_there():
         _ = sr.fit
 
 
+@pytest.mark.slow  # the docstrings below are run with a model that is there
 def test_the_lines_of_readme_run_as_written(folder, tmp_path, monkeypatch):
     (tmp_path / "log.csv").write_bytes((folder / "log.csv").read_bytes())
     monkeypatch.chdir(tmp_path)
