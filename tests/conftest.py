@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import os
 import signal
@@ -61,6 +62,14 @@ def _few_forms():
 
     with few_forms():
         yield
+
+
+@pytest.fixture
+def quick_fits(monkeypatch):
+    """Fits without profiles and held-out checks, which are slow."""
+    import scaling
+
+    monkeypatch.setattr(scaling, "fit", functools.partial(scaling.fit, full=False))
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def test_both_work_with_jax_blocked(csv, sweep, tmp_path):
     assert (tmp_path / "page.html").stat().st_size > 1e5
 
 
-def test_report_takes_its_columns_from_the_sweep_and_flags_win(sweep, tmp_path):
+def test_report_takes_its_columns_from_the_sweep_and_flags_win(sweep, quick_fits, tmp_path):
     assert main(["report", str(sweep), "--out", str(tmp_path / "a.html"), "--bootstrap", "0"]) == 0
     page = (tmp_path / "a.html").read_text()
     assert "<h3>power_floor:" in page
@@ -84,7 +84,7 @@ def test_report_takes_its_columns_from_the_sweep_and_flags_win(sweep, tmp_path):
     assert "<h3>power_floor:" not in (tmp_path / "b.html").read_text()
 
 
-def test_fit_takes_its_columns_from_the_sweep_and_frees_a_known_floor(sweep, csv, tmp_path, capsys):
+def test_fit_takes_its_columns_from_the_sweep_and_frees_a_known_floor(sweep, csv, quick_fits, tmp_path, capsys):
     def fitted(*flags) -> dict:
         assert main(["fit", *map(str, flags), "--bootstrap", "0", "--json", str(tmp_path / "fit.json")]) == 0
         return json.loads((tmp_path / "fit.json").read_text())

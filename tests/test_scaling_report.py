@@ -1,7 +1,6 @@
 """Tests reports: they are self-contained, complete for any outcome of the runs, and written whole or not at all."""
 
 import dataclasses
-import functools
 import json
 import re
 
@@ -53,12 +52,6 @@ def iso():
 @pytest.fixture
 def no_files(monkeypatch):
     monkeypatch.setattr(exports, "write_figures", lambda *_: None)
-
-
-@pytest.fixture
-def no_extras(monkeypatch):
-    """Fits without profiles and held-out checks, which are slow."""
-    monkeypatch.setattr(scaling, "fit", functools.partial(scaling.fit, full=False))
 
 
 def specs(page: str) -> dict:
@@ -224,7 +217,7 @@ def report_of(frame: pl.DataFrame, folder, *arguments: str) -> tuple[int, str]:
     return code, page.read_text() if page.exists() else ""
 
 
-def test_the_law_is_of_both_axes_where_size_varies(no_files, no_extras, tmp_path):
+def test_the_law_is_of_both_axes_where_size_varies(no_files, quick_fits, tmp_path):
     both = ["--loss", "loss", "--n", "n", "--d", "d"]
     code, page = report_of(isoflop_runs(), tmp_path, *both)
     assert code == 0
@@ -238,7 +231,7 @@ def test_the_law_is_of_both_axes_where_size_varies(no_files, no_extras, tmp_path
     assert "Refused: N and D are on a single ray" in page
 
 
-def test_flops_and_metrics_are_named_by_flags(no_files, no_extras, tmp_path):
+def test_flops_and_metrics_are_named_by_flags(no_files, quick_fits, tmp_path):
     frame = isoflop_runs().with_columns(
         c=8 * pl.col("n") * pl.col("d"), recall=0.7 / (1 + (3 * (pl.col("loss") - 2.2)).exp())
     )
@@ -266,7 +259,7 @@ def test_wrong_input_is_one_message(arguments, message, tmp_path, capsys):
     assert message in error
 
 
-def test_a_sweep_under_way_has_a_page_that_says_so(no_files, no_extras, tmp_path, capsys):
+def test_a_sweep_under_way_has_a_page_that_says_so(no_files, quick_fits, tmp_path, capsys):
     frame = runs().drop("base", "floor").to_dicts()
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": {row["run_id"]: {} for row in frame}}))
     command = ["report", str(tmp_path), "--out", str(tmp_path / "page.html"), "--loss", "loss", "--d", "d"]
