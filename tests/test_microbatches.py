@@ -25,7 +25,7 @@ CASES = {
 
 def test_a_function_of_microbatches_is_that_of_the_whole_batch():
     """The gradients of every shard, in the order of the shards, and the sums of all."""
-    x_GT, y_G = np.random.default_rng(0).normal(size=(8, 5)), np.arange(8.0)
+    x_GT, y_G = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5))), jnp.arange(8.0)
 
     def function(x_GT, y_G):
         return {"shard": x_GT * y_G[:, None]}, {"all": jnp.sum(x_GT * y_G[:, None]), "count": len(y_G) * jnp.ones(3)}
