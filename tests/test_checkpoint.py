@@ -283,6 +283,7 @@ def test_validations_are_evenly_spread_and_the_best_is_kept(validated):
     assert trained.step == trained.history.steps == restore(folder).step
 
 
+@pytest.mark.slow  # a stop near a validation, and the best of several, have quick tests
 def test_validation_changes_nothing_and_goes_on_after_a_stop(validated, log, tmp_path):
     config, trained, folder = validated
     assert_same_bits(trained.params, train(replace(config, {"train.validations": 0}), log, tmp_path / "none").params)

@@ -155,7 +155,9 @@ def test_the_map_is_the_dense_product_with_the_vectors(config, vectors_log):
     assert count.parameters(spec).frozen == (spec.ids - 1) * WIDTH
 
 
-@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "model": 2}])
+@pytest.mark.parametrize(
+    "axes", [pytest.param({"data": 8}, marks=pytest.mark.slow), {"data": 2, "fsdp": 2, "model": 2}]
+)
 def test_every_mesh_takes_the_step_of_one_device(config, vectors_log, axes):
     config = of_log(config, vectors_log, **{"loss.negatives": 8, "data.items_per_row": 64, "data.eval_users": 5})
     one, spread = OneStep(config, vectors_log, 1), OneStep(config, vectors_log, axes)

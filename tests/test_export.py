@@ -177,6 +177,7 @@ def folder(shop, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_card_with_intervals_and_refuses_a_folder_that_exists(folder, capsys):
     argv = ["export", str(folder / "RUN"), "--to", str(folder / "MODEL")]
     assert main([*argv, "--k", "1000"]) == 0

@@ -158,6 +158,7 @@ def named(names, row: list) -> list:
     return [next(names), *row]
 
 
+@pytest.mark.slow
 def test_a_report_shows_its_figures_whatever_its_run_ids_are(tmp_path, capsys):
     """A page whose runs have names of markup parses to the same elements as one whose runs have plain names."""
     with inside(tmp_path):

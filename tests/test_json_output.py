@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import numpy as np
+import planted_rates
 import polars as pl
 import pytest
 
@@ -51,6 +52,7 @@ def place(tmp_path_factory, log):
     axis = pl.DataFrame({"arm": ["a"] * 8 + ["b"] * 8, "d": [*np.geomspace(1e3, 1e5, 8)] * 2})
     axis.with_columns(loss=1 + pl.col("d") ** -0.3).write_csv(folder / "arms.csv")
     runs.select("n", "d").write_csv(folder / "planned.csv")
+    planted_rates.table(batches=()).write_csv(folder / "rates.csv")
     sweep_folder.begin(folder / "SWEEP", "seeds", [replace(Config(), {"train.seed": seed}) for seed in range(2)], {})
     (folder / "DATA").symlink_to(log.path)
     fit = ["fit", str(folder / "runs.csv"), "--law", "chinchilla", "--bootstrap", "20", "--json"]
@@ -69,6 +71,7 @@ CALLS = {
     "pod": "pod --topology v5e:2x2",
     "fit": "fit arms.csv --d d --loss loss --law power_floor --bootstrap 20",
     "fit, of arms": "fit arms.csv --d d --loss loss --law power_floor --bootstrap 20 --by arm",
+    "rates": "rates rates.csv --rate lr --n params --d tokens --loss loss --bootstrap 20",
     "plan": "plan --from fit.json --budget 1e15",
     "forecast": "forecast check forecasts.jsonl runs.csv",
     "design": "design planned.csv --n n --d d --planned --from fit.json --sigma 0.005",

@@ -230,6 +230,7 @@ def test_a_dry_run_says_what_shared_steps_save(log, tmp_path, capsys, monkeypatc
     assert "1 run begins from a longer run's checkpoint" in out
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_run_is_measured_on_its_own_step(config, log):
     cost = _measure(config)
     assert 0 < cost.step_seconds < 2

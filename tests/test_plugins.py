@@ -61,6 +61,7 @@ def test_a_step_on_eight_devices_is_that_of_one(toys, log):
     assert_same_step(OneStep(toys, log, 1), OneStep(toys, log, {"data": 2, "fsdp": 2, "model": 2}), params_atol=2e-3)
 
 
+@pytest.mark.slow  # test_checkpoint.py stops and resumes runs of this repository's encoders
 def test_a_stopped_run_resumes_bit_for_bit(toys, log, tmp_path):
     toys = replace(toys, {"train.epochs": 2.0})
     whole = train(toys, log, tmp_path / "whole", quiet=True)

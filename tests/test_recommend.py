@@ -188,7 +188,7 @@ def log_probs_of_the_last_targets(run):
     return found
 
 
-@pytest.mark.parametrize("paradigm", mostly_slow(["nspp", "nipp", "nipp_plus"], quick=["nspp", "nipp"]))
+@pytest.mark.parametrize("paradigm", mostly_slow(["nspp", "nipp", "nipp_plus"], quick=["nspp"]))
 def test_a_history_scores_as_evaluation_scores_what_comes_after_it(shop_in_context, tmp_path, paradigm):
     """Returns histories of any length: short ones, some longer than a window, and under nipp some without a click."""
     shop = shop_in_context
@@ -302,6 +302,7 @@ def test_only_the_newest_sessions_count(run, tmp_path):
     assert one == other
 
 
+@pytest.mark.slow
 def test_k_items_are_the_first_of_more_and_devices_change_nothing(run, monkeypatch):
     histories = log_histories(run.log, 0)
     few, all_items = (lines_of(run, histories, k) for k in (5, run.catalogue.items))

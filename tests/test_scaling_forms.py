@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from grid import mostly_slow
 from planted_laws import line, planted
 
 import scaling
@@ -41,7 +42,10 @@ def test_a_known_floor_leaves_the_forms_that_have_one():
     assert len(family(law_of("chinchilla"), None)) == 5
 
 
-@pytest.mark.parametrize("law", ["chinchilla", "gamma", "power_floor", "metric_sigmoid", "metric_exponential"])
+MADE_BY = ("chinchilla", "gamma", "power_floor", "metric_sigmoid", "metric_exponential")
+
+
+@pytest.mark.parametrize("law", mostly_slow(MADE_BY, quick=["gamma", "metric_sigmoid"]))
 def test_with_little_noise_the_form_that_made_the_runs_is_chosen(law):
     forms = forms_of(law)
     assert forms.chosen == law

@@ -96,7 +96,7 @@ def test_planted_truth_comes_back(law, floor_known):
     floor = PLANTED[law]["E"] if floor_known else None
     problem = problem_of(planted(law), law, floor)
     best = problem.minima(Objective("ls"))
-    assert best.objective_S[0] < 1e-25
+    assert best.objective_S[0] < 1e-20  # a sum of squares: the residuals are those of rounding
     for name, values in natural(LAWS[law], best.theta_SP[:1], problem.centre, floor).items():
         assert values[0] == pytest.approx(PLANTED[law][name], rel=1e-10), name
 

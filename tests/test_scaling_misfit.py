@@ -122,6 +122,7 @@ def test_where_no_two_forms_compete_best_is_the_simplest_with_a_floor(tmp_path):
     assert value == pytest.approx(1.05, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_band_of_best_reaches_to_the_forms_that_the_runs_cannot_tell_from_it(tmp_path):
     fit = from_case("c_3clusters.csv", "best", cluster="run", bootstrap=50, full=False)
     assert fit.law.name == "power_floor"

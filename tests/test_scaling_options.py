@@ -130,6 +130,7 @@ def test_flags_and_arguments_have_the_same_defaults():
         assert getattr(flags, name) == of_fit[name].default
 
 
+@pytest.mark.slow  # the next test has the order of the forms
 def test_report_is_next_to_its_sweep_and_follows_the_form_that_was_chosen(tmp_path, capsys):
     runs = planted("gamma", 3e-3, 1, gamma=0.4)
     pl.DataFrame({"n": runs.n, "d": runs.d, "loss": runs.loss}).write_csv(tmp_path / "runs.csv")

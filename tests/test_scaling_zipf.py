@@ -114,6 +114,7 @@ def gamma(table) -> scaling.Fit:
     return scaling.fit(table, law="gamma", objective="ls", bootstrap=0)
 
 
+@pytest.mark.slow
 def test_the_gamma_form_recovers_both_exponents_and_the_floor(gamma):
     assert gamma.params["alpha"] == pytest.approx(1 / 2, rel=0.03)
     assert gamma.params["beta"] == pytest.approx(1 / 3, rel=0.03)

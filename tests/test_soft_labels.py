@@ -192,6 +192,7 @@ def test_labels_of_zero_and_one_take_the_step_that_clicks_take(config, hard_log,
     assert_same_step(clicks, soft)
 
 
+@pytest.mark.slow  # the loss of soft labels has quick tests
 def test_soft_labels_train_another_model(config, soft_log):
     clicks = resolve(without_facts_of_log(config), soft_log)
     one, other = OneStep(clicks, soft_log, 1), OneStep(of(config, soft_log), soft_log, 1)

@@ -127,6 +127,7 @@ def test_the_prior_is_of_second_order_in_the_heads_and_full_once_they_have_grown
     assert share(1.0) == 1.0
 
 
+@pytest.mark.slow  # the seed that learns is its consequence
 def test_a_prior_moves_no_row_while_the_heads_are_zero(run_folder):
     model = restore(run_folder)
     state = initial_state(model.config, model.spec, model.catalogue, model.mesh)

@@ -96,6 +96,7 @@ def test_a_sweep_that_is_asked_to_stop_saves_its_runs_and_counts_no_attempt(log,
         assert newest_whole(run / "checkpoints") == (last["step"] + 1, [])  # every step that was taken is saved
 
 
+@pytest.mark.slow  # test_row_columns.py has the row of such a run, test_together.py its status
 def test_a_run_that_fails_is_a_row_without_a_loss(log, tmp_path, capsys):
     diverging = [*command(log, tmp_path)[3:], "--optim.clip-norm", "1e12", "--optim.beta1", "0"]
     diverging[diverging.index("0.01")] = "1000"
@@ -154,6 +155,7 @@ def test_a_run_that_takes_its_workers_down_is_a_failed_row(tmp_path):
     assert rows(tmp_path)[name]["reason"] == "its worker died 3 times; is there enough memory?"
 
 
+@pytest.mark.slow
 def test_a_launcher_that_fails_leaves_its_waiting_runs_alone(tmp_path):
     empty_sweep(tmp_path, 400)
     said = []

@@ -204,6 +204,7 @@ def alone_at_once(config, run_dir, plan, *, stop, write):
     write(run_dir / "row.json", {"run_id": run_id(config), "status": "done", "alone": True})
 
 
+@pytest.mark.slow  # the runs of a group alone are in a quick test
 def test_a_sweep_s_groups_end_with_the_rows_of_single_runs(configs, log, tmp_path):
     """With validations, and the parameters of the best of them."""
     watched = {"train.validations": 2, "train.evaluated": "best", "data.eval_users": 20}

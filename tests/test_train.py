@@ -54,6 +54,7 @@ def test_there_are_eight_devices():
     assert jax.device_count() == 8
 
 
+@pytest.mark.slow  # test_mesh.py has one mesh of eight devices
 def test_eight_devices_take_the_step_of_one(one_step):
     assert one_step[8].batch.item_GT.shape[0] == 8
     assert_same_step(one_step[1], one_step[8])
