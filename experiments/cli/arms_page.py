@@ -15,8 +15,9 @@ from scaling.table.run_table import RunTable
 
 CAPTION = (
     "Each line is the law of an arm, with its 95 % band, to {beyond:g} times the largest {cost} that all arms have "
-    "runs at. The dashed line is where two laws cross."
+    "runs at."
 )
+CROSSING = " The dashed line is where two laws cross."
 
 
 def write_page(out: Path, found: ArmsFit, others: Sequence[Versus], tables: Mapping[str, RunTable]) -> None:
@@ -27,10 +28,13 @@ def write_page(out: Path, found: ArmsFit, others: Sequence[Versus], tables: Mapp
 
     title = f"{found.arms[0].name} against {', '.join(one.arm for one in others)}"
     cost = "compute" if found.cost == "C" else "amount of data"
+    caption = CAPTION.format(beyond=BEYOND, cost=cost)
+    if any(one.crossing.cost.value is not None for one in others):
+        caption += CROSSING
     body = [
         element("h1", title),
         *(paragraph(sentence, "answer") for sentence in sentences(found, others)),
-        figure("arms", CAPTION.format(beyond=BEYOND, cost=cost)),
+        figure("arms", caption),
         fold("The parameters of each arm", _parameters(found)),
         *(fold(f"{one.arm} against {found.arms[0].name}", _along(found, one)) for one in others),
         notes(found.warnings),

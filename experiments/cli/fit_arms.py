@@ -13,7 +13,7 @@ from experiments.cli.columns import columns_of, completed, laws_of, named_by, ta
 from experiments.cli.fit_flags import FitFlags
 from experiments.cli.fit_options import delta_of
 from experiments.cli.output import fit_progress
-from scaling.arms.compare import ArmsFit, compare, tables_of
+from scaling.arms.compare import TABLE, ArmsFit, compare, tables_of
 from scaling.arms.multiplier import Versus, versus
 from scaling.arms.sentences import sentences
 from scaling.errors import InputError
@@ -26,7 +26,7 @@ class Arms(NamedTuple):
 
     tables: dict[str, scaling.RunTable]
     by: str
-    """The column that makes the arms; "table" where each has a table of its own."""
+    """The column that makes the arms; TABLE where each has a table of its own."""
     law: str | None
     source: str
 
@@ -63,7 +63,7 @@ def arms_of(sources: Sequence[Path], flags: FitFlags, by: str | None, names: Seq
         source = places[arm]
         label = source if by is None else Path(f"{source} ({by} {arm})")
         tables[arm] = table_of(label, frame, columns_of(named[source]), ())
-    return Arms(tables, by or "table", law, ", ".join(map(shown, sources)))
+    return Arms(tables, by or TABLE, law, ", ".join(map(shown, sources)))
 
 
 def _names(sources: Sequence[Path], names: Sequence[str]) -> list[str]:

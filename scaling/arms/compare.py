@@ -30,6 +30,8 @@ from scaling.table.run_table import RunTable
 from scaling.table.variation import refuse_rising
 
 MOST_ARMS = 20
+TABLE = "table"
+"""In place of a column where each arm has a table of its own."""
 MISFIT = 0.005
 """The p-value of a trend, or of the misfit beyond the noise between seeds, from which on a law is said to miss."""
 SAME = 1e-9
@@ -134,7 +136,7 @@ def compare(
 
     Args:
       tables: {arm: its runs}; the first is the reference.
-      by: the column that makes the arms.
+      by: the column that makes the arms, or TABLE.
       law: a law of D, or of N and D. Default: that of `default_law` for the first arm.
       shared: exponents, shapes or the floor that all arms have in common.
       objective: as for `scaling.fit`, of the rows of all arms.

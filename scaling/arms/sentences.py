@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scaling.arms.compare import ArmsFit
+from scaling.arms.compare import TABLE, ArmsFit
 from scaling.arms.multiplier import BEYOND, AtCost, Versus
 from scaling.compute.frontier import Estimate95
 
@@ -22,8 +22,9 @@ def sentences(found: ArmsFit, others: Sequence[Versus]) -> tuple[str, ...]:
 
 def _exponents(found: ArmsFit) -> str:
     equal = found.equal
+    arms = "arms" if found.by == TABLE else f"arms of {found.by}"
     if equal is None:
-        return f"All exponents are shared by the arms of {found.by}."
+        return f"All exponents are shared by the {arms}."
     names = " and ".join(equal.names)
     values = "; ".join(
         f"{arm.name} {', '.join(f'{name} {arm.params[name]}' for name in equal.names)}" for arm in found.arms
@@ -31,8 +32,8 @@ def _exponents(found: ArmsFit) -> str:
     if equal.p_value is None:
         return f"{names}: {values}; without bootstrap it is not known if they differ."
     if equal.differ:
-        return f"The arms of {found.by} differ in {names} (p {equal.p_value:.2g}): {values}."
-    return f"The arms of {found.by} may have the same {names} (p {equal.p_value:.2g}): {values}."
+        return f"The {arms} differ in {names} (p {equal.p_value:.2g}): {values}."
+    return f"The {arms} may have the same {names} (p {equal.p_value:.2g}): {values}."
 
 
 def _arm(found: ArmsFit, one: Versus) -> str:

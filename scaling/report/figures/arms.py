@@ -43,7 +43,7 @@ def loss_against_cost(found: ArmsFit, others: Sequence[Versus], tables: Mapping[
     layers.append(dots.encode(x=x, y=y, color=colour, tooltip=tooltip))
     for place, one in enumerate(others):
         layers += _crossing(found, one, x, y, drawn=drawn, place=place)
-    return parts.single(*layers, title=f"Loss against {'compute' if found.cost == 'C' else 'data'} of each {found.by}")
+    return parts.single(*layers, title=f"Loss against {'compute' if found.cost == 'C' else 'data'}")
 
 
 def _runs(arm: ArmFit, table: RunTable, floor: float) -> list[dict[str, Any]]:
