@@ -100,3 +100,25 @@ def config(log):
         "data.eval_users": 0,
     }  # fmt: skip
     return resolve(replace(Config(), small), log)
+
+
+@pytest.fixture(scope="session")
+def endpoint():
+    """The address of a server of the S3 API on this machine; skips the test where it is not installed."""
+    import bucket_server
+
+    with bucket_server.running() as found:
+        yield found
+
+
+@pytest.fixture
+def here(endpoint, tmp_path, monkeypatch):
+    """An address in a bucket of that server that no other test uses."""
+    import uuid
+
+    import bucket_server
+
+    from doors.address import Address
+
+    bucket_server.use(endpoint, tmp_path / "home", monkeypatch)
+    return Address("s3", bucket_server.BUCKET, uuid.uuid4().hex)

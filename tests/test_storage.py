@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,19 +14,6 @@ from doors.errors import InputError
 from doors.storage import copies
 from doors.storage.bucket import Bucket, Unanswered
 from sessionrec_jax.training.checkpoint import Checkpoints, newest_whole, steps_in
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with bucket_server.running() as found:
-        yield found
-
-
-@pytest.fixture
-def here(endpoint, tmp_path, monkeypatch) -> Address:
-    """An address in the bucket that no other test uses."""
-    bucket_server.use(endpoint, tmp_path / "home", monkeypatch)
-    return Address("s3", bucket_server.BUCKET, uuid.uuid4().hex)
 
 
 @pytest.fixture

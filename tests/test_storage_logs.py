@@ -6,7 +6,6 @@ import resource
 import shutil
 import signal
 import sys
-import uuid
 from contextlib import contextmanager
 
 import bucket_server
@@ -21,20 +20,6 @@ from doors.storage.bucket import Bucket
 from experiments.__main__ import main
 from sessionrec_jax.data import bucket_log
 from sessionrec_jax.data.store import open_log
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with bucket_server.running() as found:
-        yield found
-
-
-@pytest.fixture
-def here(endpoint, tmp_path, monkeypatch) -> Address:
-    """An address in the bucket that no other test uses."""
-    bucket_server.use(endpoint, tmp_path / "home", monkeypatch)
-    return Address("s3", bucket_server.BUCKET, uuid.uuid4().hex)
-
 
 # Logs.
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import bucket_server
@@ -28,18 +27,6 @@ from sessionrec_jax.config.values import replace
 from sessionrec_jax.errors import InputError
 
 obstore = pytest.importorskip("obstore")
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with bucket_server.running() as found:
-        yield found
-
-
-@pytest.fixture
-def here(endpoint, tmp_path, monkeypatch) -> Address:
-    bucket_server.use(endpoint, tmp_path / "home", monkeypatch)
-    return Address("s3", bucket_server.BUCKET, uuid.uuid4().hex)
 
 
 @pytest.fixture
