@@ -20,6 +20,12 @@ class NotSaved(OSError):
     exit_code = 1
 
 
+class NoMemory(RuntimeError):
+    """The machine or its accelerator has too little memory. The message says which, and what needs less."""
+
+    exit_code = 1
+
+
 def near_miss(name: str, known: Iterable[str]) -> str:
     """Returns the end of an error message about an unknown name: the nearest known one, or all of them."""
     known = sorted(known)
@@ -47,6 +53,20 @@ def no_room(error: BaseException) -> str | None:
     """
     number, text = getattr(error, "errno", None), str(error)
     return next((os.strerror(code) for code in _FULL if code == number or os.strerror(code) in text), None)
+
+
+def no_memory(error: BaseException) -> NoMemory | None:
+    """Returns the error to show if memory was refused to this process or on a device of jax, else None."""
+    if "RESOURCE_EXHAUSTED" in str(error):  # jax's error has no class of its own for it
+        where, words = "a device", str(error).partition("\n")[0]
+    elif isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        where, words = "this process", str(error) or "the machine or a limit (ulimit) gave no more"
+    else:
+        return None
+    return NoMemory(
+        f"{where} has too little memory: {words}. Fewer rows a batch, a smaller model or more devices need less; the "
+        "same command goes on from the last checkpoint"
+    )
 
 
 def wrong_path(error: BaseException) -> str | None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from doors.address import with_addresses
-from doors.errors import InputError, NotSaved, no_room, wrong_path
+from doors.errors import InputError, NotSaved, no_memory, no_room, wrong_path
 from doors.terminal import print_error, say
 from experiments.extras import to_install
 
@@ -44,8 +44,8 @@ def exit_code(call: Callable[[], int | None]) -> int:
 
 
 def _of_the_world(error: Exception) -> Exception | None:
-    """Returns the message for an extra to install, a full disk or a path that cannot be used; None for any other error.
-    A missing file is another error here, because it may be one of ours."""
+    """Returns the message for an extra to install, a full disk, too little memory or a path that cannot be used; None
+    for any other error. A missing file is another error here, because it may be one of ours."""
     if isinstance(error, ImportError):
         return to_install(error)
     path = getattr(error, "filename", None) or "standard output or a file"
@@ -53,6 +53,8 @@ def _of_the_world(error: Exception) -> Exception | None:
         with contextlib.suppress(OSError):  # else the interpreter writes the rest again when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NotSaved(f"{path} could not be written: {words}; make room")
+    if shown := no_memory(error):
+        return shown
     if isinstance(error, OSError) and error.errno != errno.ENOENT and (words := wrong_path(error)):
         return InputError(f"cannot use {path}: {words}")
     return None
