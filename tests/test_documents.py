@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import planted_rates
 import polars as pl
 import pytest
 
@@ -168,6 +169,8 @@ def readers_folder(tmp_path):
     sizes = [1e3 * 3**i for i in range(7)]
     arms = [(arm, d, 0.5 + size / d**0.3) for arm, size in (("gru", 3), ("hstu", 2)) for d in sizes]
     pl.DataFrame(arms, schema=["encoder", "D", "LOSS"], orient="row").write_csv(tmp_path / "arms.csv")
+    tuned = planted_rates.table(batches=()).rename({"params": "N", "tokens": "D", "loss": "LOSS"})
+    tuned.write_csv(tmp_path / "rates.csv")
     return tmp_path
 
 
