@@ -9,7 +9,7 @@ from typing import NamedTuple
 from doors.errors import InputError, near_miss
 
 SCHEMES = {"s3": "Amazon S3, or a server of its kind", "gs": "Google Cloud Storage"}
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib makes one slash of two
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/+(.*))?", re.DOTALL)  # pathlib makes one slash of two, or none
 
 
 class Address(NamedTuple):
@@ -33,10 +33,13 @@ def address_of(path: str | Path) -> Address | None:
     Raises InputError for a scheme that is not known, and for an address without a bucket or without a name in it.
     """
     found = _ADDRESS.fullmatch(str(path))
-    if found is None or (found[1] not in SCHEMES and Path(f"{found[1]}:").exists()):
+    if found is None:
         return None
-    scheme, (bucket, _, key) = found[1], found[2].partition("/")
-    typed = f"{scheme}://{found[2]}"
+    scheme, rest = found[1], found[2] or ""
+    if scheme not in SCHEMES and (not rest or Path(f"{scheme}:").exists()):
+        return None
+    bucket, _, key = rest.partition("/")
+    typed = f"{scheme}://{rest}"
     if scheme not in SCHEMES:
         raise InputError(f"{typed}: {scheme}:// is no place for a folder; {near_miss(scheme, SCHEMES)}")
     key = key.strip("/")

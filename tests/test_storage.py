@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import bucket_server
 import numpy as np
@@ -33,7 +34,7 @@ def test_an_address_is_known_as_typed_and_as_pathlib_makes_it(tmp_path, monkeypa
     assert address_of("/a/b") is address_of("a/b:c/d") is address_of("C") is None
 
 
-@pytest.mark.parametrize("path", ["s3://b", "s3://", "gs://b/../c", "s3://b/a//c"])
+@pytest.mark.parametrize("path", ["s3://b", "s3://", Path("s3://"), Path("gs://b"), "gs://b/../c", "s3://b/a//c"])
 def test_an_address_names_a_folder_in_a_bucket(path):
     with pytest.raises(InputError, match=r"wanted (s3|gs)://BUCKET/NAME"):
         address_of(path)
