@@ -69,14 +69,8 @@ def prepare(
     item_ids = None if items is None else items["item_id"]
     session_log.type_rows(raw.exposures.lazy(), item_ids)  # refuses impossible columns before anything is read
     with atomic_folder(out) as folder:
-        (folder / "runs").mkdir()
-        (folder / "log").mkdir()
-
         say("reading the exposures")
-        read = [*engine(partial(_read_piece, raw, item_ids, folder / "runs"), _pieces(raw, piece_rows))]
-        facts = LogFacts().merge(piece_facts for piece_facts, _ in read)
-        has_sessions = "session_id" in raw.exposures.lazy().collect_schema()
-        facts.refuse(raw.time_unit, raw.times, cuts_by_time=not has_sessions)
+        facts, runs = _read(raw, item_ids, folder, engine, piece_rows)
         refuse_many = partial(
             rejected.refuse_many, raw, rows=facts.rows, limit=settings.max_rejected_fraction, folder=folder, out=out
         )
@@ -84,44 +78,17 @@ def prepare(
         facts.refuse_no_click()
 
         say(f"cutting {facts.rows:,} exposures into sessions")
-        groups = external_sort.groups({run: bounds for _, runs in read for run, bounds in runs}, _ROWS_CUT)
-        users_of_group = [*engine(_count_users, groups)]
-        items = facts.item_ids.to_frame("item_id") if items is None else items
-        # Dense ids are numbers in this order. At random, because neighbours are on the same device when tables are
-        # spread, and publishers number items by time, so that popular ones are neighbours.
-        items = items[np.argsort(session_log.random_order(items["item_id"]), kind="stable")]
-        rules = make_rules(raw, settings, facts, items, users=sum(users_of_group))
-        first_users = [0, *itertools.accumulate(users_of_group)][:-1]
-        statistics, reasons, digests = LogStatistics(len(items)), [facts.reasons], []
-        numbered = [*zip(range(len(groups)), groups, first_users, strict=True)]
-        for part in engine(partial(_cut_group, rules, folder, len(groups)), numbered):
-            statistics.add(part.statistics)
-            reasons.append(part.reasons)
-            digests += part.digests
-        has_probability = session_log.PROBABILITY in raw.exposures.lazy().collect_schema()
-        store.finish_log(folder, users_of_group, rules.context_values, has_probability=has_probability)
-        shutil.rmtree(folder / "runs")
-        reasons = pl.concat(reasons).sort("row")
-        refuse_many(reasons)
-        statistics.refuse()
+        items = _in_random_order(facts.item_ids.to_frame("item_id") if items is None else items)
+        cut = _cut(raw, settings, facts, items, runs=runs, folder=folder, engine=engine)
+        refuse_many(cut.reasons)
+        cut.statistics.refuse()
 
-        say(f"writing the tables of {sum(users_of_group):,} users")
-        rejected.write(raw, reasons, folder / "rejected.parquet")
-        manifest = {
-            "version": store.VERSION,
-            "source": raw.source,
-            "note": raw.note,
-            "settings": {**dataclasses.asdict(settings), "split": rules.split, "session_rule": rules.session_rule},
-            "feedback_names": rules.feedback_names,
-            "rejected": dict(sorted(reasons.group_by("reason").len().iter_rows())),
-            "rows": facts.rows,
-        }
-        if has_probability:
-            manifest[session_log.PROBABILITY] = True
-        manifest |= _write_tables(folder, items, rules, settings, statistics=statistics, digests=digests)
+        say(f"writing the tables of {sum(cut.users_of_group):,} users")
+        rejected.write(raw, cut.reasons, folder / "rejected.parquet")
+        manifest = _origin(raw, settings, facts, cut) | _write_tables(folder, items, cut, settings)
         if raw.truth is not None:
             (folder / "truth.json").write_text(json.dumps(raw.truth, indent=1))
-        card.write(card.card(store.read_folder(folder, manifest), statistics.distributions()), folder)
+        card.write(card.card(store.read_folder(folder, manifest), cut.statistics.distributions()), folder)
         (folder / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
         (folder / soundness.CHECKSUMS).write_text(json.dumps(checksums(folder), indent=1))
         say("reading the records back, to write the arrays that training maps")
@@ -139,16 +106,90 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} is not a prepared log, so --overwrite does not replace it; give another --out")
 
 
-def _write_tables(
-    folder: Path,
-    items: pl.DataFrame,
-    rules: HistoryRules,
+_Runs = dict[Path, external_sort.Bounds]
+
+
+def _read(
+    raw: RawLog, item_ids: pl.Series | None, folder: Path, engine: Engine, piece_rows: int | None
+) -> tuple[LogFacts, _Runs]:
+    """Writes the sound rows in sorted runs. Raises InputError on an empty log and on times that cannot be right."""
+    (folder / "runs").mkdir()
+    read = [*engine(partial(_read_piece, raw, item_ids, folder / "runs"), _pieces(raw, piece_rows))]
+    facts = LogFacts().merge(piece_facts for piece_facts, _ in read)
+    facts.refuse(raw.time_unit, raw.times, cuts_by_time="session_id" not in _columns(raw))
+    return facts, {run: bounds for _, runs in read for run, bounds in runs}
+
+
+def _columns(raw: RawLog) -> list[str]:
+    return raw.exposures.lazy().collect_schema().names()
+
+
+def _in_random_order(items: pl.DataFrame) -> pl.DataFrame:
+    """Returns the items in the order of their dense ids.
+
+    It is random, because neighbours are on the same device when tables are spread, and publishers number items by time,
+    so that popular ones are neighbours.
+    """
+    return items[np.argsort(session_log.random_order(items["item_id"]), kind="stable")]
+
+
+class _Cut(NamedTuple):
+    """A log whose records are written."""
+
+    rules: HistoryRules
+    users_of_group: list[int]
+    statistics: LogStatistics
+    reasons: pl.DataFrame
+    """row, reason of all rejected rows, by row."""
+    digests: list[bytes]
+
+
+def _cut(
+    raw: RawLog,
     settings: Settings,
+    facts: LogFacts,
+    items: pl.DataFrame,
     *,
-    statistics: LogStatistics,
-    digests: list[bytes],
-) -> dict[str, Any]:
+    runs: _Runs,
+    folder: Path,
+    engine: Engine,
+) -> _Cut:
+    """Cuts the rows of all users into sessions and writes the records. The sorted runs are deleted."""
+    (folder / "log").mkdir()
+    groups = external_sort.groups(runs, _ROWS_CUT)
+    users_of_group = [*engine(_count_users, groups)]
+    rules = make_rules(raw, settings, facts, items, users=sum(users_of_group))
+    first_users = [0, *itertools.accumulate(users_of_group)][:-1]
+    statistics, reasons, digests = LogStatistics(len(items)), [facts.reasons], []
+    numbered = [*zip(range(len(groups)), groups, first_users, strict=True)]
+    for part in engine(partial(_cut_group, rules, folder, len(groups)), numbered):
+        statistics.add(part.statistics)
+        reasons.append(part.reasons)
+        digests += part.digests
+    has_probability = session_log.PROBABILITY in _columns(raw)
+    store.finish_log(folder, users_of_group, rules.context_values, has_probability=has_probability)
+    shutil.rmtree(folder / "runs")
+    return _Cut(rules, users_of_group, statistics, pl.concat(reasons).sort("row"), digests)
+
+
+def _origin(raw: RawLog, settings: Settings, facts: LogFacts, cut: _Cut) -> dict[str, Any]:
+    """Returns the manifest's entries about the source and the rules."""
+    split, session_rule = cut.rules.split, cut.rules.session_rule
+    return {
+        "version": store.VERSION,
+        "source": raw.source,
+        "note": raw.note,
+        "settings": {**dataclasses.asdict(settings), "split": split, "session_rule": session_rule},
+        "feedback_names": cut.rules.feedback_names,
+        "rejected": dict(sorted(cut.reasons.group_by("reason").len().iter_rows())),
+        "rows": facts.rows,
+        **({session_log.PROBABILITY: True} if session_log.PROBABILITY in _columns(raw) else {}),
+    }
+
+
+def _write_tables(folder: Path, items: pl.DataFrame, cut: _Cut, settings: Settings) -> dict[str, Any]:
     """Writes the tables of items, users and codes; returns the manifest's entries about them."""
+    rules, statistics = cut.rules, cut.statistics
     vectors = content_vectors.read(items, settings.vector, settings.vector_type)
     content_vectors.write(folder, vectors)
     items = items.drop(settings.vector)
@@ -170,7 +211,7 @@ def _write_tables(
     np.savez_compressed(folder / "catalogue.npz", **arrays)
     return {
         "fingerprint": store.fingerprint(
-            digests, [users, items], side=side, vectors=vectors, id_row_V=id_row_V, context=context
+            cut.digests, [users, items], side=side, vectors=vectors, id_row_V=id_row_V, context=context
         ),
         **statistics.summary(),
         "items_in_tail": 0 if id_row_V is None else int(np.sum(shown_V[1:] < settings.min_item_exposures)),
