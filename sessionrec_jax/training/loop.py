@@ -113,20 +113,10 @@ def train_together(
             while True:
                 someone_ends = any(member.is_at_its_end for member in crew.training)
                 signal, to_save = vote.decision(stop_signal(), clock.checkpoint_is_due(), is_last=someone_ends)
-                if signal or to_save or any(member.pauses for member in crew.training):
-                    crew.read_sums()  # so that checkpoints and logs have every step that was taken
-                    for member in crew.training:  # saves come before validations, which may take long
-                        if signal or to_save or member.pauses:
-                            member.save_if_moved(crew.state_of(member, state), clock.seconds())
+                _save(crew, state, clock, everyone=bool(signal) or to_save)  # before validations, which may take long
                 if signal and crew.training:
                     raise Stopped(f"{crew.position}, saved", signal)
-                for member in crew.training:
-                    if member.validation_is_due:
-                        own = crew.state_of(member, state)
-                        with clock.stopped():
-                            metrics = measure(model_of(member, own, member.step), VALIDATION)
-                        member.add_validation(validated(metrics, member.config))
-                        member.save(own, clock.seconds())
+                _validate(crew, state, clock, model_of)
                 crew.end_finished(state)
                 if not crew.training:
                     break
@@ -148,6 +138,26 @@ def train_together(
         return model_of(member, state, step, history)
 
     return [finished(member) for member in crew.members]
+
+
+def _save(crew: Crew, state: State, clock: _Clock, *, everyone: bool) -> None:
+    """Saves the members that pause here, or everyone."""
+    if everyone or any(member.pauses for member in crew.training):
+        crew.read_sums()  # so that checkpoints and logs have every step that was taken
+        for member in crew.training:
+            if everyone or member.pauses:
+                member.save_if_moved(crew.state_of(member, state), clock.seconds())
+
+
+def _validate(crew: Crew, state: State, clock: _Clock, model_of: Callable[[Member, State, int], TrainedModel]) -> None:
+    """Validates the members for which it is due, and saves them once more, because the best step may have changed."""
+    for member in crew.training:
+        if member.validation_is_due:
+            own = crew.state_of(member, state)
+            with clock.stopped():
+                metrics = measure(model_of(member, own, member.step), VALIDATION)
+            member.add_validation(validated(metrics, member.config))
+            member.save(own, clock.seconds())
 
 
 def _refuse_several_programs(configs: Sequence[Config]) -> None:
