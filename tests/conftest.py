@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import signal
@@ -24,7 +23,8 @@ if version("jaxlib").startswith("0.10."):  # another release may not know the fl
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="sessionrec-programs-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
-    atexit.register(_programs.cleanup)
+else:
+    _programs = None
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # A shell lets background jobs ignore Ctrl-C, and nohup a lost terminal; so would every process that a test starts and
@@ -48,6 +48,12 @@ settings.register_profile("searching", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
+def pytest_unconfigure() -> None:
+    """Deletes the compiled programs here, since a worker ends without the functions of `atexit`."""
+    if _programs is not None:
+        _programs.cleanup()
+
+
 @pytest.fixture(scope="module", name="few_forms")
 def _few_forms():
     """Every fit of a module compares its law with the quick forms alone."""
@@ -57,12 +63,30 @@ def _few_forms():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cards_without_charts():
+    """To draw them is half of the work of preparing a small log; test_card.py has cards with charts."""
+    from sessionrec_jax.data.preparation import card
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card, "drawn", lambda distributions: "<svg></svg>")
+        yield
+
+
 @pytest.fixture
 def quick_fits(monkeypatch):
     """Fits without profiles and held-out checks, which are slow."""
     import scaling
 
     monkeypatch.setattr(scaling, "fit", functools.partial(scaling.fit, full=False))
+
+
+@pytest.fixture
+def no_files(monkeypatch):
+    """Reports without the files of their figures: to draw three of each takes longer than the page."""
+    from scaling.report import exports
+
+    monkeypatch.setattr(exports, "write_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

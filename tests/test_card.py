@@ -8,21 +8,26 @@ import pytest
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches
+from sessionrec_jax.data.preparation import card
 from sessionrec_jax.data.preparation.prepare import Settings, prepare
 from sessionrec_jax.data.resolve import resolve
 from sessionrec_jax.data.sources import synthetic
+
+DRAWN = card.drawn  # conftest.py replaces it later
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     raw = synthetic.read(synthetic.Options(users=300, base=4, depth=3, seed=5))
-    return prepare(raw, tmp_path_factory.mktemp("data") / "log", Settings())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card, "drawn", DRAWN)
+        return prepare(raw, tmp_path_factory.mktemp("data") / "log", Settings())
 
 
 def test_distributions_are_those_of_the_log(prepared):
-    card, log = prepared.card(), prepared.arrays()
-    assert {name: card[name] for name in prepared.manifest} == prepared.manifest
-    found = card["distributions"]
+    facts, log = prepared.card(), prepared.arrays()
+    assert {name: facts[name] for name in prepared.manifest} == prepared.manifest
+    found = facts["distributions"]
     for name, columns, values in (
         ("sessions_per_user", ("sessions", "users"), np.diff(log.user_session_offsets_U1)),
         ("items_per_session", ("items", "sessions"), log.session_items_S),

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from few_forms import few_forms
 from grid import mostly_slow
 from planted_laws import line, planted
 
@@ -75,13 +76,15 @@ def test_a_law_inside_a_larger_one_is_as_good_and_the_larger_is_near():
 
 
 def test_the_fractions_hold_out_the_largest_runs():
-    runs = planted("chinchilla", 1e-3, 1)
-    size = reach(runs, law_of("chinchilla"))
-    for row in forms_of("chinchilla").rows:
+    runs, law = planted("chinchilla", 1e-3, 1), law_of("chinchilla")
+    with few_forms():
+        rows = compare_forms(runs, law, LEAST_SQUARES, None).rows
+    size = reach(runs, law)
+    for row in rows:
         held = np.sort(size)[-row.runs_held :]
         assert row.fraction_held == row.runs_held / len(runs)
         assert row.extrapolation_factor == pytest.approx(held.max() / np.sort(size)[-row.runs_held - 1])
-    wanted = {row.fraction_held for row in forms_of("chinchilla").rows}
+    wanted = {row.fraction_held for row in rows}
     # on a grid runs tie in N D, and ties stay together
     np.testing.assert_allclose(sorted(wanted), FRACTIONS, atol=0.1)
 
@@ -194,8 +197,10 @@ def test_best_is_the_fit_of_the_chosen_form():
 
 
 def test_the_errors_are_of_the_logs_with_their_sign():
-    runs, forms = planted("power_floor", 1e-3, 1), forms_of("power_floor")
-    size = reach(runs, law_of("power_floor"))
+    runs, law = planted("power_floor", 1e-3, 1), law_of("power_floor")
+    with few_forms():
+        forms = compare_forms(runs, law, LEAST_SQUARES, None)
+    size = reach(runs, law)
     (row,) = (r for r in forms.rows if r.law == "power" and r.runs_held == 12)
     held = size >= np.sort(size)[-12]
     refit = without(runs.take(~held), law_of("power"), LEAST_SQUARES, None)

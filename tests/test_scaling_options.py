@@ -29,6 +29,12 @@ def quick_forms():
         yield
 
 
+@pytest.fixture
+def without_gamma(quick_forms):
+    with few_forms():
+        yield
+
+
 def frame(**named: str) -> pl.DataFrame:
     """Returns runs of a chinchilla law with other names for its columns."""
     runs = planted("chinchilla", 5e-3, 1)
@@ -64,6 +70,7 @@ def answers(table: Path, folder: Path, capsys, *flags: str, **options) -> dict:
     return fitted
 
 
+@pytest.mark.usefixtures("without_gamma", "no_files")
 def test_one_answer_with_every_option(tmp_path, capsys):
     frame(n="params", d="tokens").write_csv(tmp_path / "runs.csv")
     flags = ["--bootstrap", "20", "--seed", "3", "--objective", "ls", "--drop-worst", "1", "--fix", "alpha=0.34"]
@@ -150,6 +157,7 @@ def test_the_lead_is_the_chosen_form_else_the_first_that_was_not_refused():
     assert lead_first([refused]) == [refused]
 
 
+@pytest.mark.usefixtures("quick_fits", "no_files")
 def test_a_fit_that_cannot_be_reported_says_why(tmp_path, capsys):
     scaling.fit(frame(), bootstrap=0, full=False).to_json(tmp_path / "memory.json")
     for arguments, message in (

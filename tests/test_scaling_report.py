@@ -25,7 +25,6 @@ from scaling import report
 from scaling.compute.isoflop import isoflop
 from scaling.errors import InputError, Refusal
 from scaling.laws.theory import read_theory
-from scaling.report import exports
 from scaling.report.numbers import estimate
 from scaling.table.run_table import Columns, from_frame
 
@@ -47,11 +46,6 @@ def iso():
     """Returns (table, fit) of N and D."""
     table = from_frame(isoflop_runs(), OF_BOTH)
     return table, scaling.fit(table, "chinchilla", bootstrap=120, full=False)
-
-
-@pytest.fixture
-def no_files(monkeypatch):
-    monkeypatch.setattr(exports, "write_figures", lambda *_: None)
 
 
 def specs(page: str) -> dict:

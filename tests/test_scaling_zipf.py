@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import pytest
+from few_forms import few_forms
 from learning_curve import bayes_excess
 from zipf_surface import HEAD_RANKS, ZipfSurface
 
 import scaling
+from scaling.fitting.forms import compare_forms
+from scaling.fitting.minimize import Objective
 from scaling.table.run_table import from_frame
 from sessionrec_jax.data.synthetic.process import ZipfIntent
 from sessionrec_jax.data.synthetic.truth import Truth
@@ -109,21 +112,18 @@ def table() -> scaling.RunTable:
     return from_frame(pl.DataFrame(columns), scaling.Columns(loss="loss", d="d", n="n"))
 
 
-@pytest.fixture(scope="module")
-def gamma(table) -> scaling.Fit:
-    return scaling.fit(table, law="gamma", objective="ls", bootstrap=0)
-
-
 @pytest.mark.slow
-def test_the_gamma_form_recovers_both_exponents_and_the_floor(gamma):
+def test_the_gamma_form_recovers_both_exponents_and_the_floor(table):
+    gamma = scaling.fit(table, law="gamma", objective="ls", bootstrap=0)
     assert gamma.params["alpha"] == pytest.approx(1 / 2, rel=0.03)
     assert gamma.params["beta"] == pytest.approx(1 / 3, rel=0.03)
     assert gamma.params["E"] == pytest.approx(EXACT.floor, abs=2e-5)
     assert gamma.params["gamma"] < 0.5
 
 
-def test_the_largest_runs_choose_the_gamma_form(gamma):
-    forms = gamma.forms
+def test_the_largest_runs_choose_the_gamma_form(table):
+    with few_forms():
+        forms = compare_forms(table, scaling.LAWS["gamma"], Objective("ls"), None)
     assert forms.chosen == "gamma"
     worst = {name: max(r.rms_log_error for r in forms.rows if r.law == name) for name in ("gamma", "chinchilla")}
     assert worst["gamma"] < worst["chinchilla"] / 20

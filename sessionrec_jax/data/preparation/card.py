@@ -145,8 +145,13 @@ def _page(card: dict[str, Any]) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style>'
         f"</head><body>\n<h1>{title}</h1>\n<table>{rows}</table>\n"
-        f"{vl_convert.vegalite_to_svg(_charts(card['distributions']).to_dict())}\n</body></html>\n"
+        f"{drawn(card['distributions'])}\n</body></html>\n"
     )
+
+
+def drawn(distributions: dict[str, Any]) -> str:
+    """Returns the charts of the distributions as one SVG image."""
+    return vl_convert.vegalite_to_svg(_charts(distributions).to_dict())
 
 
 def _charts(distributions: dict[str, Any]) -> alt.VConcatChart:
