@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pytest
+from grid import mostly_slow
 
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import (
@@ -292,7 +293,7 @@ def test_a_log_without_a_second_session_is_refused(config, tmp_path):
         eval_batches(config, single, shape_of(config, 1), TEST)
 
 
-@pytest.mark.parametrize("slots", [2, 5])
+@pytest.mark.parametrize("slots", mostly_slow([2, 5], quick=[2]))
 def test_a_window_can_be_shorter_than_its_row(config, split_log, slots):
     changed = {"data.window": slots, "data.fingerprint": split_log.fingerprint}
     short = replace(config, changed)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 from products import multiplications
 
 from sessionrec_jax.config.settings import Loss, Mesh, Model, Optim
@@ -28,9 +29,6 @@ COLUMNS, VECTORS = (("tag", 5), ("author", 700)), (("caption", 300), ("cover", 2
 def nothing_is_computed_again(monkeypatch):
     """The convention leaves recomputation out; the full softmax does it whatever Model.remat says."""
     monkeypatch.setattr(jax, "checkpoint", lambda function, **_: function)
-    make_step.cache_clear()
-    yield
-    make_step.cache_clear()
 
 
 def array(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
@@ -60,7 +58,7 @@ def traced_step(model: Model, loss: Loss, rows: int, slots: int):
     key = jax.eval_shape(lambda: jax.random.key(0))
     floats_V, float_ = array(IDS, dtype=jnp.float32), array(dtype=jnp.float32)
     fixed = FixedArrays(side, Proposal(floats_V, floats_V))
-    step = make_step(spec, loss, Optim(), mesh)
+    step = make_step.__wrapped__(spec, loss, Optim(), mesh)  # not one that is kept: tests change how it is traced
     return step.trace(jax.eval_shape(state), inputs, fixed, key=key, scalars=Scalars(float_, float_))
 
 
@@ -86,7 +84,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", mostly_slow(SHAPES, quick=["default", "sum", "attention", "transformer, swiglu"]))
 def test_training_flops_are_the_matrix_products_of_a_step(name):
     """Counts forward and backward products of every layer. The formula leaves out the mean over a list column's
     values.

@@ -7,6 +7,7 @@ rejected.parquet, for any order of rows and any number of rows in memory.
 from __future__ import annotations
 
 import gzip
+import itertools
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 from contract import assert_same_log
+from grid import mostly_slow
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -288,8 +290,13 @@ def test_codes_with_leading_zeros_stay_text_and_numbers_numbers_in_an_item_table
 UNITS = {"s": 10**-3, "ms": 1, "us": 10**3, "ns": 10**6}
 
 
-@pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("given", UNITS)
+PAIRS = list(itertools.product(UNITS, UNITS))
+
+
+@pytest.mark.parametrize(
+    ("unit", "given"),
+    mostly_slow(PAIRS, quick=[pair for pair in PAIRS if pair not in (("us", "us"), ("ms", "ms"))], several=True),
+)
 def test_a_log_in_another_unit_is_refused_with_its_unit(tmp_path, unit, given):
     path = write(SOUND.with_columns((pl.col("timestamp_ms") * UNITS[unit]).cast(pl.Int64)), tmp_path, "csv")
     raw = read(path, SOUND, time_unit=given)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
@@ -101,7 +102,7 @@ def test_the_pass_equals_a_plain_one_session_by_session(config, log, model, meas
     assert dict(zip(frame["user"], frame["x"], strict=True)) == pytest.approx(by_user, rel=1e-5)
 
 
-@pytest.mark.parametrize("seen_items", ["kept", "masked"])
+@pytest.mark.parametrize("seen_items", mostly_slow(["kept", "masked"], quick=["masked"]))
 def test_eight_devices_measure_what_one_does(measured, seen_items):
     one, eight = measured(data__eval_seen=seen_items), measured(8, data__eval_seen=seen_items)
     for name, value in one.result().items():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 from onestep import most_sent
 
 from sessionrec_jax.config.settings import Mesh
@@ -37,7 +38,7 @@ KINDS = ["by chance", "all on one device", "the same on every shard", "nothing i
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("axes", MESHES, ids=str)
+@pytest.mark.parametrize("axes", mostly_slow(MESHES, quick=[Mesh(1), Mesh(2, 2, 2), Mesh(3, 1, 2)]), ids=str)
 def test_rows_are_those_of_the_table_and_gradients_are_added_up_row_by_row(axes, kind):
     mesh, rng = make_mesh(axes), np.random.default_rng(0)
     id_GM = ids_of(kind, batch_shards(mesh))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 
 from sessionrec_jax.config.settings import Loss
 from sessionrec_jax.data.catalogue import from_counts
@@ -335,7 +336,7 @@ def both(config: Loss, world, wanted: Targets, drawn: Negatives) -> Sums:
     return session_loss(config, queries, items, heads=heads, sampled=sampled, log_sum_S=log_sum_S)
 
 
-@pytest.mark.parametrize("kinds", FORMS)
+@pytest.mark.parametrize("kinds", mostly_slow(FORMS, quick=[("full_softmax", "pairwise"), ("bce", "listwise")]))
 @pytest.mark.parametrize("empty", [False, True])
 def test_gradients_are_numbers_and_zero_without_targets(world, wanted, kinds, empty):
     if empty:

@@ -20,6 +20,7 @@ from typing import Any
 import polars as pl
 import pytest
 from contract import assert_same_log
+from grid import mostly_slow
 
 from experiments.__main__ import main
 from sessionrec_jax.data import side_information, store
@@ -189,7 +190,7 @@ def dies_and_leaves_nothing_half_done(processes, folder: Path, target: Callable[
     return process.exitcode != 0
 
 
-@pytest.mark.parametrize("name", KILLED_AFTER, ids=lambda name: name[1])
+@pytest.mark.parametrize("name", mostly_slow(KILLED_AFTER, quick=KILLED_AFTER[1::2]), ids=lambda name: name[1])
 def test_a_kill_leaves_nothing_half_done_and_the_next_clears_up(processes, tmp_path, name):
     assert dies_and_leaves_nothing_half_done(processes, tmp_path, _die_after, name)
 

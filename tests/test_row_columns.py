@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from grid import mostly_slow
 
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.row import run
@@ -21,7 +22,9 @@ def check(row: dict, columns: tuple) -> None:
         assert column.optional if value is None else isinstance(value, TYPES[column.type]), name
 
 
-@pytest.mark.parametrize("changes", [{}, {"loss.alpha": 0.0, "loss.retrieval": "full_softmax"}])
+@pytest.mark.parametrize(
+    "changes", mostly_slow([{}, {"loss.alpha": 0.0, "loss.retrieval": "full_softmax"}], quick=[{}])
+)
 def test_a_row_has_exactly_the_documented_columns(config, tmp_path, changes):
     row = run(replace(config, changes), tmp_path / "run", "train", quiet=True)
     assert row["status"] == "done"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from grid import mostly_slow
 from planted_laws import PLANTED, exact, line, noise, planted, points, problem_of, table
 
 import scaling
@@ -172,7 +173,11 @@ def in_new_units(law: str, p: dict[str, float]) -> dict[str, float]:
     return {name: value * factor.get(name, 1.0) for name, value in p.items()}
 
 
-@pytest.mark.parametrize("law", registry.LAWS)
+LONG = ("kaplan", "repeated", "data_exponent")
+"""Laws whose fits take longest."""
+
+
+@pytest.mark.parametrize("law", mostly_slow(registry.LAWS, quick=registry.LAWS.keys() - LONG))
 def test_other_units_change_only_what_they_must(law):
     x = points(law)
     runs = planted(law, 3e-3, seed=5)

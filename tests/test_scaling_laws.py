@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from few_forms import few_forms
+from grid import mostly_slow
 from planted_laws import FLOORED, FORMULA, PLANTED, exact, planted, points, problem_of, truth
 from toy_law import LOG_LAW
 
@@ -19,6 +20,12 @@ from scaling.laws.terms import Power, SoftSum
 LAW_AND_FLOOR = [(name, False) for name in LAWS] + [(name, True) for name in FLOORED]
 FLOOR = {False: None, True: 1.1}
 every_law = pytest.mark.parametrize(("law", "floor_known"), LAW_AND_FLOOR)
+LONG = ("kaplan", "repeated", "data_exponent", "sparse")
+fits_of_every_law = pytest.mark.parametrize(
+    ("law", "floor_known"),
+    mostly_slow(LAW_AND_FLOOR, quick=[pair for pair in LAW_AND_FLOOR if pair[0] not in LONG], several=True),
+)
+"""Quick: without the laws whose fits take longest."""
 
 
 def jittered(law: str, known_floor: float | None) -> tuple[dict[str, float], np.ndarray]:
@@ -91,7 +98,7 @@ def test_a_row_is_a_function_of_its_own_point(law, floor_known):
     np.testing.assert_array_equal(whole.log(theta_SP)[:, keep], part.log(theta_SP))
 
 
-@every_law
+@fits_of_every_law
 def test_planted_truth_comes_back(law, floor_known):
     floor = PLANTED[law]["E"] if floor_known else None
     problem = problem_of(planted(law), law, floor)
@@ -101,7 +108,7 @@ def test_planted_truth_comes_back(law, floor_known):
         assert values[0] == pytest.approx(PLANTED[law][name], rel=1e-10), name
 
 
-@every_law
+@fits_of_every_law
 def test_with_noise_no_fit_is_worse_than_the_truth(law, floor_known):
     sigma = 1e-2
     floor = PLANTED[law]["E"] if floor_known else None

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from grid import mostly_slow
 from planted_laws import FORMULA, PLANTED, line, planted, points
 
 import scaling
@@ -75,9 +76,14 @@ def test_no_folder_is_made(fit, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+LAW_AND_FLOOR = [(law, False) for law in registry.LAWS if law != "chinchilla"]
+LAW_AND_FLOOR += [("chinchilla", True), ("repeated", True)]
+LONG = [("kaplan", False), ("repeated", False)]
+"""Their fits take longest."""
+
+
 @pytest.mark.parametrize(
-    ("law", "floor_known"),
-    [(law, False) for law in registry.LAWS if law != "chinchilla"] + [("chinchilla", True), ("repeated", True)],
+    ("law", "floor_known"), mostly_slow(LAW_AND_FLOOR, quick=[x for x in LAW_AND_FLOOR if x not in LONG], several=True)
 )
 def test_a_loaded_fit_predicts_the_same_to_the_bit(law, floor_known, tmp_path):
     floor = PLANTED[law]["E"] if floor_known else None

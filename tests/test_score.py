@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid import mostly_slow
 
 from sessionrec_jax.config.settings import Model
 from sessionrec_jax.data.catalogue import from_counts
@@ -61,7 +62,7 @@ def test_cosine_has_the_directions_of_dot_and_the_same_session_encoder():
     np.testing.assert_array_equal(queries.rank_SD, plain.rank_SD)
 
 
-@pytest.mark.parametrize("score", ["dot", "cosine"])
+@pytest.mark.parametrize("score", mostly_slow(["dot", "cosine"], quick=["cosine"]))
 def test_the_temperature_divides_the_retrieval_query_learned_or_not(score):
     _, _, _, plain = build(score=score)
     _, _, _, warm = build(score=score, temperature=0.05)

@@ -7,6 +7,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from grid import mostly_slow
 
 from sessionrec_jax.config.settings import Mesh
 from sessionrec_jax.devices.mesh import batch_shards, make_mesh
@@ -57,7 +58,13 @@ def dense():
     return e_VD, bias_V, *asked(query_QD, item_QK, score_QV), score_QV
 
 
-@pytest.mark.parametrize(("axes", "size"), [(Mesh(1), 40), *((axes, 7) for axes in MESHES)], ids=str)
+@pytest.mark.parametrize(
+    ("axes", "size"),
+    mostly_slow(
+        [(Mesh(1), 40), *((axes, 7) for axes in MESHES)], quick=[(Mesh(1), 7), (Mesh(2, 1, 4), 7)], several=True
+    ),
+    ids=str,
+)
 def test_rows_in_chunks_give_what_whole_ones_give_and_ties_count_against_the_item(dense, axes, size):
     e_VD, bias_V, query_QD, item_QK, least_QK, score_QV = dense
     measure = functools.partial(log_sum_and_ranks, chunk_items=size)
@@ -116,7 +123,11 @@ def test_equal_embeddings_tie_whatever_the_rounding_and_no_number_is_worst(axes)
 
 @pytest.mark.parametrize(
     ("axes", "k"),
-    [(Mesh(1), 1), (Mesh(1), 39), (Mesh(8), 5), (Mesh(4, 1, 2), 6), (Mesh(2, 1, 4), 20), (Mesh(1, 1, 8), 17)],
+    mostly_slow(
+        [(Mesh(1), 1), (Mesh(1), 39), (Mesh(8), 5), (Mesh(4, 1, 2), 6), (Mesh(2, 1, 4), 20), (Mesh(1, 1, 8), 17)],
+        quick=[(Mesh(1), 39), (Mesh(2, 1, 4), 20)],
+        several=True,
+    ),
     ids=str,
 )
 def test_top_k_equals_a_full_sort(axes, k):
