@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import polars as pl
 import pytest
+from grid import mostly_slow
+from noise import noise_of
 
 import sessionrec_jax as sr
 from experiments.__main__ import main
@@ -26,7 +27,6 @@ from sessionrec_jax.devices.mesh import make_mesh
 from sessionrec_jax.devices.placement import put_replicated
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.evaluation.trained_model import TrainedModel
-from sessionrec_jax.model import sessionrec
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.serving import export as module
 from sessionrec_jax.serving.export import export
@@ -65,16 +65,13 @@ def untrained(log, changed) -> TrainedModel:
     """A run whose parameters are noise, so that every part of the model counts."""
     config = resolve(replace(Config(), SMALL | changed), log)
     catalogue = train_catalogue(config, log)
-    spec, rng = spec_of(config, log, catalogue), np.random.default_rng(0)
-    params = sessionrec.init(spec, jax.random.key(0), catalogue)
-    params = jax.tree.map(lambda x: np.asarray(x + 0.3 * rng.standard_normal(x.shape), np.float32), params)
-    mesh = make_mesh(config.mesh)
-    return TrainedModel(config, log, catalogue, spec, mesh, put_replicated(params, mesh), 0)
+    spec, mesh = spec_of(config, log, catalogue), make_mesh(config.mesh)
+    return TrainedModel(config, log, catalogue, spec, mesh, put_replicated(noise_of(spec, catalogue), mesh), 0)
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow) if "slot" in name else name for name in VARIANTS],
+    params=mostly_slow(VARIANTS, quick=["plain"]),
     ids=str,
 )
 def taken(request, shop, tmp_path_factory):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-import jax
 import numpy as np
 import pytest
+from noise import noise_of
 
 import scaling
 from experiments.__main__ import main
@@ -23,7 +23,6 @@ from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.row import run
 from sessionrec_jax.serving.load import restore
-from sessionrec_jax.training.step import initial_state
 
 KINDS = (*BUILT_IN, "hour_of_day")
 OF_SESSIONS = ("history_length", "session_items", "hour_of_day")
@@ -35,11 +34,8 @@ def model(config, wide_log):
     wide = {"data.path": "", "data.fingerprint": "", "data.items_per_row": 0, "data.eval_users": 5}
     config = resolve(replace(config, wide), wide_log)
     catalogue, mesh = train_catalogue(config, wide_log), make_mesh(config.mesh)
-    spec, rng = spec_of(config, wide_log, catalogue), np.random.default_rng(0)
-    params = jax.device_get(initial_state(config, spec, catalogue, mesh).params)
-    for name in ("retrieval", "rank"):
-        params["heads"][name] = rng.normal(size=params["heads"][name].shape).astype(np.float32)
-    return TrainedModel(config, wide_log, catalogue, spec, mesh, put_replicated(params, mesh), 0)
+    spec = spec_of(config, wide_log, catalogue)
+    return TrainedModel(config, wide_log, catalogue, spec, mesh, put_replicated(noise_of(spec, catalogue), mesh), 0)
 
 
 @pytest.fixture(scope="module")

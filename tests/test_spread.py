@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from noise import noise_of
 from onestep import most_sent
 
 from sessionrec_jax.config.settings import Mesh, Model
@@ -37,12 +38,9 @@ def on_mesh(config, wide_log):
     wide = {"data.path": str(wide_log.path), "data.fingerprint": wide_log.fingerprint, "data.sessions_per_row": 4,
             "data.items_per_row": 0, "data.side_columns": ("category",)}  # fmt: skip
     config = resolve(replace(config, wide), wide_log)
-    catalogue, rng = train_catalogue(config, wide_log), np.random.default_rng(0)
+    catalogue = train_catalogue(config, wide_log)
     spec = spec_of(config, wide_log, catalogue)
-    params = jax.tree.map(
-        lambda x: np.asarray(x + 0.3 * rng.standard_normal(x.shape), np.float32),
-        sessionrec.init(spec, jax.random.key(0), catalogue),
-    )
+    params = noise_of(spec, catalogue)
 
     def on_mesh(axes: Mesh) -> TrainedModel:
         mesh = make_mesh(axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def steps_of(run_dir: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def one_step(config, log):
-    return {devices: OneStep(config, log, devices) for devices in (1, 8)}
+    """Returns the first step on a number of devices."""
+    return functools.cache(lambda devices: OneStep(config, log, devices))
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +58,13 @@ def test_there_are_eight_devices():
 
 @pytest.mark.slow  # test_mesh.py has one mesh of eight devices
 def test_eight_devices_take_the_step_of_one(one_step):
-    assert one_step[8].batch.item_GT.shape[0] == 8
-    assert_same_step(one_step[1], one_step[8])
+    assert one_step(8).batch.item_GT.shape[0] == 8
+    assert_same_step(one_step(1), one_step(8))
 
 
 def test_a_step_moves_the_rows_of_items_that_it_saw_and_no_others(one_step):
     """Unseen rows neither drift nor decay."""
-    one = one_step[1]
+    one = one_step(1)
     ids = len(one.proposal.log_q_V)
     key = jax.random.fold_in(jax.random.fold_in(one.key, 0), 0)
     drawn = sample_negatives(key, jax.tree.map(jnp.asarray, one.proposal), 32).item_N
@@ -81,8 +83,8 @@ def test_the_mesh_cannot_have_more_devices_than_there_are(config):
 # A whole run.
 
 
-def test_a_short_run_beats_popularity_and_not_the_truth(whole, log):
-    config, _, trained = whole
+def test_a_short_run_beats_popularity_and_not_the_truth(whole):
+    trained = whole[2]
     metrics = evaluate(trained, TEST)
     assert metrics["loss_nats_per_item"] < metrics["loss_baseline_nats_per_item"] - 0.05
     assert metrics["loss_nats_per_item"] > metrics["loss_bayes_nats_per_item"]
@@ -90,6 +92,11 @@ def test_a_short_run_beats_popularity_and_not_the_truth(whole, log):
     assert metrics["rank_nats_per_exposure"] > metrics["rank_bayes_nats_per_exposure"]
     assert metrics["rank_auc"] > 0.6
 
+
+@pytest.mark.slow  # test_evaluate.py has a quick one, of parameters that were not trained
+def test_a_trained_model_is_measured_the_same_on_eight_devices(whole):
+    config, _, trained = whole
+    metrics = evaluate(trained, TEST)
     mesh = make_mesh(replace(config, {"mesh.data": 8}).mesh)
     params = put_replicated(jax.device_get(trained.params), mesh)
     elsewhere = evaluate(dataclasses.replace(trained, params=params, mesh=mesh), TEST)
