@@ -27,6 +27,18 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
+# the command, with few forms to compare and no files of figures
+COMMAND = """
+import sys
+from experiments.__main__ import main
+from few_forms import few_forms
+from scaling.report import exports
+exports.write_figures = lambda *_: None
+with few_forms():
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
 def frame() -> pl.DataFrame:
     d = np.repeat(np.geomspace(1e3, 3e5, 6), 3)
     loss = (0.37 + d ** (-1 / 3)) * np.exp(1e-3 * np.random.default_rng(0).normal(size=len(d)))
@@ -58,7 +70,7 @@ FIT = ["--d", "sessions_unique", "--loss", "rank", "--law", "power_floor", "--bo
 def test_both_work_with_jax_blocked(csv, sweep, tmp_path):
     (tmp_path / "block").mkdir()
     (tmp_path / "block" / "sitecustomize.py").write_text(BLOCKER)
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'block'}{os.pathsep}{ROOT}"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path / "block", ROOT, ROOT / "tests")))}
 
     def run(*arguments):
         return subprocess.run(
@@ -66,16 +78,16 @@ def test_both_work_with_jax_blocked(csv, sweep, tmp_path):
         )
 
     assert "is blocked in this test" in run("-c", "import jax").stderr
-    fitted = run("-m", "experiments", "fit", csv, *FIT, "--json", tmp_path / "fit.json")
+    fitted = run("-c", COMMAND, "fit", csv, *FIT, "--json", tmp_path / "fit.json")
     assert fitted.returncode == 0, fitted.stderr
     assert "L = E + A / D^beta" in fitted.stdout
     assert json.loads((tmp_path / "fit.json").read_text())["n_rows"] == 18
-    reported = run("-m", "experiments", "report", sweep, "--out", tmp_path / "page.html", "--bootstrap", "50")
+    reported = run("-c", COMMAND, "report", sweep, "--out", tmp_path / "page.html", "--bootstrap", "50")
     assert reported.returncode == 0, reported.stderr
     assert (tmp_path / "page.html").stat().st_size > 1e5
 
 
-def test_report_takes_its_columns_from_the_sweep_and_flags_win(sweep, quick_fits, tmp_path):
+def test_report_takes_its_columns_from_the_sweep_and_flags_win(sweep, quick_fits, no_files, tmp_path):
     assert main(["report", str(sweep), "--out", str(tmp_path / "a.html"), "--bootstrap", "0"]) == 0
     page = (tmp_path / "a.html").read_text()
     assert "<h3>power_floor:" in page
