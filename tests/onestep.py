@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from sessionrec_jax.config.settings import Config
+from sessionrec_jax.config.settings import Config, Mesh
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import shape_of, train_batches, train_catalogue
 from sessionrec_jax.devices.mesh import batch_shards, make_mesh, replicated
-from sessionrec_jax.devices.placement import put_batch, put_proposal, put_replicated, put_side
+from sessionrec_jax.devices.placement import put, put_batch, put_proposal, put_replicated, put_side
+from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.negatives import proposal
 from sessionrec_jax.model.spec_of_log import spec_of
 from sessionrec_jax.training.step import FixedArrays, Scalars, initial_state, make_step
@@ -38,10 +39,12 @@ class OneStep:
         catalogue = train_catalogue(config, log)
         spec = spec_of(config, log, catalogue)
         self.batch = next(train_batches(config, log, shape))
-        self.before = jax.device_get(initial_state(config, spec, catalogue, mesh).params)
+        # Made on one device, since test_mesh.py finds its bits on any mesh and one program compiles sooner than many.
+        whole = jax.device_get(initial_state(config, spec, catalogue, make_mesh(Mesh(data=1))))
+        state = put(whole, shardings(mesh, spec.model, whole))
+        self.before = whole.params
         self.key = jax.random.key(3)
         self.proposal = proposal(config.loss, catalogue)
-        state = initial_state(config, spec, catalogue, mesh)
         side = put_side(catalogue.side, spec.rows, mesh)
         q = put_proposal(self.proposal, spec.rows, mesh)
         scalars = put_replicated(Scalars(np.float32(1e-2), np.float32(0)), mesh)

@@ -24,7 +24,8 @@ VARIANTS = {
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=() if name == "hstu" else pytest.mark.slow) for name in VARIANTS]
+    scope="module",
+    params=[pytest.param(name, marks=() if name == "default" else pytest.mark.slow) for name in VARIANTS],
 )
 def pair(request, config, log):
     """Runs a step in float32 and the same step in bfloat16."""

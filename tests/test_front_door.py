@@ -29,7 +29,7 @@ from sessionrec_jax.serving.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {"user": "user", "item": "item", "time": "ts", "clicked": "label"}
-SMALL = {"model.width": 8, "data.rows": 8, "train.epochs": 4}
+SMALL = {"model.width": 8, "data.rows": 8, "mesh.data": 1, "train.epochs": 4}
 
 
 def python_of_readme() -> str:

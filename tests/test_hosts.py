@@ -27,6 +27,7 @@ from sessionrec_jax.errors import InputError
 from sessionrec_jax.row import run
 from sessionrec_jax.serving.load import restore
 from sessionrec_jax.training.checkpoint import damage_of, steps_in
+from sessionrec_jax.training.loop import train
 
 LOSSES = ("retrieval_nats_per_item", "rank_nats_per_term", "validation_objective")
 NOT_THE_RUNS = ("seconds", "per_second", "flops_utilization", "commit")
@@ -104,13 +105,17 @@ def alone(short, log, tmp_path_factory):
     return folder
 
 
-def assert_the_same_run(folder: Path, alone: Path) -> None:
+def assert_the_same_training(folder: Path, alone: Path) -> None:
     for name in LOSSES:
         curves = [[line[name] for line in lines_of(path) if name in line] for path in (folder, alone)]
         assert curves[0] == pytest.approx(curves[1], rel=1e-5), name
     ours, theirs = (by_name(jax.device_get(restore(path).params)) for path in (folder, alone))
     for name, leaf in theirs.items():
         np.testing.assert_allclose(ours[name], leaf, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def assert_the_same_run(folder: Path, alone: Path) -> None:
+    assert_the_same_training(folder, alone)
     rows = [json.loads((path / "row.json").read_text()) for path in (folder, alone)]
     rows = [{name: value for name, value in row.items() if not any(x in name for x in NOT_THE_RUNS)} for row in rows]
     assert rows[0].keys() == rows[1].keys()
@@ -119,16 +124,31 @@ def assert_the_same_run(folder: Path, alone: Path) -> None:
         assert rows[0][name] == near, name
 
 
-def test_two_processes_stop_together_and_one_goes_on_with_their_run(short, alone, log, tmp_path):
-    folder = tmp_path / "run"
-    stopped = Together(short, log, folder, 2, 1)
-    stopped.until(5)  # a validation is among them
+def stop_together(config: Config, log, folder: Path, lines: int) -> None:
+    """Trains in two processes, of which one is asked to stop after `lines` lines of the log."""
+    stopped = Together(config, log, folder, 2, 1)
+    stopped.until(lines)
     stopped.processes[1].send_signal(signal.SIGTERM)
     assert stopped.codes() == [143, 143], stopped.words()
     (at,) = {int(step) for step in re.findall(r"stopped by SIGTERM at step (\d+)", stopped.words())}
     assert max(steps_in(folder / "checkpoints")) == at
     assert damage_of(folder / "checkpoints", at) is None
     assert not (folder / "row.json").exists()
+
+
+def test_two_processes_stop_together_and_one_goes_on_with_their_run(config, log, tmp_path):
+    """A model without layers, which is not evaluated; the next test has all of a run."""
+    small = replace(config, {"model.layers": 0, "train.epochs": 3.0, "train.log_every_steps": 1})
+    stop_together(small, log, tmp_path / "run", lines=2)
+    for name in ("run", "alone"):
+        train(replace(small, {"mesh.data": 2}), log, tmp_path / name, quiet=True)
+    assert_the_same_training(tmp_path / "run", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_two_processes_that_stopped_have_the_row_of_one(short, alone, log, tmp_path):
+    folder = tmp_path / "run"
+    stop_together(short, log, folder, lines=5)  # a validation is among them
     run(replace(short, {"mesh.data": 2}), folder, "train", quiet=True)
     assert_the_same_run(folder, alone)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from grid import mostly_slow
+from noise import noise_of
 from onestep import assert_same_bits
 
 from experiments.plans.sizes import SIZES, sized
@@ -48,10 +49,7 @@ def side() -> dict[str, jax.Array]:
 @functools.cache
 def parameters(spec: Spec):
     """Returns parameters away from their initial values, so that no parameter is zero by design."""
-    clicks_V = np.arange(IDS)
-    values = sessionrec.init(spec, jax.random.key(0), from_counts(clicks_V, 2 * clicks_V, {}, {}))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: x + jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32), values)
+    return jax.tree.map(jnp.asarray, noise_of(spec))
 
 
 def unlike_sessions() -> Inputs:

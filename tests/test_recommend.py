@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from grid import mostly_slow
+from noise import noise_of
 
 from experiments.__main__ import main
 from sessionrec_jax.config.settings import Config, Mesh
@@ -83,11 +84,8 @@ def untrained(prepared, changed):
     """Returns a run whose parameters are noise, so that every part of the model counts."""
     config = resolve(replace(Config(), SMALL | changed), prepared)
     catalogue = train_catalogue(config, prepared)
-    spec, rng = spec_of(config, prepared, catalogue), np.random.default_rng(0)
-    params = sessionrec.init(spec, jax.random.key(0), catalogue)
-    params = jax.tree.map(lambda x: np.asarray(x + 0.3 * rng.standard_normal(x.shape), np.float32), params)
-    mesh = make_mesh(config.mesh)
-    return TrainedModel(config, prepared, catalogue, spec, mesh, put_replicated(params, mesh), 0)
+    spec, mesh = spec_of(config, prepared, catalogue), make_mesh(config.mesh)
+    return TrainedModel(config, prepared, catalogue, spec, mesh, put_replicated(noise_of(spec, catalogue), mesh), 0)
 
 
 def as_json(prepared, user, first_session, last_session):
@@ -377,10 +375,6 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *new_only]) == 0
     answers = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
     assert answers == lines_of(run, log_histories(run.log, 4), 3, "masked")
-    spread = ["--mesh", "data=2,model=4", "--out", str(tmp_path / "spread.jsonl")]
-    assert main(["recommend", run_dir, "--log-users", "4", "--k", "3", *spread]) == 0
-    of_spread = [json.loads(line)["items"] for line in (tmp_path / "spread.jsonl").read_text().splitlines()]
-    assert of_spread == [json.loads(line)["items"] for line in out.read_text().splitlines()]
     for axes, message in (("data=16", "wants 16 devices"), ("data=3", "does not spread over 3 devices.*--mesh data=2")):
         assert main(["recommend", run_dir, "--log-users", "4", "--mesh", axes]) == 2
         assert re.search(message, capsys.readouterr().err.replace("\n", " "))
@@ -393,6 +387,16 @@ def test_command_line(trained, run, tmp_path, capsys):
     assert "line 2 lacks 'sessions'" in capsys.readouterr().err
     assert main(["recommend", run_dir]) == 2
     assert "--histories users.jsonl or --log-users N" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "new.jsonl", "spread.jsonl", "top.jsonl", "users.jsonl",
-    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "top.jsonl", "users.jsonl"]
+
+
+@pytest.mark.slow  # test_spread.py has a quick one, without the command line
+def test_the_command_line_finds_the_same_items_on_a_mesh(trained, tmp_path):
+    found = []
+    for mesh in ("data=1", "data=2,model=4"):
+        asked = ["--log-users", "4", "--k", "3", "--mesh", mesh, "--out", str(tmp_path / f"{mesh}.jsonl")]
+        assert main(["recommend", str(trained[0]), *asked]) == 0
+        lines = (tmp_path / f"{mesh}.jsonl").read_text().splitlines()
+        found.append([json.loads(line)["items"] for line in lines])
+    assert found[0] == found[1]
+    assert len(found[0]) == 4

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from noise import noise_of
 from onestep import OneStep, assert_same_step
 
 from sessionrec_jax.config.values import replace
@@ -31,7 +32,6 @@ from sessionrec_jax.evaluation.scoring import item_table
 from sessionrec_jax.loss.negatives import Negatives
 from sessionrec_jax.model import count, sessionrec
 from sessionrec_jax.model.spec_of_log import spec_of
-from sessionrec_jax.training.step import initial_state
 
 PROCESS = synthetic.Options(users=60, base=4, depth=7, seed=1)
 FLOOR, BUCKETS = 3, 100
@@ -65,11 +65,10 @@ def one(setting, floored):
 
 @pytest.fixture(scope="module")
 def start(setting, floored):
-    """Returns spec, side information and first parameters."""
-    catalogue, mesh = train_catalogue(setting, floored), make_mesh(setting.mesh)
+    """Returns spec, side information and parameters."""
+    catalogue = train_catalogue(setting, floored)
     spec = spec_of(setting, floored, catalogue)
-    params = jax.device_get(initial_state(setting, spec, catalogue, mesh).params)
-    return spec, catalogue.side, params
+    return spec, catalogue.side, noise_of(spec, catalogue)
 
 
 def test_frequent_items_have_rows_of_their_own_and_the_rest_share():

@@ -31,7 +31,7 @@ LOSSES = ("retrieval_nats_per_item", "rank_nats_per_term", "validation_objective
 @pytest.fixture(scope="module")
 def configs(config):
     """Four runs of one program: other seeds, rates, a prior, a longer warm-up, a cooldown."""
-    base = replace(config, {"train.epochs": 2.0, "train.log_every_steps": 1})
+    base = replace(config, {"train.epochs": 2.0, "train.log_every_steps": 1, "model.layers": 0})
     return [replace(base, {"train.seed": seed} | change) for seed, change in enumerate((
         {"optim.learning_rate_peak": 5e-3},
         {"optim.table_prior": 10.0, "train.seed": 0},
