@@ -7,7 +7,7 @@ from doors.errors import InputError
 _ONE_OF = 'pip install "sessionrec-jax[cpu]" (or [cuda] for NVIDIA GPUs, [tpu] for TPUs)'
 _OF_DEVICES = ("absl", "array_record", "etils", "flatbuffers", "flax", "grain", "importlib_resources", "jax", "jaxlib",
                "optax", "orbax", "safetensors", "tensorflow_datasets")  # fmt: skip
-_OTHER = {"starlette": "serve", "uvicorn": "serve", "obstore": "bucket", "boto3": "bucket"}
+_OTHER = {"starlette": "serve", "uvicorn": "serve", "faiss": "search", "obstore": "bucket", "boto3": "bucket"}
 
 
 def to_install(error: ImportError) -> InputError | None:

@@ -2,6 +2,7 @@
 
     sessionrec serve MODEL
     sessionrec serve MODEL --host 0.0.0.0 --port 80 --batch 64 --wait-ms 5
+    sessionrec serve MODEL --search approximate
 
     curl -d '{"user": 7, "sessions": [[{"item": "i3", "clicked": true}]], "k": 5}' http://127.0.0.1:8000/recommend
 
@@ -29,6 +30,7 @@ from experiments.service.app import Service
 from experiments.service.micro_batches import Size
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.serving.exported import ExportedModel
+from sessionrec_jax.serving.search import Search, recall_line
 
 _GRACE_SECONDS = 10
 _BACKLOG = 2_048
@@ -52,13 +54,18 @@ class Command:
     """Bytes of a request's body, at most."""
     exposures: Annotated[int, Between(1, 100_000)] = 1_000
     """Exposures of a history, at most. The model reads the newest of them."""
+    search: Search = "exact"
+    """exact scores the whole catalogue. approximate reads a part of the index that `export --search approximate` made
+    and measured, and answers with logits in place of log probabilities (extra `search`)."""
 
 
 def main(argv: list[str]) -> int:
     command = parse_flags(Command, argv, prog="sessionrec serve", description=__doc__)
     bounds.check(command)
     with _bound(command.host, command.port) as bound:
-        model = ExportedModel.read(command.model)
+        model = ExportedModel.read(command.model, command.search)
+        if command.search == "approximate":
+            say(recall_line(model.facts["search"]))
         say(f"compiling for up to {command.batch} histories at once")
         size = Size(command.batch, command.wait_ms / 1000, command.waiting, command.exposures)
         service = Service(model, size, command.body_bytes)

@@ -67,7 +67,10 @@ class Service:
 
     async def _health(self, _: Request) -> Response:
         facts = self._model.facts
-        return JSONResponse({"status": "ok", "model": facts["run_id"], "items": facts["log"]["items"], "k": facts["k"]})
+        found = {"status": "ok", "model": facts["run_id"], "items": facts["log"]["items"], "k": facts["k"]}
+        if self._model.index is None:
+            return JSONResponse(found | {"search": "exact"})
+        return JSONResponse(found | {"search": "approximate"} | {f"search_{x}": y for x, y in facts["search"].items()})
 
     async def _recommend(self, request: Request) -> Response:
         asked = _parsed(await self._body(request))

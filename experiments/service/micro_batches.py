@@ -52,11 +52,11 @@ class MicroBatches:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     def compile(self, empty: HistoryBatch) -> None:
-        """Compiles the program for each number of places, with and without items to leave out. `empty` is a batch of
+        """Compiles the programs for each number of places, with and without items to leave out. `empty` is a batch of
         one place."""
         shapes = [(places, self._pairs(places, masked)) for places in self._size.places for masked in (False, True)]
         with ThreadPoolExecutor() as compilers:
-            list(compilers.map(lambda shape: self._model.call(joined([empty], *shape)), shapes))
+            list(compilers.map(lambda shape: self._model.compile(joined([empty], *shape)), shapes))
 
     async def best(self, one: HistoryBatch) -> Best:
         """Returns the best items of a batch of one place. Raises Busy if too many wait."""

@@ -25,7 +25,7 @@ Seen = Literal["kept", "masked"]
 Best = tuple[Int[np.ndarray, " K"], Float[np.ndarray, " K"]]
 Rank = Callable[[Windows, FlatLog | None], Iterable[Best]]
 """Called with the windows to answer and, where the items of a history are left out, with the log that has them. Gives
-for each window the dense ids of the best items and their log probabilities, best first."""
+for each window the dense ids of the best items and their scores, best first."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Answering:
     log_popularity_V: Float[np.ndarray, " V"]
     context_values: dict[str, int]
     """Columns of session context that the model reads, with their number of values."""
+    scores_as: Literal["scores", "logits"] = "scores"
+    """The key of the scores: "scores" are log probabilities; "logits" lack the normaliser, which is another number for
+    each history."""
 
     @functools.cached_property
     def _by_popularity_V(self) -> Int[np.ndarray, " V"]:
@@ -63,7 +66,7 @@ class Answering:
             line = {
                 "user": user,
                 "items": [self.published[item] for item in item_K],
-                "scores": [round(float(score), 6) for score in score_K],
+                self.scores_as: [round(float(score), 6) for score in score_K],
                 "seen_items": seen,
                 "unknown_items": int(unknown[0]),
                 self.limits.counted_as: int(count),

@@ -3,7 +3,8 @@
     model = ExportedModel.read(Path("MODEL"))
     [answer] = model.recommend([{"user": 7, "sessions": [[{"item": "i3", "clicked": True}]]}], k=10)
 
-Letters: B histories of a batch, M pairs of a history and an item that it must not get, K recommendations.
+Letters: B histories of a batch, M pairs of a history and an item that it must not get, K recommendations, T exposures
+and L sessions of a history.
 """
 
 from __future__ import annotations
@@ -27,9 +28,20 @@ from sessionrec_jax.data.windows import Windows
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.serving.answers import Answering, Best, Seen, found
 from sessionrec_jax.serving.batch import HistoryBatch, pack, seen_pairs
-from sessionrec_jax.serving.export import ITEMS, MODEL, PLATFORMS, PROGRAM, VERSION, WEIGHTS
+from sessionrec_jax.serving.export import (
+    INDEX,
+    ITEMS,
+    MODEL,
+    PLATFORMS,
+    PROGRAM,
+    VERSION,
+    WEIGHTS,
+    lengths,
+    query_program,
+)
 from sessionrec_jax.serving.histories import Codes, Histories, Reader
 from sessionrec_jax.serving.limits import Limits
+from sessionrec_jax.serving.search import Index, Search
 from sessionrec_jax.serving.vocabulary import Vocabulary
 
 _KINDS = {
@@ -58,15 +70,18 @@ class ExportedModel:
     weights: dict[str, jax.Array]
     program: Any
     """Called with weights and histories; compiled once for each shape."""
+    index: Index | None
+    """Finds the best items in place of the program. None: the search is exact."""
+    queries: dict[tuple[int, int], Any]
+    """With an index: the programs that give query vectors, by the exposures and sessions that they read at most, the
+    shortest first."""
 
     @classmethod
-    def read(cls, folder: Path) -> ExportedModel:
-        """Raises InputError if the folder has no exported model, or one that is damaged, of another version, or not for
-        this kind of device."""
+    def read(cls, folder: Path, search: Search = "exact") -> ExportedModel:
+        """Raises InputError if the folder has no exported model, or one that is damaged, of another version, not for
+        this kind of device, or without the index that `search` approximate needs; ImportError without Faiss."""
         facts = _facts(folder)
-        exported = jax_export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
-        if (platform := jax_export.default_export_platform()) not in exported.platforms:
-            raise InputError(f"{folder} is for {', '.join(PLATFORMS)}, and jax uses {platform} here; set JAX_PLATFORMS")
+        program = _program(folder, PROGRAM)
         items = tables.read_parquet(folder / ITEMS, columns=["item_id", "log_popularity"])
         names = facts["names"]
         vocabulary = Vocabulary(
@@ -81,9 +96,14 @@ class ExportedModel:
         )
         popularity_V = np.concatenate([[-np.inf], items["log_popularity"].to_numpy()]).astype(np.float32)
         limits = Limits(**{name: facts["limits"][name] for name in _OF_LIMITS})
-        answering = Answering(limits, [None, *vocabulary.items], popularity_V, facts["context_read"])
-        weights = {name: jax.device_put(x) for name, x in load_file(folder / WEIGHTS).items()}
-        return cls(facts, vocabulary, Codes.of(vocabulary), answering, weights, jax.jit(exported.call))
+        arrays, index, queries = load_file(folder / WEIGHTS), None, {}
+        if search == "approximate":
+            index = _index(folder, facts, arrays)
+            queries = {most: _program(folder, query_program(*most)) for most in lengths(limits)}
+        scores_as = "scores" if index is None else "logits"
+        answering = Answering(limits, [None, *vocabulary.items], popularity_V, facts["context_read"], scores_as)
+        weights = {name: jax.device_put(x) for name, x in arrays.items()}
+        return cls(facts, vocabulary, Codes.of(vocabulary), answering, weights, program, index, queries)
 
     @property
     def k(self) -> int:
@@ -122,19 +142,63 @@ class ExportedModel:
             yield from found(item_BK[: len(window_B), :k], score_BK[: len(window_B), :k])
 
     def call(self, batch: HistoryBatch) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
-        """Returns the dense ids and the log probabilities of the best items of one shard of histories."""
-        histories = {
-            "item": batch.item_GBT,
-            "feedback": batch.feedback_GBT,
-            "session": batch.session_GBT,
-            "sessions": batch.sessions_GB,
-            "seconds": batch.seconds_GBL,
-            **{f"context.{name}": code_BL for name, code_BL in batch.context_GBL.items()},
-            "left_out_history": batch.left_out_GM[0],
-            "left_out_item": batch.left_out_GM[1],
-        }
-        best = jax.device_get(self.program(self.weights, histories))
+        """Returns the dense ids and the scores of the best items of one shard of histories: log probabilities, or with
+        an index logits."""
+        if self.index is not None:
+            longest = (batch.session_GBT < batch.seconds_GBL.shape[1]).sum(axis=1).max(), batch.sessions_GB.max()
+            most = next(most for most in self.queries if all(np.less_equal(longest, most)))
+            return self.index.best(self._queries(batch, most), self.k, batch.left_out_GM)
+        pairs = {"left_out_history": batch.left_out_GM[0], "left_out_item": batch.left_out_GM[1]}
+        best = jax.device_get(self.program(self.weights, _arrays(batch) | pairs))
         return best["items"], best["scores"]
+
+    def compile(self, batch: HistoryBatch) -> None:
+        """Compiles what `call` runs for a batch of this shape."""
+        self.call(batch)
+        for most in self.queries:
+            self._queries(batch, most)
+
+    def _queries(self, batch: HistoryBatch, most: tuple[int, int]) -> Float[np.ndarray, "B D"]:
+        """Returns the query vectors, by the program for `most` exposures and sessions."""
+        exposures, sessions = most
+        cut = batch._replace(
+            item_GBT=batch.item_GBT[:, :exposures],
+            feedback_GBT=batch.feedback_GBT[:, :exposures],
+            session_GBT=np.minimum(batch.session_GBT[:, :exposures], sessions),  # the number of padding
+            seconds_GBL=batch.seconds_GBL[:, :sessions],
+            context_GBL={name: code_BL[:, :sessions] for name, code_BL in batch.context_GBL.items()},
+        )
+        return jax.device_get(self.queries[most](self.weights, _arrays(cut)))
+
+
+def _arrays(batch: HistoryBatch) -> dict[str, np.ndarray]:
+    """Returns the histories by the names that programs know them by."""
+    return {
+        "item": batch.item_GBT,
+        "feedback": batch.feedback_GBT,
+        "session": batch.session_GBT,
+        "sessions": batch.sessions_GB,
+        "seconds": batch.seconds_GBL,
+        **{f"context.{name}": code_BL for name, code_BL in batch.context_GBL.items()},
+    }
+
+
+def _program(folder: Path, name: str) -> Any:
+    exported = jax_export.deserialize(bytearray((folder / name).read_bytes()))
+    if (platform := jax_export.default_export_platform()) not in exported.platforms:
+        raise InputError(f"{folder} is for {', '.join(PLATFORMS)}, and jax uses {platform} here; set JAX_PLATFORMS")
+    return jax.jit(exported.call)
+
+
+def _index(folder: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:
+    found = facts.get("search")
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{folder} has no index; `sessionrec export RUN --to DIR --search approximate` makes one and measures it, "
+            "and --search exact needs none"
+        )
+    checked(found, {"lists_read": int, "recall": float}, f"{folder / MODEL}, search")
+    return Index.read(folder / INDEX, arrays["catalogue.vector"], arrays["catalogue.bias"], found["lists_read"])
 
 
 PAIRS_A_PLACE = 256

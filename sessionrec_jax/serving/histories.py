@@ -260,10 +260,11 @@ def _need(values: Any, required: set[str], optional: set[str], where: str) -> No
     """Raises InputError unless `values` is an object with these keys."""
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected an object with {', '.join(sorted(required or optional))}; got {values!r}")
-    for name in sorted(required - values.keys()):
-        raise InputError(f"{where} lacks {name!r}; {near_miss(name, values.keys() or required)}")
+    # A misspelled key first: it is also why another one is missing.
     for name in sorted(values.keys() - required - optional):
         raise InputError(f"{where} has {name!r}, which nothing reads; {near_miss(name, required | optional)}")
+    for name in sorted(required - values.keys()):
+        raise InputError(f"{where} lacks {name!r}; expected an object with {', '.join(sorted(required))}")
 
 
 def _refuse_constant(name: str) -> None:

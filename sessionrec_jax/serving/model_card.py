@@ -12,6 +12,7 @@ from sessionrec_jax.config.values import replace, run_id, to_dict
 from sessionrec_jax.evaluation.trained_model import TrainedModel
 from sessionrec_jax.row import parameters
 from sessionrec_jax.row_columns import METRICS, REFERENCES
+from sessionrec_jax.serving.search import recall_line
 
 _Z95 = 1.959964
 INTENDED = (
@@ -105,6 +106,7 @@ def markdown(facts: dict[str, Any]) -> str:
             *(f"| {name.removeprefix('params_')} | {count:,} |" for name, count in facts["parameters"].items()),
             "",
             *_measured(facts),
+            *_search(facts),
             "## How to load it",
             "",
             "docs/serving.md of SessionRec-JAX shows it with jax and numpy alone. `model.json` has every setting.",
@@ -144,3 +146,10 @@ def _measured(facts: dict[str, Any]) -> list[str]:
         *others,
         "",
     ]
+
+
+def _search(facts: dict[str, Any]) -> list[str]:
+    if facts["search"] is None:
+        return []
+    line = recall_line(facts["search"])
+    return ["## Approximate search", "", f"{line[0].upper()}{line[1:]} ({facts['search']['library']}).", ""]

@@ -35,6 +35,16 @@ def answer(
 ) -> tuple[Int[Array, "G B K"], Float[Array, "G B K"]]:
     """Returns the exact best `k` items of each history and their log probabilities (nats) in the softmax over the whole
     catalogue, best first; of equal scores the lower dense id first. Places without an item have -inf."""
+    query_GBD = queries(spec, mesh, params, side, batch)
+    return over_rows(mesh, functools.partial(top_k, k=k), table, (query_GBD, batch.left_out_GM))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def queries(
+    spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side, batch: HistoryBatch
+) -> Float[Array, "G B D"]:
+    """Returns the vector of each history: its product with an item's vector, plus the item's bias, is the item's score
+    in nats, which lacks the normaliser of a log probability."""
     sessions = batch.seconds_GBL.shape[-1]
     position_GBL = jnp.broadcast_to(jnp.arange(sessions), batch.seconds_GBL.shape)
     is_read_GBL = position_GBL < batch.sessions_GB[..., None]
@@ -49,5 +59,4 @@ def answer(
     )
     query_GBLD = encode_histories(spec, mesh, params, inputs=inputs, side=side)
     last_GB = jnp.maximum(batch.sessions_GB - 1, 0)
-    query_GBD = jnp.take_along_axis(query_GBLD, last_GB[..., None, None], axis=2)[:, :, 0]
-    return over_rows(mesh, functools.partial(top_k, k=k), table, (query_GBD, batch.left_out_GM))
+    return jnp.take_along_axis(query_GBLD, last_GB[..., None, None], axis=2)[:, :, 0]

@@ -5,31 +5,35 @@
     for answer in recommend(model, read_histories(Path("users.jsonl"), names), k=50):
         print(json.dumps(answer))
 
-Letters: W windows (what the model reads of a history), B histories of a shard, G shards of a batch, K recommendations.
+Letters: W windows (what the model reads of a history), B histories of a shard, G shards of a batch, K recommendations,
+D width.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import Windows
 from sessionrec_jax.devices.mesh import batch_shards, over_batch
 from sessionrec_jax.devices.placement import put_side
-from sessionrec_jax.evaluation.scoring import BLOCK, item_table, stack_pairs
+from sessionrec_jax.evaluation.scoring import BLOCK, ItemTable, item_table, stack_pairs
 from sessionrec_jax.evaluation.trained_model import TrainedModel
+from sessionrec_jax.model.embedding import Side
+from sessionrec_jax.model.spec import Params, Spec
 from sessionrec_jax.registry import SESSION_ENCODERS
 from sessionrec_jax.runfolder.progress import Bar
 from sessionrec_jax.serving.answers import Answering, Best, Seen, found
 from sessionrec_jax.serving.batch import pack, seen_pairs
 from sessionrec_jax.serving.histories import Histories
 from sessionrec_jax.serving.limits import Limits
-from sessionrec_jax.serving.program import answer
+from sessionrec_jax.serving.program import answer, queries
 
 
 def recommend(
@@ -80,7 +84,30 @@ def histories_at_once(run: TrainedModel) -> int:
     return max(1, min(BLOCK, run.shape.sessions // (run.config.data.slots - 1)))
 
 
+def queries_and_best(
+    run: TrainedModel, asked: Windows, k: int
+) -> tuple[Float[np.ndarray, "W D"], Int[np.ndarray, "W K"]]:
+    """Returns the query vector of each window, and the dense ids of its exact best `k` items."""
+
+    def both(spec: Spec, mesh: jax.sharding.Mesh, params: Params, side: Side, table: ItemTable, batch: Any) -> Any:
+        return queries(spec, mesh, params, side, batch), answer(spec, mesh, k, params, side, table, batch)[0]
+
+    query_BD, item_BK = zip(*_over_batches(run, asked, None, True, both), strict=True)
+    return np.concatenate(query_BD), np.concatenate(item_BK)
+
+
 def _rank(run: TrainedModel, k: int, quiet: bool, asked: Windows, seen: FlatLog | None) -> Iterator[Best]:
+    def best(spec: Spec, mesh: jax.sharding.Mesh, *given: Any) -> Any:
+        return answer(spec, mesh, k, *given)
+
+    for item_BK, score_BK in _over_batches(run, asked, seen, quiet, best):
+        yield from found(item_BK, score_BK)
+
+
+def _over_batches(
+    run: TrainedModel, asked: Windows, seen: FlatLog | None, quiet: bool, program: Callable[..., Any]
+) -> Iterator[Any]:
+    """Yields what `program(spec, mesh, params, side, table, batch)` returns, for the windows of each batch."""
     spec, shards, places = run.spec.in_float32, batch_shards(run.mesh), histories_at_once(run)
     side = put_side(run.catalogue.side, spec.rows, run.mesh)
     table = item_table(spec, run.mesh, run.params, side)
@@ -94,6 +121,6 @@ def _rank(run: TrainedModel, k: int, quiet: bool, asked: Windows, seen: FlatLog 
                 pairs_G = [seen_pairs(seen, asked.user_W[window_B], spec.ids) for window_B in window_GB]
                 batch = batch._replace(left_out_GM=stack_pairs(pairs_G, places))
             on_device = jax.device_put(batch, over_batch(run.mesh))
-            best_GB = jax.device_get(answer(spec, run.mesh, k, run.params, side, table, on_device))
-            yield from found(*(x_GBK.reshape(-1, k)[: len(window_B)] for x_GBK in best_GB))
+            arrays = jax.device_get(program(spec, run.mesh, run.params, side, table, on_device))
+            yield tuple(x_GBX.reshape(-1, x_GBX.shape[-1])[: len(window_B)] for x_GBX in arrays)
             bar.advance("")

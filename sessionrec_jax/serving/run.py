@@ -39,6 +39,7 @@ from sessionrec_jax.serving.frames import is_frame, users_of_frame
 from sessionrec_jax.serving.histories import Histories, histories_of, log_histories, read_histories
 from sessionrec_jax.serving.load import restore
 from sessionrec_jax.serving.recommend import recommend
+from sessionrec_jax.serving.search import Search
 from sessionrec_jax.serving.vocabulary import Vocabulary
 
 Split = Literal["validation", "test"]
@@ -234,19 +235,21 @@ class Run:
             'or "log"'
         )
 
-    def export(self, to: str | Path, k: int = 100) -> None:
+    def export(self, to: str | Path, k: int = 100, search: Search = "exact") -> None:
         """Writes the model to the new folder `to`, to be used without this package: weights, item vectors, the program
-        of `recommend` for its best `k` items, a model card. docs/serving.md shows how to load it.
+        of `recommend` for its best `k` items, a model card. docs/serving.md shows how to load it. `search` approximate
+        adds an index for the service, and its recall on histories of the log.
 
         >>> load("RUN").export("MODEL", k=10)
         >>> load("RUN").export("MODEL")
         Traceback (most recent call last):
         doors.errors.InputError: MODEL exists already; name another folder, or delete it first
 
-        Raises InputError if `to` exists already or cannot be written, and NotSaved on a full disk.
+        Raises InputError if `to` exists already or cannot be written, or if the recall is below .99; ImportError if
+        Faiss is not installed (extra `search`); and NotSaved on a full disk.
         """
         check_target(Path(to))  # before the model is read
-        export(self.model, self.row, Path(to), k)
+        export(self.model, self.row, Path(to), k, search)
 
     def item_embeddings(self) -> ItemEmbeddings:
         """Returns the publisher's ids and the vectors of all items, as retrieval scores them.
