@@ -23,7 +23,6 @@ from doors.bounds import Between
 from doors.state import read_object
 from doors.terminal import say
 from experiments.cli.parsing import parse_flags
-from sessionrec_jax.serving.export import MODEL
 from sessionrec_jax.serving.search import Search, recall_line
 
 
@@ -48,6 +47,8 @@ def main(argv: list[str]) -> int:
     run = sr.load(command.run, command.data)
     run.export(command.to, command.k, command.search)
     if command.search == "approximate":
+        from sessionrec_jax.serving.export import MODEL  # it loads jax, which --help must not need
+
         say(recall_line(read_object(command.to / MODEL, {"search": dict})["search"]))
     say(f"{command.to} has the model; `sessionrec serve {command.to}` answers over HTTP")
     return 0
