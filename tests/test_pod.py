@@ -190,7 +190,7 @@ def test_a_scan_compiled_for_eight_devices():
 
 @pytest.fixture(scope="module")
 def small() -> Job:
-    sizes = {"model.width": 8, "model.layers": 1, "model.id_width": 8, "data.sessions_per_row": 8, "mesh.data": 4,
+    sizes = {"model.width": 8, "model.layers": 3, "model.id_width": 8, "data.sessions_per_row": 8, "mesh.data": 4,
              "mesh.model": 2, "loss.negatives": 16, "optim.table_update": "sparse"}  # fmt: skip
     return Job(
         "v5e:4x4", 1, replace(Config(), sizes), Shapes(items=200_000, rows_per_shard=2, side_values=(7,)), PROGRAMS
@@ -247,6 +247,12 @@ def test_a_state_too_large_for_any_microbatch_wants_more_chips(of_small):
     large = of_small | {"devices": 16, "state_bytes": 40e9}
     assert "about 64 chips" in verdict.advice(large, CHIPS["v5e"], 1)
     assert not verdict.fits({"peak_bytes": 17e9}, CHIPS["v5e"])
+
+
+def test_remat_sends_no_sum_over_model_twice(of_small):
+    """A layer has two sums forward, of attention and of the MLP, and two backward."""
+    sums = [one for one in of_small["programs"]["step"]["collectives"] if one["axes"] == "model"]
+    assert 3 * 4 <= max(one["times"] for one in sums if one["kind"] == "all-reduce") < 3 * 5
 
 
 def test_a_copy_of_narrow_rows_names_the_width_that_needs_none(of_small):

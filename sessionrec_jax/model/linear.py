@@ -8,8 +8,11 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+_SUM = "sum over devices"
 
 
 def linear(
@@ -36,6 +39,19 @@ def stays_with_its_batch(x: Array) -> Array:
     if mesh.empty or mesh.manual_axes:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[PartitionSpec.UNCONSTRAINED] * x.ndim))
+
+
+def keeps_sum(x: Array) -> Array:
+    """Returns x, a sum over the devices of the axis `model`, which `remat` keeps instead of computing and sending it a
+    second time."""
+    return checkpoint_name(x, _SUM)
+
+
+def kept_by_remat() -> Callable[..., bool] | None:
+    """Returns the policy of `nn.remat`: it keeps nothing but what `keeps_sum` names, and that only where devices share
+    a matrix; None keeps nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.checkpoint_policies.save_only_these_names(_SUM) if mesh.shape.get("model", 1) > 1 else None
 
 
 @jax.custom_vjp

@@ -18,6 +18,7 @@ from sessionrec_jax.config.settings import Model
 from sessionrec_jax.model.attention import slots_of
 from sessionrec_jax.model.dropout import Noise, drop, layer_keys, row_keys
 from sessionrec_jax.model.facts import Parameter, vector
+from sessionrec_jax.model.linear import kept_by_remat
 from sessionrec_jax.model.norm import rms_norm
 from sessionrec_jax.registry import SEQUENCE_ENCODERS
 
@@ -93,8 +94,11 @@ class SequenceEncoderModule(nn.Module):
         x_RLD = drop(x_RLD, config.dropout, key_R)
         if config.layers:
             encoder = SEQUENCE_ENCODERS.find(config.sequence_encoder)
+            block = encoder.block
+            if config.remat:
+                block = nn.remat(block, prevent_cse=False, policy=kept_by_remat())
             blocks = nn.scan(
-                nn.remat(encoder.block, prevent_cse=False) if config.remat else encoder.block,
+                block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast, 0),

@@ -27,7 +27,7 @@ from sessionrec_jax.model.attention import (
 from sessionrec_jax.model.dropout import drop
 from sessionrec_jax.model.facts import matrix_in, matrix_out, vector
 from sessionrec_jax.model.fused.bias import BiasTables
-from sessionrec_jax.model.linear import linear
+from sessionrec_jax.model.linear import keeps_sum, linear
 from sessionrec_jax.model.norm import rms_norm
 from sessionrec_jax.model.parametrization import branch_scale, head_width_ratio, initial_layers
 from sessionrec_jax.model.sequence_encoder import LayerCost, SequenceEncoder
@@ -54,7 +54,7 @@ class TransformerBlock(nn.Module):
         q_RLD, k_RMD, v_RMD = split_by_head(linear(self, "qkv", h_RLD, 3 * width), 3, config.heads)
         scale = (width // config.heads * head_width_ratio(config)) ** -0.5
         a_RLD = attention(self, q_RLD, k_RMD, v_RMD, slots, scale=scale, weights=_softmax, kernel=_kernel)
-        branch_RLD = linear(self, "attention_out", a_RLD, width, init=small)
+        branch_RLD = keeps_sum(linear(self, "attention_out", a_RLD, width, init=small))
         x_RLD = x_RLD + drop(branch_RLD * branch_scale(config), config.dropout, key_R, site=0)
 
         h_RLD = rms_norm(self, "norm_mlp", x_RLD)
