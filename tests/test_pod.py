@@ -84,9 +84,9 @@ ENTRY %main (x: f32[16,100]) -> f32[16,100] {
 
 
 def written(
-    groups: str = "replica_groups={{0,2,4,6},{1,3,5,7}}", constant: str = "constant(5)", **rest
+    groups: str = "replica_groups={{0,2,4,6},{1,3,5,7}}", constant: str = "constant(5)", copy: str = "copy", **rest
 ) -> hlo.Findings:
-    text = HEAD.replace("GROUPS", groups).replace("CONSTANT", constant)
+    text = HEAD.replace("GROUPS", groups).replace("CONSTANT", constant).replace("copy(%x.1)", f"{copy}(%x.1)")
     return hlo.read(text, LAYOUT, **{"table": NO_TABLE, "links": LINKS} | rest)
 
 
@@ -149,9 +149,11 @@ def test_groups_are_read_in_every_form(text, groups):
     assert groups_of(text, 4) == groups
 
 
-def test_copies_as_large_as_a_part_of_a_table_are_found():
+@pytest.mark.parametrize("copy", ["copy", "convert"])
+def test_copies_as_large_as_a_part_of_a_table_are_found(copy):
     table = hlo.Part(16, 6400.0)
-    assert {(move.name, move.bytes) for move in written(table=table).moves} == {("copy.3", 6400), ("y", 6400)}
+    found = {(move.kind, move.name, move.bytes) for move in written(table=table, copy=copy).moves}
+    assert found == {(copy, "copy.3", 6400), ("fusion", "y", 6400)}
     assert not written(table=hlo.Part(17, 6400.0)).moves
     assert not written(table=hlo.Part(16, 64000.0)).moves
 

@@ -12,7 +12,7 @@ from experiments.pod.hlo_text import Instruction, Program, parse, shape_bytes, s
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
          "collective-broadcast")  # fmt: skip
-_MOVES = ("copy", "copy-start", "transpose")
+_MOVES = ("copy", "copy-start", "transpose", "convert")
 _HOST_MOVES = ("send", "recv", "infeed", "outfeed")
 _UNESTIMATED = 1e15
 """XLA writes an absurd number of cycles where it has given up."""
@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A copy of an array as large as a device's part of an item table."""
+    """A copy of an array as large as a device's part of an item table, also one into another type."""
 
     kind: str
     name: str
@@ -191,7 +191,7 @@ def _moves(program: Program, table: Part) -> list[Move]:
 
 def _is_only_copy(program: Program, fusion: Instruction) -> bool:
     inside = _fused_kinds(program, fusion)
-    return bool(inside & {"copy", "transpose"}) and inside <= {"copy", "transpose", "bitcast", "parameter"}
+    return bool(inside & set(_MOVES)) and inside <= {*_MOVES, "bitcast", "parameter"}
 
 
 def _cycles(program: Program) -> tuple[float, dict[str, int]]:
