@@ -168,3 +168,18 @@ def test_the_split_says_what_it_leaks(tmp_path, capsys):
     dates = ("--validation-from", "2023-11-30", "--test-from", "2023-12-10")
     (tmp_path / "a.csv").rename(tmp_path / "b.csv")
     assert prepared(tmp_path / "b.csv", "--split", "temporal", *dates)["training_after_first_test"] == 0
+
+
+def test_the_split_says_how_many_test_clicks_are_on_new_items(tmp_path, capsys):
+    """The last session of every user shows one item that no other session does, and clicks it."""
+    is_new = (pl.col("visit") == 5) & pl.col("clicked")
+    rows(item_id=pl.when(is_new).then(99).otherwise("item_id")).write_csv(tmp_path / "a.csv")
+    manifest = prepared(tmp_path / "a.csv", "--session", "visit")
+    assert manifest["test_clicks_on_new_items"] == 1
+    assert "100.0% of the test clicks are on items that no training session shows, which a model" in said(capsys)
+
+
+def test_no_new_item_is_not_said(tmp_path, capsys):
+    rows().write_csv(tmp_path / "a.csv")
+    assert prepared(tmp_path / "a.csv", "--session", "visit")["test_clicks_on_new_items"] == 0
+    assert "no training session shows" not in said(capsys)

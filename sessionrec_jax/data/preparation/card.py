@@ -78,7 +78,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "clicks": f"{card['clicks']:,}, {card['click_rate']:.1%} of the labelled exposures"
         + (", each with a click probability" if PROBABILITY in card else ""),
         "feedback": ", ".join(card["feedback_names"]),
-        "split": settings["split"] + _leak(card),
+        "split": settings["split"] + _leak(card) + _new_items(card),
         "sessions by role": _by_role(card["sessions_by_role"]),
         "to predict": f"{_by_role(card['target_sessions_by_role'])} (sessions with one before them)",
         "side information": side or "-",
@@ -99,6 +99,15 @@ def _leak(card: dict[str, Any]) -> str:
         return ""
     cure = "" if card["settings"]["split"] == "temporal" else "; --split temporal trains on the past alone"
     return f"; {share:.1%} of the training exposures are later than the first test session{cure}"
+
+
+def _new_items(card: dict[str, Any]) -> str:
+    share = card.get("test_clicks_on_new_items")
+    if not share:
+        return ""
+    known = card["side_columns"] or card.get("vectors")
+    cure = "" if known else ", which a model without side information cannot tell apart"
+    return f"; {share:.1%} of the test clicks are on items that no training session shows{cure}"
 
 
 def _lost(card: dict[str, Any]) -> str:
