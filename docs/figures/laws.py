@@ -28,8 +28,9 @@ HALF = 0.5
 
 def chart() -> alt.HConcatChart:
     data = pl.read_csv(RESULTS / "known_truth_data_axis.csv").filter(pl.col("log_alpha") == HALF)
-    is_drawn = (pl.col("alpha") == HALF) & (pl.col("labels") == "expected") & (pl.col("sequence_encoder") == "transformer")
-    body = pl.read_csv(RESULTS / "known_truth_body_fresh.csv").filter(is_drawn)
+    body = pl.read_csv(RESULTS / "known_truth_body_fresh.csv").filter(
+        alpha=HALF, labels="expected", sequence_encoder="transformer"
+    )
     panels = (
         _panel(data, DATA, HALF / (1 + HALF), "Loss against data", "training sessions"),
         _panel(body, BODY, HALF, "Loss against body size", "parameters of the body"),
