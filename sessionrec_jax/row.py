@@ -180,6 +180,7 @@ def identity(config: Config, plan: str) -> Row:
         "learning_rate_peak": optim.learning_rate_peak,
         "learning_rate_rule": _learning_rate_rule(config),
         "learning_rate_schedule": _learning_rate_schedule(optim),
+        "table_prior": optim.table_prior,
         "retrieval_loss": loss.retrieval,
         "negatives": loss.negatives if draws_negatives else None,
         "negatives_from": loss.negatives_from if draws_negatives else None,

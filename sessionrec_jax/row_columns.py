@@ -52,6 +52,7 @@ EVERY_ROW = (
         "tuned at this size, halving (tuned, worse rates were dropped early), mup, fixed",
     ),
     Column("learning_rate_schedule", "str", "", "warm-up and decay"),
+    Column("table_prior", "float", "", "precision of the Gaussian prior on the ID table"),
     Column("retrieval_loss", "str", "", "name of the retrieval loss"),
     Column("negatives", "int", "items", "negatives of a step; null if none are drawn", optional=True),
     Column("negatives_from", "str", "", "distribution of the negatives; null if none are drawn", optional=True),

@@ -92,7 +92,7 @@ def _tables(lines: list[ArmResult]) -> list[tuple[str, list[ArmResult]]]:
 
 
 def _header(lines: list[ArmResult]) -> list[str]:
-    return ["", *map(_label, lines[0].values), "epochs", "TFLOPs", "body", "rate"]
+    return ["", *map(_label, lines[0].values), "epochs", "TFLOPs", "body", "rate", "prior"]
 
 
 def _label(metric: str) -> str:
@@ -109,8 +109,13 @@ def _cells(line: ArmResult) -> list[str]:
         "-" if line.epochs is None else f"{line.epochs:.3g}",
         "-" if line.flops_train is None else f"{line.flops_train / 1e12:.3g}",
         "-" if line.params_body is None else f"{line.params_body:,}",
-        " ".join(f"{rate:g}" for rate in sorted(set(line.learning_rates))) or "-",
+        _each(line.learning_rates),
+        _each(line.table_priors),
     ]
+
+
+def _each(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in sorted(set(values))) or "-"
 
 
 def _number(line: ArmResult, metric: str) -> str:

@@ -1,12 +1,13 @@
 """The base of the plans that compare arms, each tuned in the same way, and the file that `sessionrec compare` reads.
 
-An arm is one line of a table: a model with its settings. Every arm gets the same learning rates for each seed and is
-chosen among them on the validation sessions. It runs at equal epochs (as many passes as the reference) and at equal
+An arm is one line of a table: a model with its settings. Every arm gets the same learning rates and table priors for
+each seed, and the best of its runs is chosen on the validation sessions. It runs at equal epochs (as many passes as the reference) and at equal
 compute (as many FLOPs as the reference). Where the two differ by less than five per cent they are the same runs.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -39,16 +40,19 @@ class ArmsPlan:
 
     learning_rates: tuple[float, ...] = (1e-3, 3e-3)
     """Peak learning rates that every arm may choose from, by NDCG@50 on the validation sessions."""
+    table_priors: tuple[float, ...] = (0.0,)
+    """Priors on the ID table that every arm may choose from, each with every learning rate."""
     epochs: float = 3.0
     """Passes over the training sessions: of every arm at equal epochs, of the reference at equal compute."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of every arm."""
     halving: bool = False
     """Drop the learning rates whose NDCG@50 on the validation sessions is worst after a quarter and after a half of the
-    steps, never below two."""
+    steps, never below two for each table prior."""
 
     SETS: ClassVar[dict[str, str]] = {
         "optim.learning_rate_peak": "--learning-rates",
+        "optim.table_prior": "--table-priors",
         "train.epochs": "--epochs",
         "train.seed": "--seeds",
     }
@@ -74,13 +78,17 @@ class ArmsPlan:
         return Layout(list(configs.values()), {"comparison.json": {"select_by": VALIDATION_NDCG, "arms": entries}})
 
     def _trials(self, config: Config, seed: int) -> list[Config]:
-        """The run at each learning rate."""
+        """The run at each table prior and learning rate."""
         if self.halving:
             rates.check_halving(self.learning_rates)
         tuned = "halving" if self.halving else "tuned"
         rule = tuned if len(self.learning_rates) > 1 else "fixed"
         seeded = replace(config, {"train.seed": seed, "optim.learning_rate_rule": rule})
-        return [check(replace(seeded, {"optim.learning_rate_peak": rate})) for rate in self.learning_rates]
+        tried = itertools.product(self.table_priors, self.learning_rates)
+        return [
+            check(replace(seeded, {"optim.table_prior": prior, "optim.learning_rate_peak": rate}))
+            for prior, rate in tried
+        ]
 
 
 def _at_both_budgets(arm: Arm, reference: Config, prepared: Prepared) -> dict[str, Config]:

@@ -52,6 +52,8 @@ class ArmResult:
     params_body: int | None
     learning_rates: tuple[float, ...]
     """Chosen on validation, one for each seed."""
+    table_priors: tuple[float, ...]
+    """Chosen in the same way. Empty where the rows do not say them."""
     values: dict[str, Estimate | None]
     """By metric; None if it is missing."""
     differences: dict[str, Estimate | None]
@@ -147,6 +149,7 @@ def _table(sweep_dir: Path, arms: list[Any], metrics: tuple[str, ...]) -> list[A
                 flops_train=first.get("flops_train"),
                 params_body=first.get("params_body"),
                 learning_rates=tuple(row["learning_rate_peak"] for row in rows.values()),
+                table_priors=tuple(row["table_prior"] for row in rows.values() if "table_prior" in row),
                 values={metric: _value(arm_sums, metric) for metric in metrics},
                 differences={
                     metric: None if arm["is_reference"] else _difference(arm_sums, reference, metric)
