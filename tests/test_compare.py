@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -48,7 +49,8 @@ def write_run(sweep, name: str, validation: float, x_U: np.ndarray, n_U: np.ndar
     folder.mkdir(parents=True)
     n_U = np.ones(len(x_U)) if n_U is None else n_U
     row = {
-        "run_id": name, "status": "done", "validation_ndcg_at_50": validation, "learning_rate_peak": 0.001,
+        "run_id": name, "status": "done", "validation_ndcg_at_50": validation,
+        "learning_rate_peak": 0.001, "table_prior": 10.0 if name[0] == "b" else 0.0,
         "ndcg_at_50": float(x_U.sum() / n_U.sum()), "ndcg_at_50_stderr": 0.1, "epochs": 3.0, "flops_train": 2e12,
         "params_body": 1234,
     }  # fmt: skip
@@ -96,6 +98,29 @@ def test_arms_are_chosen_on_validation_and_compared_user_by_user(sweep):
     wide = a.values["ndcg_at_50"]
     assert wide.high - wide.low > 5 * (gain.high - gain.low)
     assert a.values["ndcg_at_50"].value < 1  # not the trial that is best on test
+
+
+def test_the_rates_and_priors_that_were_chosen_are_in_the_table(sweep):
+    assert [(line.learning_rates, line.table_priors) for line in compare(sweep, ("ndcg_at_50",))] == [
+        ((0.001, 0.001), prior) for prior in ((0.0, 0.0), (10.0, 10.0), (0.0, 0.0))
+    ]
+    out = sweep / "table.md"
+    assert main(["compare", str(sweep), "--metrics", "ndcg_at_50", "--out", str(out)]) == 0
+    heads, *arms = [
+        line.split(" | ") for line in out.read_text().splitlines() if line.startswith("| ") and "---" not in line
+    ]
+    assert [heads[-2:], *(arm[-2:] for arm in arms)] == [
+        ["rate", "prior |"], *(["0.001", prior] for prior in ("0 |", "10 |", "0 |"))
+    ]  # fmt: skip
+
+
+def test_a_row_without_the_prior_is_compared(sweep):
+    """Rows of earlier versions do not say it."""
+    for path in sweep.glob("runs/*/row.json"):
+        row = json.loads(path.read_text())
+        del row["table_prior"]
+        path.write_text(json.dumps(row))
+    assert {line.table_priors for line in compare(sweep, ("ndcg_at_50",))} == {()}
 
 
 def test_the_p_of_each_difference_is_corrected_for_the_number_of_arms(sweep):
@@ -192,13 +217,14 @@ def laid_out(plan, config, log):
 
 
 def test_every_arm_has_the_same_trials_and_one_of_its_table_is_the_reference(config, log):
-    plans = (paradigm.Plan(epochs=2.0), ablation.Plan(epochs=2.0))
+    plans = (paradigm.Plan(epochs=2.0, table_priors=(0.0, 10.0)), ablation.Plan(epochs=2.0))
     for plan in plans:
         arms, by_id = laid_out(plan, config, log)
         for arm in arms:
             assert list(arm["runs"]) == ["0", "1", "2"]
-            rates = [[by_id[name].optim.learning_rate_peak for name in runs] for runs in arm["runs"].values()]
-            assert rates == [list(plan.learning_rates)] * 3
+            trials = [[by_id[name].optim for name in runs] for runs in arm["runs"].values()]
+            tried = list(itertools.product(plan.table_priors, plan.learning_rates))
+            assert [[(optim.table_prior, optim.learning_rate_peak) for optim in each] for each in trials] == [tried] * 3
         for table in {arm["table"] for arm in arms}:
             assert sum(arm["is_reference"] for arm in arms if arm["table"] == table) == 2  # one a budget
         names = [(arm["table"], arm["budget"], arm["arm"]) for arm in arms]

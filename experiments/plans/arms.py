@@ -1,8 +1,9 @@
 """The base of the plans that compare arms, each tuned in the same way, and the file that `sessionrec compare` reads.
 
 An arm is one line of a table: a model with its settings. Every arm gets the same learning rates and table priors for
-each seed, and the best of its runs is chosen on the validation sessions. It runs at equal epochs (as many passes as the reference) and at equal
-compute (as many FLOPs as the reference). Where the two differ by less than five per cent they are the same runs.
+each seed, and the best of its runs is chosen on the validation sessions. It runs at equal epochs (as many passes as the
+reference) and at equal compute (as many FLOPs as the reference). Where the two differ by less than five per cent they
+are the same runs.
 """
 
 from __future__ import annotations
