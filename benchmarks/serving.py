@@ -1,6 +1,7 @@
 """The time that a client waits for `sessionrec serve`, exact and approximate, with a million items. Needs wrk.
 
-    python benchmarks/serving.py [--requests 20000] [--exact-seconds 60] [--clients 32] [--items-base 100]
+    python benchmarks/serving.py [--requests 20000] [--exact-seconds 60] [--clients 32] [--processes 2]
+                                 [--items-base 100]
 
 A model (width 64, two layers) is trained for one epoch on a drawn log, exported with an index and served on the
 loopback address; wrk sends histories of four sessions, each client the next one when it has its answer. In the log each
@@ -105,9 +106,11 @@ def bodies(base: int) -> list[dict]:
 def loaded(model: Path, search: str, script: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Starts the service, sends requests for some seconds, and returns what wrk counted and the CPU time."""
     serve = [sys.executable, "-m", "experiments", "serve", str(model), "--port", "0", "--search", search]
-    service = subprocess.Popen([*serve, "--batch", str(arguments.clients)], stderr=subprocess.PIPE, text=True)
+    count = arguments.processes
+    service = subprocess.Popen([*serve, "--processes", str(count)], stderr=subprocess.PIPE, text=True)
     try:
-        address = next(found[1] for line in service.stderr if (found := re.search(r"listening at (\S+)", line)))
+        listening = (found[1] for line in service.stderr if (found := re.search(r"listening at (\S+)", line)))
+        address = [next(listening) for _ in range(count)][0]
         wrk = ["wrk", "-t", "1", "-c", str(arguments.clients), "--timeout", "60s", "-s", str(script), address, "-d"]
         warm = _counted([*wrk, f"{WARM_SECONDS}s"])
         seconds = math.ceil(arguments.requests / max(1, warm["requests"]) * warm["seconds"])
@@ -124,9 +127,10 @@ def _counted(wrk: list[str]) -> dict[str, float]:
 
 
 def _cpu_seconds(process: int) -> float:
-    """Returns the CPU time of a process and its threads so far, by Linux's /proc."""
+    """Returns the CPU time of a process, its threads and its children so far, by Linux's /proc."""
     user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") + sum(map(_cpu_seconds, map(int, children)))
 
 
 def main() -> None:
@@ -134,6 +138,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--exact-seconds", type=int, default=60)
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="those of the service")
     parser.add_argument("--items-base", type=int, default=100, help="the cube root of the number of items")
     arguments = parser.parse_args()
     need("uvicorn", "serve")
@@ -155,6 +160,7 @@ def main() -> None:
         ratio=significant(found["approximate"]["p50_ms"] / found["exact"]["p50_ms"]),
         items=arguments.items_base**3,
         clients=arguments.clients,
+        processes=arguments.processes,
         **{
             f"{search}_{column}": value if column in ("requests", "errors") else significant(value)
             for search, counted in found.items()

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_export import SMALL, untrained
 
+from doors.state import checksums
 from experiments.__main__ import main
 from experiments.service.micro_batches import Busy, MicroBatches, Size
-from sessionrec_jax.serving.export import export
+from sessionrec_jax.serving.export import MODEL, PROGRAM, export
 from sessionrec_jax.serving.exported import ExportedModel
 
 BATCH, BODY_BYTES, EXPOSURES = 6, 5_000, 40
@@ -163,6 +167,47 @@ def test_sigterm_answers_what_was_accepted(folder, log):
     assert (status, answer["user"]) == (200, "user 2")
     assert process.wait(60) == -signal.SIGTERM
     process.stderr.close()
+
+
+def test_a_process_of_several_that_dies_is_replaced_and_sigterm_ends_all(folder, log):
+    process, port = start(folder, "--processes", "2", "--batch", "1")
+    wanted = ExportedModel.read(folder).recommend([user_of(1, log)], 10)
+    first = children_of(process.pid)
+    assert len(first) >= 2  # and the tracker of Python's multiprocessing
+    same(ask(port, user_of(1, log))[1], dict(wanted[0]))
+    for line in process.stderr:  # both listen
+        if "listening at" in line:
+            break
+    serving = [pid for pid in first if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(serving) == 2
+    os.kill(serving[0], signal.SIGKILL)
+    assert any("listening at" in line for line in process.stderr)  # the new one
+    same(ask(port, user_of(1, log))[1], dict(wanted[0]))
+    left = children_of(process.pid)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == -signal.SIGTERM
+    process.stderr.close()
+    assert serving[1] in left
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left if pid in serving)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_start_end_the_service(folder, tmp_path):
+    """The checksum of the program is right, and the program is not one."""
+    broken = tmp_path / "MODEL"
+    shutil.copytree(folder, broken)
+    (broken / PROGRAM).write_bytes(b"")
+    facts = json.loads((broken / MODEL).read_text())
+    facts["files"] = checksums(broken, without=MODEL)
+    (broken / MODEL).write_text(json.dumps(facts))
+    serve = [sys.executable, "-m", "experiments", "serve", str(broken), "--port", "0", "--processes", "2"]
+    ended = subprocess.run(serve, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 1
+    assert "failed to start" in ended.stderr
 
 
 def test_a_port_that_is_taken_and_a_folder_of_something_else_are_refused(folder, tmp_path, capsys):

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from experiments.service.micro_batches import Busy, MicroBatches, Size
+from sessionrec_jax.data.windows import Windows
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.serving.answers import Best, Seen
 from sessionrec_jax.serving.batch import HistoryBatch, pack, seen_pairs
@@ -41,7 +42,8 @@ class Service:
         """`body_bytes` is the size of a request's body, at most. Compiles every program."""
         self._model, self._size, self._body_bytes = model, size, body_bytes
         self._batches = MicroBatches(model, size)
-        self._batches.compile(self._one(self._read({"user": None, "sessions": [], "times": []}), "kept"))
+        empty = self._read({"user": None, "sessions": [], "times": []})
+        self._batches.compile(self._one(empty, newest(empty, model.answering.limits), "kept"))
 
     @property
     def app(self) -> Starlette:
@@ -77,10 +79,11 @@ class Service:
         try:
             k, seen = self._k(asked.pop("k", None)), _seen(asked.pop("seen", "kept"))
             histories = self._read(asked)
-            one = self._one(histories, seen)
+            recent = newest(histories, self._model.answering.limits)
         except InputError as error:
             raise HTTPException(400, str(error)) from None
         best: list[Best] = []
+        one = self._one(histories, recent, seen)
         if one.sessions_GB[0]:
             try:
                 item_K, score_K = await self._batches.best(one)
@@ -88,7 +91,7 @@ class Service:
                 headers = {"Retry-After": "1"}
                 raise HTTPException(503, "too many requests wait; try again", headers=headers) from None
             best = [(item_K[:k], score_K[:k])]
-        [answer] = self._model.answering.answers(histories, k, seen, lambda *_: best)
+        [answer] = self._model.answering.answers(histories, k, seen, lambda *_: best, recent)
         return JSONResponse(answer)
 
     async def _body(self, request: Request) -> bytes:
@@ -116,10 +119,9 @@ class Service:
             raise HTTPException(413, f"the history has {count:,} exposures; send the newest, {most:,} at most")
         return histories
 
-    def _one(self, histories: Histories, seen: Seen) -> HistoryBatch:
-        """Returns the history as a batch of one place."""
+    def _one(self, histories: Histories, recent: Windows, seen: Seen) -> HistoryBatch:
+        """Returns the history, of which the model reads `recent`, as a batch of one place."""
         limits, context = self._model.answering.limits, self._model.facts["context_read"]
-        recent = newest(histories, limits)
         read_W = np.flatnonzero(recent.first_W < recent.last_W)  # none, if the history has no known item
         one = pack(recent, read_W, limits=limits, context=context, places=1)
         if seen == "masked":

@@ -46,13 +46,17 @@ class Answering:
     def _by_popularity_V(self) -> Int[np.ndarray, " V"]:
         return np.argsort(-self.log_popularity_V, kind="stable")
 
-    def answers(self, histories: Histories, k: int, seen: Seen, rank: Rank) -> Iterator[dict[str, Any]]:
-        """Yields one answer a user, as `recommend` describes them. Raises InputError for a `k` above the number of
-        items, and for a session that the model cannot read."""
+    def answers(
+        self, histories: Histories, k: int, seen: Seen, rank: Rank, recent: Windows | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yields one answer a user, as `recommend` describes them. `recent` is what `newest` gives for the histories,
+        where it is known. Raises InputError for a `k` above the number of items, and for a session that the model
+        cannot read."""
         items = len(self.published) - 1
         if not 1 <= k <= items:
             raise InputError(f"--k {k}: the catalogue has {items} items; expected a number from 1 to {items}")
-        return self._named(histories, newest(histories, self.limits), k, seen, rank)
+        recent = newest(histories, self.limits) if recent is None else recent
+        return self._named(histories, recent, k, seen, rank)
 
     def _named(self, histories: Histories, recent: Windows, k: int, seen: Seen, rank: Rank) -> Iterator[dict[str, Any]]:
         popular_K = self._by_popularity_V[:k]
@@ -77,6 +81,8 @@ class Answering:
 
     def _unknown_context(self, log: FlatLog) -> Int[np.ndarray, " U"]:
         """Counts the values out of the vocabulary in each user's sessions."""
+        if not self.context_values:
+            return np.zeros(log.users, np.int64)
         unknown_S = np.zeros(len(log.session_items_S), np.int64)
         for name, values in self.context_values.items():
             unknown_S += log.session_context[name] > values

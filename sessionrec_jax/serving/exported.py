@@ -80,7 +80,7 @@ class ExportedModel:
     def read(cls, folder: Path, search: Search = "exact") -> ExportedModel:
         """Raises InputError if the folder has no exported model, or one that is damaged, of another version, not for
         this kind of device, or without the index that `search` approximate needs; ImportError without Faiss."""
-        facts = _facts(folder)
+        facts = check_folder(folder, search)
         program = _program(folder, PROGRAM)
         items = tables.read_parquet(folder / ITEMS, columns=["item_id", "log_popularity"])
         names = facts["names"]
@@ -98,7 +98,8 @@ class ExportedModel:
         limits = Limits(**{name: facts["limits"][name] for name in _OF_LIMITS})
         arrays, index, queries = load_file(folder / WEIGHTS), None, {}
         if search == "approximate":
-            index = _index(folder, facts, arrays)
+            catalogue = arrays["catalogue.vector"], arrays["catalogue.bias"]
+            index = Index.read(folder / INDEX, *catalogue, facts["search"]["lists_read"])
             queries = {most: _program(folder, query_program(*most)) for most in lengths(limits)}
         scores_as = "scores" if index is None else "logits"
         answering = Answering(limits, [None, *vocabulary.items], popularity_V, facts["context_read"], scores_as)
@@ -190,17 +191,6 @@ def _program(folder: Path, name: str) -> Any:
     return jax.jit(exported.call)
 
 
-def _index(folder: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:
-    found = facts.get("search")
-    if not isinstance(found, dict):
-        raise InputError(
-            f"{folder} has no index; `sessionrec export RUN --to DIR --search approximate` makes one and measures it, "
-            "and --search exact needs none"
-        )
-    checked(found, {"lists_read": int, "recall": float}, f"{folder / MODEL}, search")
-    return Index.read(folder / INDEX, arrays["catalogue.vector"], arrays["catalogue.bias"], found["lists_read"])
-
-
 PAIRS_A_PLACE = 256
 """The pairs of a batch are padded to this number a place, times a power of two, so that few programs are compiled."""
 
@@ -216,8 +206,9 @@ def pad_pairs(pairs: tuple[np.ndarray, np.ndarray], places: int) -> tuple[np.nda
     )
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    """Returns model.json, once the folder is known to be whole."""
+def check_folder(folder: Path, search: Search) -> dict[str, Any]:
+    """Returns model.json, once the folder is known to be whole. Raises InputError if it has no exported model, one that
+    is damaged or of another version, or no index, which `search` approximate needs."""
     path = folder / MODEL
     if not path.is_file():
         raise InputError(
@@ -235,4 +226,11 @@ def _facts(folder: Path) -> dict[str, Any]:
         if found.get(name) != wanted:
             state = "is missing" if name not in found else "is not as it was written"
             raise Damaged(f"{folder}: {name} {state}; export the model again")
+    if search == "approximate":
+        if not isinstance(facts.get("search"), dict):
+            raise InputError(
+                f"{folder} has no index; `sessionrec export RUN --to DIR --search approximate` makes one and measures "
+                "it, and --search exact needs none"
+            )
+        checked(facts["search"], {"lists_read": int, "recall": float}, f"{path}, search")
     return facts

@@ -261,10 +261,11 @@ def _need(values: Any, required: set[str], optional: set[str], where: str) -> No
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected an object with {', '.join(sorted(required or optional))}; got {values!r}")
     # A misspelled key first: it is also why another one is missing.
-    for name in sorted(values.keys() - required - optional):
+    if unread := values.keys() - required - optional:
+        name = min(unread)
         raise InputError(f"{where} has {name!r}, which nothing reads; {near_miss(name, required | optional)}")
-    for name in sorted(required - values.keys()):
-        raise InputError(f"{where} lacks {name!r}; expected an object with {', '.join(sorted(required))}")
+    if missing := required - values.keys():
+        raise InputError(f"{where} lacks {min(missing)!r}; expected an object with {', '.join(sorted(required))}")
 
 
 def _refuse_constant(name: str) -> None:

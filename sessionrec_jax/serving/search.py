@@ -5,7 +5,9 @@
 
 The index is an inverted file of Faiss (extra `search`): items in lists of near ones, of which a query reads the most
 promising. An item's vector gets its bias as one more dimension, and a query a 1 for it, so that their product is the
-score. The items found are scored again with the model's own vectors. No jax in this file.
+score. The lists have four bits for each number of an item, its difference from the mean of its list. So a query asks
+them for some times as many items as it wants, and these are scored again with the model's own vectors. No jax in this
+file.
 
 Letters: B histories of a batch, N items, D width, X D + 1, C candidates, K best items, M pairs of a history and an item
 that it must not get, Q queries of real histories.
@@ -32,6 +34,9 @@ _AIM = 0.995
 """The recall on those histories that choose the number of lists to read; other ones give the recall of the card."""
 _MOST_READ = 4
 """At most one in this number of lists is read; a search that needs more costs as much as an exact one."""
+_CANDIDATES = 4
+"""Items that are scored again, for each item that is asked for."""
+_BITS = 4
 _SAMPLE_A_LIST = (8, 40)
 """Items for each list that k-means sees: those with the largest biases, which are many among the best, and others."""
 _ROUNDS = 10
@@ -55,11 +60,14 @@ class Index:
         x_NX = np.column_stack([vector_RD[item_N], bias_R[item_N]]).astype(np.float32)
         count, width = max(1, round(len(item_N) ** 0.5)), x_NX.shape[1]
         near = faiss.IndexFlatL2(width)
-        lists = faiss.IndexIVFFlat(near, width, count, faiss.METRIC_INNER_PRODUCT)
+        # A product quantizer with one part for each number: its levels follow the numbers' own distribution.
+        lists = faiss.IndexIVFPQFastScan(near, width, count, width, _BITS, faiss.METRIC_INNER_PRODUCT)
+        lists.by_residual = True
         # Items belong to the list of the nearest mean; by inner products nearly all would join the few longest means.
         lists.cp.spherical, lists.cp.seed, lists.cp.niter = False, 0, _ROUNDS
         lists.cp.min_points_per_centroid, lists.cp.max_points_per_centroid = 1, sum(_SAMPLE_A_LIST)
-        lists.train(x_NX[_sample(bias_R[item_N], count)])
+        sample = _sample(bias_R[item_N], count)
+        lists.train(x_NX[np.resize(sample, max(len(sample), 2**_BITS))])  # as many points as levels, at least
         lists.add_with_ids(x_NX, item_N)
         # A query reads the lists whose means have the best scores.
         best = faiss.IndexFlatIP(width)
@@ -90,12 +98,16 @@ class Index:
         """Returns the best `k` items that the lists have for each query, and their scores: nats without the normaliser
         of a log probability. Of equal scores the lower id is first. The items of the pairs are left out; pairs of
         history B are padding. Places without an item have a score of -inf."""
+        import faiss
+
+        faiss.omp_set_num_threads(1)  # of this thread: a search is short, and threads that wait for it would spin
         histories = len(query_BD)
         left_out = np.zeros((0, 2), int) if left_out_M is None else np.column_stack(left_out_M)
         left_out = left_out[left_out[:, 0] < histories]
         most = np.bincount(left_out[:, 0], minlength=1).max()  # as many more are asked for
         query_BX = np.column_stack([query_BD, np.ones(histories)]).astype(np.float32)
-        _, item_BC = self.lists.search(query_BX, int(k + most))
+        candidates = min(_CANDIDATES * (k + most), self.lists.ntotal)
+        _, item_BC = self.lists.search(query_BX, int(candidates))
         score_BC = np.einsum("bd,bcd->bc", query_BD, self.vector_RD[item_BC]) + self.bias_R[item_BC]
         score_BC[item_BC < 0] = -np.inf  # fewer items than were asked for
         score_BC[_is_pair(item_BC, left_out, len(self.bias_R))] = -np.inf
