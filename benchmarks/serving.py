@@ -110,7 +110,7 @@ def loaded(model: Path, search: str, script: Path, arguments: argparse.Namespace
     service = subprocess.Popen([*serve, "--processes", str(count)], stderr=subprocess.PIPE, text=True)
     try:
         listening = (found[1] for line in service.stderr if (found := re.search(r"listening at (\S+)", line)))
-        address = [next(listening) for _ in range(count)][0]
+        *_, address = [next(listening) for _ in range(count)]
         wrk = ["wrk", "-t", "1", "-c", str(arguments.clients), "--timeout", "60s", "-s", str(script), address, "-d"]
         warm = _counted([*wrk, f"{WARM_SECONDS}s"])
         seconds = math.ceil(arguments.requests / max(1, warm["requests"]) * warm["seconds"])
