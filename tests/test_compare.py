@@ -114,6 +114,17 @@ def test_the_rates_and_priors_that_were_chosen_are_in_the_table(sweep):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("lift", [-20.25, -0.25, 0.25, 10.25, 120.25])
+def test_the_table_prints_every_number_as_it_is(tmp_path, lift):
+    for seed in (0, 1):
+        write_run(tmp_path, f"a{seed}", 0.5, np.full(USERS, lift))
+    write_plan(tmp_path, {"a": {"0": ["a0"], "1": ["a1"]}})
+    out = tmp_path / "table.md"
+    assert main(["compare", str(tmp_path), "--metrics", "ndcg_at_50", "--out", str(out)]) == 0
+    (cell,) = [line.split(" | ")[1] for line in out.read_text().splitlines() if line.startswith("| a ")]
+    assert float(cell.split()[0]) == lift
+
+
 def test_a_row_without_the_prior_is_compared(sweep):
     """Rows of earlier versions do not say it."""
     for path in sweep.glob("runs/*/row.json"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -131,5 +132,5 @@ def _number(line: ArmResult, metric: str) -> str:
 
 
 def _short(value: float, *, sign: bool = False) -> str:
-    """Returns four decimals, without the zero before the point."""
-    return (f"{value:+.4f}" if sign else f"{value:.4f}").replace("0.", ".", 1)
+    """Returns four decimals, without a zero as the only digit before the point."""
+    return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{'+' if sign else ''}.4f}")
