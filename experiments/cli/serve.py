@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import signal
 import socket
 import sys
@@ -91,6 +92,8 @@ def _app(command: Command, bound: socket.socket) -> Starlette:
     say(f"compiling for up to {command.batch} histories at once")
     size = Size(command.batch, command.wait_ms / 1000, command.waiting, command.exposures)
     service = Service(model, size, command.body_bytes)
+    gc.collect()
+    gc.freeze()  # else each full collection looks at everything that was imported, while requests wait
     bound.listen(_BACKLOG)
     host = f"[{command.host}]" if ":" in command.host else command.host
     say(f"listening at http://{host}:{bound.getsockname()[1]}")
