@@ -8,8 +8,8 @@
 
 MODEL is a folder of `sessionrec export`. Requests that arrive together are answered by one call of the program. All its
 shapes are compiled before the service listens. A process reads requests with one core: on a machine with more, give
---processes. SIGTERM answers what was accepted and ends. There is no login and no
-encryption: outside of the machine itself put a proxy that has both in front. The extra `serve` installs the server.
+--processes. SIGTERM answers what was accepted and ends. There is no login and no encryption: outside of the machine
+itself put a proxy that has both in front. The extra `serve` installs the server.
 """
 
 from __future__ import annotations
