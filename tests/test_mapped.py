@@ -206,6 +206,27 @@ def test_processes_that_open_an_old_log_together_agree(folder):
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
+def test_arrays_that_another_process_made_meanwhile_stay(folder):
+    """A process that has mapped some files of a folder must find the others."""
+    theirs = (folder / "arrays" / "item_N.npy").stat().st_ino
+    prepared = store.open_log(folder)
+    mapped.write(folder, json.loads((folder / store.MANIFEST).read_text()), store.decoded(prepared.path))
+    assert (folder / "arrays" / "item_N.npy").stat().st_ino == theirs
+
+
+def test_a_folder_that_is_replaced_while_it_is_mapped_is_mapped_in_the_end(folder, monkeypatch):
+    shutil.rmtree(folder / "arrays")
+    whole, calls = mapped._mapped, itertools.count()
+
+    def replaced_meanwhile(*arguments):
+        if next(calls) == 1:  # the first call finds no folder, the second follows the writing
+            raise mapped._Unusable("is damaged")
+        return whole(*arguments)
+
+    monkeypatch.setattr(mapped, "_mapped", replaced_meanwhile)
+    assert is_mapped(arrays_of(folder).item_N)
+
+
 # Memory.
 
 FEED = """

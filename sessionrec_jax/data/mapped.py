@@ -38,6 +38,7 @@ _ARRAYS: dict[str, type] = {
     "item_N": np.int32, "feedback_N": np.int8, "session_items_S": np.int32, "session_seconds_S": np.int64,
     "session_role_S": np.int8, "session_item_offsets_S1": np.int64, "user_session_offsets_U1": np.int64,
 }  # fmt: skip
+_WAITS_SECONDS = (0.01, 0.1, 1.0)
 _LEFTOVER_SECONDS = 24 * 3600
 """After this time a partial folder is that of a killed process, and is removed."""
 
@@ -58,7 +59,7 @@ def arrays(path: Path, manifest: dict[str, Any], parts: Callable[[], Iterable[Fl
             say(f"{path / soundness.ARRAYS} {why}; it is made again from the records")
     try:
         write(path, manifest, parts())
-        return _mapped(path, manifest)
+        return _mapped_in_the_end(path, manifest)
     except (OSError, _Unusable) as error:
         say(
             f"{path / soundness.ARRAYS} could not be written ({getattr(error, 'strerror', None) or error}), so this "
@@ -79,14 +80,18 @@ def write(path: Path, manifest: dict[str, Any], parts: Iterable[FlatLog]) -> Non
         _write_files(partial, manifest, parts)
         listed = {"fingerprint": manifest["fingerprint"], "files": checksums(partial)}
         (partial / soundness.LIST).write_text(json.dumps(listed, indent=1))
-        _put(partial, path / soundness.ARRAYS)
+        _put(partial, path, manifest)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _put(partial: Path, target: Path) -> None:
-    """Renames a folder. If another process puts its own there first, that one stays: both have the same content."""
+def _put(partial: Path, path: Path, manifest: dict[str, Any]) -> None:
+    """Renames a folder, unless another process has put its own there: both have the same content."""
+    target = path / soundness.ARRAYS
     if target.exists():
+        with contextlib.suppress(_Unusable):
+            _mapped(path, manifest)
+            return
         old = partial.with_name(f"{partial.name}-old")
         with contextlib.suppress(FileNotFoundError):
             target.rename(old)
@@ -103,6 +108,16 @@ def _remove_leftovers(path: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > _LEFTOVER_SECONDS:
                 shutil.rmtree(partial)
+
+
+def _mapped_in_the_end(path: Path, manifest: dict[str, Any]) -> FlatLog:
+    """Maps the arrays. Two processes that find the same damage may both replace the folder, and a file is then missing
+    for a moment: waits for it."""
+    for wait_seconds in _WAITS_SECONDS:
+        with contextlib.suppress(_Unusable):
+            return _mapped(path, manifest)
+        time.sleep(wait_seconds)
+    return _mapped(path, manifest)
 
 
 def _types(manifest: dict[str, Any]) -> dict[str, np.dtype]:
