@@ -145,7 +145,14 @@ def test_a_long_session_loses_what_is_past_the_limit_and_says_so(run, tmp_path):
 HEADER = "user_id,item_id,timestamp_ms,clicked\n"
 BAD = {
     "no file": ((None, *TABLE), "no file matches 'log.csv'"),
-    "no column": ((log().rename({"clicked": "clickd"}), *TABLE), "no column 'clicked'; did you mean 'clickd'"),
+    "no column": (
+        (log().rename({"clicked": "clickd"}), *TABLE),
+        "no column 'clicked' (--clicked); did you mean 'clickd'",
+    ),
+    "no clicks": (
+        (log().drop("clicked"), *TABLE),
+        "known: item_id, timestamp_ms, user_id (or --clicked all, if every row is a click)",
+    ),
     "text for a number": (
         (log().with_columns(timestamp_ms=pl.lit("noon")), *TABLE),
         "time is missing or not a number: 400, is it the right column?",
@@ -166,7 +173,10 @@ BAD = {
     ),
     "no source": ((None, "prepare"), "which source?"),
     "unknown flag": ((log(), *TABLE, "--sesion", "x"), "--session"),
-    "no such context": ((log(), *TABLE, "--session-context", "clickd"), "no column 'clickd'; did you mean 'clicked'?"),
+    "no such context": (
+        (log(), *TABLE, "--session-context", "clickd"),
+        "no column 'clickd' (--session-context); did you mean 'clicked'?",
+    ),
     "context that is no category": (
         (log().with_columns(level=pl.col("clicked") + 0.5), *TABLE, "--session-context", "level"),
         "neither an integer nor text: 400, see --session-context",

@@ -65,7 +65,7 @@ def test_an_item_table_keeps_the_named_columns(tmp_path):
     files = write(EXPOSURES, tmp_path / "log.csv", "csv"), write(items, tmp_path / "items.csv", "csv")
     raw = table.read(table.Options(str(files[0]), items=str(files[1]), side=("category",)))
     assert raw.items.equals(items.drop("price"))
-    with pytest.raises(InputError, match="no column 'categry'; did you mean 'category'"):
+    with pytest.raises(InputError, match=r"no column 'categry' \(--side\); did you mean 'category'"):
         table.read(table.Options(str(files[0]), items=str(files[1]), side=("categry",)))
 
 
@@ -82,7 +82,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read as parquet"):
         table.read(table.Options(str(tmp_path / "broken.parquet")))
     path = write(EXPOSURES, tmp_path / "log.csv", "csv")
-    with pytest.raises(InputError, match="no column 'users'; did you mean 'user_id'"):
+    with pytest.raises(InputError, match=r"no column 'users' \(--user\); did you mean 'user_id'"):
         table.read(table.Options(str(path), user="users"))
     write(EXPOSURES.drop("clicked"), tmp_path / "log2.csv", "csv")
     with pytest.raises(InputError, match=r"do not have the same columns .*clicked"):

@@ -8,7 +8,7 @@ file before the preparation, which also finds damage early.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,11 @@ FILES = (
 )
 
 ALL = "all"
+_FLAGS = {
+    "user_id": "--user", "item_id": "--item", "session_id": "--session", "timestamp_ms": "--time",
+    "clicked": "--clicked", PROBABILITY: "--click-probability", "feedback": "--feedback",
+}  # fmt: skip
+"""The flag that names each column of contract 1."""
 """The value of --clicked for a log of clicks alone."""
 _ZONE = r"\d:\d\d\S*?\s?([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
 _SEPARATORS = ";\t|,"
@@ -95,7 +100,8 @@ def read(options: Options) -> RawLog:
     if options.feedback is not None:
         columns["feedback"] = options.feedback
     context = options.session_context
-    exposures = scan(options.exposures, [*columns.values(), *context], inferred=[*ids.values(), *context])
+    flags = {given: _FLAGS[name] for name, given in columns.items()} | dict.fromkeys(context, "--session-context")
+    exposures = scan(options.exposures, [*flags], inferred=[*ids.values(), *context], flags=flags)
     note = " ".join(_notes(options, exposures))
     exposures = exposures.select(
         *(pl.col(given).alias(name) for name, given in columns.items()),
@@ -106,9 +112,10 @@ def read(options: Options) -> RawLog:
     items = None
     if options.items is not None:
         item, side = options.item, options.side
-        items = collected(scan(options.items, [item, *side] if side else []), NAME)
+        flags = dict.fromkeys(side, "--side") | {item: "--item"}
+        items = collected(scan(options.items, [item, *side] if side else [], flags=flags), NAME)
         if item not in items.columns:
-            raise InputError(f"{options.items} has no column {item!r}; {near_miss(item, items.columns)}")
+            raise InputError(_absent(options.items, item, items.columns, flags))
         if item != "item_id" and "item_id" in items.columns:
             raise InputError(
                 f"{options.items} has a column 'item_id' next to {item!r}, which holds the ids; name the columns to "
@@ -156,11 +163,14 @@ def _refuse_one_column_twice(options: Options) -> None:
             raise InputError(f"{' and '.join(named)} name the same column {column!r}; each needs a column of its own")
 
 
-def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> pl.LazyFrame:
+def scan(
+    pattern: str, columns: Sequence[str], inferred: Sequence[str] = (), flags: Mapping[str, str] | None = None
+) -> pl.LazyFrame:
     """Scans `columns` (empty: all) of all files that match.
 
     In csv files the columns `inferred` (empty: all) get the type of their values, and the others are text. A column
-    that is text in one file is text in all.
+    that is text in one file is text in all. `flags` has the flag that names a column, for the message that it is
+    missing.
     """
     paths = tables.matching(pattern)
     if not paths:
@@ -173,7 +183,7 @@ def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> 
             raise InputError(f"{path} and {paths[0]} do not have the same columns (only in one of them: {only})")
     for name in columns:
         if name not in names:
-            raise InputError(f"{pattern} has no column {name!r}; {_other_separator(names) or near_miss(name, names)}")
+            raise InputError(_absent(pattern, name, names, flags or {}))
     columns = list(dict.fromkeys(columns)) or names
     types = [_types(path, frame, inferred or columns) for path, frame in zip(paths, frames, strict=True)]
     text = {name: kind for file_types in types for name, kind in file_types.items() if kind == pl.String}
@@ -182,6 +192,13 @@ def scan(pattern: str, columns: Sequence[str], inferred: Sequence[str] = ()) -> 
     with readable(f"{pattern}: the files have columns of different types", "Write them alike"):
         whole.collect_schema()
     return whole
+
+
+def _absent(pattern: str, name: str, names: Sequence[str], flags: Mapping[str, str]) -> str:
+    """Returns the message that a column is not in a table."""
+    flag = f" ({flags[name]})" if name in flags else ""
+    cure = f" (or --clicked {ALL}, if every row is a click)" if flags.get(name) == "--clicked" else ""
+    return f"{pattern} has no column {name!r}{flag}; {_other_separator(names) or near_miss(name, names) + cure}"
 
 
 def _other_separator(names: Sequence[str]) -> str | None:
