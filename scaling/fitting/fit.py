@@ -89,13 +89,7 @@ def fit(
     law = default_law(table) if law is None else law
     if law != BEST and law not in LAWS:
         raise InputError(f"unknown law {law!r}; {near_miss(law, [*LAWS, BEST])}")
-    fixed = dict(fix or {})
-    if FLOOR.size in fixed:
-        if floor is not None:
-            raise InputError(f"floor is {floor} and fix has {FLOOR.size} too; give one")
-        floor = fixed.pop(FLOOR.size)
-    if isinstance(floor, str) and floor != FREE:
-        raise InputError(f"floor is {floor!r}; wanted a number, or {FREE!r}")
+    floor, fixed = _floor_and_others(floor, fix or {})
     options = _Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed, profiles=full)
     given, table = table, table.in_order()  # no digit of the answer depends on the order of the rows
     form = with_fixed(LAWS[default_law(table) if law == BEST else law], fixed)
@@ -117,6 +111,23 @@ def fit(
     if full:
         done = _checked(done, started, warnings)
     return replace(done, table=given, warnings=tuple(warnings), asked=asked)
+
+
+def _floor_and_others(
+    floor: float | str | None, fix: Mapping[str, float]
+) -> tuple[float | str | None, dict[str, float]]:
+    """Returns the floor, which `fix` may name instead, and the other fixed parameters.
+
+    Raises InputError if both name it, or if it is other text than "free".
+    """
+    fixed = dict(fix)
+    if FLOOR.size in fixed:
+        if floor is not None:
+            raise InputError(f"floor is {floor} and fix has {FLOOR.size} too; give one")
+        floor = fixed.pop(FLOOR.size)
+    if isinstance(floor, str) and floor != FREE:
+        raise InputError(f"floor is {floor!r}; wanted a number, or {FREE!r}")
+    return floor, fixed
 
 
 def _best(started: _Started, compared: Forms, options: _Options) -> tuple[_Started, Fit]:
