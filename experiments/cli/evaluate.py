@@ -38,6 +38,13 @@ _SHOWN = (
     ("mrr", "MRR"),
 )
 
+_COMPARED = (
+    ("loss_nats_per_item", "nats an item", 1),
+    ("rank_nats_per_exposure", "rank nats", 1),
+    ("ndcg_at_50", "NDCG@50", -1),
+)
+"""Metrics in which a model is compared with popularity; -1: higher is better."""
+
 FEWEST_CLICKS = 30
 
 
@@ -91,7 +98,7 @@ def print_metrics(metrics: dict[str, Any], title: str) -> None:
     columns = {
         "model": metrics.get,
         "± s.e.": lambda name: metrics.get(f"{name}_stderr"),
-        "popularity": lambda name: metrics.get(_with(name, "baseline") or f"popularity_{name}"),
+        "popularity": lambda name: _of_popularity(metrics, name),
         "recent": lambda name: metrics.get(f"recent_popularity_{name}"),
         "repeat last": lambda name: metrics.get(f"repeat_last_{name}"),
         "session kNN": lambda name: metrics.get(f"session_knn_{name}"),
@@ -106,7 +113,7 @@ def print_metrics(metrics: dict[str, Any], title: str) -> None:
     for name, label in _SHOWN:
         table.add_row(label, *("-" if (value := get(name)) is None else f"{value:.4f}" for get in columns.values()))
     Terminal().print(table)
-    for line in _measured_on(metrics):
+    for line in (*_measured_on(metrics), *_no_better_than_popularity(metrics)):
         Terminal(soft_wrap=True).print(line)
 
 
@@ -121,6 +128,26 @@ def _measured_on(metrics: dict[str, Any]) -> Iterator[str]:
     )
     if max(clicks, ranked) < FEWEST_CLICKS:
         yield f"[yellow]warning:[/] with fewer than {FEWEST_CLICKS} clicks these numbers say next to nothing"
+
+
+def _no_better_than_popularity(metrics: dict[str, Any]) -> Iterator[str]:
+    """Warns of the losses, and of NDCG@50 where `evaluate` has it, in which popularity is as good as the model."""
+    worse = [
+        label
+        for name, label, sign in _COMPARED
+        if None not in (model := metrics.get(name), popularity := _of_popularity(metrics, name))
+        and sign * model >= sign * popularity
+    ]
+    if worse:
+        has_ranks = _of_popularity(metrics, "ndcg_at_50") is not None
+        yield (
+            f"[yellow]warning:[/] no better than popularity in {', '.join(worse)}: more data, fewer epochs or another "
+            f"learning rate may help{'' if has_ranks else '; `sessionrec evaluate` compares the ranks too'}"
+        )
+
+
+def _of_popularity(metrics: dict[str, Any], name: str) -> float | None:
+    return metrics.get(_with(name, "baseline") or f"popularity_{name}")
 
 
 def _with(name: str, word: str) -> str | None:
