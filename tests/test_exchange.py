@@ -65,6 +65,18 @@ def test_rows_are_those_of_the_table_and_gradients_are_added_up_row_by_row(axes,
     np.testing.assert_array_equal(changed, tables["table"] + wanted_sums)
 
 
+@pytest.mark.parametrize("axes", [Mesh(1), Mesh(2, 2, 2)], ids=str)
+def test_every_bit_of_a_row_arrives(axes):
+    """Also those of -0, of numbers below the normal ones, of infinity, and of a NaN with a payload."""
+    mesh, rng = make_mesh(axes), np.random.default_rng(1)
+    bits = rng.integers(0, 2**32, (ROWS, 64), dtype=np.uint32)
+    bits[:5, 0] = [0x80000000, 1, 0x7F800000, 0x7FC00123, 0xFFFFFFFF]
+    id_GM = np.tile(np.arange(48, dtype=np.int32), (batch_shards(mesh), 1))
+    table, ids = jax.device_put(bits.view(np.float32), by_row(mesh, ROWS)), jax.device_put(id_GM, over_batch(mesh))
+    found = jax.jit(lambda table, ids: fetch(mesh, table, ids))(table, ids)
+    np.testing.assert_array_equal(np.asarray(found).view(np.uint32), bits[id_GM])
+
+
 def test_a_device_sends_its_part_of_the_batch_and_not_that_of_all():
     """At the same ids a shard, the largest message of eight devices is at most 1.3 times that of two."""
     rows, ids = 2**16, 2**12

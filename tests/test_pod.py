@@ -158,6 +158,22 @@ def test_copies_as_large_as_a_part_of_a_table_are_found(copy):
     assert not written(table=hlo.Part(16, 64000.0)).moves
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "on_chip"),
+    [
+        ("{1,0:T(8,128)}", "{1,0:T(8,128)S(1)}", True),
+        ("{1,0:T(8,128)}", "{0,1:T(8,128)S(1)}", False),
+        ("{1,0:T(8,128)}", "{0,1:T(8,128)}", False),
+        ("", "", False),
+    ],
+)
+def test_a_copy_to_on_chip_memory_in_the_same_layout_is_known(old, new, on_chip):
+    text = f"ENTRY %main () -> f32[16,100] {{\n  %x = f32[16,100]{old} parameter(0)\n"
+    text += f"  ROOT %copy.1 = f32[16,100]{new} copy(%x)\n}}\n"
+    (move,) = hlo.read(text, LAYOUT, table=hlo.Part(16, 6400.0), links=LINKS).moves
+    assert move.on_chip == on_chip
+
+
 def test_cycles_are_added_up_and_what_has_none_is_counted():
     found = written()
     assert found.cycles == 100
@@ -258,10 +274,13 @@ def test_remat_sends_no_sum_over_model_twice(of_small):
 
 
 def test_a_copy_of_narrow_rows_names_the_width_that_needs_none(of_small):
-    move = {"kind": "copy", "bytes": 1e9, "times": 1, "name": "copy.1", "line": None}
+    move = {"kind": "copy", "bytes": 1e9, "times": 1, "name": "copy.1", "line": None, "on_chip": False}
     moved = of_small | {"id_width": 200, "programs": {"step": of_small["programs"]["step"] | {"moves": [move]}}}
     assert [line for line in warnings(moved, CHIPS["v5e"]) if "--model.id-width 256" in line]
     assert len(warnings(moved | {"id_width": 256}, CHIPS["v5e"])) == len(warnings(moved, CHIPS["H100"])) == 1
+    move["on_chip"] = True
+    (line,) = warnings(moved, CHIPS["v5e"])
+    assert "on-chip memory" in line
 
 
 def test_bytes_of_a_refusal():
@@ -356,19 +375,20 @@ def test_the_compiler_of_gpus(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_compiler_of_tpus(small, tmp_path):
+@pytest.mark.parametrize("id_width", [Config().model.id_width, 128])
+def test_the_compiler_of_tpus(small, tmp_path, id_width):
     pytest.importorskip("libtpu")
-    file, sizes = tmp_path / "pod.json", small.config.model
-    argv = ["pod", "--topology", "v5e:4x4", "--mesh", "data=8,model=2", "--items", "200000", "--json", str(file)]
-    argv += ["--model.width", str(sizes.width), "--model.layers", "1", "--model.id-width", "128"]
-    argv += ["--optim.table-update", "sparse"]
+    items, file, sizes = 2_000_000, tmp_path / "pod.json", small.config.model
+    argv = ["pod", "--topology", "v5e:4x4", "--mesh", "data=8,model=2", "--items", str(items), "--json", str(file)]
+    argv += ["--model.width", str(sizes.width), "--model.layers", "1", "--model.id-width", str(id_width)]
+    argv += ["--model.compute", "bfloat16", "--optim.table-update", "sparse"]
     assert main(argv) == 0
     (run,) = json.loads(file.read_text())
     step = run["programs"]["step"]
     assert run["devices"] == 16
     assert step["cycles"] > 0
-    assert not step["moves"]
+    assert all(move["on_chip"] for move in step["moves"])
     largest = max(one["sent_bytes"] / one["times"] for one in step["collectives"])
-    assert largest < 200_000 / 16 * 128 * 4, "a collective is as large as a device's part of the ID table"
+    assert largest < items / 16 * id_width * 4, "a collective is as large as a device's part of the ID table"
     assert np.isclose(step["arguments_bytes"], run["state_bytes"], rtol=1.0)
     assert any("devices/exchange.py" in line for line in step["unknown_loops"])

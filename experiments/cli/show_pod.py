@@ -103,17 +103,17 @@ def _time(found: dict[str, Any], chip: Chip) -> list[str]:
 def warnings(found: dict[str, Any], chip: Chip) -> list[str]:
     """Returns a sentence for each copy of an array as large as a device's part of an item table, if it takes time."""
     lines, narrow = [], found["id_width"] % chip.lanes
-    for name, program in found["programs"].items():
-        for move in program.get("moves", []):
-            if move["bytes"] < _WORTH_A_WARNING_BYTES:
-                continue
-            at = f", made by {move['line']}" if move["line"] else ""
-            times = f", {move['times']} times a run" if move["times"] > 1 else ""
-            lines.append(
-                f"the {name} has a {move['kind']} of {move['bytes'] / 1e6:,.1f} MB, as large as a device's part of an "
-                f"item table ({move['name']}{at}){times}"
-            )
-    if lines and narrow:
+    moves = [(name, move) for name, program in found["programs"].items() for move in program.get("moves", [])]
+    moves = [(name, move) for name, move in moves if move["bytes"] >= _WORTH_A_WARNING_BYTES]
+    for name, move in moves:
+        at = f", made by {move['line']}" if move["line"] else ""
+        times = f", {move['times']} times a run" if move["times"] > 1 else ""
+        way = " to or from on-chip memory" if move["on_chip"] else ""
+        lines.append(
+            f"the {name} has a {move['kind']}{way} of {move['bytes'] / 1e6:,.1f} MB, as large as a device's part of an "
+            f"item table ({move['name']}{at}){times}"
+        )
+    if narrow and not all(move["on_chip"] for _, move in moves):
         lines.append(
             f"{chip.name} keeps rows narrower than {chip.lanes} numbers in another order than it reads them; "
             f"--model.id-width {found['id_width'] - narrow + chip.lanes} needs no such copy"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from experiments.pod.groups import Layout, group_across_slices, groups_of
-from experiments.pod.hlo_text import Instruction, Program, parse, shape_bytes, sizes_of
+from experiments.pod.hlo_text import Instruction, Program, memory_of, parse, shape_bytes, sizes_of
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
          "collective-broadcast")  # fmt: skip
@@ -64,6 +64,8 @@ class Move(NamedTuple):
     bytes: float
     times: int
     line: str | None
+    on_chip: bool
+    """True if it only goes between the memory and the on-chip memory, where XLA updates an array that fits."""
 
 
 class Findings(NamedTuple):
@@ -185,8 +187,15 @@ def _moves(program: Program, table: Part) -> list[Move]:
             moved = [types.get(name, "") for name in each.operands]
             size = max((shape_bytes(text) for text in moved if table.rows in sizes_of(text)), default=0.0)
             if size >= table.bytes / 2:
-                found.append(Move(kind.removesuffix("-start"), each.name, size, times, program.line_of(each)))
+                on_chip = kind in ("copy", "copy-start") and _changes_memory_alone(moved[0], each.type)
+                found.append(Move(kind.removesuffix("-start"), each.name, size, times, program.line_of(each), on_chip))
     return sorted(found, key=lambda move: -move.bytes)
+
+
+def _changes_memory_alone(old: str, new: str) -> bool:
+    """Returns True if the first arrays of two types are in different memories and have the same layout."""
+    (old_order, old_memory), (new_order, new_memory) = memory_of(old), memory_of(new)
+    return old_order == new_order and old_memory != new_memory
 
 
 def _is_only_copy(program: Program, fusion: Instruction) -> bool:

@@ -32,6 +32,14 @@ def sizes_of(text: str) -> set[int]:
     return {int(size) for _, sizes in _SHAPE.findall(text) for size in sizes.split(",") if size}
 
 
+def memory_of(text: str) -> tuple[str, str]:
+    """Returns the order of the dimensions of the first array in the text of a type, and its memory: "0" is the large
+    one. In `f32[16,100]{1,0:T(8,128)S(1)}` they are "1,0" and "1"."""
+    layout = re.search(r"\{([\d,]*)([^}]*)\}", text)
+    memory = re.search(r"S\((\d+)\)", layout[2]) if layout else None
+    return layout[1] if layout else "", memory[1] if memory else "0"
+
+
 @dataclass(frozen=True)
 class Instruction:
     """One instruction: `%name = type kind(operands), attributes`."""

@@ -105,21 +105,36 @@ def fetch(mesh: jax.sharding.Mesh, tables: Any, id_GM: Int[Array, "G M"]) -> Any
             is_now_X = owner_X < _devices(axes)
 
             def sent_back(table: Array, found_X: Array) -> Array:
-                answer_CN = route.swap(table.at[asked_CN].get(mode="fill", fill_value=0))
+                answer_CN = route.swap(_bits(table.at[asked_CN].get(mode="fill", fill_value=0)))
                 here_X = answer_CN.at[owner_X, slot_X].get(mode="fill", fill_value=0)
                 return jnp.where(is_now_X.reshape(-1, *(1,) * (here_X.ndim - 1)), here_X, found_X)
 
             return number + 1, jax.tree.map(sent_back, tables, found)
 
-        empty = jax.tree.map(lambda table: jnp.zeros((len(id_X), *table.shape[1:]), table.dtype), tables)
+        empty = jax.tree.map(lambda table: _bits(jnp.zeros((len(id_X), *table.shape[1:]), table.dtype)), tables)
         found = jax.lax.while_loop(lambda state: state[0] < route.rounds, in_round, (jnp.int32(0), empty))[1]
-        return jax.tree.map(lambda found_X: found_X.reshape(*id_GM.shape, *found_X.shape[1:]), found)
+
+        def rows(table: Array, bits_X: Array) -> Array:
+            rows_X = jax.lax.bitcast_convert_type(bits_X, table.dtype)
+            return rows_X.reshape(*id_GM.shape, *rows_X.shape[1:])
+
+        return jax.tree.map(rows, tables, found)
 
     shared, of_table = PartitionSpec(BATCH_AXES, TABLE_AXIS), PartitionSpec(axes)
     found = jax.shard_map(on_device, mesh=mesh, in_specs=(of_table, shared), out_specs=shared, check_vma=False)(
         tables, id_GM
     )
     return jax.lax.with_sharding_constraint(found, over_batch(mesh))
+
+
+def _bits(rows: Array) -> Array:
+    """Returns the bits of float32 rows as integers, and other rows unchanged.
+
+    The matrix products round the rows to bfloat16. XLA for TPUs moves this rounding to before the gather, where it
+    takes the whole table, unless integers are sent. Only the gathered rows become integers: the same view of the table
+    would be a copy of it (LOG.md).
+    """
+    return jax.lax.bitcast_convert_type(rows, jnp.uint32) if rows.dtype == jnp.float32 else rows
 
 
 class OwnRows(NamedTuple):
