@@ -378,7 +378,7 @@ def test_the_compiler_of_gpus(small, tmp_path):
 @pytest.mark.parametrize("id_width", [Config().model.id_width, 128])
 def test_the_compiler_of_tpus(small, tmp_path, id_width):
     pytest.importorskip("libtpu")
-    items, file, sizes = 2_000_000, tmp_path / "pod.json", small.config.model
+    items, file, sizes = 10_000_000, tmp_path / "pod.json", small.config.model
     argv = ["pod", "--topology", "v5e:4x4", "--mesh", "data=8,model=2", "--items", str(items), "--json", str(file)]
     argv += ["--model.width", str(sizes.width), "--model.layers", "1", "--model.id-width", str(id_width)]
     argv += ["--model.compute", "bfloat16", "--optim.table-update", "sparse"]
