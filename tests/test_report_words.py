@@ -47,6 +47,19 @@ def test_an_interval_has_two_digits_of_its_width_and_its_value_is_inside(value, 
     assert len(estimate(value, (low, high))) <= 32
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.49999999999999972, 0.5, "0.5 [0.5, 0.5]"),
+        (-0.5, -0.49999999999999972, "-0.5 [-0.5, -0.5]"),
+        (0.5, 0.5, "0.5 [0.5, 0.5]"),
+        (0.0, 0.0, "0 [0, 0]"),
+    ],
+)
+def test_an_interval_as_narrow_as_rounding_is_one_point(low, high, text):
+    assert estimate(low, (low, high)) == text
+
+
 def test_a_law_without_a_floor_has_no_loss_above_it():
     d = np.geomspace(1e3, 1e6, 12)
     noisy = d**-0.3 * np.exp(1e-3 * np.random.default_rng(0).normal(size=12))

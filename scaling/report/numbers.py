@@ -12,6 +12,10 @@ WIDE = 3.0
 """Above this ratio of an interval's ends, each end has two digits of its own."""
 
 
+ROUNDING = 1e-6
+"""An interval narrower than this part of its ends has one point: its width is that of rounding."""
+
+
 def amount(value: float | None, digits: int = 3) -> str:
     """Returns a count as people say it: 449K, 1.5M, 100B; 2e18 above a thousand trillion; a dash if it is missing."""
     if value is None or not math.isfinite(value):
@@ -53,15 +57,16 @@ def _end(value: float | None, low: float | None, high: float | None, count: bool
         return "-"
     if count:
         return amount(value, 2 if low is None or high is None or high > 1.5 * low else 3)
-    both = low is not None and high is not None and math.isfinite(high - low) and high > low
-    if not both:
+    if low is None or high is None or not _has_width(low, high):
         return _digits(value, 3)
-    assert low is not None
-    assert high is not None
     if 0 < low < high / WIDE:
         return f"{value:#.2g}".rstrip(".") if 1e-4 <= value < 99.5 else _digits(value, 2)
     decimals = 1 - math.floor(math.log10(high - low))
     return f"{value:.{decimals}f}" if decimals > 0 else f"{value:,.0f}"
+
+
+def _has_width(low: float, high: float) -> bool:
+    return math.isfinite(high - low) and high - low > ROUNDING * max(abs(low), abs(high))
 
 
 def _digits(value: float | None, digits: int) -> str:
