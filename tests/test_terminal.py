@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 from rich.table import Table
 
 from doors.terminal import Terminal
@@ -27,3 +30,26 @@ def test_a_text_that_may_wrap_stays_within_the_terminal():
     table = Table("name", "text")
     table.add_row("a", "word " * 60)
     assert max(map(len, shown(table, 40).splitlines())) <= 40
+
+
+def wide_table(columns: int) -> Table:
+    table = Table("", *(f"metric {k}" for k in range(columns)), title="arms")
+    for arm in ("next session", "next exposure"):
+        table.add_row(arm, *(f"{k + 0.1234:.4f} ({k:+.4f})" for k in range(columns)))
+    return table
+
+
+@pytest.mark.parametrize("width", [30, 44, 80, 250])
+def test_a_table_that_is_too_wide_is_printed_in_pieces_that_cut_no_word(width):
+    printed = shown(wide_table(12), width)
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed
+    words = re.findall(r"[^\s┃│]+", printed)
+    assert all(words.count(f"{k + 0.1234:.4f}") == 2 for k in range(12))
+    pieces = printed.count("arms")
+    assert words.count("exposure") == pieces, "each piece has the names of the rows"
+    assert (pieces == 1) == (width == 250)
+
+
+def test_a_column_that_the_terminal_cannot_hold_has_a_piece_of_its_own():
+    assert shown(wide_table(3), 16).count("arms") == 3
