@@ -114,8 +114,8 @@ def fit(
 
 
 def _floor_and_others(
-    floor: float | str | None, fix: Mapping[str, float]
-) -> tuple[float | str | None, dict[str, float]]:
+    floor: float | Literal["free"] | None, fix: Mapping[str, float]
+) -> tuple[float | Literal["free"] | None, dict[str, float]]:
     """Returns the floor, which `fix` may name instead, and the other fixed parameters.
 
     Raises InputError if both name it, or if it is other text than "free".
