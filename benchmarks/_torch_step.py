@@ -66,14 +66,15 @@ class Block(nn.Module):
         self.mlp_in, self.mlp_out = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_RLD: Tensor, batch: Batch) -> Tensor:
-        rows, slots, _ = x_RLD.shape
-        qkv_RL3NH = self.qkv(self.norm_attention(x_RLD)).view(rows, slots, 3, self.heads, -1)
-        if qkv_RL3NH.is_cuda and qkv_RL3NH.dtype == torch.bfloat16:
+        slots = x_RLD.shape[1]
+        # by head first, as in our side's matrix
+        qkv_RLN3H = self.qkv(self.norm_attention(x_RLD)).unflatten(-1, (self.heads, 3, -1))
+        if qkv_RLN3H.is_cuda and qkv_RLN3H.dtype == torch.bfloat16:
             starts = (batch.user_starts_U1, batch.user_starts_U1, slots, slots)
             # a window of nothing ahead: causal
-            a_RLNH = varlen_attn(*qkv_RL3NH.flatten(0, 1).unbind(1), *starts, window_size=(-1, 0))
+            a_RLNH = varlen_attn(*qkv_RLN3H.flatten(0, 1).unbind(2), *starts, window_size=(-1, 0))
         else:
-            q_RNLH, k_RNLH, v_RNLH = qkv_RL3NH.permute(2, 0, 3, 1, 4).unbind(0)
+            q_RNLH, k_RNLH, v_RNLH = qkv_RLN3H.permute(3, 0, 2, 1, 4).unbind(0)
             a_RNLH = F.scaled_dot_product_attention(q_RNLH, k_RNLH, v_RNLH, attn_mask=batch.mask_R1LL)
             a_RLNH = a_RNLH.transpose(1, 2)
         x_RLD = x_RLD + self.attention_out(a_RLNH.reshape(x_RLD.shape))

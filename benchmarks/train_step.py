@@ -61,7 +61,7 @@ BODIES = {
 }
 """Width, layers, heads."""
 CATALOGUES = (10_000, 100_000, 1_000_000)
-LOSS, RATE = Loss(), 1e-3
+LOSS, RATE = Loss(other_clicks="masked"), 1e-3  # one mask a session, as PyTorch's side has it
 OPTIM = Optim(table_update="sparse", table_rule="adam")
 NEAR = {("cpu", "float32"): 1e-4, ("gpu", "float32"): 1e-2, ("cpu", "bfloat16"): 0.1, ("gpu", "bfloat16"): 0.1}
 """A GPU multiplies float32 in TF32, of ten bits; bfloat16 has seven."""
@@ -253,8 +253,8 @@ def main() -> None:
     parser.add_argument("--attention", default="auto", choices=("auto", "reference", "fused"), help="of our side")
     parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager")
     args = parser.parse_args()
-    torch.set_float32_matmul_precision("high")  # TF32 where there are units for it, which is JAX's default
     if jax.default_backend() == "gpu":
+        torch.set_float32_matmul_precision("high")  # TF32, which is JAX's default there
         torch.set_default_device("cuda")
     cases = [case(body, items, args) for body in args.bodies for items in args.catalogues]
     report(
