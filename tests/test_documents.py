@@ -31,8 +31,8 @@ SMALLER = {
     # README
     "prepare synthetic --users 20000": "prepare synthetic --base 4 --depth 2 --users 400",
     "--model.width 128 --model.layers 4": "--model.width 8 --model.layers 1 --train.epochs 1",
-    "--users 500 900 1600 2900 5200 9400 --sizes s": "--users 32 48 80 140 240 --sizes xxs --epochs 4 --workers 1",
-    "--data.eval-users 500": "--data.eval-users 40 --learning-rates 1e-2",
+    "--users 500 670 900 1200 1600 2150 2900 3900 5200 7000": "--users 32 48 80 140 240",
+    "--sizes s --data.eval-users 500": "--sizes xxs --epochs 4 --workers 1 --data.eval-users 40 --learning-rates 1e-2",
     "--k 50": "--k 5",
     "sweep isoflop": "sweep isoflop --sizes xxs xs s --epochs 64",
     "--out PARADIGM ": "--out PARADIGM --epochs 0.2 --seeds 0 --learning-rates 3e-3 --encoders gru ",
@@ -49,7 +49,7 @@ SMALLER = {
 SMALLER_NOTEBOOKS = {
     "range(1500)": "range(60)",
     '"train.epochs": 16': '"train.epochs": 1',
-    '"500 900 1600 2900 5200 9400"': '"32 48 80 140 240"',
+    '"500 670 900 1200 1600 2150 2900 3900 5200 7000"': '"32 48 80 140 240"',
     "prepare synthetic --users 20000": "prepare synthetic --base 4 --depth 2 --users 400",
     "--sizes s --learning-rates 1e-2": "--sizes xxs --epochs 4 --workers 1 --learning-rates 1e-2",
     "--data.eval-users 500": "--data.eval-users 40",

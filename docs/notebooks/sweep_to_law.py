@@ -21,7 +21,7 @@ def sessionrec(line: str) -> None:
 # Its loss floor and the exponent of data are exact numbers, so that a fit can be wrong in public.
 
 # %%
-USERS = "500 900 1600 2900 5200 9400"
+USERS = "500 670 900 1200 1600 2150 2900 3900 5200 7000"
 sessionrec("prepare synthetic --users 20000 --alpha 0.5 --seed 1 --out TRUTH")
 
 # %% [markdown]
