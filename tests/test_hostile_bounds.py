@@ -155,6 +155,7 @@ CELLS = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # ten thousand logs: 1,000 seconds where nothing else runs
 @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_logs_of_any_content_are_prepared_or_refused(tmp_path_factory, data):
