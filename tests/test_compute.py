@@ -53,6 +53,20 @@ def test_parameters_and_the_optimizer_stay_float32(pair):
     assert {x.dtype for x in rounded.sums} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), {"data": 2, "fsdp": 2, "model": 2}])
+def test_gradients_summed_in_bfloat16_are_those_of_float32_to_its_rounding(devices, config, log):
+    config = replace(config, {"model.compute": "bfloat16", "model.score": "cosine"})  # heads that do not start at zero
+    exact, rounded = (
+        OneStep(replace(config, {"optim.gradient_sum": kind}), log, devices) for kind in ("float32", "bfloat16")
+    )
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(rounded.state)} == {"float32", "int32"}
+    moments, others = by_name(exact.state.optimizer), by_name(rounded.state.optimizer)
+    for matrix in ("qkv", "attention_out", "mlp_in", "mlp_out"):
+        (name,) = [name for name in moments if ".mu" in name and f"['blocks']['{matrix}']" in name]
+        off = np.linalg.norm(others[name] - moments[name]) / np.linalg.norm(moments[name])
+        assert 1e-5 < off < 0.02, (name, off)
+
+
 QUICK = [("transformer", "transformer"), ("hstu", "max"), ("gru", "typed_mean")]
 PAIRS = [
     pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow)

@@ -119,6 +119,13 @@ def test_a_cooldown_needs_its_schedule_and_fits_into_its_run(settings, message):
         check(replace(Config(), {f"optim.{name}": value for name, value in settings.items()}))
 
 
+def test_gradients_are_summed_in_bfloat16_only_where_the_model_computes_in_it():
+    rounded = replace(Config(), {"optim.gradient_sum": "bfloat16", "model.compute": "bfloat16"})
+    assert check(rounded) == rounded
+    with pytest.raises(InputError, match=r"--optim.gradient-sum is bfloat16, but --model.compute is float32; wanted "):
+        check(replace(rounded, {"model.compute": "float32"}))
+
+
 @pytest.mark.parametrize(("name", "value"), [("id_init_std", 0.0), ("id_dropout", 0.1)])
 def test_settings_of_ids_are_refused_without_ids(name, value):
     without = replace(Config(), {"model.id_width": 0})
@@ -181,6 +188,10 @@ def test_a_config_comes_back_from_json(name):
 @pytest.mark.parametrize("name", fields())
 def test_run_id_names_all_that_can_change_the_numbers_and_nothing_else(name):
     assert (run_id(changed(Config(), name)) == run_id(Config())) == (name in WATCHED_ONLY)
+
+
+def test_a_run_keeps_its_id_when_a_setting_is_added():
+    assert run_id(Config()) == "6ca455840baf"  # that of the first release with this config version
 
 
 def test_run_id_does_not_depend_on_the_order_of_overrides():

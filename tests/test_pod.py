@@ -99,6 +99,25 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns():
     assert one.seconds == pytest.approx((one.sent_bytes - one.dcn_bytes) / 2e9 + one.dcn_bytes / 1e8)
 
 
+@pytest.mark.parametrize(
+    ("reader", "kind"),
+    [
+        ("f32[4,100] dynamic-slice(%r, %k)", "reduce-scatter"),
+        ("f32[4,100] dynamic-slice(%e, %k)", "reduce-scatter"),
+        ("f32[4,100] fusion(%r, %k)", "all-reduce"),
+    ],
+)
+def test_a_fused_sum_of_which_a_device_keeps_a_part_is_a_reduce_scatter(reader, kind):
+    """So a TPU writes its reduce-scatter."""
+    fused = "  %r = f32[16,100] all-reduce(%q), channel_id=9, replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%sum\n"
+    fused += f"  %e = f32[16,100] get-tuple-element(%r), index=0\n  ROOT %cut = {reader}\n"
+    fused = fused if "%e," in reader else "\n".join(line for line in fused.splitlines() if "%e =" not in line) + "\n"
+    text = HEAD.replace("  ROOT %copy.2 = f32[16,100]{0,1} copy(%q)\n", fused).replace("CONSTANT", "constant(5)")
+    found = hlo.read(text.replace("GROUPS", "replica_groups={}"), LAYOUT, table=NO_TABLE, links=LINKS).collectives
+    (one,) = [one for one in found if one.times == 1]
+    assert (one.kind, one.sent_bytes) == (kind, 6400 * 3 / 4 * (2 if kind == "all-reduce" else 1))
+
+
 def test_a_loop_of_unknown_turns_counts_once_and_is_reported():
     found = written(constant="parameter(1)")
     assert [(one.times, one.in_open_loop) for one in found.collectives] == [(1, True)]

@@ -140,6 +140,7 @@ def _collectives(program: Program, layout: Layout, links: Links) -> list[Collect
             if stage in stages:
                 continue
             stages.add(stage)
+            kind = "reduce-scatter" if kind == "all-reduce" and program.is_cut(computation, each) else kind
         types = {other.name: other.type for other in program.computations[computation]}
         operand = sum(shape_bytes(types.get(name, "")) for name in each.operands)
         groups = [group_across_slices(each.text, layout)] if across else groups_of(each.text, devices)

@@ -119,6 +119,13 @@ class Program:
         numbers = [text for text in constants if text.isdecimal()]
         return int(numbers[0]) if len(compares) == 1 and len(numbers) == 1 else None
 
+    def is_cut(self, computation: str, each: Instruction) -> bool:
+        """Returns True if its computation reads only slices of what `each` returns: a TPU's all-reduce-scatter is a
+        fusion of an all-reduce and of the slices that a device keeps, and sends no more than them."""
+        readers = [other for other in self.computations[computation] if each.name in other.operands]
+        of_tuple = [self.is_cut(computation, other) for other in readers if other.kind == "get-tuple-element"]
+        return bool(readers) and all(of_tuple) and {x.kind for x in readers} <= {"get-tuple-element", "dynamic-slice"}
+
     def line_of(self, instruction: Instruction) -> str | None:
         """Returns the source line that made the instruction, as `file.py:line`."""
         if frame := instruction.found(r"stack_frame_id=(\d+)"):

@@ -112,6 +112,11 @@ def _contradictions(config: Config) -> Iterator[str]:
             "--optim.table-update is sparse, but --loss.retrieval full_softmax reads every row of the item tables; "
             "wanted --optim.table-update dense, or a sampled loss"
         )
+    if config.optim.gradient_sum == "bfloat16" and model.compute == "float32":
+        yield (
+            "--optim.gradient-sum is bfloat16, but --model.compute is float32; wanted --model.compute bfloat16, or "
+            "--optim.gradient-sum float32"
+        )
     if model.places == "rotary" and model.heads >= 1 and model.width // model.heads % 2:
         yield (
             f"--model.positions is rotary, which turns pairs of features, but a head has width "

@@ -129,8 +129,8 @@ class Model:
     """Share of the numbers that a training step sets to zero in the session vectors and in each residual branch of the
     sequence encoder."""
     compute: Literal["float32", "bfloat16"] = "float32"
-    """Type of the activations and of the matrix products. Parameters, gradients, optimizer, norms, softmaxes, losses
-    and evaluation are always float32.
+    """Type of the activations and of the matrix products. Parameters, optimizer, norms, softmaxes, losses and
+    evaluation are always float32, and so are gradients unless optim.gradient_sum is bfloat16.
     float32: products as the device makes them by default (TF32 on NVIDIA, bfloat16 passes on a TPU)
     bfloat16: half the memory, and several times the speed on a device with units for it (not on a CPU)"""
     remat: bool = True
@@ -271,6 +271,10 @@ class Optim:
     """Decay of Adam's mean of gradients."""
     beta2: Annotated[float, Between(0, 0.999999)] = 0.98
     """Decay of Adam's mean of squared gradients."""
+    gradient_sum: Literal["float32", "bfloat16"] = "float32"
+    """Type in which devices add up the gradients of the body's matrices.
+    float32: exact up to the last bit of the products
+    bfloat16: half the bytes between devices, and two or three digits; only with model.compute bfloat16"""
 
 
 @dataclass(frozen=True)

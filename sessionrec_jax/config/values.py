@@ -34,6 +34,9 @@ _NOT_IN_RUN_ID = (
     ("train", "profile_steps"),
 )
 
+_LATER = {("optim", "gradient_sum"): Optim().gradient_sum}
+"""Settings that are younger than this config version. A run with such a default has the id that it had before."""
+
 
 def replace(config: Config, overrides: dict[str, Any]) -> Config:
     """Returns `config` with dotted fields replaced, such as {"model.width": 128}. Raises InputError for unknown names
@@ -160,4 +163,7 @@ def run_id(config: Config) -> str:
     values = to_dict(config)
     for room, name in _NOT_IN_RUN_ID:
         del values[room][name]
+    for (room, name), default in _LATER.items():
+        if values[room][name] == default:
+            del values[room][name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

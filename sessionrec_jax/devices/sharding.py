@@ -50,6 +50,11 @@ def is_table(path: tuple[Any, ...]) -> bool:
     return bool(path) and isinstance(path[-1], DictKey) and path[-1].key in TABLES
 
 
+def is_matrix(model: Model, path: tuple[Any, ...]) -> bool:
+    """Returns True for a parameter of the body that a matrix product reads, which mesh axes may divide."""
+    return bool(parameter(model, _name(path)).axes)
+
+
 def row_specs(mesh: jax.sharding.Mesh, tree: Any) -> Any:
     """Returns the specs of parameters for `jax.shard_map`: a device's own rows of the tables, all of the others."""
     return jax.tree_util.tree_map_with_path(

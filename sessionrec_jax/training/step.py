@@ -28,7 +28,7 @@ from sessionrec_jax.devices.gathered_rows import (
 )
 from sessionrec_jax.devices.mesh import BATCH_AXES, replicated, side_by_side
 from sessionrec_jax.devices.placement import ShardedInputs, put, put_replicated
-from sessionrec_jax.devices.sharding import shardings
+from sessionrec_jax.devices.sharding import is_matrix, is_table, shardings
 from sessionrec_jax.devices.spread_proposal import spread_item_of
 from sessionrec_jax.loss.negatives import Negatives, Proposal, draw_negatives
 from sessionrec_jax.loss.retrieval import SampledItems, ShardItems
@@ -179,7 +179,7 @@ def _gradients(
     terms = jax.tree.map(jnp.sum, terms_G)
 
     def objective(tables: Params, others: Params, whole: Params, batch: StepBatch) -> tuple[Float[Array, ""], Sums]:
-        log_sums = None
+        others, log_sums = _in_type_of_sums(program, others), None
         if program.is_full:
             log_sums = functools.partial(
                 full_log_sum, loss=loss, spec=program.spec, mesh=program.mesh, params=whole, side=fixed.side
@@ -197,6 +197,17 @@ def _gradients(
     with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
         tables, (others, sums) = _over_microbatches(gradients, (read.tables, batch), program.microbatches)
     return Gradients(tables, *others, *([] if program.is_full else [None])), sums
+
+
+def _in_type_of_sums(program: Program, others: Params) -> Params:
+    """Returns the body's parameters, its matrices in the type in which devices add up their gradients. The model would
+    round them anyway; rounded out here, the gradients of all shards have this type too."""
+
+    def of_type(path: tuple[Any, ...], x: Array) -> Array:
+        is_summed = not is_table(path) and is_matrix(program.spec.model, path)
+        return x.astype(program.optimizer.gradient_sum) if is_summed else x
+
+    return jax.tree_util.tree_map_with_path(of_type, others)
 
 
 def session_sums(
