@@ -91,7 +91,7 @@ def _unknown_names(config: Config) -> Iterator[str]:
 
 def _contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for each pair of choices that exclude each other."""
-    model, loss = config.model, config.loss
+    loss = config.loss
     if config.paradigm == "nipp" and loss.alpha:
         yield (
             f"--loss.alpha is {loss.alpha}, but --paradigm nipp sees clicked items only, so there is nothing to rank "
@@ -107,16 +107,29 @@ def _contradictions(config: Config) -> Iterator[str]:
     yield from _rank_alone(config)
     if config.data.fresh != "no":
         yield from _not_fresh(config)
-    if config.optim.table_update == "sparse" and loss.retrieval == "full_softmax":
+    yield from _model_contradictions(config.model)
+    yield from _optimizer_contradictions(config)
+    if config.train.begins_from:
+        yield from _beginning_contradictions(config)
+    if config.train.evaluated == "best" and not config.train.validations:
+        yield "--train.evaluated is best, but --train.validations is 0; wanted --train.validations 1 or more"
+
+
+def _optimizer_contradictions(config: Config) -> Iterator[str]:
+    if config.optim.table_update == "sparse" and config.loss.retrieval == "full_softmax":
         yield (
             "--optim.table-update is sparse, but --loss.retrieval full_softmax reads every row of the item tables; "
             "wanted --optim.table-update dense, or a sampled loss"
         )
-    if config.optim.gradient_sum == "bfloat16" and model.compute == "float32":
+    if config.optim.gradient_sum == "bfloat16" and config.model.compute == "float32":
         yield (
             "--optim.gradient-sum is bfloat16, but --model.compute is float32; wanted --model.compute bfloat16, or "
             "--optim.gradient-sum float32"
         )
+    yield from _schedule_contradictions(config.optim)
+
+
+def _model_contradictions(model: Model) -> Iterator[str]:
     if model.places == "rotary" and model.heads >= 1 and model.width // model.heads % 2:
         yield (
             f"--model.positions is rotary, which turns pairs of features, but a head has width "
@@ -143,11 +156,6 @@ def _contradictions(config: Config) -> Iterator[str]:
                     f"{flag} is {came}, but --model.parametrization is standard, which has no base model; wanted "
                     f"--model.parametrization mup, or {flag} {default}"
                 )
-    yield from _schedule_contradictions(config.optim)
-    if config.train.begins_from:
-        yield from _beginning_contradictions(config)
-    if config.train.evaluated == "best" and not config.train.validations:
-        yield "--train.evaluated is best, but --train.validations is 0; wanted --train.validations 1 or more"
 
 
 def _not_soft(config: Config) -> Iterator[str]:
