@@ -132,7 +132,7 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
 
 
 def _resolved(job: Job, prepared: Prepared, quiet: bool) -> Job:
-    check_segments("--train.evaluate-by", job.config.train.evaluate_by, prepared)
+    check_segments("--train.evaluate-by", job.config.train.evaluate_by, prepared, job.config)
     chosen = with_eval_users([resolve(job.config, prepared)], prepared)
     if chosen.sentence and not quiet and is_process_zero():
         say(chosen.sentence)

@@ -239,6 +239,21 @@ def test_subsets_of_users_are_nested_and_count_their_own_popularity(config, log)
     assert train_catalogue(small, log).click_rate == pytest.approx(np.mean(flat.feedback_N[ours_N] == CLICKED))
 
 
+def test_popularity_counts_users_with_a_single_training_session(config, tmp_path):
+    """Under leave-one-session-out these are the users of three sessions, most of many a log."""
+    sessions = [(user, session) for user in range(60) for session in range(3 if user < 50 else 6)]
+    raw = RawLog("table", pl.DataFrame({
+        "user_id": [user for user, _ in sessions], "item_id": [1 if user < 50 else 2 for user, _ in sessions],
+        "timestamp_ms": [1_700_000_000_000 + 86_400_000 * session for _, session in sessions],
+        "session_id": [session for _, session in sessions], "clicked": [True] * len(sessions),
+    }))  # fmt: skip
+    counted = prepare(raw, tmp_path / "log", Settings())
+    catalogue = train_catalogue(replace(config, {"data.fingerprint": counted.fingerprint}), counted)
+    ratio = np.exp(catalogue.log_popularity_V[counted.item_ids().to_list().index(1) + 1] - catalogue.log_popularity_V[
+        counted.item_ids().to_list().index(2) + 1])  # fmt: skip
+    assert ratio == pytest.approx(50 * 1 / (10 * 4), rel=0.05)
+
+
 def test_the_whole_logs_popularity_is_the_prepared_one(config, log):
     catalogue = train_catalogue(config, log)
     assert catalogue.click_rate == log.clicks_V.sum() / log.exposures_V.sum()

@@ -23,6 +23,9 @@ def test_the_defaults_are_calibrated(column):
     [
         ({"loss.other_clicks": "masked"}, LOSS, "wanted --loss.other-clicks counted"),
         ({"loss.other_clicks": "masked", "loss.retrieval": "full_softmax"}, LOSS, "wanted --loss.other-clicks counted"),
+        # A draw that equals the clicked item is taken out too: a target of one item is no exception.
+        ({"loss.other_clicks": "masked", "paradigm": "nipp"}, LOSS, "wanted --loss.other-clicks counted"),
+        ({"loss.negatives_from": "in_batch"}, LOSS, "wanted --loss.negatives-from mixed"),
         ({"loss.log_q": False}, LOSS, "wanted --loss.log-q"),
         ({"loss.log_q": False, "loss.retrieval": "bce"}, LOSS, "wanted --loss.log-q"),
         ({"loss.rank": "pairwise"}, RANK_LOSS, "wanted --loss.rank pointwise"),
@@ -44,7 +47,8 @@ def test_what_spoils_a_likelihood_is_named_with_the_flag_to_change(settings, col
         {"loss.log_q": False, "loss.negatives_from": "uniform"},  # the same correction for every item
         {"loss.log_q": False, "loss.negatives_uniform": 1.0},
         {"loss.log_q": False, "loss.retrieval": "full_softmax"},  # nothing is drawn
-        {"loss.other_clicks": "masked", "paradigm": "nipp", "loss.alpha": 0.0},  # a target is one item
+        {"loss.other_clicks": "masked", "loss.retrieval": "full_softmax", "paradigm": "nipp", "loss.alpha": 0.0},
+        {"loss.negatives_from": "in_batch", "loss.retrieval": "full_softmax"},
     ],
 )
 def test_settings_without_an_effect_spoil_nothing(settings):
@@ -79,6 +83,7 @@ def test_an_ablation_marks_arms_whose_nats_are_not_calibrated(log):
     arms = plan.lay_out(base, log).files["comparison.json"]["arms"]
     marked = {arm["arm"]: arm["uncalibrated"] for arm in arms if arm["uncalibrated"]}
     assert {name for name, columns in marked.items() if LOSS in columns} == {
-        "sampled softmax, 512 mixed, no log-q, other clicks counted", "sampled softmax, 512 mixed, other clicks masked"
+        "sampled softmax, 512 mixed, no log-q, other clicks counted", "sampled softmax, 512 mixed, other clicks masked",
+        "sampled softmax, 512 in-batch, other clicks counted",
     }  # fmt: skip
     assert all(columns == [RANK_LOSS] for name, columns in marked.items() if name.startswith(("pairwise", "listwise")))

@@ -158,6 +158,21 @@ def test_clicks_past_the_longest_session_are_counted(tmp_path, capsys):
     assert "30 clicks are lost" in said(capsys)
 
 
+def test_a_history_that_shows_what_happens_later_is_counted(tmp_path, capsys):
+    """Session ids of the log may overlap: user 1 opens a second session before the last click of the first."""
+    times = {0: (0, 9), 1: (5, 20), 2: (20, 30)}  # the third begins when the second ends, which is no overlap
+    table = [
+        (1, item, START_MS + 1000 * second, 1, session)
+        for session, both in times.items()
+        for item, second in enumerate(both)
+    ]
+    columns = ("user_id", "item_id", "timestamp_ms", "clicked", "session_id")
+    pl.DataFrame(table, schema=columns, orient="row").write_csv(tmp_path / "a.csv")
+    manifest = prepared(tmp_path / "a.csv", "--session", "session_id")
+    assert manifest["overlapping_sessions"] == 1
+    assert "50.0% of the sessions to predict begin before an earlier session" in " ".join(said(capsys).split())
+
+
 def test_the_split_says_what_it_leaks(tmp_path, capsys):
     """Users one after the other: under leave-one-out all training of later users is after the first test session."""
     shifted = pl.col("timestamp_ms") + pl.col("user_id") * 100 * 3_600_000

@@ -166,6 +166,15 @@ def test_segments_that_a_log_does_not_have_are_refused_before_training(config, l
         run(replace(config, {"train.evaluate_by": ("item_popularty",)}), tmp_path / "run", "train", quiet=True)
 
 
+def test_segments_of_items_need_the_catalogue(config, log, tmp_path):
+    shown = {"data.eval_candidates": "shown", "train.evaluate_by": ("new_item",)}
+    with pytest.raises(
+        InputError, match=r"--train.evaluate-by new_item cuts .*wanted --data.eval-candidates catalogue"
+    ):
+        run(replace(config, shown), tmp_path / "run", "train", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_names_of_segments_that_differ_in_signs_alone_stay_apart():
     by = {"device": {"a b": {"mrr": 0.5, "mrr_stderr": 0.1}, "a-b": {"mrr": 0.25, "mrr_stderr": 0.2}}}
     assert segment_columns(by) == {

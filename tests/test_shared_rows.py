@@ -5,6 +5,7 @@ same step.
 from __future__ import annotations
 
 import functools
+import json
 import math
 
 import jax
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from grid import mostly_slow
 from noise import noise_of
 from onestep import OneStep, assert_same_step
 
+from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import replace
 from sessionrec_jax.data.batches import train_catalogue
 from sessionrec_jax.data.catalogue import ID_ROW
@@ -28,10 +31,12 @@ from sessionrec_jax.devices.mesh import make_mesh
 from sessionrec_jax.devices.placement import put, put_side
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.errors import InputError
+from sessionrec_jax.evaluation.exact import exact_rank_nats
 from sessionrec_jax.evaluation.scoring import item_table
 from sessionrec_jax.loss.negatives import Negatives
 from sessionrec_jax.model import count, sessionrec
 from sessionrec_jax.model.spec_of_log import spec_of
+from sessionrec_jax.training.loop import train
 
 PROCESS = synthetic.Options(users=60, base=4, depth=7, seed=1)
 FLOOR, BUCKETS = 3, 100
@@ -188,3 +193,24 @@ def test_items_of_a_bucket_differ_by_side_information_alone(setting, start, devi
 def test_bad_settings_are_reported(tmp_path, given, message):
     with pytest.raises(InputError, match=message):
         prepare(synthetic.read(PROCESS), tmp_path / "log", Settings(**given))
+
+
+def test_a_model_without_rows_of_its_own_refuses_to_run(start):
+    """An id past the shared rows would silently read the last one."""
+    spec, side, params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, start)
+    with pytest.raises(ValueError, match="items share rows of the ID table"):
+        sessionrec.embed(spec, params, jnp.arange(3), side)
+
+
+@pytest.mark.parametrize("labels", mostly_slow(["expected", "sampled"], quick=["expected"]))
+def test_sessions_drawn_in_the_step_train_the_rows_that_evaluation_reads(tmp_path, labels):
+    process = synthetic.Options(users=60, base=8, depth=2, seed=1)
+    log = prepare(synthetic.read(process), tmp_path / "log", Settings(min_item_exposures=10**6, tail_buckets=4))
+    fresh = {"data.fresh": labels, "data.fresh_sessions": 12_800, "data.rows": 64, "data.sessions_per_row": 2,
+             "data.eval_candidates": "shown", "model.width": 8, "model.layers": 1, "model.heads": 1,
+             "model.side_width": 4, "model.scored_by": ("category",), "model.clicked_in_input": False,
+             "model.ignored_in_input": False, "loss.retrieval": "none", "optim.learning_rate_peak": 3e-2,
+             "model.id_width": 8, "mesh.data": 1, "data.side_columns": ("category",)}  # fmt: skip
+    model = train(resolve(replace(Config(), fresh), log), log, tmp_path / "run", quiet=True)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert exact_rank_nats(model) == pytest.approx(line["rank_nats_per_term"], abs=0.02)

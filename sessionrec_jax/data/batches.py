@@ -351,9 +351,16 @@ def eval_users(config: Config, prepared: Prepared, role: int) -> np.ndarray:
     return prepared.users_of(role)[: None if limit in (0, AUTO) else limit]
 
 
+def counted_users(config: Config, prepared: Prepared) -> np.ndarray:
+    """Returns the users whose training sessions popularity is counted in: those that the run trains on, and between
+    them in the stored order those with a single training session, which has none before it to be predicted from."""
+    last = train_users(config, prepared)[-1:] if config.data.users else [prepared.users - 1]
+    return np.arange(last[0] + 1) if len(last) else np.zeros(0, np.int64)
+
+
 def train_catalogue(config: Config, prepared: Prepared) -> Catalogue:
-    """Counts popularity in the training sessions of the users that this run trains on, and no others."""
-    clicks_V, exposures_V = item_counts(prepared.arrays(), train_users(config, prepared), len(prepared.clicks_V))
+    """Counts popularity in the training sessions of `counted_users`, and in no others."""
+    clicks_V, exposures_V = item_counts(prepared.arrays(), counted_users(config, prepared), len(prepared.clicks_V))
     columns = item_columns(config, prepared)
     side = {name: prepared.side[name] for name in columns.side_values}
     side |= {name: prepared.vectors[name] for name in columns.vector_widths}

@@ -33,11 +33,7 @@ def resolve(config: Config, log: Prepared) -> Config:
     train_users(config, log)
     item_columns(config, log)
     session_context(config, log)
-    if not (config.model.clicked_in_input or config.model.ignored_in_input or len(log.feedback_names) > 2):
-        raise InputError(
-            "--model.no-clicked-in-input and --model.no-ignored-in-input are both given, and the log has no other kind "
-            "of exposure: nothing would enter the model; leave one of them out"
-        )
+    _check_input(config, len(log.feedback_names) > 2)
     if config.loss.rank_labels == "probability" and not log.has_click_probability:
         raise InputError(
             f"--loss.rank-labels is probability, but {log.path} was prepared without a column click_probability; "
@@ -51,6 +47,21 @@ def resolve(config: Config, log: Prepared) -> Config:
     items = config.data.items_per_row or items_per_row(config, log.arrays(), log.manifest["items_per_session_mean"])
     config = replace(config, {"data.path": log.where, "data.fingerprint": log.fingerprint, "data.items_per_row": items})
     return config if config.data.rows else with_rows(config, rows_of_batch(config, log))
+
+
+def _check_input(config: Config, has_context: bool) -> None:
+    """Raises InputError if no exposure would enter the model. `has_context`: the log has exposures without a label."""
+    model = config.model
+    if config.paradigm == "nipp" and not model.clicked_in_input:
+        raise InputError(
+            "--paradigm nipp sees clicked items alone, and --model.no-clicked-in-input is given: nothing would enter "
+            "the model; leave it out"
+        )
+    if not (model.clicked_in_input or model.ignored_in_input or has_context):
+        raise InputError(
+            "--model.no-clicked-in-input and --model.no-ignored-in-input are both given, and the log has no other kind "
+            "of exposure: nothing would enter the model; leave one of them out"
+        )
 
 
 def rows_of_batch(config: Config, prepared: Prepared) -> int:

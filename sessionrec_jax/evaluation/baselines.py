@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int
 from scipy.sparse import csr_array
 
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.data.batches import eval_users, train_users
+from sessionrec_jax.data.batches import counted_users, eval_users
 from sessionrec_jax.data.catalogue import Catalogue, popularity_rank
 from sessionrec_jax.data.codes import CLICKED, TRAIN, VALIDATION
 from sessionrec_jax.data.ragged import spans
@@ -222,10 +222,10 @@ def _best(metrics: Metrics, choices: tuple[Any, ...]) -> Any:
 
 
 def trained_sessions(config: Config, prepared: Prepared) -> Bool[np.ndarray, " S"]:
-    """Returns which sessions are training sessions of the users that this run trains on."""
+    """Returns the training sessions in which this run counts popularity."""
     log = prepared.arrays()
     user_S = users_of(log, np.arange(len(log.session_role_S)))
-    return (log.session_role_S == TRAIN) & np.isin(user_S, train_users(config, prepared))
+    return (log.session_role_S == TRAIN) & np.isin(user_S, counted_users(config, prepared))
 
 
 def _first_sessions(log: FlatLog) -> np.ndarray:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from sessionrec_jax.config.settings import Config
 from sessionrec_jax.data.batches import eval_users
 from sessionrec_jax.data.codes import CLICKED
 from sessionrec_jax.data.store import FlatLog, Prepared
@@ -38,7 +39,8 @@ HISTORY = (1, 2, 4, 8, 16, 32, 64)
 EXPOSURES = (1, 2, 5, 10, 20, 50, 100)
 VALUES = 10
 """Values of a context column that get a segment of their own."""
-BUILT_IN = ("item_popularity", "new_item", "history_length", "session_items")
+OF_ITEMS = ("item_popularity", "new_item")
+BUILT_IN = (*OF_ITEMS, "history_length", "session_items")
 
 Terms = Any
 """A NamedTuple of arrays [N], among them session_N, item_N and user_N, which are indices of the log."""
@@ -60,7 +62,7 @@ class Segments:
     """Sums by user for every segment, filled by `measure`. Raises InputError for a name that the log does not have."""
 
     def __init__(self, names: Sequence[str], model: TrainedModel, role: int):
-        check_segments("--by", names, model.log)
+        check_segments("--by", names, model.log, model.config)
         log = model.log.arrays()
         self.user_M = np.sort(eval_users(model.config, model.log, role))
         """Only these users have terms; sums over all users of the log would take much memory."""
@@ -100,12 +102,18 @@ class Segments:
         }
 
 
-def check_segments(flag: str, names: Sequence[str], log: Prepared) -> None:
-    """Raises InputError, which names `flag`, for a kind of segments that the log does not have."""
+def check_segments(flag: str, names: Sequence[str], log: Prepared, config: Config) -> None:
+    """Raises InputError, which names `flag`, for a kind of segments that the log does not have or `config` does not
+    score."""
     known = [*BUILT_IN, *log.context_values]
     for name in names:
         if name not in known:
             raise InputError(f"{flag} {name}: this log has no such segments; {near_miss(name, known)}")
+        if name in OF_ITEMS and config.data.eval_candidates == "shown":
+            raise InputError(
+                f"{flag} {name} cuts the clicks that are ranked in the catalogue, but --data.eval-candidates is shown, "
+                "so none is; wanted --data.eval-candidates catalogue, or other segments"
+            )
 
 
 def segment_columns(by: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -26,10 +26,16 @@ def _of_retrieval(config: Config) -> Iterator[str]:
     if loss.retrieval == "none":
         yield "--loss.retrieval none trains no retrieval score; wanted another --loss.retrieval"
         return
-    if config.paradigm == "nspp" and loss.other_clicks == "masked":  # an item-level target has no other clicks
+    has_other_clicks = config.paradigm == "nspp" or loss.retrieval != "full_softmax"  # draws may equal the target too
+    if loss.other_clicks == "masked" and has_other_clicks:
         yield (
             "--loss.other-clicks is masked, so clicked items of one session do not compete; wanted --loss.other-clicks "
             "counted"
+        )
+    if loss.negatives_from == "in_batch" and loss.retrieval != "full_softmax":
+        yield (
+            "--loss.negatives-from in_batch draws clicks of the batch, those of the target's own user among them, more "
+            "often than the correction for popularity says; wanted --loss.negatives-from mixed"
         )
     if loss.retrieval != "full_softmax" and not loss.log_q and not _draws_uniformly(loss):
         yield (

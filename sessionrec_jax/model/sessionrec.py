@@ -165,13 +165,21 @@ def apply(
     spec: Spec, params: Params, inputs: Inputs, side: Side, noise: Noise | None = None
 ) -> tuple[Float[Array, "T D"], Queries]:
     """Returns the embeddings of the batch's items and the queries of its sessions, for one shard. `noise`: for dropout,
-    in training only."""
+    in training only. Raises ValueError if items share rows of the ID table."""
+    _check_own_rows(spec)
     return SessionRec(spec).apply({"params": params}, inputs, side, noise)
 
 
 def embed(spec: Spec, params: Params, item_N: Int[Array, " N"], side: Side) -> Float[Array, "N D"]:
-    """Returns the embeddings that score any items, candidates or negatives."""
+    """Returns the embeddings that score any items, candidates or negatives. Raises ValueError if items share rows of
+    the ID table."""
+    _check_own_rows(spec)
     return SessionRec(spec).apply({"params": params}, item_N, side, method="embed")
+
+
+def _check_own_rows(spec: Spec) -> None:
+    if spec.id_rows:  # an id past the shared rows would silently read the last one
+        raise ValueError("items share rows of the ID table; give each its own first (devices/gathered_rows.py)")
 
 
 def heads_share(spec: Spec, params: Params) -> Float[Array, ""]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sessionrec_jax.data.synthetic.device import Draw, FreshSessions, ProcessTables, draw
+from sessionrec_jax.devices.gathered_rows import with_own_rows
 from sessionrec_jax.devices.mesh import batch_shards, over_batch, over_shards, replicated, side_by_side
 from sessionrec_jax.devices.sharding import shardings
 from sessionrec_jax.loss.session import Sums, Terms
@@ -21,7 +22,15 @@ from sessionrec_jax.model.anchor_inputs import anchor_inputs
 from sessionrec_jax.model.dropout import Noise
 from sessionrec_jax.model.embedding import Side
 from sessionrec_jax.model.spec import Inputs, Params
-from sessionrec_jax.training.step import Program, Scalars, State, abstract_state, dense_update, noise_of
+from sessionrec_jax.training.step import (
+    Program,
+    Scalars,
+    State,
+    abstract_state,
+    dense_update,
+    in_type_of_sums,
+    noise_of,
+)
 
 MOST_STEPS = 256
 """Steps of one call at most: the scalars and the sums of a call have this many places."""
@@ -94,7 +103,7 @@ def _category_logits(
     program: Program, params: Params, fixed: FreshArrays, inputs_G: Inputs, noise_G: Noise | None
 ) -> Float[Array, "G S C"]:
     """Returns the log odds that an exposure of each category is clicked in the session after each one."""
-    spec = program.spec
+    spec, params = with_own_rows(program.spec, program.mesh, in_type_of_sums(program, params), fixed.side)
 
     def encode(inputs: Inputs, noise: Noise | None) -> Float[Array, "S D"]:
         return sessionrec.apply(spec, params, inputs, fixed.side, noise=noise)[1].rank_SD

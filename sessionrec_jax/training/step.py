@@ -179,7 +179,7 @@ def _gradients(
     terms = jax.tree.map(jnp.sum, terms_G)
 
     def objective(tables: Params, others: Params, whole: Params, batch: StepBatch) -> tuple[Float[Array, ""], Sums]:
-        others, log_sums = _in_type_of_sums(program, others), None
+        others, log_sums = in_type_of_sums(program, others), None
         if program.is_full:
             log_sums = functools.partial(
                 full_log_sum, loss=loss, spec=program.spec, mesh=program.mesh, params=whole, side=fixed.side
@@ -199,7 +199,7 @@ def _gradients(
     return Gradients(tables, *others, *([] if program.is_full else [None])), sums
 
 
-def _in_type_of_sums(program: Program, others: Params) -> Params:
+def in_type_of_sums(program: Program, others: Params) -> Params:
     """Returns the body's parameters, its matrices in the type in which devices add up their gradients. The model would
     round them anyway; rounded out here, the gradients of all shards have this type too."""
 

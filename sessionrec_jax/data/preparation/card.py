@@ -78,7 +78,7 @@ def lines(card: dict[str, Any]) -> dict[str, str]:
         "clicks": f"{card['clicks']:,}, {card['click_rate']:.1%} of the labelled exposures"
         + (", each with a click probability" if PROBABILITY in card else ""),
         "feedback": ", ".join(card["feedback_names"]),
-        "split": settings["split"] + _leak(card) + _new_items(card),
+        "split": settings["split"] + _leak(card) + _overlaps(card) + _new_items(card),
         "sessions by role": _by_role(card["sessions_by_role"]),
         "to predict": f"{_by_role(card['target_sessions_by_role'])} (sessions with one before them)",
         "side information": side or "-",
@@ -99,6 +99,17 @@ def _leak(card: dict[str, Any]) -> str:
         return ""
     cure = "" if card["settings"]["split"] == "temporal" else "; --split temporal trains on the past alone"
     return f"; {share:.1%} of the training exposures are later than the first test session{cure}"
+
+
+def _overlaps(card: dict[str, Any]) -> str:
+    count = card.get("overlapping_sessions")
+    if not count:
+        return ""
+    share = count / max(1, sum(card["target_sessions_by_role"].values()))
+    return (
+        f"; {share:.1%} of the sessions to predict begin before an earlier session of their user has ended, so their "
+        "history shows things that happened later"
+    )
 
 
 def _new_items(card: dict[str, Any]) -> str:

@@ -52,6 +52,8 @@ class PreparedUsers(NamedTuple):
     """For each column of session context, the number of sessions whose rows disagree."""
     lost_clicks: int
     """Clicks past the longest length of a session."""
+    overlapping: int
+    """Sessions that begin before an earlier one of their user has ended."""
 
 
 def prepare_users(rows: pl.DataFrame, rules: HistoryRules, first_user: int) -> PreparedUsers:
@@ -95,7 +97,15 @@ def prepare_users(rows: pl.DataFrame, rules: HistoryRules, first_user: int) -> P
         time_range_ms=time_range_ms,
         context_differs={name.removeprefix(OF_SESSION): int(sessions[f"{name} differs"].sum()) for name in context},
         lost_clicks=int(too_long["clicked"].sum() or 0),
+        overlapping=_overlapping(sessions),
     )
+
+
+def _overlapping(sessions: pl.DataFrame) -> int:
+    """Returns the number of sessions that begin before an earlier one of their user has ended. They are in the order in
+    which they begin."""
+    ended_ms = pl.col("end_ms").cum_max().shift(1).over("user")
+    return int(sessions.select((ended_ms > pl.col("start_ms")).sum()).item())
 
 
 def _context_codes(sessions: pl.DataFrame, rules: HistoryRules) -> dict[str, np.ndarray]:

@@ -44,6 +44,8 @@ class UserStatistics(NamedTuple):
     """The hour of the first session that is held out for test."""
     lost_clicks: int
     """Clicks past the longest length of a session."""
+    overlapping: int
+    """Sessions that begin before an earlier one of their user has ended."""
 
 
 def count_users(users: PreparedUsers, context_values: Mapping[str, pl.Series]) -> UserStatistics:
@@ -72,6 +74,7 @@ def count_users(users: PreparedUsers, context_values: Mapping[str, pl.Series]) -
         training_by_hour=_by_hour(log, log.session_role_S == TRAIN),
         first_test_hour=int(log.session_seconds_S[is_test_S].min() // _HOUR_SECONDS) if is_test_S.any() else None,
         lost_clicks=users.lost_clicks,
+        overlapping=users.overlapping,
     )
 
 
@@ -121,7 +124,7 @@ class LogStatistics:
         self._ranges_ms: list[tuple[int, int]] = []
         self._by_hour: list[pl.DataFrame] = []
         self._test_hours: list[int] = []
-        self._lost_clicks = 0
+        self._lost_clicks = self._overlapping = 0
         self.session_context: dict[str, ContextCounts] = {}
 
     def add(self, part: UserStatistics) -> None:
@@ -139,6 +142,7 @@ class LogStatistics:
         ]
         self._test_hours += [] if part.first_test_hour is None else [part.first_test_hour]
         self._lost_clicks += part.lost_clicks
+        self._overlapping += part.overlapping
         for name, counts in part.session_context.items():
             before = self.session_context.get(name)
             self.session_context[name] = counts if before is None else before.plus(counts)
@@ -191,6 +195,7 @@ class LogStatistics:
             "training_after_first_test": self._training_after_first_test(),
             "test_clicks_on_new_items": self._test_clicks_on_new_items(),
             "lost_clicks": self._lost_clicks,
+            "overlapping_sessions": self._overlapping,
             "time_range_ms": [min(first for first, _ in self._ranges_ms), max(last for _, last in self._ranges_ms)],
         }
 
