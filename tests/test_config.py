@@ -160,21 +160,6 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, value, mess
         check(replace(Config(), {name: value}))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"paradigm": "nipp", "loss.alpha": 0.0, "model.clicked_in_input": False},
-            "--paradigm nipp sees clicked items",
-        ),
-        ({"model.ignored_in_input": False, "model.clicked_in_input": False}, "are both given"),
-    ],
-)
-def test_something_enters_the_model(log, settings, message):
-    with pytest.raises(InputError, match=f"{message}.*nothing would enter the model"):
-        resolve(replace(Config(), settings), log)
-
-
 def test_an_encoder_without_attention_uses_no_positions():
     message = "--model.positions is rotary, but the sequence encoder gru cannot use it; wanted auto"
     with pytest.raises(InputError, match=message):

@@ -60,7 +60,7 @@ NOT_RUN = {
     "# by hand, one line for each machine": "several machines; test_hosts.py runs processes on one",
     "#!/bin/bash": "a job of SLURM over four nodes",
     "gcloud compute": "TPU VMs",
-    "# compiled for TPUs": "minutes of compiling, and libtpu; test_pod.py compiles one where it is installed",
+    "# compiled for TPUs": "minutes of compiling, and libtpu; test_pod_compilers.py compiles one where it is installed",
     "sessionrec prepare synthetic --users 2000 --base 4": "SLURM; test_slurm.py runs a sweep where its daemons are",
     "sessionrec serve MODEL": "a service that runs until it is stopped; test_service.py starts one",
     "sessionrec prepare synthetic --users 20000 --out s3:": "a bucket; test_storage_sweep.py goes this way on a server",

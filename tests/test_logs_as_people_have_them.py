@@ -173,6 +173,18 @@ def test_a_history_that_shows_what_happens_later_is_counted(tmp_path, capsys):
     assert "50.0% of the sessions to predict begin before an earlier session" in " ".join(said(capsys).split())
 
 
+@pytest.mark.parametrize(
+    "flags", [("--paradigm", "nipp", "--loss.alpha", "0"), ("--model.no-ignored-in-input",)], ids=["clicks", "nothing"]
+)
+def test_something_enters_the_model(tmp_path, capsys, flags):
+    rows().write_csv(tmp_path / "a.csv")
+    prepared(tmp_path / "a.csv")
+    train = ["train", str(tmp_path / "a.log"), "--out", str(tmp_path / "run"), "--model.no-clicked-in-input"]
+    assert main([*train, *flags]) == 2
+    assert "nothing would enter the model" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_split_says_what_it_leaks(tmp_path, capsys):
     """Users one after the other: under leave-one-out all training of later users is after the first test session."""
     shifted = pl.col("timestamp_ms") + pl.col("user_id") * 100 * 3_600_000
