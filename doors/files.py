@@ -21,10 +21,11 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from doors.address import address_of
 from doors.errors import InputError, NotSaved, no_room, wrong_path
+from doors.text import shell
 
 STDOUT = Path("-")
 """The name of standard output, where a user names a file."""
@@ -34,19 +35,58 @@ _STATE = {
     "model.json", "model.safetensors", "recommend.stablehlo",
 }  # fmt: skip
 """Files that prepared logs, runs, sweeps and exported models are made of."""
-_MARKS = {
-    "a prepared log": "prepared.json",
-    "a sweep": "sweep.json",
-    "a run": "config.json",
-    "an exported model": "model.json",
+
+
+class _Kind(NamedTuple):
+    mark: str
+    """The file that makes a folder one of this kind."""
+    made_by: str
+    """The command that makes one, without the name of the folder."""
+    name: str
+    """The name for such a folder in a message."""
+
+
+_KINDS = {
+    "a prepared log": _Kind("prepared.json", "sessionrec prepare SOURCE ... --out", "LOG"),
+    "a sweep": _Kind("sweep.json", "sessionrec sweep PLAN --data DATA --out", "SWEEP"),
+    "a run": _Kind("config.json", "sessionrec train DATA --out", "RUN"),
+    "an exported model": _Kind("model.json", "sessionrec export RUN --to", "MODEL"),
 }
+_USES = {
+    ("a prepared log", "a run"): "`sessionrec train {} --out RUN` trains one on it",
+    ("a prepared log", "a sweep"): "`sessionrec sweep PLAN --data {} --out SWEEP` runs one on it",
+    ("a prepared log", "an exported model"): (
+        "`sessionrec train {} --out RUN` trains one on it, and `sessionrec export RUN --to MODEL` exports that"
+    ),
+    ("a run", "an exported model"): "`sessionrec export {} --to MODEL` makes one of it",
+    ("a run", "a sweep"): "`sessionrec evaluate {}` shows the metrics of a run",
+    ("a sweep", "a run"): "its runs are the folders in {}/runs",
+    ("a sweep", "an exported model"): "`sessionrec export {}/runs/RUN_ID --to MODEL` makes one of its run RUN_ID",
+}
+"""The use of a folder of the first kind where one of the second was wanted."""
 
 
 def kind_of(folder: Path) -> str | None:
     """Returns "a prepared log", "a sweep", "a run" or "an exported model" for a folder of ours, else None."""
     with contextlib.suppress(OSError):
-        return next((kind for kind, mark in _MARKS.items() if (folder / mark).is_file()), None)
+        return next((kind for kind, each in _KINDS.items() if (folder / each.mark).is_file()), None)
     return None
+
+
+def is_not(folder: Path, wanted: str) -> str:
+    """Returns the message that `folder` is not `wanted`: the kind that it is, and a command that goes on from there."""
+    known, found = _KINDS[wanted], kind_of(folder)
+    if found is not None and (use := _USES.get((found, wanted))):
+        return f"{folder} is {found}, not {wanted}: {use.format(shell(folder))}"
+    try:
+        check_folder(folder, wanted)
+        is_free = not folder.exists()
+    except InputError:
+        is_free = False
+    command = f"{known.made_by} {shell(folder) if is_free else known.name}"
+    if found is not None:
+        return f"{folder} is {found}, not {wanted}: `{command}` makes one"
+    return f"{folder} is not {wanted} (it has no {known.mark}); `{command}` makes one"
 
 
 def check_folder(folder: Path, wanted: str) -> None:

@@ -202,7 +202,7 @@ def test_nothing_is_left_of_an_export_that_fails(plain, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_no_whole_model_is_refused(plain, tmp_path):
-    with pytest.raises(InputError, match=r"is no exported model \(it has no model.json\)"):
+    with pytest.raises(InputError, match=r"is not an exported model \(it has no model.json\)"):
         ExportedModel.read(tmp_path)
     for change, message in (
         (lambda to: (to / "items.parquet").unlink(), "items.parquet is missing; export the model again"),

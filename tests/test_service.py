@@ -216,7 +216,7 @@ def test_a_port_that_is_taken_and_a_folder_of_something_else_are_refused(folder,
         assert main(["serve", str(folder), "--port", port]) == 2
         assert f"--port {port}: Address already in use; name another" in capsys.readouterr().err
     assert main(["serve", str(tmp_path), "--port", "0"]) == 2
-    assert "is no exported model" in capsys.readouterr().err
+    assert "is not an exported model" in capsys.readouterr().err
     assert main(["serve", str(folder), "--host", "no such host"]) == 2
     assert "name another address or port" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from doors.files import check_folder, make_folder
+from doors.files import check_folder, is_not, make_folder
 from doors.state import Damaged, Kinds, checked
 from doors.storage import copies
 from experiments.sweep.bucket_leases import leases_of
@@ -80,10 +80,7 @@ def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str
 
 def _read(sweep_dir: Path) -> dict[str, Any]:
     if not (sweep_dir / "sweep.json").exists():
-        raise InputError(
-            f"{sweep_dir} is no sweep folder: it has no sweep.json. "
-            f"`sessionrec sweep PLAN --out {sweep_dir}` makes one."
-        )
+        raise InputError(is_not(sweep_dir, "a sweep"))
     where = str(sweep_dir / "sweep.json")
     sweep = checked(read_json(sweep_dir / "sweep.json"), {"version": int}, where)
     if sweep["version"] != SWEEP_VERSION:

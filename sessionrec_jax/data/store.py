@@ -39,6 +39,7 @@ from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from doors import tables
 from doors.address import address_of
+from doors.files import is_not
 from doors.state import Damaged, read_object
 from sessionrec_jax.data import bucket_log, content_vectors, mapped, session_context, soundness
 from sessionrec_jax.data.codes import ROLES
@@ -326,7 +327,7 @@ def _open(path: Path) -> Prepared:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; `sessionrec prepare SOURCE ... --out {path}` makes it")
     if not (path / MANIFEST).is_file():
-        raise InputError(f"{path} is not a prepared log (it has no {MANIFEST}); `sessionrec prepare` makes one")
+        raise InputError(is_not(path, "a prepared log"))
     try:
         manifest = read_object(path / MANIFEST, {"version": int})
     except Damaged as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from doors import state
-from doors.files import check_folder, make_folder, open_own, replace_text
+from doors.files import check_folder, is_not, make_folder, open_own, replace_text
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
 from sessionrec_jax.errors import InputError
@@ -65,9 +65,7 @@ def read_row(run_dir: Path) -> dict[str, Any] | None:
 def read_config(run_dir: Path) -> Config:
     """Reads the Config of a run folder. Raises InputError if it is missing or of another version."""
     if not (run_dir / "config.json").exists():
-        raise InputError(
-            f"{run_dir} is no run folder: it has no config.json. `sessionrec train DATA --out {run_dir}` makes one."
-        )
+        raise InputError(is_not(run_dir, "a run"))
     return from_dict(read_json(run_dir / "config.json"), str(run_dir / "config.json"))
 
 

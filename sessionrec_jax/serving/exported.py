@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from safetensors.numpy import load_file
 
 from doors import tables
+from doors.files import is_not
 from doors.state import Damaged, checked, checksums, read_object
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.data.windows import Windows
@@ -211,9 +212,7 @@ def check_folder(folder: Path, search: Search) -> dict[str, Any]:
     is damaged or of another version, or no index, which `search` approximate needs."""
     path = folder / MODEL
     if not path.is_file():
-        raise InputError(
-            f"{folder} is no exported model (it has no {MODEL}); `sessionrec export RUN --to {folder}` makes one"
-        )
+        raise InputError(is_not(folder, "an exported model"))
     facts = read_object(path, _KINDS)
     if facts["version"] != VERSION:
         raise InputError(
