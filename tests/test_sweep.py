@@ -188,7 +188,7 @@ def test_a_folder_holds_one_sweep(tmp_path):
     sweep_folder.begin(tmp_path, "grid", [first], {})
     sweep_folder.begin(tmp_path, "grid", [replace(first, {"train.microbatches": 4})], {})
     assert sweep_folder.read(tmp_path)[1][run_id(first)].train.microbatches == 4  # as it was typed last
-    with pytest.raises(InputError, match="settings differ"):
+    with pytest.raises(InputError, match=r"settings differ \(--train.seed is 0 there and 1 here\)"):
         sweep_folder.begin(tmp_path, "grid", [second], {})
 
 

@@ -180,7 +180,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(config, log, 
 
 def test_a_folder_of_another_run_is_refused(whole, log):
     config, folder, _ = whole
-    with pytest.raises(InputError, match=r"holds run \w+, not \w+: its settings differ. Use another --out"):
+    with pytest.raises(InputError, match=r"holds run \w+, not \w+: its settings differ \(--train.seed is \d there"):
         train(replace(config, {"train.seed": 1}), log, folder)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from experiments.sweep.halving import saved_flops
 from experiments.sweep.sweep_folder import RunState
-from experiments.sweep.varying import short, varying
+from experiments.sweep.varying import varying
+from sessionrec_jax.config.values import short
 from sessionrec_jax.row_columns import FLOPS, FLOPS_SPENT, LOSS, RANK_LOSS, baseline_of, floor_of
 
 _STATUSES = ("running", "stale", "started", "waiting", "done", "dropped", "stuck", "diverged", "failed", "damaged")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.sweep.varying import flat
 from sessionrec_jax.config.settings import Config, Model
-from sessionrec_jax.config.values import to_dict
+from sessionrec_jax.config.values import flat, to_dict
 
 _FRESH: dict[str, Any] = {
     "data.sessions_per_row": 2,  # one anchor, and the session that it predicts

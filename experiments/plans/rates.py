@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.plans.sizes import SETTINGS, size_of, sized
-from experiments.sweep.varying import flat, short
 from scaling.cells import vertex
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.config.values import to_dict
+from sessionrec_jax.config.values import flat, short, to_dict
 from sessionrec_jax.errors import InputError, near_miss
 from sessionrec_jax.runfolder.files import read_json, write_json
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from experiments.sweep.varying import short, varying
+from experiments.sweep.varying import varying
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.config.values import replace, to_dict
+from sessionrec_jax.config.values import replace, short, to_dict
 from sessionrec_jax.errors import InputError, near_miss
 
 SETTINGS = ("model.width", "model.layers", "model.heads")

@@ -19,6 +19,7 @@ from doors.state import Damaged, Kinds, checked
 from doors.storage import copies
 from experiments.sweep.bucket_leases import leases_of
 from experiments.sweep.lease import Past
+from sessionrec_jax.config.differences import differences
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
 from sessionrec_jax.errors import InputError
@@ -62,12 +63,12 @@ def begin(sweep_dir: Path, plan: str, configs: Sequence[Config], files: dict[str
     """
     runs = {run_id(config): to_dict(config) for config in configs}
     if (sweep_dir / "sweep.json").exists():
-        there = _read(sweep_dir)["runs"].keys()
-        if there != runs.keys():
+        if _read(sweep_dir)["runs"].keys() != runs.keys():
+            there = read(sweep_dir)[1]
             raise InputError(
-                f"{sweep_dir} holds a sweep of {len(there)} runs; {len(there - runs.keys())} of them are not in this "
-                f"plan and {len(runs.keys() - there)} of this plan's are not in it: the settings differ. "
-                "Use another --out."
+                f"{sweep_dir} holds a sweep of {len(there)} runs; {len(there.keys() - runs.keys())} of them are not in "
+                f"this plan and {len(runs.keys() - there.keys())} of this plan's are not in it: the settings differ "
+                f"({differences(list(there.values()), configs)}). Use another --out, or the settings of that sweep."
             )
     else:
         check_folder(sweep_dir, "a sweep")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sessionrec_jax.config.values import flat, short
+
 _DERIVED = (
     "data.items_per_row", "data.fingerprint", "data.rows_auto", "data.eval_users_auto", "optim.learning_rate_rule",
     "train.checkpoints_at", "train.begins_from",
@@ -23,19 +25,3 @@ def varying(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def label(settings: Mapping[str, Any]) -> str:
     """Returns settings as text, each by its last name: `users 500, seed 1`."""
     return ", ".join(f"{name.rpartition('.')[2]} {short(value)}" for name, value in settings.items())
-
-
-def short(value: Any) -> str:
-    """Returns the value of a setting in few letters."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns {dotted name: value} of a config."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        fields = value.items() if isinstance(value, dict) else None
-        found |= {name: value} if fields is None else {f"{name}.{field}": each for field, each in fields}
-    return found

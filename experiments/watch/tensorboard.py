@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.varying import short
 from experiments.watch.runs import News, ReadMark, WatchedRun, measured, values
+from sessionrec_jax.config.values import short
 from sessionrec_jax.errors import InputError
 from sessionrec_jax.row_columns import LOSS, RANK_LOSS
 from sessionrec_jax.runfolder.files import read_json, write_json

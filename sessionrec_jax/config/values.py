@@ -160,10 +160,32 @@ def _known(name: str, known: Any, what: str) -> None:
 
 def run_id(config: Config) -> str:
     """Returns twelve hex digits: a hash of every setting that can change the run's numbers."""
-    values = to_dict(config)
-    for room, name in _NOT_IN_RUN_ID:
-        del values[room][name]
+    values = result_settings(config)
     for (room, name), default in _LATER.items():
         if values[room][name] == default:
             del values[room][name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """Returns what `to_dict` returns, without the settings that cannot change the result of a run."""
+    values = to_dict(config)
+    for room, name in _NOT_IN_RUN_ID:
+        del values[room][name]
+    return values
+
+
+def short(value: Any) -> str:
+    """Returns the value of a setting in few letters."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns {dotted name: value} of a config."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        fields = value.items() if isinstance(value, dict) else None
+        found |= {name: value} if fields is None else {f"{name}.{field}": each for field, each in fields}
+    return found

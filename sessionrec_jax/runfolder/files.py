@@ -9,6 +9,7 @@ from typing import Any
 
 from doors import state
 from doors.files import check_folder, is_not, make_folder, open_own, replace_text
+from sessionrec_jax.config.differences import differences
 from sessionrec_jax.config.settings import Config
 from sessionrec_jax.config.values import from_dict, run_id, to_dict
 from sessionrec_jax.errors import InputError
@@ -72,10 +73,11 @@ def read_config(run_dir: Path) -> Config:
 def claim(run_dir: Path, config: Config) -> None:
     """Makes `run_dir` the folder of this run, if it is not already. Raises InputError if it is another run's."""
     if (run_dir / "config.json").exists():
-        there = run_id(read_config(run_dir))
-        if there != run_id(config):
+        there = read_config(run_dir)
+        if run_id(there) != run_id(config):
             raise InputError(
-                f"{run_dir} holds run {there}, not {run_id(config)}: its settings differ. Use another --out."
+                f"{run_dir} holds run {run_id(there)}, not {run_id(config)}: its settings differ "
+                f"({differences([there], [config])}). Use another --out, or the settings of that run."
             )
         return
     check_folder(run_dir, "a run")
