@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import polars as pl
 
+from doors.address import shown
 from doors.files import open_own, replacing
 from doors.state import Damaged, read_object
 from doors.storage import copies
@@ -94,7 +95,7 @@ def run_together(jobs: Sequence[Job], plan: str, *, quiet: bool = False, stop: S
         on_process_zero(functools.partial(claim, job.run_dir, job.config))
     with ExitStack() as alone:
         for job in jobs:
-            alone.enter_context(_alone_in(job.run_dir))
+            alone.enter_context(_alone_in(job.run_dir, quiet=quiet))
         rows = {job.run_dir: on_process_zero(functools.partial(read_row, job.run_dir)) for job in jobs}
         left = [job for job in jobs if rows[job.run_dir] is None]
 
@@ -351,12 +352,16 @@ def _commit() -> str | None:
 
 
 @contextmanager
-def _alone_in(run_dir: Path) -> Iterator[None]:
-    """Waits until no other process of this machine trains in the folder; a killed process frees its lock. If a run has
-    several processes, the first one holds the lock for all. Does not wait if the file system has no locks."""
+def _alone_in(run_dir: Path, *, quiet: bool) -> Iterator[None]:
+    """Waits until no other process of this machine trains in the folder, and says so unless `quiet`; a killed process
+    frees its lock. If a run has several processes, the first one holds the lock for all. Does not wait if the file
+    system has no locks."""
     if not is_process_zero():
         yield
         return
     with open_own(run_dir / ".lock", "w") as file:
-        lock(file, fcntl.LOCK_EX)
+        if lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) is False:
+            if not quiet:
+                say(f"another process trains in {shown(run_dir)}; waiting until it ends")
+            lock(file, fcntl.LOCK_EX)
         yield
