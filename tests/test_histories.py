@@ -65,6 +65,7 @@ def test_only_a_model_that_reads_time_wants_times(log, tmp_path):
     ("line", "message"),
     [
         ("{", "line 2 is not valid JSON"),
+        ("user,item,clicked", "expected one JSON object a line, for each user, such as {"),
         ('{"user": NaN, "sessions": []}', "NaN is not a JSON number"),
         ("[1]", "expected an object with sessions, user"),
         ({"sessions": []}, "lacks 'user'; expected an object with sessions, user"),
@@ -96,6 +97,13 @@ def test_a_malformed_line_is_named(log, tmp_path, line, message):
     with pytest.raises(InputError, match=r"users\.jsonl, line 2") as refused:
         read_histories(path, Vocabulary.of_log(log, Config()))
     assert message in str(refused.value)
+
+
+def test_the_example_of_a_refusal_is_read(log, tmp_path):
+    with pytest.raises(InputError) as refused:
+        read_histories(written(tmp_path / "log one.csv", ["user,item,clicked"]), Vocabulary.of_log(log, Config()))
+    example = str(refused.value).partition("such as ")[2]
+    assert read_histories(written(tmp_path / "x.jsonl", [example]), Vocabulary.of_log(log, Config())).users == [7]
 
 
 def test_refusals(log, tmp_path):

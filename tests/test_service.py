@@ -123,7 +123,12 @@ def test_unknown_items_are_counted_and_an_unknown_history_gets_the_popular_items
         (b"\xff", 400, "the body is no valid JSON"),
         ([1], 400, "expected one with user and sessions"),
         ({"user": 1}, 400, "the request lacks 'sessions'"),
-        ({"user": 1, "sessions": [], "page": 2}, 400, "the request has 'page', which nothing reads"),
+        (
+            {"user": 1, "sessions": [], "page": 2},
+            400,
+            "the request has 'page', which nothing reads; known: k, seen, sessions, times, user",
+        ),
+        ({"user": 1, "sessions": [], "sen": 2}, 400, "did you mean 'seen'?"),
         ({"user": 1, "sessions": [[]]}, 400, "the request lacks 'times', but this model reads the time"),
         ({"user": 1, "sessions": [], "k": 11}, 400, "k is 11; expected a whole number from 1 to 10"),
         ({"user": 1, "sessions": [], "k": True}, 400, "k is True; expected a whole number"),

@@ -33,6 +33,8 @@ from sessionrec_jax.serving.histories import Histories, Reader
 from sessionrec_jax.serving.limits import newest
 
 _DEFAULT_K = 50
+_OWN_KEYS = ("k", "seen")
+"""The keys of a request that are not of the history."""
 
 
 class Service:
@@ -77,7 +79,8 @@ class Service:
     async def _recommend(self, request: Request) -> Response:
         asked = _parsed(await self._body(request))
         try:
-            k, seen = self._k(asked.pop("k", None)), _seen(asked.pop("seen", "kept"))
+            own = {name: asked.pop(name) for name in _OWN_KEYS if name in asked}
+            k, seen = self._k(own.get("k")), _seen(own.get("seen", "kept"))
             histories = self._read(asked)
             recent = newest(histories, self._model.answering.limits)
         except InputError as error:
@@ -112,7 +115,7 @@ class Service:
 
     def _read(self, user: dict[str, Any]) -> Histories:
         reader = Reader(self._model.names, self._model.codes)
-        reader.add(user, "the request")
+        reader.add(user, "the request", others=_OWN_KEYS)
         histories = reader.histories()
         count, most = len(histories.log.item_N) + int(histories.unknown_items_U.sum()), self._size.exposures
         if count > most:

@@ -24,6 +24,7 @@ from sessionrec_jax.data.store import FlatLog, Prepared
 from sessionrec_jax.errors import InputError, near_miss
 from sessionrec_jax.serving.vocabulary import Vocabulary
 
+_WANTED = 'one JSON object a line, for each user, such as {"user": 7, "sessions": [[{"item": 31, "clicked": true}]]}'
 _UNNAMED_CONTEXT = "context"  # what preparation calls context without a kind
 
 
@@ -74,7 +75,7 @@ def read_histories(path: Path, names: Vocabulary) -> Histories:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if not reader.users:
-        raise InputError(f'{path} has no history; expected a line {{"user": ..., "sessions": [...]}} for each user')
+        raise InputError(f"{path} has no history; expected {_WANTED}")
     return reader.histories()
 
 
@@ -102,7 +103,7 @@ def _parsed(line: bytes, where: str) -> Any:
     try:
         return json.loads(line, parse_constant=_refuse_constant)
     except ValueError as error:
-        raise InputError(f"{where} is not valid JSON ({error})") from None
+        raise InputError(f"{where} is not valid JSON ({error}); expected {_WANTED}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +140,14 @@ class Reader:
         self._unknown: list[int] = []
         self.users: list[Any] = []
 
-    def add(self, user: Any, where: str) -> None:
-        """Reads one user, as `histories_of` describes it. Raises InputError, which begins with `where`."""
-        _need(user, {"user", "sessions"}, {"times", "context"} if self._given else {"times"}, where)
+    def add(self, user: Any, where: str, others: Iterable[str] = ()) -> None:
+        """Reads one user, as `histories_of` describes it. Raises InputError, which begins with `where`.
+
+        `others` are keys next to those of the user. The caller has taken them out, and a message about an unknown key
+        names them too.
+        """
+        optional = {"times", "context"} if self._given else {"times"}
+        _need(user, {"user", "sessions"}, optional, where, others)
         if not isinstance(user["sessions"], list) or not all(isinstance(s, list) for s in user["sessions"]):
             raise InputError(f'{where}: expected "sessions" to be a list of sessions, each a list of exposures')
         sessions, unknown = 0, 0
@@ -256,14 +262,16 @@ class Reader:
         return Histories(self.users, log, np.array(self._unknown, np.int64))
 
 
-def _need(values: Any, required: set[str], optional: set[str], where: str) -> None:
-    """Raises InputError unless `values` is an object with these keys."""
+def _need(values: Any, required: set[str], optional: set[str], where: str, others: Iterable[str] = ()) -> None:
+    """Raises InputError unless `values` is an object with these keys. `others` are those that a caller has taken."""
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected an object with {', '.join(sorted(required or optional))}; got {values!r}")
     # A misspelled key first: it is also why another one is missing.
     if unread := values.keys() - required - optional:
         name = min(unread)
-        raise InputError(f"{where} has {name!r}, which nothing reads; {near_miss(name, required | optional)}")
+        raise InputError(
+            f"{where} has {name!r}, which nothing reads; {near_miss(name, {*required, *optional, *others})}"
+        )
     if missing := required - values.keys():
         raise InputError(f"{where} lacks {min(missing)!r}; expected an object with {', '.join(sorted(required))}")
 
