@@ -66,6 +66,15 @@ _USES = {
 """The use of a folder of the first kind where one of the second was wanted."""
 
 
+def typed_path(word: str) -> Path:
+    """Returns the path that a user typed. A ~ at its start is the home folder, as in a shell, which leaves it there
+    inside quotes."""
+    path = Path(word)
+    with contextlib.suppress(RuntimeError):  # the home of a user who is not known here
+        return path.expanduser()
+    return path
+
+
 def kind_of(folder: Path) -> str | None:
     """Returns "a prepared log", "a sweep", "a run" or "an exported model" for a folder of ours, else None."""
     with contextlib.suppress(OSError):

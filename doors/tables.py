@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from doors.errors import InputError
+from doors.files import typed_path
 
 
 def read_csv(path: Path, **options: Any) -> pl.DataFrame:
@@ -52,9 +53,10 @@ def read_ndjson(path: Path, **options: Any) -> pl.DataFrame:
 def matching(pattern: str) -> list[Path]:
     """Returns the file of exactly that name, or else the files that match the pattern, sorted. For the flags whose help
     says that they take a pattern."""
-    if Path(pattern).exists():
-        return [Path(pattern)]
-    return [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - takes absolute ones
+    path = typed_path(pattern)
+    if path.exists():
+        return [path]
+    return [Path(found) for found in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - takes absolute ones
 
 
 def _refuse_twins(path: Path, options: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from doors.files import typed_path
 from sessionrec_jax.config.settings import Config, Hosts
 
 T = TypeVar("T")
@@ -115,10 +116,24 @@ def _has(kind: Any, sections: set[type]) -> bool:
 
 def _registry(*, brief: bool) -> ConstructorRegistry:
     registry = ConstructorRegistry()
+    registry.primitive_rule(_typed_path)
     registry.primitive_rule(_without_none)
     if brief:
         registry.struct_rule(_frequent_only())
     return registry
+
+
+def _typed_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """A rule for every flag that is a path."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: typed_path(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _without_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:

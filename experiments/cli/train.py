@@ -22,6 +22,7 @@ import tyro
 
 import sessionrec_jax as sr
 from doors.address import address_of, shown
+from doors.files import typed_path
 from doors.private import check_compile_cache
 from experiments.cli.devices import written_out
 from experiments.cli.evaluate import print_metrics
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
 def _settings_of_file(argv: Sequence[str]) -> Config:
     """Returns the settings of --config, to which the flags are changes. What its run took from its log is left out."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config", type=typed_path)
     try:
         path = parser.parse_known_args(argv)[0].config
     except argparse.ArgumentError:
