@@ -212,16 +212,18 @@ def test_diverged_runs_are_not_tried_again(tmp_path):
         folder.mkdir(parents=True)
         (folder / "row.json").write_text(json.dumps({"status": status, "reason": "it broke"}))
     sweep_folder.try_failed_again(tmp_path)
-    assert [state.status for state in sweep_folder.states(tmp_path)[1]] == ["started", "diverged"]
+    assert [state.status for state in sweep_folder.states(tmp_path)[1]] == ["stopped", "diverged"]
 
 
 def test_the_states_of_runs(tmp_path, capsys):
     names, leases = empty_sweep(tmp_path, 6), Leases(tmp_path)
-    _, started, running, stale, done, failing = ((tmp_path / "runs" / name) for name in names)
-    for folder in (started, running, stale, done, failing):
+    _, stopped, running, stale, done, failing = ((tmp_path / "runs" / name) for name in names)
+    for folder in (stopped, running, stale, done, failing):
         folder.mkdir(parents=True)
     line = '{"step": 9, "steps": 30, "step_seconds_p50": 0.5}\n'
     (running / "metrics.jsonl").write_text(line + '{"step": 9, "validation_objective": 1}\n{"st')
+    for folder in (stopped, stale):
+        (folder / "metrics.jsonl").write_text(line)
     (done / "row.json").write_text('{"status": "done", "steps": 11}')
     with leases.take(stale.name, 0, lambda: None):
         pass
@@ -233,12 +235,12 @@ def test_the_states_of_runs(tmp_path, capsys):
         text = " ".join(capsys.readouterr().out.split())
         assert main(["status", str(tmp_path), "--json"]) == 0
     assert plan == "grid"
-    assert [state.status for state in states] == ["waiting", "started", "running", "stale", "done", "started"]
-    assert [(state.step, state.steps) for state in states[2:5]] == [(9, 30), (None, None), (11, 11)]
+    assert [state.status for state in states] == ["waiting", "stopped", "running", "stale", "done", "stopped"]
+    assert [(state.step, state.steps) for state in states[1:5]] == [*[(9, 30)] * 3, (11, 11)]
     assert [state.seconds_left for state in states] == [None, None, 10.0, None, None, None]
     assert "10 of 30" in text
     found = json.loads(capsys.readouterr().out)
-    assert found["counts"] == {"waiting": 1, "started": 2, "running": 1, "stale": 1, "done": 1}
+    assert found["counts"] == {"waiting": 1, "stopped": 2, "running": 1, "stale": 1, "done": 1}
     assert found["by_run"][failing.name]["failures"] == ["OSError: no [room]"]
     assert found["by_run"][running.name]["worker"].endswith(f":{os.getpid()}")
     assert [found["by_run"][name]["deaths"] for name in names] == [0, 0, 0, 1, 0, 0]

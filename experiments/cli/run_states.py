@@ -13,7 +13,7 @@ from experiments.sweep.varying import varying
 from sessionrec_jax.config.values import short
 from sessionrec_jax.row_columns import FLOPS, FLOPS_SPENT, LOSS, RANK_LOSS, baseline_of, floor_of
 
-_STATUSES = ("running", "stale", "started", "waiting", "done", "dropped", "stuck", "diverged", "failed", "damaged")
+_STATUSES = ("running", "stale", "stopped", "waiting", "done", "dropped", "stuck", "diverged", "failed", "damaged")
 WITH_TEXT = ("run", "status")
 """Columns that hold text; the others hold numbers."""
 

@@ -1,4 +1,4 @@
-"""Show the progress of a sweep: done, running and where, stale, waiting, failed and why.
+"""Show the progress of a sweep: done, running and where, stopped, stale, waiting, failed and why.
 
 sessionrec status SWEEP
 sessionrec status SWEEP --follow
@@ -124,7 +124,7 @@ def _followed(sweep_dir: Path, runs: list[RunState], console: Terminal, page: St
 
 def _view(runs: list[RunState], counts: str) -> Group:
     """Returns the counts, the runs at work, and a line for each run that went wrong."""
-    now = [run for run in runs if run.status in ("running", "stale", "started")]
+    now = [run for run in runs if run.status in ("running", "stale", "stopped")]
     notes = [Text(note.partition("\n")[0], no_wrap=True, overflow="ellipsis") for note in run_states.notes(runs)]
     return Group(Text(counts, no_wrap=True, overflow="ellipsis"), *([_table(runs, now)] if now else []), *notes)
 

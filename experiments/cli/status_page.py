@@ -147,10 +147,10 @@ def _time_left(runs: list[RunState]) -> str:
     """Returns a sentence about the time left; empty if all runs have ended or none says how long it takes."""
     working = [run for run in runs if run.status == "running"]
     lasts = [run.row["wall_seconds"] for run in runs if run.row is not None and run.row.get("wall_seconds") is not None]
-    waiting = sum(run.status in ("waiting", "started", "stale") for run in runs)
+    waiting = sum(run.status in ("waiting", "stopped", "stale") for run in runs)
     seconds = max((run.seconds_left or 0.0 for run in working), default=0.0)
     if waiting and not (lasts and working):
-        return f" {waiting} runs have not started, and their time is not known yet." if working else ""
+        return f" {waiting} runs are not being trained, and their time is not known yet." if working else ""
     if waiting:
         seconds += sum(lasts) / len(lasts) * waiting / len(working)
     if not seconds:

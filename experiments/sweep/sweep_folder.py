@@ -36,9 +36,9 @@ class RunState:
     run_id: str
     config: dict[str, Any]
     status: str
-    """waiting (never started), started (and released, or its worker died on this machine), running, stale (its
-    worker does not answer; the next one takes it over), or the status of its row: done, diverged, failed,
-    dropped. A run whose row is damaged is `damaged`."""
+    """waiting (never started), running, stopped (its worker released it; the next one goes on from its checkpoint),
+    stale (its worker died or does not answer; the next one takes it over), or the status of its row: done, diverged,
+    failed, dropped. A run whose row is damaged is `damaged`."""
     past: Past
     """Its leases: who holds it, and how earlier leases ended."""
     row: dict[str, Any] | None = None
@@ -46,7 +46,7 @@ class RunState:
     steps: int | None = None
     """Planned steps; None if no step was logged yet."""
     seconds_left: float | None = None
-    """Seconds of training left, by the last line of metrics.jsonl."""
+    """Seconds of training left of a run that is running, by the last line of metrics.jsonl."""
     fault: str = ""
     """A sentence about a damaged row; empty if it is sound or missing."""
 
@@ -155,10 +155,10 @@ def _state(sweep_dir: Path, name: str, config: dict[str, Any], past: Past) -> Ru
     if past.worker is not None:
         status = "running" if past.is_held else "stale"
     else:
-        status = "started" if folder.exists() else "waiting"
+        status = "stopped" if folder.exists() else "waiting"
     if not last:
         return RunState(name, config, status, past)
-    left = last["step_seconds_p50"] * (last["steps"] - last["step"] - 1)
+    left = last["step_seconds_p50"] * (last["steps"] - last["step"] - 1) if status == "running" else None
     return RunState(name, config, status, past, step=last["step"], steps=last["steps"], seconds_left=left)
 
 
