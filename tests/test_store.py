@@ -4,6 +4,7 @@ says why.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -135,6 +136,32 @@ def test_item_ids_of_another_type_are_the_same_items(tmp_path, in_log, in_table)
     prepared = prepare(RawLog("test", log, items), tmp_path / "log", Settings())
     assert prepared.manifest["rejected"] == {}
     assert prepared.items == len(raw.items)
+
+
+def test_exact_copies_in_the_item_table_are_left_out_and_counted(tmp_path):
+    raw = synthetic.read(PROCESS)
+    plain, said = prepare(raw, tmp_path / "plain", Settings()), []
+    copied = dataclasses.replace(raw, items=pl.concat([raw.items, raw.items[3:8]]), note="Mine.")
+    prepared = prepare(copied, tmp_path / "copied", Settings(), say=said.append)
+    assert prepared.fingerprint == plain.fingerprint
+    assert said[0] == "5 rows of the item table are exact copies of others and are left out"
+    assert prepared.manifest["note"] == "Mine. 5 rows of the item table were exact copies of others and were left out."
+
+
+def test_rows_of_one_item_that_differ_are_refused_with_their_ids_and_columns(tmp_path):
+    raw = synthetic.read(PROCESS)
+    ids, side = raw.items["item_id"][:5].to_list(), next(name for name in raw.items.columns if name != "item_id")
+    other = raw.items[:5].with_columns(pl.lit(None, raw.items.schema[side]).alias(side))
+    both = dataclasses.replace(raw, items=pl.concat([raw.items, other, raw.items[7:9]]))
+    with pytest.raises(InputError) as refused:
+        prepare(both, tmp_path / "log", Settings())
+    assert str(refused.value).startswith(
+        f"5 item ids have rows in the item table that differ: {ids[0]!r}, {ids[1]!r}, {ids[2]!r} and 2 more; the rows "
+        f"of {ids[0]!r} differ in {side!r}. Wanted one row an item"
+    )
+    nameless = dataclasses.replace(raw, items=raw.items.with_columns(item_id=pl.lit(None, pl.Int64)))
+    with pytest.raises(InputError, match="have no item id; fill it in"):
+        prepare(nameless, tmp_path / "log", Settings())
 
 
 def test_a_user_whose_only_session_straddles_the_dates_keeps_a_place(tmp_path):

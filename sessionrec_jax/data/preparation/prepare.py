@@ -65,7 +65,11 @@ def prepare(
     """
     check_out(out, overwrite)
     check_settings(raw, settings)
-    items = tables.check_items(raw.items, raw.exposures.lazy().collect_schema())
+    items, copies = tables.check_items(raw.items, raw.exposures.lazy().collect_schema())
+    if copies:
+        say(f"{copies:,} rows of the item table are exact copies of others and are left out")
+        left_out = f"{copies:,} rows of the item table were exact copies of others and were left out."
+        raw = dataclasses.replace(raw, note=f"{raw.note} {left_out}".strip())
     item_ids = None if items is None else items["item_id"]
     session_log.type_rows(raw.exposures.lazy(), item_ids)  # refuses impossible columns before anything is read
     with atomic_folder(out) as folder:

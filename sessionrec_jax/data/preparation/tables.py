@@ -9,27 +9,53 @@ from sessionrec_jax.data.session_log import PROBABILITY, Schema, as_id
 from sessionrec_jax.data.store import FlatLog
 from sessionrec_jax.errors import InputError
 
+_SHOWN = 3
+"""Item ids and columns that a message names, at most."""
 
-def check_items(items: pl.DataFrame | None, exposures: Schema) -> pl.DataFrame | None:
-    """Returns the item table sorted by id. Raises InputError if an id is missing or repeated.
+
+def check_items(items: pl.DataFrame | None, exposures: Schema) -> tuple[pl.DataFrame | None, int]:
+    """Returns the item table sorted by id, and the number of rows left out because they are exact copies of others.
+    Raises InputError if a row has no id, and if rows of one id differ.
 
     The ids become text if those of the exposures are, so that 12 and "12" are the same item.
     """
     if items is None or "item_id" not in exposures:
-        return None
+        return None, 0
     if "item_id" not in items.columns:
         raise InputError(f"the item table lacks the column 'item_id'; it has: {', '.join(items.columns)}")
     items = items.with_columns(as_id(items.schema, "item_id"))
     if pl.LazyFrame(schema=exposures).select(as_id(exposures, "item_id")).collect_schema()["item_id"] == pl.String:
         items = items.with_columns(pl.col("item_id").cast(pl.String))
-    nulls = items["item_id"].null_count()
-    repeated = len(items) - nulls - items["item_id"].drop_nulls().n_unique()
-    if nulls or repeated:
+    if nulls := items["item_id"].null_count():
         raise InputError(
-            f"the item table has {nulls:,} null and {repeated:,} repeated item ids in {len(items):,} rows; wanted one "
-            "row an item"
+            f"{nulls:,} of the {len(items):,} rows of the item table have no item id; fill it in, or remove those rows"
         )
-    return items.sort("item_id")
+    if not items["item_id"].is_duplicated().any():
+        return items.sort("item_id"), 0
+    distinct = items.unique(maintain_order=True)
+    _refuse_contradictions(distinct)
+    return distinct.sort("item_id"), len(items) - len(distinct)
+
+
+def _refuse_contradictions(items: pl.DataFrame) -> None:
+    """Raises InputError if an item id has several rows, which are known to differ."""
+    several = items.filter(pl.col("item_id").is_duplicated())
+    if several.is_empty():
+        return
+    ids = several["item_id"].unique(maintain_order=True)
+    shown = ids.head(_SHOWN).to_list()
+    first = several.filter(pl.col("item_id") == shown[0])
+    columns = [name for name in first.columns if first.select(name).n_unique() > 1]
+    raise InputError(
+        f"{len(ids):,} item ids have rows in the item table that differ: {_few(shown, len(ids))}; the rows of "
+        f"{shown[0]!r} differ in {_few(columns[:_SHOWN], len(columns))}. Wanted one row an item: keep the right one, "
+        "or leave out the columns that differ (`prepare table` uses the columns of --side alone)"
+    )
+
+
+def _few(shown: list[object], of: int) -> str:
+    more = f" and {of - len(shown):,} more" if of > len(shown) else ""
+    return ", ".join(map(repr, shown)) + more
 
 
 def to_dense_ids(exposures: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
