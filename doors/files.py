@@ -75,6 +75,22 @@ def typed_path(word: str) -> Path:
     return path
 
 
+def check_name(path: Path) -> None:
+    """Raises InputError for a path that is no text in the encoding of this process. Polars and others take only text,
+    and would fail without naming the path."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        try:
+            readable = os.fsencode(path).decode()
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: this name is not in UTF-8; rename it") from None
+        raise InputError(
+            f"{readable}: this process reads names as {sys.getfilesystemencoding()}, and this one is in UTF-8; set "
+            "PYTHONUTF8=1 or a locale such as LC_ALL=C.UTF-8, or give it a name in ASCII"
+        ) from None
+
+
 def kind_of(folder: Path) -> str | None:
     """Returns "a prepared log", "a sweep", "a run" or "an exported model" for a folder of ours, else None."""
     with contextlib.suppress(OSError):
@@ -102,8 +118,10 @@ def check_folder(folder: Path, wanted: str) -> None:
     """Raises InputError if `folder` cannot become `wanted` ("a run", "a sweep", "a prepared log"): it is of another
     kind, or inside a prepared log or a run, or its path cannot be used. Makes nothing."""
     refuse_address(folder)
+    check_name(folder)
     with named(folder):
         resolved = folder.resolve()
+        check_name(resolved)
         is_wrong = resolved.exists() and not resolved.is_dir()
     if is_wrong:
         raise InputError(f"cannot write {folder}: it is a file; name a folder for {wanted}")

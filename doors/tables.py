@@ -15,34 +15,40 @@ from typing import Any
 import polars as pl
 
 from doors.errors import InputError
-from doors.files import typed_path
+from doors.files import check_name, typed_path
 
 
 def read_csv(path: Path, **options: Any) -> pl.DataFrame:
     """Raises InputError if the header names a column twice."""
+    check_name(path)
     _refuse_twins(path, options)
     return pl.read_csv(path, glob=False, **options)
 
 
 def read_parquet(path: Path, **options: Any) -> pl.DataFrame:
+    check_name(path)
     return pl.read_parquet(path, glob=False, **options)
 
 
 def scan_csv(path: Path, **options: Any) -> pl.LazyFrame:
     """Raises InputError if the header names a column twice."""
+    check_name(path)
     _refuse_twins(path, options)
     return pl.scan_csv(path, glob=False, **options)
 
 
 def scan_parquet(path: Path, **options: Any) -> pl.LazyFrame:
+    check_name(path)
     return pl.scan_parquet(path, glob=False, **options)
 
 
 def scan_ipc(path: Path, **options: Any) -> pl.LazyFrame:
+    check_name(path)
     return pl.scan_ipc(path, glob=False, **options)
 
 
 def scan_ndjson(path: Path, **options: Any) -> pl.LazyFrame:
+    check_name(path)
     return pl.scan_ndjson(glob.escape(str(path)), **options)  # it has no option `glob`
 
 

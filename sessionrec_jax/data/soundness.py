@@ -53,7 +53,7 @@ def guarded(read: Callable[P, T]) -> Callable[P, T]:
         except Exception as error:
             if isinstance(error, MemoryError) or no_room(error):
                 raise
-            words = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            words = str(error).splitlines()[0][:300].rstrip(".") if str(error) else type(error).__name__
             if isinstance(error, Damaged) and "prepare the log again" in words:
                 raise
             raise _damaged(Path(str(args[0])), words) from error

@@ -39,7 +39,7 @@ from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from doors import tables
 from doors.address import address_of
-from doors.files import is_not
+from doors.files import check_name, is_not
 from doors.state import Damaged, read_object
 from sessionrec_jax.data import bucket_log, content_vectors, mapped, session_context, soundness
 from sessionrec_jax.data.codes import ROLES
@@ -324,6 +324,7 @@ def open_log(path: str | Path) -> Prepared:
 
 
 def _open(path: Path) -> Prepared:
+    check_name(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; `sessionrec prepare SOURCE ... --out {path}` makes it")
     if not (path / MANIFEST).is_file():
