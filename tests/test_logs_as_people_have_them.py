@@ -107,6 +107,19 @@ def test_a_log_without_times_is_ordered_by_its_rows(tmp_path, capsys):
     assert "name the column of sessions with --session" in refused(capsys, tmp_path / "c.csv", "--order", "row")
 
 
+@pytest.mark.parametrize(("user", "item", "hint"), [("who", "what", False), ("what", "who", True)])
+@pytest.mark.parametrize("unique", [True, False])
+def test_swapped_columns_of_users_and_items_get_a_hint(tmp_path, user, item, hint, unique):
+    """Session ids that begin again for each user give no sign."""
+    visit = pl.format("{}-{}", "user_id", "visit") if unique else pl.col("visit")
+    rows().with_columns(visit.alias("visit")).rename({"user_id": "who", "item_id": "what"}).write_csv(
+        tmp_path / "a.csv"
+    )
+    words = ("--user", user, "--item", item, "--session", "visit")
+    note = prepared(tmp_path / "a.csv", *words)["note"]
+    assert ("are --user and --item swapped?" in note) is (hint and unique)
+
+
 def test_times_that_lost_their_digits_are_refused_where_sessions_rest_on_them(tmp_path, capsys):
     coarse = (pl.col("timestamp_ms") // 10_000_000 * 10_000_000).cast(pl.Float64)
     rows().with_columns(coarse.map_elements(lambda x: f"{x:.5E}", pl.String).alias("timestamp_ms")).write_csv(

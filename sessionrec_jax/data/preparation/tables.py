@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -53,7 +55,7 @@ def _refuse_contradictions(items: pl.DataFrame) -> None:
     )
 
 
-def _few(shown: list[object], of: int) -> str:
+def _few(shown: Sequence[object], of: int) -> str:
     more = f" and {of - len(shown):,} more" if of > len(shown) else ""
     return ", ".join(map(repr, shown)) + more
 

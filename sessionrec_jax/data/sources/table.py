@@ -40,6 +40,7 @@ _FLAGS = {
 }  # fmt: skip
 """The flag that names each column of contract 1."""
 """The value of --clicked for a log of clicks alone."""
+_FIRST_ROWS, _FEW_SESSIONS, _MOST = 100_000, 20, 0.5
 _ZONE = r"\d:\d\d\S*?\s?([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
 _SEPARATORS = ";\t|,"
 _CURE = "Is it whole, in UTF-8, and every quote closed?"
@@ -132,8 +133,22 @@ def _notes(options: Options, exposures: pl.LazyFrame) -> Iterator[str]:
         yield "The log has no times: exposures are in the order of its rows, and times between sessions mean nothing."
     elif _names_no_zone(exposures, options.time):
         yield "Times that name no zone are read as UTC."
+    if options.session is not None and _looks_swapped(exposures, options.user, options.item, options.session):
+        yield f"Each session has one {options.item!r} and several {options.user!r}: are --user and --item swapped?"
     if options.clicked == ALL:
         yield "Every exposure is a click, and nothing was ignored: train with --loss.alpha 0, without a rank loss."
+
+
+def _looks_swapped(exposures: pl.LazyFrame, user: str, item: str, session: str) -> bool:
+    """Returns whether, in the first rows, no session has two items and most have several users.
+
+    Session ids that start again for each user have several users too, but then they have several items.
+    """
+    named = (pl.col(given).alias(name) for name, given in (("user", user), ("item", item), ("session", session)))
+    rows = collected(exposures.select(*named).head(_FIRST_ROWS), NAME).drop_nulls()
+    each = rows.group_by("session").agg(pl.len().alias("rows"), pl.col("user", "item").n_unique())
+    each = each.filter(pl.col("rows") > 1)
+    return len(each) >= _FEW_SESSIONS and each["item"].max() == 1 and int((each["user"] > 1).sum()) > _MOST * len(each)
 
 
 def _names_no_zone(exposures: pl.LazyFrame, time: str) -> bool:
