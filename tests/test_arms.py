@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,13 +13,14 @@ import scaling
 from experiments.__main__ import main
 from scaling.arms.compare import ArmsFit, compare, tables_of
 from scaling.arms.joint import JointProblem
-from scaling.arms.multiplier import versus
+from scaling.arms.multiplier import _share, versus
 from scaling.arms.sentences import sentences
 from scaling.errors import InputError, Refusal
 
 D = np.repeat(np.geomspace(1e3, 1e5, 8), 3)
 SEEDS = [0, 1, 2] * 8
 FLOPS_PER_D = {"a": 1e6, "b": 3e6}
+FLOPS = {"n": "params", "flops": "flops"}
 
 
 def frame(*, b: tuple[float, float] = (3.0, 0.2), floor: float = 0.0, noise: float = 3e-3, own: float = 1e-3):
@@ -74,9 +76,42 @@ def test_another_exponent_is_called_different_and_the_crossing_comes_back():
 
 
 def test_compute_counts_the_flops_of_a_unit_of_data():
-    columns = {"n": "params", "flops": "flops"}
-    by_data, by_compute = (versus(compared(frame(), columns=c, bootstrap=0))[0] for c in ({}, columns))
+    by_data, by_compute = (versus(compared(frame(), columns=c, bootstrap=0))[0] for c in ({}, FLOPS))
     assert by_compute.along[0].multiplier.value == pytest.approx(3 * by_data.along[0].multiplier.value, rel=0.02)
+
+
+@pytest.mark.parametrize("without", ["a", "b"])
+def test_an_arm_without_flops_makes_data_the_cost_of_all(without):
+    rows = frame(b=(3.3, 0.2))
+    missing = rows.with_columns(flops=pl.when(arm=without).then(None).otherwise("flops"))
+    by_data, found = (compared(some, columns=c, bootstrap=0) for some, c in ((rows, {}), (missing, FLOPS)))
+    assert found.cost == by_data.cost == "D"
+    assert versus(found) == versus(by_data)
+    assert f"{without} has no FLOPs, so arms are compared by data." in found.warnings
+
+
+def test_one_missing_cell_of_flops_changes_nothing():
+    rows = frame(b=(3.3, 0.2))
+    missing = rows.with_columns(flops=pl.when(pl.int_range(pl.len()) == 3).then(None).otherwise("flops"))
+    whole, found = (compared(some, columns=FLOPS, bootstrap=50) for some in (rows, missing))
+    for one, other in zip(versus(whole)[0].along, versus(found)[0].along, strict=True):
+        assert other.cost == pytest.approx(one.cost)
+        assert other.multiplier.value == pytest.approx(one.multiplier.value)
+        assert other.better == one.better
+
+
+def test_a_share_of_draws_without_a_loss_is_no_probability():
+    lower, known = np.array([True, True, False, False]), np.array([True, True, True, False])
+    assert _share(lower, known) is None
+    assert _share(lower, known | True) == 0.5
+    assert _share(lower[:0], known[:0]) is None
+    found = compared(frame(), bootstrap=50)
+    unknown = dataclasses.replace(found.arms[1].fitted, cloud_SP=np.full_like(found.arms[1].fitted.cloud_SP, np.nan))
+    arms = (found.arms[0], dataclasses.replace(found.arms[1], fitted=unknown))
+    found = dataclasses.replace(found, arms=arms)
+    (one,) = versus(found)
+    assert (one.beyond.better, one.crossing.within_data, one.crossing.to_beyond) == (None, None, None)
+    assert "probability" not in sentences(found, [one])[1]
 
 
 def test_pairs_make_the_difference_sharper_than_independent_draws():
@@ -207,6 +242,9 @@ def test_the_command_says_and_writes_the_same(csv, tmp_path, capsys):
         (["--by", "arm", "--law", "best"], "compared by one law"),
         (["--by", "arm", "--law", "power,power_floor"], "compared by one law"),
         (["--by", "arm", "--share", "A"], "'A' cannot be shared"),
+        (["--by", "arm", "--delta", "-1"], "delta is -1.0; wanted 'auto' or a number above 0"),
+        (["--by", "arm", "--delta", "nan"], "delta is nan; wanted 'auto' or a number above 0"),
+        (["--by", "arm", "--delta", "0"], "delta is 0.0; wanted 'auto' or a number above 0"),
     ],
 )
 def test_wrong_flags_are_one_message(csv, capsys, flags, message):

@@ -16,7 +16,7 @@ from scaling.arms.joint import Arm, JointProblem
 from scaling.arms.pairs import Pairs, draw, pairs
 from scaling.compute.frontier import Estimate95
 from scaling.errors import InputError, Refusal, near_miss
-from scaling.fitting.fit import OBJECTIVES
+from scaling.fitting.choices import Options
 from scaling.fitting.fitted import FittedLaw
 from scaling.fitting.intervals import moved_out, widening
 from scaling.fitting.lead import default_law
@@ -26,6 +26,7 @@ from scaling.fitting.problem import Problem, centre_of
 from scaling.fitting.trend import trend
 from scaling.laws.registry import FLOOR, Law, by_name
 from scaling.table import checks
+from scaling.table.columns import numbers
 from scaling.table.run_table import RunTable
 from scaling.table.variation import refuse_rising
 
@@ -50,9 +51,9 @@ class ArmFit:
     params: dict[str, Estimate95]
     """The parameters as the formula writes them."""
     flops_per_d: float | None
-    """Training FLOPs of one unit of data, for a law of data alone whose table has FLOPs."""
+    """Training FLOPs of one unit of data, for a law of data alone. None in all arms where an arm has no FLOPs."""
     largest: float
-    """The largest compute of its runs; the largest D where compute is not known."""
+    """The largest compute of its runs; the largest D where arms are compared by data."""
     smallest: float
 
 
@@ -97,8 +98,8 @@ class ArmsFit:
 
     @property
     def cost(self) -> str:
-        """The unit in which arms are compared: "C" (FLOPs), or "D" where no arm's FLOPs are known."""
-        return "C" if "n" in self.law.axes or self.arms[0].flops_per_d is not None else "D"
+        """The unit in which arms are compared: "C" (FLOPs), or "D" where the FLOPs of an arm are not known."""
+        return "C" if "n" in self.law.axes or all(arm.flops_per_d is not None for arm in self.arms) else "D"
 
 
 def tables_of(frame: pl.DataFrame, by: str, source: str) -> dict[str, pl.DataFrame]:
@@ -149,35 +150,27 @@ def compare(
       InputError: an argument has a wrong name or value.
       Refusal: an arm cannot carry the law; the message names the arm.
     """
-    if objective not in OBJECTIVES:
-        raise InputError(f"unknown objective {objective!r}; {near_miss(objective, OBJECTIVES)}")
+    options = Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed)
     tables = {name: table.in_order() for name, table in tables.items()}
     form = by_name(default_law(next(iter(tables.values()))) if law is None else law)
     if form.axes not in (("d",), ("n", "d")):
         raise InputError(f"arms are compared by a law of D or of N and D; {form.name} is {form.formula}")
     arms, warnings = _arms(tables, form, floor)
     _check_shared(shared, arms[0].problem, form)
-    own_GP, goal = _starts(arms, objective, delta)
+    own_GP, goal = _starts(arms, options)
     joint = JointProblem.of(arms, shared)
     theta_P, value = joint.lowest(goal, own_GP)
     found = pairs(arms)
-    cloud_SP = joint.bootstrap(goal, theta_P, draw(found, bootstrap, seed))
+    cloud_SP = _cloud(joint, goal, theta_P, draw(found, bootstrap, seed))
     if len(cloud_SP) < bootstrap:
         warnings.append(
             f"{bootstrap - len(cloud_SP)} of {bootstrap} bootstrap draws did not converge and are left out."
         )
-    factor = max(widening(len(np.unique(arm.table.cluster)), len(arm.problem.free)) for arm in arms)
-    cloud_SP = moved_out(joint.curve, theta_P, cloud_SP, factor)
+    flops_G, without_flops = _flops_per_d(arms)
     fits = tuple(
-        _arm_fit(arm, theta_P[list(index)], cloud_SP[:, list(index)])
-        for arm, index in zip(arms, joint.curve.index_G, strict=True)
+        _arm_fit(arm, theta_P[list(index)], cloud_SP[:, list(index)], flops)
+        for arm, index, flops in zip(arms, joint.curve.index_G, flops_G, strict=True)
     )
-    exponents = [name for name in arms[0].problem.free if name not in form.sizes and name not in shared]
-    equal = None
-    if exponents:
-        common = JointProblem.of(arms, (*shared, *exponents))
-        common_P, common_value = common.lowest(goal, own_GP)
-        equal = _equal(fits, exponents, common_P[list(common.curve.index_G[0])], common_value / max(value, 1e-300))
     columns = arms[0].table.columns
     return ArmsFit(
         by=by,
@@ -185,19 +178,39 @@ def compare(
         arms=fits,
         shared=tuple(shared),
         pairs=found,
-        equal=equal,
+        equal=_test_of_exponents(joint, goal, own_GP, fits, value),
         draws=len(cloud_SP),
         response="loss" if columns.loss is not None else f"1 - {columns.metric}",
         misfits=tuple(a.name for a, fit in zip(arms, fits, strict=True) if _misfits(a, fit.fitted.theta_P)),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *without_flops),
     )
 
 
-def _starts(arms: Sequence[Arm], objective: str, delta: float | str) -> tuple[list[np.ndarray], Objective]:
+def _cloud(joint: JointProblem, goal: Objective, theta_P: np.ndarray, weight_SR: np.ndarray) -> np.ndarray:
+    """Returns the draws of all arms, [S, P], moved out as those of a single fit are."""
+    cloud_SP = joint.bootstrap(goal, theta_P, weight_SR)
+    factor = max(widening(len(np.unique(arm.table.cluster)), len(arm.problem.free)) for arm in joint.arms)
+    return moved_out(joint.curve, theta_P, cloud_SP, factor)
+
+
+def _test_of_exponents(
+    joint: JointProblem, goal: Objective, own_GP: Sequence[np.ndarray], fits: Sequence[ArmFit], value: float
+) -> EqualExponents | None:
+    """Tests equal exponents, with a fit that has them in common; `value` is the objective without that."""
+    problem = joint.arms[0].problem
+    exponents = [name for name in problem.free if name not in problem.law.sizes and name not in joint.shared]
+    if not exponents:
+        return None
+    common = JointProblem.of(joint.arms, (*joint.shared, *exponents))
+    common_P, common_value = common.lowest(goal, own_GP)
+    return _equal(fits, exponents, common_P[list(common.curve.index_G[0])], common_value / max(value, 1e-300))
+
+
+def _starts(arms: Sequence[Arm], options: Options) -> tuple[list[np.ndarray], Objective]:
     """Returns the minimum of each arm fitted alone, and the objective of the joint fit."""
-    goals = [_goal(arm.problem, objective, delta) for arm in arms]
+    goals = [_goal(arm.problem, options) for arm in arms]
     own_GP = [arm.problem.minima(goal).theta_SP[0] for arm, goal in zip(arms, goals, strict=True)]
-    if objective != "huber" or delta != "auto":
+    if options.objective != "huber" or options.delta != "auto":
         return own_GP, goals[0]
     residuals = [arm.problem.residual(theta) for arm, theta in zip(arms, own_GP, strict=True)]
     return own_GP, Objective("huber", adaptive_delta(np.concatenate(residuals)))
@@ -249,24 +262,44 @@ def _check_shared(shared: Sequence[str], problem: Problem, law: Law) -> None:
             raise InputError(f"{name!r} cannot be shared by the arms of {law.name}; {near_miss(name, may)}")
 
 
-def _goal(problem: Problem, objective: str, delta: float | str) -> Objective:
-    if objective != "huber":
-        return Objective(objective)
-    return problem.adaptive()[0] if delta == "auto" else Objective("huber", float(delta))
+def _goal(problem: Problem, options: Options) -> Objective:
+    if options.objective != "huber":
+        return Objective(options.objective)
+    return problem.adaptive()[0] if options.delta == "auto" else Objective("huber", float(options.delta))
 
 
-def _arm_fit(arm: Arm, theta_P: np.ndarray, cloud_SP: np.ndarray) -> ArmFit:
+def _flops_per_d(arms: Sequence[Arm]) -> tuple[list[float | None], list[str]]:
+    """Returns each arm's FLOPs of a unit of data for a law of data alone, and a warning where only some arms have them.
+
+    FLOPs of one arm cannot be compared with data of another, so it is None in all arms unless every arm has FLOPs.
+    """
+    if "n" in arms[0].problem.points:
+        return [None] * len(arms), []
+    found = [_median_flops(arm) for arm in arms]
+    without = [arm.name for arm, flops in zip(arms, found, strict=True) if flops is None]
+    if not without:
+        return found, []
+    some = f"{' and '.join(without)} {'has' if len(without) == 1 else 'have'} no FLOPs, so arms are compared by data."
+    return [None] * len(arms), [some] if len(without) < len(arms) else []
+
+
+def _median_flops(arm: Arm) -> float | None:
+    """Returns the median FLOPs of a unit of data over the rows that have FLOPs; None without such a row."""
+    table = arm.table
+    if table.columns.flops is None:
+        return None
+    flops_R = numbers(table.frame, table.columns.flops, table.row_id) / arm.problem.points["d"]
+    known = np.isfinite(flops_R)
+    return float(np.median(flops_R[known])) if known.any() else None
+
+
+def _arm_fit(arm: Arm, theta_P: np.ndarray, cloud_SP: np.ndarray, flops_per_d: float | None) -> ArmFit:
     table, problem = arm.table, arm.problem
     ranges: dict[str, Any] = {axis: (float(x.min()), float(x.max())) for axis, x in problem.points.items()}
-    flops = table.columns.flops
-    flops_per_d = None
-    cost_R = problem.points["d"]
+    cost_R = problem.points["d"] * (flops_per_d or 1.0)
     if "n" in problem.points:
         cost_R = table.flops_per_nd * problem.points["n"] * problem.points["d"]
         ranges["c"] = (float(cost_R.min()), float(cost_R.max()))
-    elif flops is not None:
-        flops_per_d = float(np.median(table.frame[flops].cast(pl.Float64).to_numpy() / cost_R))
-        cost_R = flops_per_d * cost_R
     fitted = FittedLaw(
         law=problem.law,
         theta_P=theta_P,

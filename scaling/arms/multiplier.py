@@ -15,6 +15,7 @@ import numpy as np
 from scaling.arms.compare import ArmFit, ArmsFit, estimate
 from scaling.compute.frontier import Estimate95
 from scaling.compute.optima import optima
+from scaling.fitting.intervals import OPEN_SHARE
 
 POINTS = 5
 """The multiplier is given at this many costs within the data of both arms."""
@@ -36,7 +37,7 @@ class AtCost:
     difference: Estimate95
     """The arm's loss over the reference's at the same cost, minus 1."""
     better: float | None
-    """The share of draws in which the arm has the lower loss; None without draws."""
+    """The share of draws in which the arm has the lower loss; None where too few draws have a loss in both arms."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Crossing:
     cost: Estimate95
     """The first crossing. The interval is that of the draws that cross; None: the fitted curves do not."""
     within_data: float | None
-    """The share of draws that cross within the data of both arms."""
+    """The share of draws that cross within the data of both arms; None where too few draws have a loss in both."""
     to_beyond: float | None
     """The share of draws that cross anywhere up to BEYOND times the largest cost."""
 
@@ -86,7 +87,7 @@ def _versus(first: ArmFit, other: ArmFit) -> Versus:
             cost=float(cost),
             multiplier=estimate(float(point[0][0, b]), cloud[0][:, b]),
             difference=estimate(float(np.expm1(point[1][0, b])), np.expm1(cloud[1][:, b])),
-            better=_share(cloud[1][:, b] < 0),
+            better=_share(cloud[1][:, b] < 0, ~np.isnan(cloud[1][:, b])),
         )
         for b, cost in enumerate(costs_B)
     ]
@@ -126,8 +127,9 @@ def _crossing(first: ArmFit, other: ArmFit, smallest: float, largest: float) -> 
         )
     )
     at, at_S = _first_crossing(point_B, costs_B), _first_crossing(cloud_SB, costs_B)
+    known_S = ~np.isnan(cloud_SB).any(axis=1)
     inside_S = at_S <= largest  # NaN, where nothing crosses, is not
-    return Crossing(estimate(float(at[0]), at_S), _share(inside_S), _share(~np.isnan(at_S)))
+    return Crossing(estimate(float(at[0]), at_S), _share(inside_S, known_S), _share(~np.isnan(at_S), known_S))
 
 
 def _first_crossing(difference_SB: np.ndarray, costs_B: np.ndarray) -> np.ndarray:
@@ -142,5 +144,8 @@ def _first_crossing(difference_SB: np.ndarray, costs_B: np.ndarray) -> np.ndarra
     return np.where(turns_SB.any(axis=1), cost_S, np.nan)
 
 
-def _share(is_so_S: np.ndarray) -> float | None:
-    return float(np.mean(is_so_S)) if len(is_so_S) else None
+def _share(is_so_S: np.ndarray, known_S: np.ndarray) -> float | None:
+    """Returns the share among the draws that know; None without one, or where more than OPEN_SHARE of all do not."""
+    if not known_S.any() or np.mean(~known_S) > OPEN_SHARE:
+        return None
+    return float(np.mean(is_so_S[known_S]))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from scaling.errors import InputError, Refusal, near_miss
+from scaling.fitting.choices import Options
 from scaling.fitting.forms import Forms, compare_forms, indistinguishable
 from scaling.fitting.heldout import predict_heldout
 from scaling.fitting.influence import influences
@@ -31,13 +32,10 @@ from scaling.table import checks
 from scaling.table.run_table import Columns, RunTable, read
 from scaling.table.variation import refuse_rising
 
-OBJECTIVES = ("huber", "ls", "lad", "ls_loss")
 FREE = "free"
 """The floor that is fitted although the table knows it."""
 BEST = "best"
 """The name that asks for the form which predicts the held-out runs best."""
-LARGEST_SEED = 2**32 - 1
-"""The largest seed of numpy's legacy generator, see `problem.resamplings`."""
 POLISH = 3
 """A fit starts again at most this often from a lower minimum that its profiles found."""
 
@@ -90,7 +88,7 @@ def fit(
     if law != BEST and law not in LAWS:
         raise InputError(f"unknown law {law!r}; {near_miss(law, [*LAWS, BEST])}")
     floor, fixed = _floor_and_others(floor, fix or {})
-    options = _Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed, profiles=full)
+    options = Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed, profiles=full)
     given, table = table, table.in_order()  # no digit of the answer depends on the order of the rows
     form = with_fixed(LAWS[default_law(table) if law == BEST else law], fixed)
     known_floor = None if isinstance(floor, str) else floor
@@ -130,7 +128,7 @@ def _floor_and_others(
     return floor, fixed
 
 
-def _best(started: _Started, compared: Forms, options: _Options) -> tuple[_Started, Fit]:
+def _best(started: _Started, compared: Forms, options: Options) -> tuple[_Started, Fit]:
     """Fits the form that earned it on the held-out runs, else the simplest that the runs bound, first with a floor."""
     table, known_floor = started.table, started.problem.known_floor
     if compared.chosen is not None:
@@ -176,28 +174,6 @@ def _checked(done: Fit, started: _Started, warnings: list[str]) -> Fit:
     )
 
 
-@dataclass(frozen=True)
-class _Options:
-    """The arguments of `fit` that do not depend on the law."""
-
-    objective: str
-    delta: float | str
-    bootstrap: int
-    seed: int
-    profiles: bool
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"unknown objective {self.objective!r}; {near_miss(self.objective, OBJECTIVES)}")
-        is_number = isinstance(self.delta, int | float) and np.isfinite(self.delta) and self.delta > 0
-        if self.delta != "auto" and not is_number:
-            raise InputError(f"delta is {self.delta!r}; wanted 'auto' or a number above 0, in nats of log loss")
-        if self.bootstrap < 0:
-            raise InputError(f"bootstrap is {self.bootstrap}; wanted 0 or more draws")
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise InputError(f"seed is {self.seed}; wanted a whole number from 0 to {LARGEST_SEED}")
-
-
 class _Started(NamedTuple):
     """A problem that passed the checks, its objective, and the checks' warnings."""
 
@@ -209,7 +185,7 @@ class _Started(NamedTuple):
     """True if the objective is Huber's with the threshold of the fit's own residuals."""
 
 
-def _start(table: RunTable, law: Law, options: _Options, known_floor: float | None) -> _Started:
+def _start(table: RunTable, law: Law, options: Options, known_floor: float | None) -> _Started:
     warnings = list(checks.refuse(table, law, known_floor))
     refuse_rising(table, law)
     problem = Problem.of(table, law, known_floor)
@@ -223,7 +199,7 @@ def _start(table: RunTable, law: Law, options: _Options, known_floor: float | No
     return _Started(table, problem, goal, warnings, is_auto=True)
 
 
-def _finish(started: _Started, options: _Options, stream: int) -> Fit:
+def _finish(started: _Started, options: Options, stream: int) -> Fit:
     """Finds the minima and their uncertainty. `stream` separates the random draws of several bootstraps."""
     table, problem, goal, warnings, _ = started
     bootstrap = options.bootstrap
@@ -313,7 +289,7 @@ def _describe(minima: Solution, problem: Problem) -> tuple[Minimum, ...]:
 
 
 def _free_floor(
-    table: RunTable, known: Fit, known_floor: float, options: _Options, warnings: list[str]
+    table: RunTable, known: Fit, known_floor: float, options: Options, warnings: list[str]
 ) -> FreeFloor | None:
     """Fits the law with a free floor. Returns None, with a warning, where the table cannot carry that."""
     try:
