@@ -25,6 +25,7 @@ from scaling import report
 from scaling.compute.isoflop import isoflop
 from scaling.errors import InputError, Refusal
 from scaling.laws.theory import read_theory
+from scaling.report import sections
 from scaling.report.numbers import estimate
 from scaling.table.run_table import Columns, from_frame
 
@@ -142,6 +143,15 @@ def test_every_run_and_every_exclusion_is_shown_and_escaped(written):
     assert "A &lt;title&gt;" in page
     assert "planted &lt;1/3&gt;" in page
     assert "nan" not in re.sub(r"<script>.*</script>", "", page, flags=re.DOTALL).lower().split()
+
+
+def test_every_excluded_run_of_the_table_has_its_own_rule():
+    """The rules exclude the second row before the first, and no column names the runs."""
+    rows = {"d": [1.0, 2.0, 4.0], "loss": [None, 2.5, 2.0], "status": ["done", "failed", "done"]}
+    page = sections.runs(from_frame(pl.DataFrame(rows), Columns(loss="loss", d="d")), ())
+    first, second = re.findall(r"<tr class=out>.*?</tr>", page, re.DOTALL)
+    assert "no loss" in first
+    assert "not done" in second
 
 
 def test_a_refused_fit_leaves_figures_and_tables(tmp_path, no_files):

@@ -75,7 +75,7 @@ def page(content: Content) -> str:
         *_compute(content),
         "<h2>Everything else</h2>",
         refusals(content.fits) if content.fitted else "",
-        exclusions(content.table),
+        exclusions(content.table.excluded),
         runs(content.table, content.run_columns),
         checklist(content.items),
     ]

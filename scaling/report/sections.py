@@ -13,6 +13,7 @@ from scaling.report.checklist import Item, answered
 from scaling.report.html import element, fold, notes, number, paragraph, short, table
 from scaling.report.latex import written_at_1
 from scaling.report.numbers import amount, estimate, flops, interval
+from scaling.table.rules import Excluded, by_rule
 from scaling.table.run_table import RunTable
 
 if TYPE_CHECKING:
@@ -210,14 +211,10 @@ def runs(of: RunTable, more: Sequence[str]) -> str:
     named |= {"baseline": names.baseline, "floor": names.floor_column, "tuned by": names.select_by}
     shown = {head: name for head, name in named.items() if name is not None}
     shown |= {name.replace("_", " "): name for name in more if name in of.frame.columns}
-    rule = {row.row: row.rule for row in of.excluded}
-    out_ids = [row.row for row in of.excluded]
-    if names.run_id is not None:
-        out_ids = [str(value) for value in of.left_out[names.run_id]]
     used_frame = of.frame.sort(names.d or names.flops or names.response)
     used = [(*(short(run[name]) for name in shown.values()), "") for run in used_frame.iter_rows(named=True)]
     out = [
-        (*(short(run[name]) for name in shown.values()), rule.get(out_ids[i], ""))
+        (*(short(run[name]) for name in shown.values()), of.excluded[i].rule)
         for i, run in enumerate(of.left_out.iter_rows(named=True))
     ]
     without_row = len(of.excluded) - len(of.left_out)
@@ -228,10 +225,11 @@ def runs(of: RunTable, more: Sequence[str]) -> str:
     return fold(f"All {len(marks)} runs", text, table((*shown, "excluded because"), used + out, numbers, marks))
 
 
-def exclusions(of: RunTable) -> str:
-    if not of.excluded:
+def exclusions(excluded: Sequence[Excluded], where: str = "") -> str:
+    """Shows the excluded runs with the rule and the reason. `where` follows their number in the title."""
+    if not excluded:
         return ""
-    counts = ", ".join(f"{count} {rule}" for rule, count in of.excluded_by_rule().items())
-    rows = [(row.row, row.rule, row.reason) for row in of.excluded]
+    counts = ", ".join(f"{count} {rule}" for rule, count in by_rule(excluded).items())
+    rows = [(row.row, row.rule, row.reason) for row in excluded]
     listed = table(("run", "rule", "reason"), rows)
-    return fold(f"{len(rows)} excluded runs", paragraph(f"{counts}."), listed)
+    return fold(f"{len(rows)} excluded runs{where}", paragraph(f"{counts}."), listed)

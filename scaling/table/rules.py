@@ -6,7 +6,8 @@ right raises InputError.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,11 @@ class Excluded:
     reason: str
 
 
+def by_rule(rows: Iterable[Excluded]) -> dict[str, int]:
+    """Returns {rule: the number of rows that it excludes}."""
+    return dict(Counter(row.rule for row in rows))
+
+
 class Exclusions:
     """Applies the rules in order; `keep` [R] marks the rows that remain.
 
@@ -42,7 +48,7 @@ class Exclusions:
     def __init__(self, frame: pl.DataFrame, columns: Columns, row_id: list[str], drop_worst: int):
         self.frame, self.columns, self.row_id = frame, columns, row_id
         self.keep = np.ones(len(frame), bool)
-        self.excluded: list[Excluded] = []
+        self._excluded: dict[int, Excluded] = {}
         self._not_done()
         self._copies()
         self.loss = self._present("loss", columns.loss)
@@ -57,6 +63,11 @@ class Exclusions:
         if drop_worst:
             self._worst(drop_worst)
 
+    @property
+    def excluded(self) -> tuple[Excluded, ...]:
+        """The excluded rows in the order of the table."""
+        return tuple(self._excluded[i] for i in sorted(self._excluded))
+
     def numbers(self, name: str) -> np.ndarray:
         return numbers(self.frame, name, self.row_id)
 
@@ -68,7 +79,7 @@ class Exclusions:
 
     def _drop(self, where: np.ndarray | list[bool], rule: str, reason: Callable[[int], str]) -> None:
         hit = np.flatnonzero(self.keep & np.asarray(where, bool))
-        self.excluded += [Excluded(self.row_id[i], rule, reason(i)) for i in hit.tolist()]
+        self._excluded |= {i: Excluded(self.row_id[i], rule, reason(i)) for i in hit.tolist()}
         self.keep[hit] = False
 
     def _insist(self, holds: np.ndarray, name: str, values: np.ndarray, wanted: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from scaling.errors import InputError
 from scaling.laws.registry import Law
 from scaling.table.columns import Columns, columns_from, flag, numbered, numbers, resolve, row_ids
 from scaling.table.files import load, to_polars
-from scaling.table.rules import Excluded, Exclusions
+from scaling.table.rules import Excluded, Exclusions, by_rule
 from scaling.table.usual import from_wandb, recognised
 
 FLOPS_PER_ND = 6.0
@@ -69,6 +68,7 @@ class RunTable:
     """C / (N D): the median over all rows, or FLOPS_PER_ND where no FLOPs are named."""
     known_floor: float | None
     excluded: tuple[Excluded, ...]
+    """The rows of `left_out` in its order, then the runs that have no row."""
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     """Sentences on what was recognised in the table without being named."""
@@ -139,7 +139,7 @@ class RunTable:
         return from_frame(pl.concat([self.frame, self.left_out]), self.columns, source=self.source).in_order()
 
     def excluded_by_rule(self) -> dict[str, int]:
-        return dict(Counter(row.rule for row in self.excluded))
+        return by_rule(self.excluded)
 
     def data_hash(self) -> str:
         """Returns the SHA-256 of the fitted numbers and their names; the order of the rows does not matter."""
@@ -224,7 +224,7 @@ def from_frame(
         cluster=_clusters(rules, columns),
         flops_per_nd=flops_per_nd,
         known_floor=_known_floor(rules, columns),
-        excluded=tuple(rules.excluded) + unfinished,
+        excluded=rules.excluded + unfinished,
         warnings=(),
         notes=of_wandb + of_names,
         drop_worst=drop_worst,
