@@ -275,6 +275,30 @@ def test_several_tables_are_arms_and_give_the_answer_of_one_table_with_a_column(
         assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_runs_that_are_left_out_are_listed_with_their_arm_and_their_rule(tmp_path, capsys):
+    rows = frame(b=(3.3, 0.2)).with_columns(status=pl.lit("done"))
+    runs = tmp_path / "sweep" / "runs"
+    for place, row in enumerate(rows.to_dicts()):
+        (runs / str(place)).mkdir(parents=True)
+        row["status"] = "failed" if place in (30, 31) else "done"
+        (runs / str(place) / "row.json").write_text(json.dumps(row | {"run_id": str(place)}))
+    rows.write_csv(tmp_path / "other.csv")
+    unfinished = runs / "running"
+    unfinished.mkdir()
+    (unfinished / "config.json").write_text("{}")
+    files = {"json": tmp_path / "arms.json", "out": tmp_path / "arms.html"}
+    flags = [*FLAGS, *(word for name, path in files.items() for word in (f"--{name}", str(path)))]
+    assert main(["fit", str(runs.parent), *flags, "--by", "arm"]) == 0
+    said, page = capsys.readouterr().out, files["out"].read_text()
+    assert "2 left out in b: not done" in said
+    assert "1 left out without an arm: no row yet" in said
+    assert "2 excluded runs in b" in page
+    assert "1 excluded runs without an arm" in page
+    assert len(json.loads(files["json"].read_text())["unfinished"]) == 1
+    assert main(["fit", str(runs.parent), str(tmp_path / "other.csv"), *FLAGS]) == 0
+    assert "1 left out in sweep: no row yet" in capsys.readouterr().out
+
+
 def test_the_page_has_the_answer_the_runs_of_both_arms_and_the_crossing(tmp_path):
     from scaling.report.figures.arms import loss_against_cost
     from scaling.report.figures.parts import as_dict

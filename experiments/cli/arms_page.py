@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from doors.files import write_text
+from experiments.cli.fit_arms import Arms
 from scaling.arms.compare import ArmsFit
 from scaling.arms.multiplier import BEYOND, Versus
 from scaling.arms.sentences import percent, sentences, times
 from scaling.report.document import document, figure
 from scaling.report.html import element, fold, notes, paragraph, table
-from scaling.table.run_table import RunTable
+from scaling.report.sections import exclusions
 
 CAPTION = (
     "Each line is the law of an arm, with its 95 % band, to {beyond:g} times the largest {cost} that all arms have "
@@ -20,7 +21,7 @@ CAPTION = (
 CROSSING = " The dashed line is where two laws cross."
 
 
-def write_page(out: Path, found: ArmsFit, others: Sequence[Versus], tables: Mapping[str, RunTable]) -> None:
+def write_page(out: Path, found: ArmsFit, others: Sequence[Versus], arms: Arms) -> None:
     """Writes one self-contained page."""
     # Altair takes seconds to import, and only a page needs it
     from scaling.report.figures.arms import loss_against_cost
@@ -37,9 +38,10 @@ def write_page(out: Path, found: ArmsFit, others: Sequence[Versus], tables: Mapp
         figure("arms", caption),
         fold("The parameters of each arm", _parameters(found)),
         *(fold(f"{one.arm} against {found.arms[0].name}", _along(found, one)) for one in others),
+        *(exclusions(excluded, f" {where}") for where, excluded in arms.left_out.items()),
         notes(found.warnings),
     ]
-    charts = {"arms": as_dict(themed(loss_against_cost(found, others, tables), legend_inside=True))}
+    charts = {"arms": as_dict(themed(loss_against_cost(found, others, arms.tables), legend_inside=True))}
     write_text(out, document(title, body, charts))
 
 

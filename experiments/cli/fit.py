@@ -80,9 +80,9 @@ def _arms(args: Args) -> int:
     if args.json is not None:
         write_json(values(found, others, arms), args.json)
     if args.out is not None:
-        write_page(args.out, found, others, arms.tables)
+        write_page(args.out, found, others, arms)
     if args.json != STDOUT:
-        show_arms(found, others, Terminal())
+        show_arms(found, others, arms, Terminal())
     return 0
 
 

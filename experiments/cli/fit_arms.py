@@ -19,6 +19,7 @@ from scaling.arms.sentences import sentences
 from scaling.errors import InputError
 from scaling.fitting.export import plain
 from scaling.table.files import load
+from scaling.table.rules import Excluded
 
 
 class Arms(NamedTuple):
@@ -29,6 +30,14 @@ class Arms(NamedTuple):
     """The column that makes the arms; TABLE where each has a table of its own."""
     law: str | None
     source: str
+    unfinished: tuple[Excluded, ...]
+    """The runs of one table that have no row yet: their arm is not known."""
+
+    @property
+    def left_out(self) -> dict[str, tuple[Excluded, ...]]:
+        """{where: the excluded runs}: in each arm, and those whose arm is not known."""
+        found = {f"in {name}": table.excluded for name, table in self.tables.items()}
+        return found | {"without an arm": self.unfinished}
 
 
 def arms_of(sources: Sequence[Path], flags: FitFlags, by: str | None, names: Sequence[str]) -> Arms:
@@ -45,25 +54,28 @@ def arms_of(sources: Sequence[Path], flags: FitFlags, by: str | None, names: Seq
         raise InputError(f"{len(sources)} tables came, and --by {by}: each table is an arm, or one table has them all")
     if len(sources) == 1 and names:
         raise InputError("--names is for several tables; the arms of --by have the values of their column as names")
-    frames = {source: load(source)[0] for source in sources}
+    loaded = {source: load(source) for source in sources}
     named = {
-        source: completed(named_by(flags.columns, flags.law), source, frame.columns) for source, frame in frames.items()
+        source: completed(named_by(flags.columns, flags.law), source, frame.columns)
+        for source, (frame, _) in loaded.items()
     }
     law = next(iter(laws_of(named[sources[0]])), None)
     if law == scaling.BEST or (flags.law is not None and "," in flags.law):
         raise InputError(f"--law is {flags.law}; arms are compared by one law, such as power_floor")
+    unfinished: tuple[Excluded, ...] = ()
     if by is None:
         places = dict(zip(_names(sources, names), sources, strict=True))
-        rows = {arm: frames[source] for arm, source in places.items()}
+        rows = {arm: loaded[source] for arm, source in places.items()}
     else:
-        rows = tables_of(frames[sources[0]], by, shown(sources[0]))
+        frame, unfinished = loaded[sources[0]]
+        rows = {arm: (part, ()) for arm, part in tables_of(frame, by, shown(sources[0])).items()}
         places = dict.fromkeys(rows, sources[0])
     tables = {}
-    for arm, frame in rows.items():
+    for arm, (frame, without_row) in rows.items():
         source = places[arm]
         label = source if by is None else Path(f"{source} ({by} {arm})")
-        tables[arm] = table_of(label, frame, columns_of(named[source]), ())
-    return Arms(tables, by or TABLE, law, ", ".join(map(shown, sources)))
+        tables[arm] = table_of(label, frame, columns_of(named[source]), without_row)
+    return Arms(tables, by or TABLE, law, ", ".join(map(shown, sources)), unfinished)
 
 
 def _names(sources: Sequence[Path], names: Sequence[str]) -> list[str]:
@@ -119,6 +131,7 @@ def values(found: ArmsFit, others: Sequence[Versus], arms: Arms) -> dict[str, An
         "arms": each,
         "equal_exponents": found.equal,
         "versus_first": others,
+        "unfinished": [vars(row) for row in arms.unfinished],
         "pairs": {"of_every_arm": found.pairs.paired, "groups": found.pairs.clusters},
         "draws": found.draws,
         "response": found.response,

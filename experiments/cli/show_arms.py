@@ -8,13 +8,15 @@ from rich.table import Table
 
 from doors.terminal import Terminal
 from doors.text import markup
+from experiments.cli.fit_arms import Arms
 from experiments.cli.output import narrow_table
 from scaling.arms.compare import ArmsFit
 from scaling.arms.multiplier import BEYOND, AtCost, Crossing, Versus
 from scaling.arms.sentences import percent, sentences, times
+from scaling.table.rules import by_rule
 
 
-def show_arms(found: ArmsFit, others: Sequence[Versus], console: Terminal) -> None:
+def show_arms(found: ArmsFit, others: Sequence[Versus], arms: Arms, console: Terminal) -> None:
     """Prints the answer in sentences, the parameters of each arm, and each arm against the first one."""
 
     def line(text: str) -> None:
@@ -24,6 +26,9 @@ def show_arms(found: ArmsFit, others: Sequence[Versus], console: Terminal) -> No
         line(f"[bold]{markup(sentence)}[/]")
     runs = ", ".join(f"{arm.name} {arm.runs}" for arm in found.arms)
     line(f"{found.law.formula}   {found.law.name}; runs: {markup(runs)}; {found.pairs}")
+    for where, excluded in arms.left_out.items():
+        for rule, count in by_rule(excluded).items():
+            line(f"{count} left out {markup(where)}: {markup(rule)}")
     Terminal(highlight=False).print(_parameters(found))
     if found.equal is not None:
         table = narrow_table("difference", r"value  \[95 %]")
