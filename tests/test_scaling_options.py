@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import scaling
 from experiments.__main__ import main
 from experiments.cli.fit_flags import FitFlags
 from scaling.errors import InputError, Refusal
+from scaling.fitting.forms import Forms
 from scaling.fitting.lead import default_law, lead_first
 from scaling.table.usual import USUAL
 
@@ -148,13 +150,22 @@ def test_report_is_next_to_its_sweep_and_follows_the_form_that_was_chosen(tmp_pa
     assert page.index("<h3>gamma:") < page.index("<h3>chinchilla:")
 
 
-def test_the_lead_is_the_chosen_form_else_the_first_that_was_not_refused():
+def test_the_lead_predicts_the_held_out_runs_best_else_it_is_the_first_that_was_not_refused():
     runs = planted("gamma", 3e-3, 1, gamma=0.4)
     wrong, right = (scaling.fit(runs, law, bootstrap=0, full=law == "chinchilla") for law in ("chinchilla", "gamma"))
     refused = ("kaplan", Refusal("no"))
     assert lead_first([refused, ("chinchilla", wrong), ("gamma", right)])[0] == ("gamma", right)
     assert lead_first([refused, ("chinchilla", wrong)])[0] == ("chinchilla", wrong)
     assert lead_first([refused]) == [refused]
+
+
+def test_the_lead_is_the_best_of_the_laws_that_were_asked_for_where_another_form_is_better():
+    pooled = {"gamma": 0.01, "tied": 0.12, "chinchilla": 0.15}
+    forms = Forms(rows=(), pooled=pooled, chosen="gamma", target={}, at_target={}, whole={})
+    runs = planted("gamma", 3e-3, 1, gamma=0.4)
+    laws = ("chinchilla", "tied")
+    fits = [(law, replace(scaling.fit(runs, law, bootstrap=0, full=False), forms=forms)) for law in laws]
+    assert [law for law, _ in lead_first(fits)] == ["tied", "chinchilla"]
 
 
 @pytest.mark.usefixtures("quick_fits", "no_files")

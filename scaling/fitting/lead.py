@@ -30,11 +30,13 @@ def default_law(table: RunTable) -> str:
 def lead_first(fits: Sequence[tuple[str, Fit | Refusal]]) -> list[tuple[str, Fit | Refusal]]:
     """Returns the fits with the one first that is the answer, the others in their order.
 
-    It is the form that earned it on the held-out runs, if that was fitted, else the first that was not refused.
+    It is the law with the lowest pooled error on the held-out runs, else the first that was not refused.
     """
     done = [(name, fit) for name, fit in fits if isinstance(fit, Fit)]
     if not done:
         return list(fits)
-    chosen = {fit.forms.chosen for _, fit in done if fit.forms is not None}
-    lead = next((one for one in done if one[1].law.name in chosen), done[0])
+    error: dict[str, float] = {}
+    for _, fit in done:
+        error = (fit.forms.pooled if fit.forms is not None else {}) | error
+    lead = min(done, key=lambda one: error.get(one[1].law.name, np.inf))  # the first of equal ones
     return [lead, *(one for one in fits if one[1] is not lead[1])]
