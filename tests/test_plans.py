@@ -173,6 +173,19 @@ def test_a_plan_of_one_size_is_refused_for_a_law_in_n_with_runs_that_cure_it(log
     assert judged(cured, base, log).identifies
 
 
+def test_the_advised_values_make_a_refused_plan_pass_at_its_own_rates(log, base):
+    users = (20, 40, 80)
+    plan = plan_of("grid", users=users, sizes=("8x1x1",), learning_rates=(1e-2, 2e-2))
+    with pytest.raises(Refusal, match=r"Cured by \d runs more") as refused:
+        judged(plan, base, log)
+    advice = str(refused.value).partition("Cured by")[2]
+    assert "rate" not in advice
+    more = tuple(map(int, re.findall(r"users (\d+)", advice)))
+    assert more
+    assert not set(more) & set(users)
+    assert judged(dataclasses.replace(plan, users=(*users, *more)), base, log).identifies
+
+
 def test_the_shorter_runs_of_a_cooldown_begin_from_the_longest_one_before_their_own_cooldown(log, base):
     plan = plan_of("cooldown", sizes=("xxs", "xs"), seeds=(0, 1), epochs=(0.25, 1.0, 0.5))
     layout = plan.lay_out(base, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,10 +18,11 @@ from scaling.errors import Refusal
 from scaling.laws import registry
 from scaling.laws.terms import Points
 from sessionrec_jax.config.settings import Config
-from sessionrec_jax.config.values import run_id
+from sessionrec_jax.config.values import replace
 from sessionrec_jax.row_columns import FLOPS, SESSIONS, SESSIONS_SEEN
 
 Row = dict[str, Any]
+TUNED = ("optim.learning_rate_peak", "optim.learning_rate_rule", "data.rows", "data.rows_auto")
 
 
 def judge(
@@ -42,19 +44,20 @@ def judge(
     Raises Refusal, with the runs to add, where the runs cannot identify the law.
     """
     law = registry.by_name(report["law"])
-    points = _points(report, _cells(report, configs, cost))
+    planned = _cells(report, configs, cost)
+    points = _points(report, planned)
     scale = float(np.median(points.pop("flops") / (points["n"] * points["d"])))
     known_floor = TYPICAL_FLOOR_SHARE if floor_is_known and law.has_floor else None  # in the typical law's own unit
     fitted = assume(law, None, points, known_floor=known_floor, flops_per_nd=scale)
     assumption = Assumption(fitted, SIGMA_TYPICAL, "typical parameters")
     verdict = identify(assumption, points)
     if not verdict.identifies:
-        present = {run_id(config) for config in configs}
         shortest = min(cost.row(config)["steps"] for config in configs)
-        more = [config for config in wider() if run_id(config) not in present and cost.row(config)["steps"] >= shortest]
-        cells = _cells(report, more, cost)
+        more = [config for config in wider() if cost.row(config)["steps"] >= shortest]
+        # a run more in a cell of the plan adds nothing: only the best one is fitted
+        cells = {cell: run for cell, run in _cells(report, more, cost).items() if cell not in planned}
         advice = (
-            _advice(report, configs, cells, assumption=assumption, points=points)
+            _advice(report, planned, cells, assumption=assumption, points=points)
             if cells
             else "This log has no runs to add."
         )
@@ -83,7 +86,7 @@ def _points(report: Row, cells: Cells) -> Points:
     return {axis: np.array([float(row[name]) if name else 1.0 for row in rows]) for axis, name in columns.items()}
 
 
-def _advice(report: Row, configs: Sequence[Config], cells: Cells, *, assumption: Assumption, points: Points) -> str:
+def _advice(report: Row, planned: Cells, cells: Cells, *, assumption: Assumption, points: Points) -> str:
     """A sentence with the cheapest runs among `cells` that cure the plan."""
     candidates = _points(report, cells)
     candidates.pop("flops")
@@ -92,14 +95,18 @@ def _advice(report: Row, configs: Sequence[Config], cells: Cells, *, assumption:
     chosen = [list(cells.values())[place] for place in times]
     axes = [name for name in (report.get("n"), report["d"]) if name]
     runs = []
-    for label, (_, row), count in zip(
-        labels([*(config for config, _ in chosen), *configs]), chosen, times.values(), strict=False
-    ):
+    settings_of = labels([_untuned(config) for config, _ in (*chosen, *planned.values())])
+    for label, (_, row), count in zip(settings_of, chosen, times.values(), strict=False):
         settings = " ".join(f"{name} {value}" for name, value in label.items())
         counts = ", ".join(f"{name} {row[name]:,}" for name in axes)
         seeds = f" with {count} seeds" if count > 1 else ""
         runs.append(f"{settings} ({counts}, {row[FLOPS]:.3g} FLOPs){seeds}")
     return f"{_head(found)} {'; '.join(runs)}. Give the plan's flags these values too."
+
+
+def _untuned(config: Config) -> Config:
+    """The run without the settings that each run has from the plan's own rates, which the advice leaves as they are."""
+    return replace(config, {name: operator.attrgetter(name)(Config()) for name in TUNED})
 
 
 def _head(found: Cure) -> str:

@@ -93,8 +93,9 @@ class ScalingPlan:
         return {}
 
     def wider(self, base: Config, prepared: Prepared) -> Self:
-        """The plan with `more` values, at one seed and one learning rate."""
-        untuned = {"seeds": self.seeds[:1], "learning_rates": (), "learning_rates_from": None, "halving": False}
+        """The plan with `more` values, at its first seed and its first learning rate."""
+        untuned = {"seeds": self.seeds[:1], "learning_rates": self.learning_rates[:1]}
+        untuned |= {"learning_rates_from": None, "halving": False}
         return dataclasses.replace(self, **untuned, **self.more(base, training_users(prepared)))
 
     def _tuned(self, base: Config) -> dict[str, list[dict[str, Any]]]:
