@@ -25,7 +25,7 @@ from scaling.fitting.forms import Forms, compare_forms
 from scaling.fitting.heldout import predict_heldout
 from scaling.fitting.isoflop_gap import isoflop_gap
 from scaling.fitting.misfit import UNSURE, Misfit, judge
-from scaling.fitting.noise import lack_of_fit
+from scaling.fitting.noise import lack_of_fit, seed_noise
 from scaling.fitting.problem import Problem
 from scaling.fitting.trend import shift, trend
 from scaling.laws.registry import LAWS
@@ -45,11 +45,17 @@ def growing(random: np.random.Generator, size: int) -> np.ndarray:
     return 0.01 * (0.3 + 1.2 * (np.arange(size) / size) ** 3) * random.normal(size=size)
 
 
+def falling(random: np.random.Generator, size: int) -> np.ndarray:
+    """Returns noise from 1 % for the first run to .1 % for the last."""
+    return 0.01 * 10 ** -(np.arange(size) / size) * random.normal(size=size)
+
+
 NULL_NOISES: dict[str, Noise] = {
     ".3 %": gaussian(0.003),
     "1 %": gaussian(0.01),
     ".3 % of Student's t, 3 dof": lambda random, size: 0.003 * random.standard_t(3, size=size),
     "growing": growing,
+    "falling": falling,
 }
 """The noise of the log loss. No threshold may depend on its law, nor on the same size everywhere."""
 NOISES: dict[str, Noise] = {f"{sigma:.1%}": gaussian(sigma) for sigma in (0.001, 0.003, 0.01, 0.02, 0.03)}
@@ -86,6 +92,11 @@ def line() -> Points:
 def repeated_line() -> Points:
     """Returns seven D with three seeds."""
     return {"d": np.repeat(np.geomspace(3e4, 3e7, 7), 3)}
+
+
+def repeated_end() -> Points:
+    """Returns 14 D, the three largest with four seeds."""
+    return {"d": np.sort(np.append(d := np.geomspace(1e4, 1e8, 14), np.repeat(d[-3:], 3)))}
 
 
 def small_grid() -> Points:
@@ -127,6 +138,7 @@ FOLLOW = {
     "grid": (Kind("chinchilla", grid, chinchilla), NULL_NOISES),
     "IsoFLOP": (Kind("chinchilla", isoflop, chinchilla), NULL_NOISES),
     "D with seeds": (Kind("power_floor", repeated_line, power_floor), NULL_NOISES),
+    "D with seeds at the end": (Kind("power_floor", repeated_end, power_floor), NULL_NOISES),
 }
 MISFIT = {
     "exponential": (Kind("power_floor", line, exponential), NOISES),
@@ -180,7 +192,7 @@ def judged(kind: Kind, noise: Noise, random: np.random.Generator) -> Misfit | No
     trended = trend(problem, theta_P, table.cluster)
     shifted = shift(problem, theta_P, table.cluster, held.held_R) if held.runs else None
     gap = isoflop_gap(table, problem, theta_P)
-    repeats = lack_of_fit(problem.residual(theta_P), table, law)
+    repeats = lack_of_fit(problem, theta_P, table)
     is_open = any(one is not None and one.p_value <= UNSURE for one in (trended, shifted))
 
     def verdict(forms: Forms | None) -> Misfit:
@@ -188,6 +200,7 @@ def judged(kind: Kind, noise: Noise, random: np.random.Generator) -> Misfit | No
             law,
             trend=trended,
             repeats=repeats,
+            noise=seed_noise(table, law),
             held=held.runs,
             shift=shifted,
             forms=forms,

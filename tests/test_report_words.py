@@ -4,6 +4,7 @@ floor where there is none, and no reference that flattens the data.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,9 +13,14 @@ import pytest
 from report_runs import COLUMNS, runs, without_floor
 
 import scaling
+from doors.terminal import Terminal
+from experiments.cli.show_fit import show_fit
 from scaling.errors import Refusal
 from scaling.fitting.lead import lead_first
-from scaling.report.answer import answer, meaning
+from scaling.fitting.misfit import HELD_OUT, REPEATS, SURE, Evidence, Misfit
+from scaling.fitting.trend import Trend
+from scaling.report.answer import answer, meaning, noise_sentences, path_sentence
+from scaling.report.compute import frontier_of, isoflop_of
 from scaling.report.figures import parts
 from scaling.report.figures.gallery import all_figures
 from scaling.report.figures.parts import Subject
@@ -105,3 +111,42 @@ def test_colours_are_distinct_and_visible_on_white_and_on_black(count):
     colours = parts.ramp(count)
     assert len(set(colours)) == count
     assert all(1.05 / (luminance(c) + 0.05) > 2 and (luminance(c) + 0.05) / 0.058 > 2 for c in colours)
+
+
+@pytest.mark.parametrize(("p_value", "verdict"), [(0.02, "no more than"), (0.004, "more than")])
+def test_the_misfit_beyond_the_noise_is_one_sentence_wherever_it_is_said(p_value, verdict, capsys):
+    d = np.repeat(np.geomspace(1e3, 1e6, 6), 3)
+    noisy = d**-0.3 * np.exp(1e-3 * np.random.default_rng(0).normal(size=18))
+    table = from_frame(pl.DataFrame({"d": d, "loss": noisy}), Columns(loss="loss", d="d"))
+    fit = scaling.fit(table, "power", bootstrap=0, full=False)
+    fit = dataclasses.replace(fit, lack_of_fit=Trend(p_value, share=0.5, rms=1e-3, directions=4))
+    says = f"the law misses the runs by {verdict} the noise between repeats (p = {p_value})"
+    assert fit.misfit.of(REPEATS).says == says
+    assert (fit.misfit.verdict == "misfits") == (p_value <= SURE)
+    show_fit(fit, Terminal())
+    assert says in " ".join(capsys.readouterr().out.split())
+    assert f"{says[0].upper()}{says[1:]}." in noise_sentences(fit)
+
+
+def test_held_out_runs_inside_their_own_bands_are_not_called_too_far():
+    off = Evidence(HELD_OUT, True, "the 12 largest runs, held out, are predicted 1 % off, with 12 of 12 inside", 0.002)
+    (says,) = Misfit("misfits", (off,), ()).sentences
+    assert says.endswith(
+        "inside, and together they are further to one side of the law than their noise explains (p = 0.002)."
+    )
+
+
+def test_an_open_exponent_is_open_in_the_first_paragraph_too():
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, 5), np.geomspace(1e8, 1e11, 5)))
+    table = from_frame(
+        pl.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 / n**0.34 + 900 / d**0.29}), Columns(loss="loss")
+    )
+    fit = scaling.fit(table, "chinchilla", bootstrap=0, full=False)
+    assert "The best size N grows as C^0.46" in answer(fit, frontier_of(table, fit))
+    fit = dataclasses.replace(fit, bounds={"alpha": (0.2, None)})
+    path = frontier_of(table, fit)
+    for says in (answer(fit, path), path_sentence(path, is_measured=False)):
+        assert "How the best N and D grow with compute is open: the interval of alpha is open" in says
+        assert "C^" not in says
+        assert "D/N" not in says
+    assert "the interval of alpha is open" in isoflop_of(table, fit).lines["surface"].refused

@@ -8,6 +8,7 @@ import scaling
 from doors.terminal import Terminal
 from doors.text import markup
 from experiments.cli.output import narrow_table
+from scaling.fitting.misfit import REPEATS
 
 HELDOUT_SHOWN = 8
 
@@ -69,12 +70,10 @@ def _interval(interval: tuple[float | None, float | None] | None) -> str:
 
 
 def _noise(fit: scaling.Fit) -> str:
-    noise, misfit = fit.seed_noise, fit.lack_of_fit
-    text = f"Noise between repeats {noise.sigma:.2g} in log loss ({noise.groups} repeated points)"
-    if misfit is None:
-        return text
-    verdict = "[red]misfits beyond it[/]" if misfit.misfits else "shows no misfit"
-    return f"{text}; the law {verdict} (F {misfit.f:.3g}, p {misfit.p_value:.2g})"
+    noise, repeats = fit.seed_noise, fit.misfit.of(REPEATS)
+    style = "[red]" if repeats.misfits else "[default]"
+    says = f"{style}{markup(repeats.says)}[/]"
+    return f"Noise between repeats {noise.sigma:.2g} in log loss ({noise.groups} repeated points); {says}"
 
 
 def _variants(fit: scaling.Fit) -> Table:

@@ -21,6 +21,7 @@ from scaling.fitting.fitted import FittedLaw
 from scaling.fitting.intervals import moved_out, widening
 from scaling.fitting.lead import default_law
 from scaling.fitting.minimize import Objective, adaptive_delta
+from scaling.fitting.misfit import SURE
 from scaling.fitting.noise import lack_of_fit
 from scaling.fitting.problem import Problem, centre_of
 from scaling.fitting.trend import trend
@@ -33,8 +34,6 @@ from scaling.table.variation import refuse_rising
 MOST_ARMS = 20
 TABLE = "table"
 """In place of a column where each arm has a table of its own."""
-MISFIT = 0.005
-"""The p-value of a trend, or of the misfit beyond the noise between seeds, from which on a law is said to miss."""
 SAME = 1e-9
 """Exponents of tables without noise differ by this little, which is rounding."""
 EQUAL = 0.05
@@ -218,8 +217,8 @@ def _starts(arms: Sequence[Arm], options: Options) -> tuple[list[np.ndarray], Ob
 
 def _misfits(arm: Arm, theta_P: np.ndarray) -> bool:
     bend = trend(arm.problem, theta_P, arm.table.cluster)
-    lack = lack_of_fit(arm.problem.residual(theta_P), arm.table, arm.problem.law, arm.problem.known_floor)
-    return any(test is not None and test.p_value <= MISFIT for test in (bend, lack))
+    lack = lack_of_fit(arm.problem, theta_P, arm.table)
+    return any(test is not None and test.p_value <= SURE for test in (bend, lack))
 
 
 def _arms(tables: dict[str, RunTable], law: Law, floor: float | str | None) -> tuple[list[Arm], list[str]]:

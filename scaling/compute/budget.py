@@ -13,14 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.compute.frontier import Band, Estimate95, Waste, frontier, waste
+from scaling.compute.frontier import Estimate95, Waste, frontier, waste, with_open
 from scaling.compute.optima import optima
 from scaling.fitting.fitted import FittedLaw
 
 FAR = 10.0
 """Beyond this many times the largest C of the fitted data an advice is marked as a guess."""
-SIDES = {"A": "n", "alpha": "n", "B": "d", "beta": "d"}
-"""{parameter: the axis whose term may vanish if the parameter is open}."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,8 @@ def advise(
 
     Source: Hoffmann et al. 2022 (2203.15556), eq. 4, through `frontier`.
     """
-    path = frontier(fitted, np.asarray(budgets_B, float), unique)
-    n, d = _without_open_ends(path.n, path.d, open_params)
+    path = with_open(frontier(fitted, np.asarray(budgets_B, float), unique), open_params)
+    n, d = path.n, path.d
     rows = [
         BudgetRow(
             flops=float(flops),
@@ -135,19 +133,8 @@ def advise(
         n_exponent=path.n_exponent,
         d_exponent=path.d_exponent,
         budgets=tuple(rows),
-        warnings=tuple(_warnings(rows, path.open_reason, open_params)),
+        warnings=tuple(_warnings(rows, path.open_reason)),
     )
-
-
-def _without_open_ends(n: Band, d: Band, open_params: tuple[str, ...]) -> tuple[Band, Band]:
-    """Removes the ends that open parameters take away: if the N term may vanish, N* has no lower bound."""
-    free = {SIDES[name] for name in open_params if name in SIDES}
-    missing_B = np.full_like(n.value_B, np.nan)
-    if "n" in free:
-        n, d = dataclasses.replace(n, low_B=missing_B), dataclasses.replace(d, high_B=missing_B)
-    if "d" in free:
-        n, d = dataclasses.replace(n, high_B=missing_B), dataclasses.replace(d, low_B=missing_B)
-    return n, d
 
 
 def _wrong_n(fitted: FittedLaw, flops: float, n: Estimate95, unique: float | None) -> tuple[WrongN, ...]:
@@ -195,19 +182,13 @@ def _regret(fitted: FittedLaw, flops: float, n: float | None, unique: float | No
     return Regret(float(lost_S.mean()), float(np.percentile(lost_S, 95)), len(lost_S))
 
 
-def _warnings(rows: list[BudgetRow], open_reason: str | None, open_params: tuple[str, ...]) -> list[str]:
+def _warnings(rows: list[BudgetRow], open_reason: str | None) -> list[str]:
     warnings = [
         f"C = {row.flops:.3g} is {row.extrapolation_factor:.3g} times the largest C that was fitted: the intervals "
         f"hold only if the law holds that far out. Runs at {row.flops / FAR:.2g} FLOPs or more would show it."
         for row in rows
         if row.extrapolation_factor > FAR
     ]
-    bearing = [name for name in open_params if name in SIDES]
-    if bearing:
-        warnings.append(
-            f"The interval of {' and '.join(bearing)} is open: N* and D* are bounds, not values. Runs that vary "
-            f"{' and '.join(sorted({SIDES[name].upper() for name in bearing}))} more would close it."
-        )
     if open_reason is not None:
         warnings.append(f"{open_reason[0].upper()}{open_reason[1:]}.")
     return warnings

@@ -9,7 +9,8 @@ Letters: S parameter sets, B budgets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from scaling.fitting.intervals import OPEN_SHARE
 
 CHEAPEST_RATIO = 1e-24
 """`waste` looks at no smaller part of the budget."""
+SIDES = {"A": "n", "alpha": "n", "B": "d", "beta": "d"}
+"""{parameter: the axis whose term may vanish if the parameter is open}."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,30 @@ def frontier(fitted: FittedLaw, budgets_B: np.ndarray, unique: float | None = No
         extrapolation_B=budgets_B / fitted.ranges["c"][1],
         open_reason=_open_reason(point.log_n_SB, cloud.log_n_SB),
     )
+
+
+def with_open(path: Frontier, open_params: Sequence[str]) -> Frontier:
+    """Removes what open parameters take away, and gives the reason.
+
+    If the N term may vanish, N* has no lower bound and D* no upper one, and no exponent of the path has a value.
+    `open_params`: the parameters whose interval the fit found open.
+    """
+    bearing = [name for name in open_params if name in SIDES]
+    if not bearing:
+        return path
+    axes, n, d = sorted({SIDES[name] for name in bearing}), path.n, path.d
+    missing_B = np.full_like(n.value_B, np.nan)
+    if "n" in axes:
+        n, d = replace(n, low_B=missing_B), replace(d, high_B=missing_B)
+    if "d" in axes:
+        n, d = replace(n, high_B=missing_B), replace(d, low_B=missing_B)
+    reason = (
+        f"the interval of {' and '.join(bearing)} is open: N* and D* are bounds, not values. Runs that vary "
+        f"{' and '.join(axis.upper() for axis in axes)} more would close it"
+    )
+    if path.open_reason is not None:
+        reason += f". {path.open_reason[0].upper()}{path.open_reason[1:]}"
+    return replace(path, n=n, d=d, n_exponent=NO_ESTIMATE, d_exponent=NO_ESTIMATE, open_reason=reason)
 
 
 def waste(fitted: FittedLaw, budget: float, factor: float, unique: float | None = None) -> Waste:

@@ -19,9 +19,10 @@ import numpy as np
 from scaling.cells import vertex
 from scaling.cells.budgets import FEWEST_RUNS, TOLERANCE, flops_of, split
 from scaling.cells.vertex import Curve, Vertex
-from scaling.compute.frontier import NO_ESTIMATE, Estimate95, Frontier, frontier
+from scaling.compute.frontier import NO_ESTIMATE, Estimate95, Frontier, frontier, with_open
 from scaling.errors import InputError, Refusal, near_miss
 from scaling.fitting.fitted import FittedLaw
+from scaling.fitting.result import Fit
 from scaling.laws.registry import LAWS
 from scaling.table.run_table import RunTable
 
@@ -207,13 +208,14 @@ def _path(table: RunTable, fitted: FittedLaw | None, flops_B: np.ndarray) -> tup
     """Returns the frontier at the budgets, or None and the reason."""
     if fitted is None:
         return None, "no fitted law was given; fit one of N and D to the table"
+    open_params = fitted.open_intervals if isinstance(fitted, Fit) else ()
     if "u" not in fitted.law.axes:
-        return frontier(fitted, flops_B), None
+        return with_open(frontier(fitted, flops_B), open_params), None
     unique = np.unique(table.need("unique"))
     if len(unique) > 1:
         reason = f"the runs have {len(unique)} amounts of unique data, and the best N depends on it; take one at a time"
         return None, reason
-    return frontier(fitted, flops_B, float(unique[0])), None
+    return with_open(frontier(fitted, flops_B, float(unique[0])), open_params), None
 
 
 def _from_surface(path: Frontier, i: int) -> BestN:
@@ -251,6 +253,8 @@ def _line(method: str, budgets: list[Budget], path: Frontier | None) -> ScalingL
         )
         return ScalingLine(method, NO_ESTIMATE, NO_ESTIMATE, flops_B, refused=refused)
     if method == "surface" and path is not None:
+        if path.n_exponent.value is None:
+            return ScalingLine(method, NO_ESTIMATE, NO_ESTIMATE, flops_B, refused=path.open_reason)
         return ScalingLine(method, path.n_exponent, path.d_exponent, flops_B)
     a, half = _slope(np.log(flops_B), np.log([n for _, n in found]))
     return ScalingLine(

@@ -247,7 +247,7 @@ def _finish(started: _Started, options: Options, stream: int) -> Fit:
         free_floor=None,
         residual_sigma=robust_sigma(residual),
         seed_noise=seed_noise(table, problem.law),
-        lack_of_fit=lack_of_fit(residual, table, problem.law, problem.known_floor),
+        lack_of_fit=lack_of_fit(problem, theta_P, table),
         bootstrap=bootstrap,
         seed=options.seed,
         asked={},

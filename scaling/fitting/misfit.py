@@ -14,7 +14,7 @@ from scaling.fitting.forms import Forms
 from scaling.fitting.heldout import HeldOutRun, count_inside, rms_log_error
 from scaling.fitting.influence import Influence
 from scaling.fitting.isoflop_gap import IsoFlopGap
-from scaling.fitting.noise import LackOfFit
+from scaling.fitting.noise import LEAST_REPEATS, SeedNoise
 from scaling.fitting.other_columns import OtherColumn
 from scaling.fitting.trend import EXACT, Trend
 from scaling.laws.registry import Law
@@ -28,6 +28,7 @@ SEVERAL = 3.0
 """The error of this law on the held-out runs over that of another form, from which the other form is evidence."""
 
 HELD_OUT = "held-out runs"
+REPEATS = "repeats"
 Verdict = Literal["follows", "misfits", "cannot tell"]
 
 
@@ -52,6 +53,10 @@ class Misfit:
     influences: tuple[Influence, ...]
     """Single runs that decide the fit."""
 
+    def of(self, check: str) -> Evidence | None:
+        """Returns the evidence of one check, None where it was not done."""
+        return next((one for one in self.evidence if one.check == check), None)
+
     @property
     def sentences(self) -> list[str]:
         """The verdict with its reasons, the held-out runs, and the runs that decide the fit; a sentence each."""
@@ -64,7 +69,8 @@ class Misfit:
         apart = [one for one in self.evidence if one.check == HELD_OUT]
         reasons = [one.says for one in self.evidence if one.misfits is wanted and one not in apart]
         if self.verdict == "misfits":
-            reasons += [f"{one.says}, which is too far" for one in apart if one.misfits]
+            together = "and together they are further to one side of the law than their noise explains"
+            reasons += [f"{one.says}, {together} (p = {one.p_value:.2g})" for one in apart if one.misfits]
         others = [one.says for one in apart if not (one.misfits and self.verdict == "misfits")]
         others += [one.sentence for one in self.influences]
         return [f"{begins[self.verdict]}: {'; '.join(reasons)}.", *(f"{text[0].upper()}{text[1:]}." for text in others)]
@@ -74,7 +80,8 @@ def judge(
     law: Law,
     *,
     trend: Trend | None,
-    repeats: LackOfFit | None,
+    repeats: Trend | None,
+    noise: SeedNoise | None,
     held: Sequence[HeldOutRun],
     shift: Trend | None,
     forms: Forms | None,
@@ -87,7 +94,8 @@ def judge(
     Args:
       law: the law.
       trend: the trend of the fit's residuals, None where there are too few runs.
-      repeats: the misfit compared with the noise between repeated runs, if there are any.
+      repeats: the misfit compared with the noise between repeated runs, None where there are too few of them.
+      noise: the noise between repeated runs, None where no run was repeated.
       held: the held-out runs, empty if none were.
       shift: the test of the held-out runs against the others.
       forms: every form's error on held-out runs, None if they were not compared.
@@ -98,7 +106,7 @@ def judge(
     found = [_residuals(law, trend), _held_out(held, shift)]
     if forms is not None and forms.pooled:
         found.append(_other_forms(law, forms, [one.p_value for one in (trend, shift) if one is not None]))
-    if repeats is not None:
+    if noise is not None:
         found.append(_repeats(repeats))
     if isoflop is not None:
         found.append(_isoflop(isoflop))
@@ -164,8 +172,11 @@ def _other_column(column: OtherColumn) -> Evidence:
     return Evidence("other columns", True, says, column.p_value)
 
 
-def _repeats(repeats: LackOfFit) -> Evidence:
+def _repeats(repeats: Trend | None) -> Evidence:
+    if repeats is None:
+        few = "the repeats are too few, or too alike, to compare the law's misfit with the noise between them"
+        return Evidence(REPEATS, None, f"{few} (wanted: {LEAST_REPEATS} runs beyond the first of each point)")
     misfits = repeats.p_value <= SURE
     more = "more" if misfits else "no more"
     says = f"the law misses the runs by {more} than the noise between repeats (p = {repeats.p_value:.2g})"
-    return Evidence("repeats", misfits, says, repeats.p_value)
+    return Evidence(REPEATS, misfits, says, repeats.p_value)

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scaling.fitting.problem import Problem
+from scaling.fitting.trend import Trend, together
 from scaling.laws.registry import Law
 from scaling.table.columns import numbered
 from scaling.table.run_table import RunTable
 
 EXACT = 1e-12
 """Repeats with a smaller spread of log loss are copies of a number, or have no noise."""
+LEAST_REPEATS = 8
+"""Fewer runs beyond the first of each point have too few patterns of signs for a p-value below .5 %."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,6 @@ class SeedNoise:
     degrees_of_freedom: int
     groups: int
     """Points with two runs or more."""
-
-
-@dataclass(frozen=True)
-class LackOfFit:
-    """The distance between a law and the means of the points, in units of the seed noise."""
-
-    f: float
-    """Mean square of the misfit over mean square of the seed noise. It is near 1 for a law that holds."""
-    p_value: float
-    """Chance of a larger f if the law holds and the noise is Gaussian."""
-    degrees_of_freedom_misfit: int
-    degrees_of_freedom_noise: int
-
-    @property
-    def misfits(self) -> bool:
-        """True if the law misses by more than seed noise, at the 5 % level."""
-        return self.p_value < 0.05
 
 
 def seed_noise(table: RunTable, law: Law) -> SeedNoise | None:
@@ -60,42 +47,41 @@ def seed_noise(table: RunTable, law: Law) -> SeedNoise | None:
     return SeedNoise(float(np.sqrt(repeats.variance)), repeats.degrees_of_freedom, int((repeats.runs_G > 1).sum()))
 
 
-def lack_of_fit(
-    residual_R: np.ndarray, table: RunTable, law: Law, known_floor: float | None = None
-) -> LackOfFit | None:
-    """Does the F test of a fit's misfit against pure error (Draper and Smith, Applied Regression Analysis, 1998, 2.1).
+def lack_of_fit(problem: Problem, theta_P: np.ndarray, table: RunTable) -> Trend | None:
+    """Tests if a fit misses the repeated points by more than their repeats differ.
 
-    It is exact for least squares and a law that is linear in its parameters, and close for the other ones here.
+    Repeats that are all on one side of the law are evidence against it. Random signs of the runs give the distribution
+    where the law holds, so the noise may differ between points, and points without repeats are not judged by it. The F
+    test of misfit against pure error (Draper and Smith 1998, 2.1) takes one noise for all points. Where only the
+    largest runs are repeated and the noise falls with the data, it called one law in ten a misfit.
 
     Args:
-      residual_R: log response - log law, of the table's R rows.
+      problem: the law with the table's R rows.
+      theta_P: the fit.
       table: the table that the law was fitted to.
-      law: the law.
-      known_floor: the floor, if it was not fitted.
 
     Returns:
-      None where there are no repeats, no more points than parameters, or repeats without any spread.
+      None where there are fewer than LEAST_REPEATS, or repeats without any spread.
 
     Raises InputError where the law needs a column that is not named.
     """
-    from scipy.special import fdtrc
-
-    repeats = _Repeats.of(np.asarray(residual_R, float), table, law)
-    noise = repeats.degrees_of_freedom
-    misfit = len(repeats.runs_G) - len(law.free_params(known_floor))
-    if not noise or misfit < 1 or repeats.variance < EXACT**2:
+    repeats = _Repeats.of(problem.residual(theta_P), table, problem.law)
+    if repeats.degrees_of_freedom < LEAST_REPEATS or repeats.variance < EXACT**2:
         return None
-    # the law is the same for all of a group, so the group's mean residual is its misfit
-    f = float(np.sum(repeats.runs_G * repeats.mean_G**2)) / misfit / repeats.variance
-    return LackOfFit(f, float(fdtrc(misfit, noise, f)), misfit, noise)
+    groups_RK = repeats.group_R[:, None] == np.flatnonzero(repeats.runs_G > 1)
+    run_R = repeats.run_R if table.columns.cluster is None else table.cluster
+    return together(problem, theta_P, run_R, groups_RK)
 
 
 @dataclass(frozen=True)
 class _Repeats:
     """The values of runs, grouped by equal points."""
 
+    group_R: np.ndarray
+    """[R] the number of each row's point."""
+    run_R: np.ndarray
+    """[R] the number of each row's run."""
     runs_G: np.ndarray
-    mean_G: np.ndarray
     sum_of_squares: float
     """The sum over runs of (value - mean of its group)^2."""
     degrees_of_freedom: int
@@ -113,7 +99,8 @@ class _Repeats:
         group_U = pair_U[:, 0]
         runs_G = np.bincount(group_U)
         mean_G = np.bincount(group_U, value_U) / runs_G
-        return cls(runs_G, mean_G, float(np.sum((value_U - mean_G[group_U]) ** 2)), len(value_U) - len(runs_G))
+        squares = float(np.sum((value_U - mean_G[group_U]) ** 2))
+        return cls(group_R, run_R, runs_G, squares, len(value_U) - len(runs_G))
 
 
 def _seed(table: RunTable) -> np.ndarray:

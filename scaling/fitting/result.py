@@ -18,7 +18,7 @@ from scaling.fitting.intervals import Interval
 from scaling.fitting.isoflop_gap import IsoFlopGap
 from scaling.fitting.minimize import Objective
 from scaling.fitting.misfit import Misfit, judge
-from scaling.fitting.noise import LackOfFit, SeedNoise
+from scaling.fitting.noise import SeedNoise
 from scaling.fitting.notebook import as_html
 from scaling.fitting.other_columns import OtherColumn
 from scaling.fitting.profile import LikelihoodProfile
@@ -87,7 +87,8 @@ class Fit(FittedLaw):
     """Robust standard deviation of the log response around the law, 1.4826 median |r|."""
     seed_noise: SeedNoise | None
     """The spread between repeats. None where no run was repeated."""
-    lack_of_fit: LackOfFit | None
+    lack_of_fit: Trend | None
+    """The test of the misfit against the spread between repeats. None where there are too few repeats."""
     draws_SP: np.ndarray
     """The theta of the bootstrap draws, before `intervals.widened` turns them into `cloud_SP`."""
     bootstrap: int
@@ -117,6 +118,7 @@ class Fit(FittedLaw):
             self.law,
             trend=self.trend,
             repeats=self.lack_of_fit,
+            noise=self.seed_noise,
             held=self.heldout,
             shift=self.shift,
             forms=self.forms,

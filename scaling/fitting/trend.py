@@ -83,6 +83,16 @@ def along(problem: Problem, theta_P: np.ndarray, cluster: np.ndarray, columns_RK
     return _along(direction_RK, problem.residual(theta_P), own_RP, cluster)
 
 
+def together(problem: Problem, theta_P: np.ndarray, run: np.ndarray, groups_RK: np.ndarray) -> Trend | None:
+    """Tests if the residuals of the runs of a group are on one side of the law, [R, K] booleans for K groups.
+
+    `run` [R] numbers the independent runs. Returns None where there are too few of them.
+    """
+    own_RP = _own(problem, theta_P)
+    direction_RK = _apart(_normalised(groups_RK.astype(float)), own_RP)
+    return _along(direction_RK, problem.residual(theta_P), own_RP, run)
+
+
 def _along(direction_RK: np.ndarray, residual_R: np.ndarray, own_RP: np.ndarray, cluster: np.ndarray) -> Trend | None:
     """Does a score test with a wild bootstrap.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scaling.fitting.forms import Forms
+from scaling.fitting.misfit import REPEATS
 from scaling.fitting.result import Fit
 from scaling.laws.theory import Theory
 from scaling.report.latex import written_at_1
@@ -86,7 +87,12 @@ def meaning(fit: Fit) -> list[str]:
 
 
 def _best_use(path: Frontier) -> str:
-    """Says how the best N and D grow with compute, and their ratio at the largest compute of the runs."""
+    """Says how the best N and D grow with compute, and their ratio at the largest compute of the runs.
+
+    Where a parameter of the path is open it says so, and gives no number.
+    """
+    if path.n_exponent.value is None:
+        return f"How the best N and D grow with compute is open: {path.open_reason}."
     says = f"The best size N grows as C^{_power(path.n_exponent)} and the best data D as C^{_power(path.d_exponent)}"
     i = int(np.argmin(np.abs(np.log(path.extrapolation_B))))
     n, d = path.n.value_B[i], path.d.value_B[i]
@@ -113,16 +119,13 @@ def noise_sentences(fit: Fit) -> list[str]:
     if fit.seed_noise is None:
         return []
     noise = fit.seed_noise
-    sentences = [
+    repeats = fit.misfit.of(REPEATS)
+    return [
         f"Repeats of {noise.groups} points differ by {noise.sigma:.2g} in log response (standard deviation, "
         f"{noise.degrees_of_freedom} degrees of freedom). The residuals of the fit have a robust standard deviation of "
-        f"{fit.residual_sigma:.2g}."
+        f"{fit.residual_sigma:.2g}.",
+        f"{repeats.says[0].upper()}{repeats.says[1:]}.",
     ]
-    if fit.lack_of_fit is not None:
-        p = fit.lack_of_fit.p_value
-        verdict = "misses the runs by more than" if p < 0.05 else "misses the runs by no more than"
-        sentences.append(f"The law {verdict} this noise explains (F test, p = {p:.2g}).")
-    return sentences
 
 
 def limits(name: str, fit: Fit, theory: Theory | None) -> list[str]:

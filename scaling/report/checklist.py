@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scaling.fitting.minimize import DECREMENT_TOLERANCE, STEP_TOLERANCE
+from scaling.fitting.misfit import REPEATS
 from scaling.fitting.problem import FEW_ROWS, SCREEN, SOME_ROWS_SCREEN
 from scaling.fitting.result import Fit
 from scaling.report.columns import ReportColumns
@@ -198,7 +199,7 @@ def _trust(fit: Fit) -> list[Answer]:
         noise = fit.seed_noise
         sigma = f"standard deviation {noise.sigma:.2g} of log response, {noise.degrees_of_freedom} degrees of freedom"
     if fit.lack_of_fit is not None:
-        misfit = f"F test, p = {fit.lack_of_fit.p_value:.2g}"
+        misfit = fit.misfit.of(REPEATS).says
     enough, seeds = "enough runs to refit without the largest", "runs that differ in the seed alone"
     verdict = f"{fit.misfit.verdict}: {fit.misfit.sentences[0]}"
     return [

@@ -33,7 +33,7 @@ def isoflop_of(table: RunTable, fit: Fit | None) -> IsoFlop | Refusal | None:
 
 def frontier_of(table: RunTable, fit: Fit | None) -> Frontier | None:
     """Returns the path over the runs' compute and beyond; None if the fit is not of N and D or unique data vary."""
-    from scaling.compute.frontier import frontier
+    from scaling.compute.frontier import frontier, with_open
 
     if fit is None or not _is_of_both(fit):
         return None
@@ -44,7 +44,8 @@ def frontier_of(table: RunTable, fit: Fit | None) -> Frontier | None:
             return None
         unique = float(amounts[0])
     flops = fit.flops_per_nd * table.need("n") * table.need("d")
-    return frontier(fit, np.geomspace(flops.min(), REACH * flops.max(), BUDGETS), unique)
+    path = frontier(fit, np.geomspace(flops.min(), REACH * flops.max(), BUDGETS), unique)
+    return with_open(path, fit.open_intervals)
 
 
 def _is_of_both(fit: Fit) -> bool:
