@@ -123,6 +123,20 @@ def test_the_command_names_rows_of_the_file(pool, tmp_path, capsys):
         assert (run["n"], run["d"]) == pytest.approx((POOL["n"][run["row"]], POOL["d"][run["row"]]))
 
 
+def test_the_known_floor_of_finished_runs_is_taken(pool, tmp_path, capsys):
+    runs = tmp_path / "runs.csv"
+    loss = 1.7 + 400 / POOL["n"] ** 0.34 + 900 / POOL["d"] ** 0.29
+    pl.DataFrame(POOL | {"loss": loss}).write_csv(runs)
+    command = ["design", str(runs), "--candidates", str(pool), "--budget", f"{BUDGET:g}", "--n", "n", "--d", "d"]
+    found = []
+    for floor in ((), ("--floor", "1.6")):
+        assert main([*command, "--loss", "loss", *floor, "--json", "-"]) == 0
+        found.append(json.loads(capsys.readouterr().out))  # nothing but JSON is printed
+    free, known = ([each["value"] for each in one["choice"]["expected"]] for one in found)
+    assert free == pytest.approx([0.34, 0.29], rel=1e-3)
+    assert known != pytest.approx([0.34, 0.29], rel=1e-2)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -130,6 +144,11 @@ def test_the_command_names_rows_of_the_file(pool, tmp_path, capsys):
         (["--candidates", "POOL", "--budget", "1"], "no candidate costs 1 FLOPs or less"),
         (["--candidates", "POOL", "--budget", "1e20", "--criterion", "quantity"], "no quantity is named"),
         (["--candidates", "POOL", "--budget", "1e20", "--criterion", "d", "--targets", "POOL"], "leave them out"),
+        (["--candidates", "POOL", "--budget", "1e20", "--criterion", "v", "--quantity", "beta"], "leave it out"),
+        (["--candidates", "POOL", "--budget", "1e20", "--sigma", "-1"], "sigma is -1.0; wanted the standard deviation"),
+        (["--candidates", "POOL", "--budget", "1e20", "--runs", "4"], "--runs: not for --candidates"),
+        (["--candidates", "POOL", "--budget", "1e20", "--planned", "--per=run"], "--planned and --per: not for"),
+        (["--candidates", "POOL", "--budget", "1e20", "--n-limits", "1", "2"], "--n-limits: not for --candidates"),
         (["POOL", "--criterion", "v"], "choose among --candidates"),
         ([], "no table is named"),
     ],

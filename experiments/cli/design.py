@@ -39,6 +39,9 @@ from scaling.laws import registry
 from scaling.table.files import load
 from scaling.table.run_table import RunTable
 
+OF_NEXT_RUNS = ("--planned", "--runs", "--per", "--n-limits", "--d-limits")
+"""Flags that have no use with --candidates."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -95,10 +98,12 @@ def main(argv: list[str]) -> int:
     if args.floor is not None and args.columns.floor_column is not None:
         raise InputError("--floor and --floor-column both name the floor; give one")
     if args.candidates is not None:
+        _refuse_flags_of_next_runs(argv)
         chosen = _advise_pool(args)
         if args.json is not None:
             write_json(plain(chosen), args.json)
-        show_pool(chosen, Terminal())
+        if args.json != STDOUT:
+            show_pool(chosen, Terminal())
         return 0
     if args.table is None:
         raise InputError("no table is named; give a table of runs, or --candidates with --budget")
@@ -113,6 +118,15 @@ def main(argv: list[str]) -> int:
     if planned and not found.verdict.identifies:
         raise Refusal(f"these runs cannot identify {found.verdict.law}: {' '.join(found.verdict.reasons)}")
     return 0
+
+
+def _refuse_flags_of_next_runs(argv: list[str]) -> None:
+    """Raises InputError for flags that a choice among candidates has no use for."""
+    given = {word.partition("=")[0].replace("_", "-") for word in argv}
+    if foreign := [flag for flag in OF_NEXT_RUNS if flag in given]:
+        raise InputError(
+            f"{' and '.join(foreign)}: not for --candidates, where --budget and --criterion decide; leave the flags out"
+        )
 
 
 def _advise_pool(args: Args) -> PoolAdvice:
@@ -130,6 +144,7 @@ def _advise_pool(args: Args) -> PoolAdvice:
         finished=args.table,
         law=args.law or "chinchilla",
         sigma=args.sigma,
+        floor=args.floor,
         criterion=default if args.criterion is None else args.criterion,
         quantity=args.quantity,
         targets=args.targets,

@@ -56,6 +56,7 @@ def advise_pool(
     finished: Path | None,
     law: str,
     sigma: float | None,
+    floor: float | None,
     criterion: Kind,
     quantity: str | None,
     targets: Path | None,
@@ -67,6 +68,7 @@ def advise_pool(
       budget: the FLOPs of all chosen runs together.
       assumed: the law to take for true and its origin; None: the fit of `law` to the finished runs.
       finished: a table of runs that exist already, if any.
+      floor: the known irreducible loss of that fit. Default: the floor column of the finished runs, if they have one.
       criterion, quantity, targets: what the runs are to show; `targets` is a table with the pool's N and D.
 
     Raises:
@@ -77,6 +79,8 @@ def advise_pool(
         raise InputError("--candidates needs --budget, the training FLOPs of all chosen runs together")
     if targets is not None and criterion != "v":
         raise InputError(f"--targets are what --criterion v predicts; with --criterion {criterion} leave them out")
+    if quantity is not None and criterion != "quantity":
+        raise InputError(f"--quantity is what --criterion quantity learns; with --criterion {criterion} leave it out")
     candidates = read_planned(pool, columns)
     made = None
     if finished is not None:
@@ -84,7 +88,7 @@ def advise_pool(
         made = table_of(finished, frame, columns, unfinished)
     if assumed is None:
         assert made is not None
-        assumption = _fitted(made, law)
+        assumption = _fitted(made, law, floor)
     else:
         assumption = Assumption(assumed[0], SIGMA_TYPICAL, assumed[1])
     if sigma is not None:
@@ -108,8 +112,8 @@ def advise_pool(
     return PoolAdvice(form.name, assumption.source, assumption.sigma, chosen, tuple(runs))
 
 
-def _fitted(made: RunTable, law: str) -> Assumption:
-    fitted = scaling.fit(made, law, bootstrap=0, full=False)
+def _fitted(made: RunTable, law: str, floor: float | None) -> Assumption:
+    fitted = scaling.fit(made, law, floor=floor, bootstrap=0, full=False)
     sigma = fit_sigma(fitted.residual(), len(fitted.theta_P))
     return Assumption(fitted, sigma, f"the fit of {len(made)} runs")
 

@@ -34,13 +34,18 @@ RAY_SHARES = (0.5, 0.2, 0.8)
 
 @dataclass(frozen=True)
 class Assumption:
-    """A law that a design takes for true."""
+    """A law that a design takes for true. Raises InputError if sigma is not above 0."""
 
     law: FittedLaw
     sigma: float
     """The standard deviation of log loss around the law, in nats."""
     source: str
     """The origin of both, in words."""
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.sigma) and self.sigma > 0):
+            wanted = "wanted the standard deviation of log loss, a number above 0 in nats"
+            raise InputError(f"sigma is {self.sigma}; {wanted}")
 
 
 def assume(

@@ -72,11 +72,9 @@ def identify(assumption: Assumption, points: Points, more: tuple[str, ...] = ())
       more: quantities to expect besides the parameters, see `information.quantity`.
 
     Raises:
-      InputError: sigma is not above 0, or the law has no such quantity.
+      InputError: the law has no such quantity.
     """
     fitted, sigma = assumption.law, assumption.sigma
-    if not (np.isfinite(sigma) and sigma > 0):
-        raise InputError(f"sigma is {sigma}; wanted the standard deviation of log loss, a number above 0 in nats")
     information_PP = information(fitted, points, sigma)
     expected = expectations(fitted, covariance(information_PP), more)
     weakest = _weakest(fitted, points, information_PP, sigma)
