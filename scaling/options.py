@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEAST_DRAWS = 40
+"""The smallest number of resamplings: with fewer the 2.5 % point of an interval has no draw of its own."""
+
 
 @dataclass(frozen=True)
 class FitDefaults:

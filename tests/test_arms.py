@@ -243,6 +243,7 @@ def test_the_command_says_and_writes_the_same(csv, tmp_path, capsys):
         (["--by", "arm", "--law", "power,power_floor"], "compared by one law"),
         (["--by", "arm", "--share", "A"], "'A' cannot be shared"),
         (["--by", "arm", "--delta", "-1"], "delta is -1.0; wanted 'auto' or a number above 0"),
+        (["--by", "arm", "--bootstrap", "1"], "bootstrap is 1; wanted 40 draws or more"),
         (["--by", "arm", "--delta", "nan"], "delta is nan; wanted 'auto' or a number above 0"),
         (["--by", "arm", "--delta", "0"], "delta is 0.0; wanted 'auto' or a number above 0"),
     ],

@@ -40,7 +40,7 @@ SMALLER = {
     "--mesh data=4,model=2 --data.rows 8": "--mesh data=4,model=2 --data.rows 8 --model.width 8 --train.epochs 1",
     "--paradigm nipp_plus ": "--paradigm nipp_plus --model.width 8 --train.epochs 0.1 ",
     "--data.rows 512": "--model.width 8 --train.epochs 1 --data.rows 512",
-    "--bootstrap 4000": "--bootstrap 20",
+    "--bootstrap 4000": "--bootstrap 40",
     "--sessions 20000 60000 180000 540000 1600000": "--sessions 4000 8000 16000 32000 64000",
     "--sessions 20000000": "--sessions 200000 --model.no-remat",
     "--data.rows 4 --train.epochs 50": "--data.rows 4 --train.epochs 5 --model.width 8",

@@ -55,7 +55,7 @@ def place(tmp_path_factory, log):
     planted_rates.table(batches=()).write_csv(folder / "rates.csv")
     sweep_folder.begin(folder / "SWEEP", "seeds", [replace(Config(), {"train.seed": seed}) for seed in range(2)], {})
     (folder / "DATA").symlink_to(log.path)
-    fit = ["fit", str(folder / "runs.csv"), "--law", "chinchilla", "--bootstrap", "20", "--json"]
+    fit = ["fit", str(folder / "runs.csv"), "--law", "chinchilla", "--bootstrap", "40", "--json"]
     assert main([*fit, str(folder / "fit.json")]) == 0
     forecast = ["forecast", str(folder / "fit.json"), "--n", "3e6", "--d", "1e6", "--out"]
     assert main([*forecast, str(folder / "forecasts.jsonl")]) == 0
@@ -69,9 +69,9 @@ CALLS = {
     "evaluate": "evaluate RUN",
     "compare": "compare SWEEP",
     "pod": "pod --topology v5e:2x2",
-    "fit": "fit arms.csv --d d --loss loss --law power_floor --bootstrap 20",
-    "fit, of arms": "fit arms.csv --d d --loss loss --law power_floor --bootstrap 20 --by arm",
-    "rates": "rates rates.csv --rate lr --n params --d tokens --loss loss --bootstrap 20",
+    "fit": "fit arms.csv --d d --loss loss --law power_floor --bootstrap 40",
+    "fit, of arms": "fit arms.csv --d d --loss loss --law power_floor --bootstrap 40 --by arm",
+    "rates": "rates rates.csv --rate lr --n params --d tokens --loss loss --bootstrap 40",
     "plan": "plan --from fit.json --budget 1e15",
     "forecast": "forecast check forecasts.jsonl runs.csv",
     "design": "design planned.csv --n n --d d --planned --from fit.json --sigma 0.005",

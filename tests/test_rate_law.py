@@ -112,7 +112,7 @@ def test_the_rates_of_a_sweep_are_fitted_with_the_settings_that_they_hold_for(lo
         folder.mkdir(parents=True)
         (folder / "row.json").write_text(json.dumps(row | {"status": "done", "validation_objective": loss}))
     path = tmp_path / "rates.json"
-    assert main(["rates", str(sweep), "--json", str(path), "--bootstrap", "20"]) == 0
+    assert main(["rates", str(sweep), "--json", str(path), "--bootstrap", "40"]) == 0
     law = load_rates(path).rate
     assert [law.exponents[axis].value for axis in ("n", "d")] == pytest.approx([-0.3, 0.2], abs=0.01)
     plan = plan_of("grid", sizes=("xs",), learning_rates_from=path, users=(40,), law="none")

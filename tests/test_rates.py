@@ -144,6 +144,11 @@ def test_sizes_and_data_that_vary_together_are_refused():
         scaling.fit_rates(pl.concat(parts), **NAMES)
 
 
+def test_too_few_draws_for_an_interval_are_refused():
+    with pytest.raises(InputError, match="bootstrap is 39; wanted 40 draws or more"):
+        scaling.fit_rates(table(), **BOTH, bootstrap=39)
+
+
 def test_the_file_gives_the_same_predictions_and_a_damaged_one_is_named(tmp_path):
     found = scaling.fit_rates(table(), **BOTH, bootstrap=50)
     path = tmp_path / "rates.json"

@@ -106,10 +106,10 @@ def test_a_listener_hears_every_step_and_only_inside_its_block(monkeypatch):
     monkeypatch.setattr(problem_module, "MOST_NUMBERS", 18 * 10)  # 10 draws of 18 rows
     said = []
     with progress.shown_by(said.append):
-        scaling.fit(line(sigma=0.01), "power_floor", bootstrap=30, full=False)
+        scaling.fit(line(sigma=0.01), "power_floor", bootstrap=40, full=False)
     draws = [text for text in said if "draws" in text]
     # the tasks of several threads begin in any order
-    assert sorted(draws) == [f"power_floor: {begun} of 30 bootstrap draws" for begun in (0, 10, 20)]
+    assert sorted(draws) == [f"power_floor: {begun} of 40 bootstrap draws" for begun in (0, 10, 20, 30)]
     assert "power_floor: the minima of huber on 18 runs" in said
     heard = len(said)
     scaling.fit(line(sigma=0.01), "power_floor", **QUICK)
@@ -281,7 +281,7 @@ def test_rows_of_a_cluster_are_not_independent():
 
 def test_the_bootstrap_is_its_seeds_alone_and_no_two_streams_share_draws():
     runs = line(sigma=3e-3)
-    one, same, other = (scaling.fit(runs, "power", bootstrap=20, seed=s, full=False).cloud_SP for s in (1, 1, 2))
+    one, same, other = (scaling.fit(runs, "power", bootstrap=40, seed=s, full=False).cloud_SP for s in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.isin(one, other).any()
 
@@ -325,7 +325,8 @@ def test_competing_minima_are_ordered_and_different():
         ({"law": "power", "objective": "mse"}, "unknown objective"),
         ({"law": "power", "delta": 0.0}, "wanted 'auto'"),
         ({"law": "power", "delta": float("nan")}, "wanted 'auto'"),
-        ({"law": "power", "bootstrap": -1}, "wanted 0 or more"),
+        ({"law": "power", "bootstrap": -1}, "wanted 40 draws or more"),
+        ({"law": "power", "bootstrap": 39}, "wanted 40 draws or more"),
     ],
 )
 def test_wrong_requests(options, message):
@@ -379,7 +380,7 @@ class Blocked:
             raise ImportError(name + " is blocked in this test")
 sys.meta_path.insert(0, Blocked())
 import scaling
-fit = scaling.fit("runs.csv", "power_floor", columns=scaling.Columns(loss="loss", d="d"), bootstrap=20)
+fit = scaling.fit("runs.csv", "power_floor", columns=scaling.Columns(loss="loss", d="d"), bootstrap=40)
 fit.to_json("fit.json")
 print(scaling.load("fit.json").predict(D=1e8)[0] == fit.predict(D=1e8)[0])
 """

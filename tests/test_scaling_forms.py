@@ -189,9 +189,9 @@ def test_laws_of_a_loss_have_no_target():
 def test_best_is_the_fit_of_the_chosen_form():
     """Such a table would begin with the sigmoid."""
     runs = planted("metric_exponential", 1e-3, 1)
-    fit = scaling.fit(runs, "best", objective="ls", bootstrap=10, full=False)
+    fit = scaling.fit(runs, "best", objective="ls", bootstrap=40, full=False)
     assert fit.forms.chosen == fit.law.name == "metric_exponential"
-    same = scaling.fit(runs, "metric_exponential", objective="ls", bootstrap=10, full=False)
+    same = scaling.fit(runs, "metric_exponential", objective="ls", bootstrap=40, full=False)
     assert fit.params == same.params
     np.testing.assert_array_equal(fit.cloud_SP, same.cloud_SP)
 

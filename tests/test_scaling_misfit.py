@@ -248,7 +248,7 @@ def csv(tmp_path_factory):
 @pytest.mark.slow
 def test_every_answer_begins_with_the_misfit(csv, tmp_path, capsys):
     stored, page = tmp_path / "fit.json", tmp_path / "page.html"
-    flags = ["--d", "d", "--loss", "loss", "--law", "power_floor", "--bootstrap", "20"]
+    flags = ["--d", "d", "--loss", "loss", "--law", "power_floor", "--bootstrap", "40"]
     assert main(["fit", str(csv), *flags, "--json", str(stored)]) == 0
     assert capsys.readouterr().out.startswith("These runs do not follow this law: ")
     values = json.loads(stored.read_text())
@@ -265,7 +265,7 @@ def test_every_answer_begins_with_the_misfit(csv, tmp_path, capsys):
 
 def test_a_plan_repeats_the_verdict_of_its_fit(tmp_path, capsys):
     stored = tmp_path / "fit.json"
-    scaling.fit(planted("gamma", 1e-3, 1, gamma=0.4), "chinchilla", bootstrap=20, full=False).to_json(stored)
+    scaling.fit(planted("gamma", 1e-3, 1, gamma=0.4), "chinchilla", bootstrap=40, full=False).to_json(stored)
     assert main(["plan", "--from", str(stored), "--budget", "1e18"]) == 0
     assert capsys.readouterr().out.startswith("These runs do not follow this law: ")
 

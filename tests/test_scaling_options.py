@@ -75,8 +75,8 @@ def answers(table: Path, folder: Path, capsys, *flags: str, **options) -> dict:
 @pytest.mark.usefixtures("without_gamma", "no_files")
 def test_one_answer_with_every_option(tmp_path, capsys):
     frame(n="params", d="tokens").write_csv(tmp_path / "runs.csv")
-    flags = ["--bootstrap", "20", "--seed", "3", "--objective", "ls", "--drop-worst", "1", "--fix", "alpha=0.34"]
-    options = {"bootstrap": 20, "seed": 3, "objective": "ls", "fix": {"alpha": 0.34}}
+    flags = ["--bootstrap", "40", "--seed", "3", "--objective", "ls", "--drop-worst", "1", "--fix", "alpha=0.34"]
+    options = {"bootstrap": 40, "seed": 3, "objective": "ls", "fix": {"alpha": 0.34}}
     table = scaling.read(tmp_path / "runs.csv", drop_worst=1)
     assert main(["fit", str(tmp_path / "runs.csv"), *flags, "--json", str(tmp_path / "fit.json")]) == 0
     fitted = json.loads((tmp_path / "fit.json").read_text())
@@ -112,7 +112,7 @@ def test_one_answer_on_every_table(name, tmp_path, capsys):
         pytest.skip("needs ../shared/cases/fits")
     table = shutil.copy(CASES / name, tmp_path / f"runs{Path(name).suffix}")
     flags = [word for key, column in TABLES[name].items() for word in (f"--{key}", column)]
-    answers(table, tmp_path, capsys, *flags, "--bootstrap", "30", bootstrap=30, **TABLES[name])
+    answers(table, tmp_path, capsys, *flags, "--bootstrap", "40", bootstrap=40, **TABLES[name])
 
 
 @pytest.mark.parametrize("name", ["c_4points.csv", "c_rising.csv", "s_nmega.csv"])
@@ -173,7 +173,7 @@ def test_a_fit_that_cannot_be_reported_says_why(tmp_path, capsys):
     scaling.fit(frame(), bootstrap=0, full=False).to_json(tmp_path / "memory.json")
     for arguments, message in (
         (["--from", str(tmp_path / "memory.json")], "was fitted to a table in memory; name a file"),
-        (["--from", str(tmp_path / "memory.json"), "--bootstrap", "5"], "leave the other flags of the fit out"),
+        (["--from", str(tmp_path / "memory.json"), "--bootstrap", "40"], "leave the other flags of the fit out"),
         (["--from", str(tmp_path / "none.json")], "there is no file"),
         ([], "no table is named; give a sweep folder"),
     ):
@@ -248,7 +248,7 @@ def test_the_default_law_sees_what_varies():
 
 
 def test_a_fit_is_short_in_a_terminal_and_a_table_in_a_notebook():
-    fit = scaling.fit(frame(), bootstrap=20, full=False)
+    fit = scaling.fit(frame(), bootstrap=40, full=False)
     assert repr(fit).startswith("<Fit of chinchilla, 49 runs, follows: A ")
     assert len(repr(fit)) < 300
     shown = fit._repr_html_()

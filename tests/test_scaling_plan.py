@@ -154,7 +154,7 @@ def test_budgets_and_paths_that_cannot_be(fit_json, capsys):
 
 
 def test_forms_that_the_runs_cannot_tell_apart_have_their_own_optimum(tmp_path, capsys):
-    fit = scaling.fit(planted("chinchilla", 0.01, 1), "chinchilla", bootstrap=20)
+    fit = scaling.fit(planted("chinchilla", 0.01, 1), "chinchilla", bootstrap=40)
     assert fit.rivals
     fit.to_json(tmp_path / "fit.json")
     flags = ["plan", "--from", str(tmp_path / "fit.json"), "--budget", "1e20"]
@@ -174,7 +174,7 @@ def test_forms_that_the_runs_cannot_tell_apart_have_their_own_optimum(tmp_path, 
 
 
 def test_where_one_form_is_left_nothing_is_said_of_others(tmp_path, capsys):
-    fit = scaling.fit(planted("gamma", 1e-3, 1, gamma=0.4), "chinchilla", bootstrap=20)
+    fit = scaling.fit(planted("gamma", 1e-3, 1, gamma=0.4), "chinchilla", bootstrap=40)
     assert fit.rivals == ()  # another form predicts far better: that is a misfit, and no doubt between two forms
     fit.to_json(tmp_path / "fit.json")
     assert main(["plan", "--from", str(tmp_path / "fit.json"), "--budget", "1e20"]) == 0

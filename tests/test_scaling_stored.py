@@ -87,7 +87,7 @@ LONG = [("kaplan", False), ("repeated", False)]
 )
 def test_a_loaded_fit_predicts_the_same_to_the_bit(law, floor_known, tmp_path):
     floor = PLANTED[law]["E"] if floor_known else None
-    fit = scaling.fit(planted(law, 1e-3, 1), law, floor=floor, objective="ls", bootstrap=5, full=False)
+    fit = scaling.fit(planted(law, 1e-3, 1), law, floor=floor, objective="ls", bootstrap=40, full=False)
     fit.to_json(tmp_path / "fit.json")
     loaded = scaling.load(tmp_path / "fit.json")
     assert type(loaded) is scaling.FittedLaw
@@ -115,6 +115,10 @@ def edited(text: str, **changed) -> str:
     ("damage", "message"),
     [
         (lambda text: "", "is not a fit"),
+        (
+            lambda text: "d,loss\n1,2",
+            r"is not a fit; `sessionrec fit TABLE --json law.json` makes one from a table .*$",
+        ),
         (lambda text: text[: len(text) // 2], "is not a fit"),
         (lambda text: "[1, 2]", "is not a fit of this version: it has no law"),
         (lambda text: '"law"', "is not a fit of this version"),
@@ -150,7 +154,7 @@ def test_what_is_no_fit_is_reported(stored, damage, message):
 def test_a_file_that_is_not_there_and_one_that_is_no_text(tmp_path):
     with pytest.raises(InputError, match=r"there is no file .*--json"):
         scaling.load(tmp_path / "fit.json")
-    with pytest.raises(InputError, match="is not a fit"):
+    with pytest.raises(InputError, match=r"is not a fit; `sessionrec fit TABLE --json law.json` makes one"):
         scaling.load(tmp_path)
     (tmp_path / "fit.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is not a fit"):
@@ -170,7 +174,7 @@ def test_a_prediction_is_the_formula_at_the_fitted_parameters(law):
 
 def test_numbers_arrays_and_both_together():
     fit = scaling.fit(
-        planted("chinchilla_no_floor", 1e-3), "chinchilla_no_floor", objective="ls", bootstrap=20, full=False
+        planted("chinchilla_no_floor", 1e-3), "chinchilla_no_floor", objective="ls", bootstrap=40, full=False
     )
     n, d = np.array([[1e7], [1e8]]), np.array([1e9, 1e10, 1e11])
     value, low, high = fit.predict(N=n, D=d)

@@ -125,8 +125,8 @@ def test_the_package_alone_fits_reports_and_plans(wheel, tmp_path):
     for argv in (
         ("--version",),
         ("--help",),
-        ("fit", "runs.csv", *columns, "--law", "chinchilla", "--bootstrap", "20", "--json", "law.json"),
-        ("report", "runs.csv", *columns, "--law", "chinchilla", "--bootstrap", "20", "--out", "report.html"),
+        ("fit", "runs.csv", *columns, "--law", "chinchilla", "--bootstrap", "40", "--json", "law.json"),
+        ("report", "runs.csv", *columns, "--law", "chinchilla", "--bootstrap", "40", "--out", "report.html"),
         ("plan", "--from", "law.json", "--budget", "1e18"),
     ):
         done = call(python, tmp_path, *argv)

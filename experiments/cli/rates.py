@@ -49,7 +49,7 @@ class Args:
     loss: str | None = None
     """Column of the loss."""
     bootstrap: Annotated[int, Between(0, 100_000)] = 1000
-    """The number of resamplings for the intervals; 0 gives none."""
+    """The number of resamplings for the intervals, 40 or more; 0 gives none."""
     seed: Annotated[int, SEED] = 0
     """The seed of the resampling."""
     json: JsonFile = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.errors import InputError, near_miss
+from scaling.options import LEAST_DRAWS
 
 OBJECTIVES = ("huber", "ls", "lad", "ls_loss")
 LARGEST_SEED = 2**32 - 1
@@ -30,7 +31,14 @@ class Options:
         is_number = isinstance(self.delta, int | float) and np.isfinite(self.delta) and self.delta > 0
         if self.delta != "auto" and not is_number:
             raise InputError(f"delta is {self.delta!r}; wanted 'auto' or a number above 0, in nats of log loss")
-        if self.bootstrap < 0:
-            raise InputError(f"bootstrap is {self.bootstrap}; wanted 0 or more draws")
+        check_draws(self.bootstrap)
         if not 0 <= self.seed <= LARGEST_SEED:
             raise InputError(f"seed is {self.seed}; wanted a whole number from 0 to {LARGEST_SEED}")
+
+
+def check_draws(bootstrap: int) -> None:
+    """Raises InputError for a number of resamplings that gives no 95 % interval."""
+    if bootstrap != 0 and bootstrap < LEAST_DRAWS:
+        raise InputError(
+            f"bootstrap is {bootstrap}; wanted {LEAST_DRAWS} draws or more for a 95 % interval, or 0 for no interval"
+        )

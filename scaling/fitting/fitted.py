@@ -122,7 +122,10 @@ def load(path: str | Path) -> FittedLaw:
         values = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}; `sessionrec fit ... --json {path}` writes one") from error
-    except (OSError, ValueError) as error:
+    except (IsADirectoryError, ValueError) as error:
+        makes = "`sessionrec fit TABLE --json law.json` makes one from a table of runs"
+        raise InputError(f"{path} is not a fit; {makes}") from error
+    except OSError as error:
         raise InputError(f"{path} is not a fit: {error}") from error
     missing = [name for name in FIELDS if not isinstance(values, dict) or name not in values]
     if missing:

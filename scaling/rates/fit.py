@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from scaling.errors import InputError, Refusal
+from scaling.errors import Refusal
+from scaling.fitting.choices import check_draws
 from scaling.fitting.intervals import NORMAL95
 from scaling.rates.cells import SETTINGS, Cell, Setting, cells_of, repeated, same
 from scaling.rates.censored import Observed, regress
@@ -66,8 +67,7 @@ def fit_rates(
 
     Source: the form of the law is that of Step Law (Li et al. 2025, 2503.04715).
     """
-    if bootstrap < 0:
-        raise InputError(f"bootstrap is {bootstrap}; wanted 0 or more resamplings")
+    check_draws(bootstrap)
     runs = table if isinstance(table, RunTable) else read(table, Columns(n=n, d=d, loss=loss))
     cells = cells_of(runs, rate, batch)
     minima, left_out, noise = minima_of(cells)
