@@ -52,8 +52,8 @@ def lack_of_fit(problem: Problem, theta_P: np.ndarray, table: RunTable) -> Trend
 
     Repeats that are all on one side of the law are evidence against it. Random signs of the runs give the distribution
     where the law holds, so the noise may differ between points, and points without repeats are not judged by it. The F
-    test of misfit against pure error (Draper and Smith 1998, 2.1) takes one noise for all points. Where only the
-    largest runs are repeated and the noise falls with the data, it called one law in ten a misfit.
+    test of misfit against pure error (Draper and Smith 1998, 2.1) takes one noise for all points, and calls laws that
+    hold misfits where only the largest runs are repeated and the noise falls with the data (LOG.md).
 
     Args:
       problem: the law with the table's R rows.

@@ -34,8 +34,8 @@ def write(
     Args:
       out: the .html file; its folder must exist.
       table: the runs.
-      fits: (law's name, its fit or the reason for the refusal). The form that the held-out runs chose is the answer and
-        is drawn, if it is among them, else the first fit.
+      fits: (law's name, its fit or the reason for the refusal). The law with the lowest error on the held-out runs is
+        the answer and is drawn, else the first fit.
       theory: what is known about the truth, if anything.
       columns: the names of the columns that are shown besides the fitted ones.
 
