@@ -151,20 +151,14 @@ def compare(
     """
     options = Options(objective=objective, delta=delta, bootstrap=bootstrap, seed=seed)
     tables = {name: table.in_order() for name, table in tables.items()}
-    form = by_name(default_law(next(iter(tables.values()))) if law is None else law)
-    if form.axes not in (("d",), ("n", "d")):
-        raise InputError(f"arms are compared by a law of D or of N and D; {form.name} is {form.formula}")
+    form = _form(tables, law)
     arms, warnings = _arms(tables, form, floor)
     _check_shared(shared, arms[0].problem, form)
     own_GP, goal = _starts(arms, options)
     joint = JointProblem.of(arms, shared)
     theta_P, value = joint.lowest(goal, own_GP)
     found = pairs(arms)
-    cloud_SP = _cloud(joint, goal, theta_P, draw(found, bootstrap, seed))
-    if len(cloud_SP) < bootstrap:
-        warnings.append(
-            f"{bootstrap - len(cloud_SP)} of {bootstrap} bootstrap draws did not converge and are left out."
-        )
+    cloud_SP, lost = _cloud(joint, goal, theta_P, draw(found, bootstrap, seed))
     flops_G, without_flops = _flops_per_d(arms)
     fits = tuple(
         _arm_fit(arm, theta_P[list(index)], cloud_SP[:, list(index)], flops)
@@ -181,15 +175,26 @@ def compare(
         draws=len(cloud_SP),
         response="loss" if columns.loss is not None else f"1 - {columns.metric}",
         misfits=tuple(a.name for a, fit in zip(arms, fits, strict=True) if _misfits(a, fit.fitted.theta_P)),
-        warnings=(*warnings, *without_flops),
+        warnings=(*warnings, *lost, *without_flops),
     )
 
 
-def _cloud(joint: JointProblem, goal: Objective, theta_P: np.ndarray, weight_SR: np.ndarray) -> np.ndarray:
-    """Returns the draws of all arms, [S, P], moved out as those of a single fit are."""
+def _form(tables: dict[str, RunTable], law: str | None) -> Law:
+    form = by_name(default_law(next(iter(tables.values()))) if law is None else law)
+    if form.axes not in (("d",), ("n", "d")):
+        raise InputError(f"arms are compared by a law of D or of N and D; {form.name} is {form.formula}")
+    return form
+
+
+def _cloud(
+    joint: JointProblem, goal: Objective, theta_P: np.ndarray, weight_SR: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Returns the draws of all arms, [S, P], moved out as those of a single fit are, and a warning if some are lost."""
     cloud_SP = joint.bootstrap(goal, theta_P, weight_SR)
     factor = max(widening(len(np.unique(arm.table.cluster)), len(arm.problem.free)) for arm in joint.arms)
-    return moved_out(joint.curve, theta_P, cloud_SP, factor)
+    lost = len(weight_SR) - len(cloud_SP)
+    says = [f"{lost} of {len(weight_SR)} bootstrap draws did not converge and are left out."] if lost else []
+    return moved_out(joint.curve, theta_P, cloud_SP, factor), says
 
 
 def _test_of_exponents(

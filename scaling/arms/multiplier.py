@@ -127,7 +127,7 @@ def _crossing(first: ArmFit, other: ArmFit, smallest: float, largest: float) -> 
         )
     )
     at, at_S = _first_crossing(point_B, costs_B), _first_crossing(cloud_SB, costs_B)
-    known_S = ~np.isnan(cloud_SB).any(axis=1)
+    known_S = np.isnan(cloud_SB).sum(axis=1) == 0
     inside_S = at_S <= largest  # NaN, where nothing crosses, is not
     return Crossing(estimate(float(at[0]), at_S), _share(inside_S, known_S), _share(~np.isnan(at_S), known_S))
 

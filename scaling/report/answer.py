@@ -116,10 +116,9 @@ def _power(power: Estimate95) -> str:
 
 def noise_sentences(fit: Fit) -> list[str]:
     """Describes the noise between repeats of a point, and says if the law misses by more than that noise."""
-    if fit.seed_noise is None:
+    noise, repeats = fit.seed_noise, fit.misfit.of(REPEATS)
+    if noise is None or repeats is None:
         return []
-    noise = fit.seed_noise
-    repeats = fit.misfit.of(REPEATS)
     return [
         f"Repeats of {noise.groups} points differ by {noise.sigma:.2g} in log response (standard deviation, "
         f"{noise.degrees_of_freedom} degrees of freedom). The residuals of the fit have a robust standard deviation of "

@@ -198,8 +198,9 @@ def _trust(fit: Fit) -> list[Answer]:
     if fit.seed_noise is not None:
         noise = fit.seed_noise
         sigma = f"standard deviation {noise.sigma:.2g} of log response, {noise.degrees_of_freedom} degrees of freedom"
-    if fit.lack_of_fit is not None:
-        misfit = fit.misfit.of(REPEATS).says
+    repeats = fit.misfit.of(REPEATS)
+    if repeats is not None and repeats.misfits is not None:
+        misfit = repeats.says
     enough, seeds = "enough runs to refit without the largest", "runs that differ in the seed alone"
     verdict = f"{fit.misfit.verdict}: {fit.misfit.sentences[0]}"
     return [
