@@ -148,7 +148,7 @@ def test_a_run_of_more_devices_than_there_are_is_restored_on_those_here(trained,
 
 
 def test_restore_refuses(trained, shop, run, tmp_path):
-    with pytest.raises(InputError, match="no run folder"):
+    with pytest.raises(InputError, match="is not a run"):
         restore(tmp_path)
     claim(tmp_path / "started", run.config)
     with pytest.raises(InputError, match="no checkpoint yet"):
