@@ -191,7 +191,7 @@ def test_run_id_names_all_that_can_change_the_numbers_and_nothing_else(name):
 
 
 def test_a_run_keeps_its_id_when_a_setting_is_added():
-    assert run_id(Config()) == "6ca455840baf"  # that of the first release with this config version
+    assert run_id(Config()) == "6ca455840baf"  # as before the first setting that was added to this config version
 
 
 def test_run_id_does_not_depend_on_the_order_of_overrides():
